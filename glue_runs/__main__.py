@@ -1,0 +1,186 @@
+"""The command line: ``glue-runs finetune | study | report | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glue_runs import protocol
+from hf_elmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from hf_elmix.study.spec import Study
+
+__all__ = ["main"]
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+# Training arguments that a study sets itself.
+OWN = {"output_dir": "--output_dir", "seed": "--seeds", "mixing": "--mixings", "save_strategy": "no model is kept"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["finetune"]:  # Its flags are those of the Trainer, which has a parser of its own.
+            from glue_runs.finetune import finetune
+
+            return finetune(words[1:])
+        args, rest = _parser().parse_known_args(words)
+        return args.command(args, rest)
+    except UsageError as error:
+        print(f"glue-runs: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\nglue-runs: stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="glue-runs", description="The GLUE study of the mixed loss.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing", add_help=False)
+    _add_study(
+        commands.add_parser("study", allow_abbrev=False, help="tasks x seeds x mixings, one record for each run")
+    )
+    _add_report(commands.add_parser("report", allow_abbrev=False, help="figure and tables of a folder of runs"))
+    _add_demo(commands.add_parser("demo", allow_abbrev=False, help="the whole study on generated rows, offline"))
+    return parser
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_study)
+    parser.description = (
+        "Trains every task with every seed and every mixing and writes one record for each run. Started again, it "
+        "goes on where it stopped. The flags of transformers.TrainingArguments are taken too, such as --bf16."
+    )
+    add = parser.add_argument
+    add("--output_dir", required=True, help="folder of the records")
+    add(
+        "--tasks",
+        nargs="+",
+        default=protocol.TASK_NAMES,
+        metavar="TASK",
+        help=f"default: {_words(protocol.TASK_NAMES)}",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=protocol.SEEDS,
+        metavar="SEED",
+        help=f"default: {_words(protocol.SEEDS)}",
+    )
+    add(
+        "--mixings", nargs="+", default=protocol.MIXINGS, metavar="MIXING", help=f"default: {_words(protocol.MIXINGS)}"
+    )
+    add("--model_name_or_path", default=protocol.BERT, metavar="MODEL", help="model id or folder (%(default)s)")
+    add("--dataset_name", default=protocol.GLUE, metavar="DATASET", help="dataset id or folder (%(default)s)")
+    add("--max_seq_length", type=int, default=protocol.MAX_LENGTH, metavar="N", help="tokens of a row (%(default)s)")
+    add("--max_train_samples", type=int, metavar="N", help="keep the first N training rows of each task")
+    add("--max_eval_samples", type=int, metavar="N", help="keep the first N rows of each evaluation split")
+    add("--retry_failed", action="store_true", help="do failed runs again")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_report)
+    parser.add_argument("runs", help="folder of the records")
+    parser.add_argument("--output_dir", help="folder of the report (default: RUNS/report)")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_demo)
+    parser.add_argument("--output_dir", default="demo", help="folder of rows, records and report (%(default)s)")
+
+
+def _study(args: argparse.Namespace, rest: list[str]) -> int:
+    arguments = _training_arguments(rest)
+    from glue_runs.problems import glue_study
+
+    study = glue_study(
+        args.tasks,
+        args.seeds,
+        args.mixings,
+        model=args.model_name_or_path,
+        dataset=args.dataset_name,
+        max_length=args.max_seq_length,
+        max_train_samples=args.max_train_samples,
+        max_eval_samples=args.max_eval_samples,
+        arguments=arguments,
+    )
+    return _run(study, Path(args.output_dir), retry_failed=args.retry_failed)
+
+
+def _report(args: argparse.Namespace, rest: list[str]) -> int:
+    _refuse_rest(rest)
+    from hf_elmix.analysis.report import write_report
+    from hf_elmix.study.store import Store
+
+    folder = Path(args.output_dir or Path(args.runs, "report"))
+    print(write_report(Store(args.runs).records(), folder))
+    print(f"\nFigure and tables: {folder / 'profile.png'}, {folder / 'profile.svg'}, {folder}/*.csv")
+    return 0
+
+
+def _demo(args: argparse.Namespace, rest: list[str]) -> int:
+    _refuse_rest(rest)
+    from glue_runs.demo import ABOUT, demo_study
+
+    print(ABOUT)
+    folder = Path(args.output_dir)
+    code = _run(demo_study(folder), folder / "runs")
+    _report(argparse.Namespace(runs=str(folder / "runs"), output_dir=str(folder / "report")), [])
+    return code
+
+
+def _run(study: Study, folder: Path, *, retry_failed: bool = False) -> int:
+    from hf_elmix.study.grid import run_grid
+    from hf_elmix.study.run import run_one
+    from hf_elmix.study.store import Store
+
+    counts = run_grid(study, Store(folder), run_one, retry_failed=retry_failed)
+    print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {folder}")
+    if counts["failed"]:
+        print("Failed runs keep their error in their record; --retry_failed does them again.", file=sys.stderr)
+    return EXIT_FAILED if counts["failed"] else 0
+
+
+def _training_arguments(rest: list[str]) -> dict[str, Any]:
+    """The flags of `TrainingArguments` on the command line, and no others: the rest keep the protocol's values."""
+    names = [word[2:].split("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
+    for name in names:
+        if name in OWN:
+            raise UsageError(f"--{name} is set by the study itself ({OWN[name]}). Leave it out.")
+    if not rest:
+        return {}
+    from transformers import HfArgumentParser, TrainingArguments
+
+    parser = HfArgumentParser(TrainingArguments, prog="glue-runs study", allow_abbrev=False)
+    try:
+        parsed, unknown = parser.parse_known_args(rest)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _refuse_rest(unknown)
+    return {name: getattr(parsed, name) for name in (_field(name, parsed) for name in names)}
+
+
+def _field(name: str, parsed: argparse.Namespace) -> str:
+    """The field behind a flag: one that is true by default has a flag --no_NAME."""
+    return name if hasattr(parsed, name) else name.removeprefix("no_")
+
+
+def _refuse_rest(rest: list[str]) -> None:
+    if rest:
+        raise UsageError(f"Unknown argument {rest[0]!r}. See --help for those that exist.")
+
+
+def _words(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The rows of a task: load, check, tokenise."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import PreTrainedTokenizerBase
+
+from glue_runs.protocol import GLUE
+from glue_runs.tasks import TASKS, Task
+from hf_elmix.errors import UsageError
+
+__all__ = ["find_task", "load_task", "tokenise"]
+
+
+def find_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        UsageError: (a ValueError) If there is none; the message shows those that exist and a close match.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    close = difflib.get_close_matches(name.lower().replace("-", ""), TASKS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"Unknown task {name!r}. Expected one of {', '.join(TASKS)}.{hint}")
+
+
+def load_task(
+    task: Task,
+    dataset_name: str = GLUE,
+    *,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+) -> DatasetDict:
+    """Training and evaluation rows of a task, checked.
+
+    Args:
+        task: The task; its name is the configuration that is loaded.
+        dataset_name: A dataset on the Hub, or a local folder laid out like one.
+        max_train_samples: Keep so many of the first training rows.
+        max_eval_samples: Keep so many of the first rows of each evaluation split.
+
+    Returns:
+        The splits ``train`` and those the task is scored on, with the text columns, ``label`` and any others.
+
+    Raises:
+        UsageError: (a ValueError) If the data cannot be loaded, a split is missing or empty, a column is missing, or
+            a label is none of the task's.
+    """
+    rows = _load(task, dataset_name)
+    limits = {"train": max_train_samples, **dict.fromkeys(task.splits, max_eval_samples)}
+    for split in limits:
+        if split not in rows:
+            raise UsageError(
+                f"Expected {dataset_name!r} to have the split {split!r} for task {task.name}, but it has only "
+                f"{', '.join(map(str, rows))}."
+            )
+    kept = {split: _first(rows[split], limit) for split, limit in limits.items()}
+    for split, dataset in kept.items():
+        _check(dataset, task, f"split {split!r} of task {task.name} in {dataset_name!r}")
+    return DatasetDict(kept)
+
+
+def tokenise(rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
+    """Token ids for the text of each row, cut to `max_length` tokens and not padded; only inputs and label are kept."""
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        return dict(tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length))
+
+    drop = [column for column in rows["train"].column_names if column != "label"]
+    return DatasetDict(
+        {
+            split: dataset.map(encode, batched=True, remove_columns=[c for c in dataset.column_names if c in drop])
+            for split, dataset in rows.items()
+        }
+    )
+
+
+def _load(task: Task, dataset_name: str) -> DatasetDict:
+    looks_local = dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1
+    if looks_local and not Path(dataset_name).expanduser().is_dir():
+        raise UsageError(f"Expected a dataset id such as {GLUE!r} or a folder, but {dataset_name!r} is no folder.")
+    try:
+        return load_dataset(str(Path(dataset_name).expanduser()) if looks_local else dataset_name, task.name)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"Cannot load task {task.name} from {dataset_name!r}: {reason} Expected a dataset id such as {GLUE!r} or "
+            "a folder laid out like it."
+        ) from error
+
+
+def _first(dataset: Dataset, limit: int | None) -> Dataset:
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def _check(dataset: Dataset, task: Task, place: str) -> None:
+    """Refuse rows that cannot be trained on, before anything is trained."""
+    missing = [column for column in (*task.columns, "label") if column not in dataset.column_names]
+    if missing:
+        raise UsageError(
+            f"Expected the columns {', '.join((*task.columns, 'label'))} in {place}, but it has no "
+            f"{', '.join(missing)}; it has {', '.join(dataset.column_names)}."
+        )
+    if not len(dataset):
+        raise UsageError(f"Expected rows in {place}, but it is empty.")
+    labels = np.asarray(dataset.with_format("numpy")["label"])
+    if labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"Expected whole numbers as labels in {place}, but got {labels.dtype} (row 0: {labels[0]!r})."
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= len(task.labels)))
+    if len(outside):
+        row = int(outside[0])
+        raise UsageError(
+            f"Expected labels from 0 to {len(task.labels) - 1} ({', '.join(task.labels)}) in {place}, but row {row} "
+            f"has {labels[row]} ({len(outside)} such rows)."
+        )

@@ -1,0 +1,101 @@
+"""One fine-tuning run with run_glue's flags, and ``--mixing``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+from transformers.trainer_utils import IntervalStrategy
+
+from glue_runs.data import find_task
+from glue_runs.problems import glue_problem
+from glue_runs.protocol import BERT, GLUE, MAX_LENGTH
+from hf_elmix.arguments import MixedLossArguments
+from hf_elmix.errors import UsageError
+from hf_elmix.trainer import MixedLossTrainer
+
+__all__ = ["DataArguments", "FinetuneArguments", "ModelArguments", "finetune"]
+
+
+@dataclass
+class DataArguments:
+    """Which rows, and how much of each."""
+
+    task_name: str = field(metadata={"help": "GLUE task: cola, sst2, mrpc, qqp, mnli, qnli or rte."})
+    dataset_name: str = field(default=GLUE, metadata={"help": "Dataset id on the Hub, or a local folder like it."})
+    max_seq_length: int = field(
+        default=MAX_LENGTH, metadata={"help": "Tokens a row is cut to; batches are padded to their longest row."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep so many of the first training rows."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Keep so many of the first rows of each evaluation split."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """Which pre-trained encoder."""
+
+    model_name_or_path: str = field(default=BERT, metadata={"help": "Model id on the Hub, or a local folder."})
+
+
+@dataclass
+class FinetuneArguments(MixedLossArguments):
+    """Training arguments with the protocol's defaults (see `glue_runs.protocol`)."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
+    num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs of training."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a batch on each device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows in a batch while evaluating."})
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
+    logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between two logs."})
+
+
+def finetune(words: Sequence[str]) -> int:
+    """Fine-tune on one task, evaluate, and leave model, tokenizer, metrics and state in the output folder.
+
+    With neither ``--do_train`` nor ``--do_eval``, both are done.
+
+    Args:
+        words: The command line after ``finetune``.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        UsageError: (a ValueError) If an argument, the data or the model cannot be used.
+    """
+    data, model, args = _parse(words)
+    if not (args.do_train or args.do_eval):
+        args.do_train = args.do_eval = True
+    if args.do_train and args.resume_from_checkpoint is None and Path(args.output_dir, "all_results.json").exists():
+        raise UsageError(f"{args.output_dir} holds a finished run. Choose another --output_dir, or delete it first.")
+    task = find_task(data.task_name)
+    limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
+    problem = glue_problem(task, model.model_name_or_path, data.dataset_name, data.max_seq_length, **limits)
+    trainer = MixedLossTrainer(args=args, **problem.materials(args.seed).trainer)
+    if args.do_train:
+        _train(trainer)
+    if args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    return 0
+
+
+def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
+    parser = HfArgumentParser((DataArguments, ModelArguments, FinetuneArguments), prog="glue-runs finetune")
+    try:
+        return parser.parse_args_into_dataclasses(list(words))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _train(trainer: MixedLossTrainer) -> None:
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()

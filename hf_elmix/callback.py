@@ -1,0 +1,63 @@
+"""The callback that moves the weights of the loss as training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_elmix.schedules import MixingSchedule, focus_of
+
+__all__ = ["MixingCallback"]
+
+
+class MixingCallback(TrainerCallback):
+    """Sets the weights of the mixed loss at every optimizer step, and averages the loss terms between two logs.
+
+    It is the one object that the loss and the training loop share: the loop tells it where training stands, the loss
+    reads `alpha` and `beta` from it and reports its two terms. The weights are computed afresh from the state each
+    time, so a resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
+
+    Attributes:
+        schedule: The schedule that is followed.
+        alpha: Weight of the cross entropy in the current optimizer step.
+        beta: Weight of the expectation loss in the current optimizer step.
+    """
+
+    def __init__(self, schedule: MixingSchedule) -> None:
+        self.schedule = schedule
+        self.alpha, self.beta = schedule.weights(0, 1)
+        self._reset()
+
+    @property
+    def focus(self) -> float:
+        """Probability of the true label at which the gradient is largest now (see `focus_of`)."""
+        return focus_of(self.alpha, self.beta)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget the terms of an earlier training run."""
+        self._reset()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the weights of the optimizer step that begins; called once for all its accumulated batches."""
+        self.alpha, self.beta = self.schedule.weights(state.global_step, state.max_steps)
+        self._steps += 1
+
+    def add_terms(self, terms: Tensor) -> None:
+        """Add a batch's share of both terms, shape (2,); they stay on their device until they are logged."""
+        self._terms = terms if self._terms is None else self._terms + terms
+
+    def take_terms(self) -> Tensor | None:
+        """Mean of both terms per optimizer step since the last call, shape (2,), or None if there was no step."""
+        mean = None if self._terms is None else self._terms / max(self._steps, 1)
+        self._reset()
+        return mean
+
+    def _reset(self) -> None:
+        self._terms: Tensor | None = None
+        self._steps = 0

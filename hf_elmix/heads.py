@@ -1,0 +1,98 @@
+"""What a model's head says about the loss: whether it has class probabilities, and what else it needs labels for."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from typing import Any
+
+from torch import nn
+from transformers.loss.loss_utils import (
+    LOSS_MAPPING,
+    ForCausalLMLoss,
+    ForMaskedLMLoss,
+    ForSequenceClassificationLoss,
+    ForTokenClassification,
+)
+from transformers.utils import ModelOutput
+
+from hf_elmix.errors import UsageError
+
+__all__ = ["base_model", "check_class_logits", "check_labels_of", "requires_labels"]
+
+# The families whose loss is one cross entropy over `logits` (..., C).
+CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
+REFUSED_PROBLEMS = ("regression", "multi_label_classification")
+USE_TRAINER = "The mixed loss needs one probability p_y of a true class; use transformers.Trainer for this model."
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model under a PEFT wrapper, which has the class, the config and the signature."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
+    """Refuse a model that gives no class logits.
+
+    A model that says nothing of its outputs (a plain `nn.Module`) is taken at its word; it is expected to return
+    ``{"logits": ...}`` or a tuple that starts with them.
+
+    Args:
+        model: As handed to the Trainer, under any PEFT wrapper.
+        label_names: Names of the label inputs, as the Trainer sees them.
+
+    Raises:
+        UsageError: (a ValueError) If the head is for regression, several labels at once, or no classes at all.
+    """
+    name, config, loss = type(model).__name__, getattr(model, "config", None), _loss_function(model)
+    problem = getattr(config, "problem_type", None)
+    if problem in REFUSED_PROBLEMS:
+        raise UsageError(f"{name} has problem_type={problem!r}. {USE_TRAINER}")
+    if loss is ForSequenceClassificationLoss and getattr(config, "num_labels", None) == 1:
+        raise UsageError(f"{name} has num_labels=1, which is regression. {USE_TRAINER}")
+    fields = _output_fields(model)
+    if (fields and "logits" not in fields) or (loss is not None and loss not in CLASS_LOSSES):
+        raise UsageError(f"{name} gives no class logits (its outputs: {', '.join(sorted(fields))}). {USE_TRAINER}")
+    if label_names and "labels" not in label_names:
+        raise UsageError(f"Expected the label input of {name} to be 'labels', but it is {label_names}. {USE_TRAINER}")
+
+
+def check_labels_of(dataset: Any, model: nn.Module) -> None:
+    """Refuse a dataset whose column of labels is declared to hold floats (regression, several labels at once).
+
+    Only what the dataset declares is read, never a row: reading one could draw from a random transform.
+
+    Raises:
+        UsageError: (a ValueError) If the declared labels are floats.
+    """
+    features = getattr(dataset, "features", None) or {}
+    column = next((name for name in ("labels", "label", "label_ids") if name in features), None)
+    feature = features.get(column)
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    if "float" in str(getattr(feature, "dtype", "")):
+        raise UsageError(
+            f"Expected the column {column!r} to hold class ids, but it holds {feature.dtype}: regression or "
+            f"multi-label targets for {type(model).__name__}. {USE_TRAINER}"
+        )
+
+
+def requires_labels(model: nn.Module) -> bool:
+    """Whether `forward` cannot be called without labels."""
+    labels = inspect.signature(model.forward).parameters.get("labels")
+    return labels is not None and labels.default is inspect.Parameter.empty
+
+
+def _loss_function(model: nn.Module) -> Any:
+    return LOSS_MAPPING.get(getattr(model, "loss_type", None) or "")
+
+
+def _output_fields(model: nn.Module) -> set[str]:
+    """Fields of the output class that `forward` is annotated with; none where it is not."""
+    try:
+        hint = typing.get_type_hints(inspect.unwrap(type(model).forward)).get("return")
+    except (NameError, TypeError):
+        return set()
+    outputs = [kind for kind in (hint, *typing.get_args(hint)) if inspect.isclass(kind)]
+    return {field.name for kind in outputs if issubclass(kind, ModelOutput) for field in dataclasses.fields(kind)}

@@ -1,0 +1,104 @@
+"""The grid: which runs are missing, and doing them one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from hf_elmix.errors import UsageError
+from hf_elmix.study.spec import RunKey, RunRecord, Study
+from hf_elmix.study.store import Store
+
+__all__ = ["Run", "missing_runs", "run_grid"]
+
+Progress = Callable[[int, int], None]
+Run = Callable[[Study, RunKey, Path, Progress], RunRecord]
+
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
+
+
+def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> list[RunKey]:
+    """Runs of the study that have no record yet.
+
+    Args:
+        study: The study.
+        store: Its records.
+        retry_failed: Count failed runs as missing.
+
+    Raises:
+        UsageError: (a ValueError) If a record was made with other settings than the study's: the runs of one folder
+            must be comparable.
+    """
+    missing = []
+    for key, (problem, method) in study.runs().items():
+        record = store.read(key)
+        if record is None or (retry_failed and record.status == "failed"):
+            missing.append(key)
+        else:
+            _check_settings(store.folder, record, study.settings(problem, method))
+    return missing
+
+
+def run_grid(study: Study, store: Store, run: Run, *, retry_failed: bool = False) -> Counter[str]:
+    """Do the missing runs, writing each record as soon as its run ends; started again, it goes on where it stopped.
+
+    Args:
+        study: The study.
+        store: Where the records go.
+        run: Does one run; `run_one`, or a stand-in.
+        retry_failed: Do failed runs again.
+
+    Returns:
+        How many runs of the study are done, failed and diverged.
+    """
+    missing = missing_runs(study, store, retry_failed=retry_failed)
+    total = len(study.runs())
+    done = total - len(missing)
+    with tqdm(total=total, initial=done, bar_format=BAR, dynamic_ncols=True, smoothing=0, mininterval=0.5) as bar:
+        for count, key in enumerate(missing, start=done):
+            bar.set_description(str(key))
+            # The bar moves within a run, so that the time left is known before the first one has ended.
+            record = run(study, key, store.folder_of(key), lambda step, steps, n=count: _move(bar, n + step / steps))
+            store.write(record)
+            bar.write(_line(record))
+            _move(bar, count + 1)
+    return Counter(record.status for key in study.runs() if (record := store.read(key)))
+
+
+def _move(bar: tqdm, position: float) -> None:
+    bar.update(position - bar.n)
+
+
+def _line(record: RunRecord) -> str:
+    """One line on a run that has ended."""
+    if record.status == "failed":
+        return f"{record.key}: failed: {(record.error or '').splitlines()[0]}"
+    score = record.settings["score"]
+    value = record.scores.get(score, {}).get("last", float("nan"))
+    return f"{record.key}: {record.status}, {score} {value:.4f}, {record.cost['seconds']:.1f} s"
+
+
+def _check_settings(folder: Path, record: RunRecord, settings: dict[str, Any]) -> None:
+    there, here = _flat(record.settings), _flat(json.loads(json.dumps(settings)))
+    differences = [
+        f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"{folder} holds runs with other settings ({record.key}: {'; '.join(differences)}). Choose another "
+            "--output_dir, or start with the settings of before."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

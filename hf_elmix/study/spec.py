@@ -1,0 +1,148 @@
+"""The words of a study: problem, method, run, record.
+
+A *problem* is data, a model and a score to be maximised. A *method* is a loss schedule with argument overrides. A
+*run* is one (problem, method, seed) and leaves one *record*. An *experiment* is one (problem, seed): the methods are
+compared within it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_elmix.schedules import MixingSchedule
+
+__all__ = ["Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """Names one run."""
+
+    problem: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run is made of.
+
+    Attributes:
+        trainer: Keyword arguments of the Trainer: model, datasets, collator, metrics.
+        provenance: Where data and model come from: ids, revisions, fingerprints.
+    """
+
+    trainer: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, a model and a score.
+
+    Attributes:
+        name: Short name, used in folders.
+        score: Name of the evaluation metric that is maximised, without the prefix ``eval_``.
+        materials: Makes what a run with a given seed is made of; a fresh model each time.
+        settings: Everything that determines the result and is no training argument, as plain JSON values.
+    """
+
+    name: str
+    score: str
+    materials: Callable[[int], Materials]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A schedule of the mixed loss, under the name it was typed with.
+
+    Attributes:
+        name: Name in records and folders.
+        arguments: Training arguments in which it differs from the study's.
+
+    Raises:
+        UsageError: (a ValueError) If the name is no schedule.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        MixingSchedule.parse(self.name)
+
+    @property
+    def schedule(self) -> MixingSchedule:
+        """The schedule that the name stands for."""
+        return MixingSchedule.parse(self.name)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every problem with every method and every seed.
+
+    Attributes:
+        problems: The problems.
+        methods: The methods that are compared.
+        seeds: The seeds, the same for all methods.
+        arguments: Training arguments of all runs.
+    """
+
+    problems: tuple[Problem, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    arguments: Mapping[str, Any]
+
+    def runs(self) -> dict[RunKey, tuple[Problem, Method]]:
+        """All runs, experiment by experiment, so that a study cut short has complete experiments."""
+        grid = itertools.product(self.problems, self.seeds, self.methods)
+        return {RunKey(problem.name, method.name, seed): (problem, method) for problem, seed, method in grid}
+
+    def settings(self, problem: Problem, method: Method) -> dict[str, Any]:
+        """Everything that determines the result of a run besides its seed."""
+        return {
+            "mixing": str(method.schedule),
+            "score": problem.score,
+            "arguments": {**self.arguments, **method.arguments},
+            **problem.settings,
+        }
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is kept of a run; all values are plain JSON.
+
+    Attributes:
+        key: Problem, method and seed.
+        status: ``done``, ``failed`` (an error ended it) or ``diverged`` (its loss is no number).
+        scores: For each metric its value at the ``last`` evaluation, the ``best`` one, and all of them (``epochs``).
+        training: The training logs: step, epoch, loss and its terms, alpha, beta, focus, learning rate.
+        settings: Everything that determines the result.
+        provenance: Versions, commit, data and model revisions, device.
+        cost: ``seconds``, ``steps_trained`` and ``steps_inherited``, the steps summing to the run's.
+        error: What ended a failed run.
+    """
+
+    key: RunKey
+    status: str
+    scores: dict[str, Any]
+    training: list[dict[str, Any]]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    cost: dict[str, Any]
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
+        """The record that `to_dict` was called on."""
+        return cls(**{**values, "key": RunKey(**values["key"])})

@@ -1,0 +1,88 @@
+"""Records on disk: one JSON file for each run, written whole or not at all.
+
+Layout: ``<folder>/<problem>/<method>/seed<k>/record.json``, the method as it was typed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from hf_elmix.errors import UsageError
+from hf_elmix.study.spec import RunKey, RunRecord
+
+__all__ = ["RECORD", "Store"]
+
+RECORD = "record.json"
+
+
+class Store:
+    """The records below one folder.
+
+    Args:
+        folder: Where they are; made when the first record is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def folder_of(self, key: RunKey) -> Path:
+        """Folder of a run. Names are quoted where they would not be one path component."""
+        return self.folder / _component(key.problem) / _component(key.method) / f"seed{key.seed}"
+
+    def read(self, key: RunKey) -> RunRecord | None:
+        """The record of a run, or None if there is none.
+
+        Raises:
+            UsageError: (a ValueError) If the file is no record.
+        """
+        path = self.folder_of(key) / RECORD
+        return _read(path) if path.exists() else None
+
+    def write(self, record: RunRecord) -> Path:
+        """Write a record by rename, so that nobody ever sees half of it."""
+        path = self.folder_of(record.key) / RECORD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record.to_dict())
+        return path
+
+    def records(self) -> Iterator[RunRecord]:
+        """All records, in the order of their keys.
+
+        Raises:
+            UsageError: (a ValueError) If the folder does not exist or one of its files is no record.
+        """
+        if not self.folder.is_dir():
+            raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
+        found = [_read(path) for path in self.folder.glob(f"*/*/seed*/{RECORD}")]
+        yield from sorted(found, key=lambda record: record.key)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file that a person can read: whole under a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            out.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _component(name: str) -> str:
+    """A name as one path component; the paper's regimes stay as they are."""
+    quoted = quote(name, safe=" ,@:")
+    return quoted.replace(".", "%2E") if set(quoted) == {"."} else quoted
+
+
+def _read(path: Path) -> RunRecord:
+    try:
+        return RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{path} is no record of a run ({error}). Delete it to have the run done again.") from None

@@ -1,0 +1,236 @@
+"""The mixed loss in the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_elmix.arguments import DEFAULT_MIXING
+from hf_elmix.callback import MixingCallback
+from hf_elmix.errors import UsageError
+from hf_elmix.heads import base_model, check_class_logits, check_labels_of, requires_labels
+from hf_elmix.losses import divisor, loss_terms, mix
+from hf_elmix.schedules import MixingSchedule
+
+__all__ = ["MixedLossMixin", "MixedLossTrainer"]
+
+_Base = Trainer if TYPE_CHECKING else object
+
+
+class MixedLossMixin(_Base):
+    """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12), its weights following a schedule.
+
+    Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. Compared with the Trainer it
+    extends,
+
+    - the labels are withheld from the model, so that its own loss is not computed and thrown away;
+    - the loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
+      devices, whatever the model does with ``num_items_in_batch``;
+    - training logs carry ``alpha``, ``beta``, ``focus`` (of the last step) and ``loss_ce``, ``loss_el`` (means since
+      the last log, as ``loss``);
+    - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed where
+      ``label_smoothing_factor`` is set, as the Trainer's), and the expectation loss beside it as ``eval_loss_el``.
+
+    Args:
+        *args: Arguments of the Trainer.
+        mixing: A `MixingSchedule` or its text. Left out, it is the one of `MixedLossArguments`, else ``"0-0.5"``.
+        **kwargs: Arguments of the Trainer.
+
+    Attributes:
+        mixing: The `MixingCallback` that holds the schedule and the current weights.
+
+    Raises:
+        UsageError: (a ValueError) If the text is no schedule, the model or the data has no single true class, or a
+            ``compute_loss_func`` is given too.
+    """
+
+    # The loss is divided by the number of labels in the whole step, so accumulation has nothing left to divide.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, mixing: str | float | MixingSchedule | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if mixing is None:
+            mixing = getattr(self.args, "mixing", DEFAULT_MIXING)
+        self.mixing = MixingCallback(MixingSchedule.parse(mixing))
+        self._check()
+        self.add_callback(self.mixing)
+        # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
+        self.compute_loss_func = self._mixed_loss
+        # The labels are withheld, so a model need not even take them; without a name, evaluation would skip the loss.
+        self.label_names = self.label_names or ["labels"]
+        self._labels_passed = False
+        self._shift_labels: Tensor | None = None
+        self._el: Tensor | None = None
+        self._el_of_batches: list[Tensor] = []
+
+    def _check(self) -> None:
+        if self.compute_loss_func is not None:
+            raise UsageError(
+                "Expected either `mixing` or `compute_loss_func`, but got both: the mixed loss would replace your "
+                "function. Leave `compute_loss_func` out, or use the Trainer without the mixed loss."
+            )
+        plugin = getattr(self.accelerator, "parallelism_config", None)
+        if plugin is not None and plugin.sp_enabled:
+            raise UsageError(
+                "Sequence parallelism computes the model's own loss; the mixed loss cannot be used with it."
+            )
+        model = self._model
+        check_class_logits(model, self.label_names)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            check_labels_of(dataset, model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mixed loss of a batch while the model trains, cross entropy while it is evaluated.
+
+        Raises:
+            UsageError: (a ValueError) If the batch has no labels, or they do not fit the logits.
+        """
+        if inputs.get("labels") is None:
+            raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
+        inputs = self._with_decoder_inputs(dict(inputs))
+        self._shift_labels = inputs.get("shift_labels")
+        self._labels_passed = self._model_needs_labels(inputs)
+        call = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
+        loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
+        if isinstance(outputs, tuple) and not self._labels_passed:
+            # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
+            outputs = (loss, *outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The `compute_loss_func`: sum over the labels that count, divided by their number in the whole step."""
+        logits, labels = self._logits(outputs), self._aligned(labels)
+        smoothing = self.label_smoother.epsilon if self.label_smoother is not None else 0.0
+        ce, el, counts = loss_terms(logits, labels, label_smoothing=smoothing)
+        # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
+        # dividing by the sum of the entries is right there and everywhere else.
+        per = divisor(counts if num_items_in_batch is None else num_items_in_batch, ce)
+        ce, el = ce.sum() / per, el.sum() / per
+        if not self.model.training:
+            self._el = el.detach() * self._device_scale
+            return ce
+        self.mixing.add_terms(torch.stack((ce, el)).detach())
+        return self._with_router_loss(mix(ce, el, self.mixing.alpha, self.mixing.beta), outputs)
+
+    def _logits(self, outputs: Any) -> Tensor:
+        if isinstance(outputs, Tensor):
+            return outputs
+        if not isinstance(outputs, Mapping):
+            return outputs[1 if self._labels_passed else 0]
+        if outputs.get("logits") is None:
+            raise UsageError(f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}.")
+        return outputs["logits"]
+
+    def _aligned(self, labels: Tensor) -> Tensor:
+        """Labels at the positions of the logits that predict them: a causal model predicts the next token."""
+        if not self._loss_shifts_labels:
+            return labels
+        return F.pad(labels[..., 1:], (0, 1), value=-100) if self._shift_labels is None else self._shift_labels
+
+    def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder inputs that an encoder-decoder would have made from the labels it is not given."""
+        if self._makes_decoder_inputs(inputs) and hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
+            inputs["decoder_input_ids"] = self._model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        return inputs
+
+    def _model_needs_labels(self, inputs: dict[str, Any]) -> bool:
+        return self._makes_decoder_inputs(inputs) or requires_labels(self._model)
+
+    def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
+        """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
+        given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
+        sequences = inputs["labels"].dim() > 1
+        return sequences and not given and getattr(getattr(self._model, "config", None), "is_encoder_decoder", False)
+
+    def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
+        """Add the load-balancing loss of a mixture of experts, which the model adds only where it has labels.
+
+        It is no sum over labels: it is averaged over accumulated batches and devices instead.
+        """
+        coefficient = getattr(getattr(self._model, "config", None), "router_aux_loss_coef", None)
+        router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+        if coefficient is None or router_loss is None:
+            return loss
+        batches = getattr(self, "current_gradient_accumulation_steps", 1)
+        return loss + coefficient * router_loss.to(loss.device) / (batches * self._device_scale)
+
+    @property
+    def _model(self) -> nn.Module:
+        """The model as its author wrote it, under PEFT, compilation and the wrappers of distributed training."""
+        return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
+    def _device_scale(self) -> int:
+        """What the Trainer multiplies a loss with that was divided by the count of all devices."""
+        if not self.args.average_tokens_across_devices:
+            return 1
+        return self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the weights and the two terms of the loss to the training logs."""
+        if "loss" in logs:
+            logs.update(self._mixing_logs())
+        super().log(logs, start_time)
+
+    def _mixing_logs(self) -> dict[str, float]:
+        terms = self.mixing.take_terms()
+        if terms is None:
+            return {}
+        ce, el = (self.accelerator.gather(terms).view(-1, 2).mean(0) * self._device_scale).tolist()
+        weights = {"alpha": self.mixing.alpha, "beta": self.mixing.beta, "focus": self.mixing.focus}
+        return {**weights, "loss_ce": ce, "loss_el": el}
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the Trainer's; the expectation loss of the batch is kept for `eval_loss_el`."""
+        self._el = None
+        prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        if self._el is not None:
+            # Once for each row and gathered as the Trainer does with its loss, so that both are the same mean.
+            self._el_of_batches.append(self.gather_function(self._el.repeat(self.args.eval_batch_size)))
+        return prediction
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As the Trainer's, with the expectation loss among the metrics."""
+        self._el_of_batches = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._el_of_batches and output.metrics is not None:
+            output.metrics[f"{metric_key_prefix}_loss_el"] = torch.cat(self._el_of_batches).mean().item()
+        return output
+
+
+class MixedLossTrainer(MixedLossMixin, Trainer):
+    """The Hugging Face Trainer with the mixed loss: takes every argument of `Trainer`, and `mixing`.
+
+    Example:
+        ```python
+        trainer = MixedLossTrainer(model=model, args=TrainingArguments("out"), train_dataset=rows)  # mixing="0-0.5"
+        trainer.train()
+        ```
+    """
