@@ -159,7 +159,8 @@ def _training_arguments(rest: list[str]) -> dict[str, Any]:
         return {}
     from transformers import HfArgumentParser, TrainingArguments
 
-    parser = HfArgumentParser(TrainingArguments, prog="glue-runs study", allow_abbrev=False)
+    kind: Any = TrainingArguments
+    parser = HfArgumentParser(kind, prog="glue-runs study", allow_abbrev=False)
     try:
         parsed, unknown = parser.parse_known_args(rest)
     except ValueError as error:

@@ -68,7 +68,7 @@ def load_task(
 
 
 def tokenise(rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
-    """Token ids for the text of each row, cut to `max_length` tokens and not padded; only inputs and label are kept."""
+    """Token ids for the text of each row, cut to `max_length` and not padded; only inputs and labels are kept."""
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         return dict(tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length))

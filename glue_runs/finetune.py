@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import HfArgumentParser
 from transformers.trainer_utils import IntervalStrategy
@@ -68,9 +69,10 @@ def finetune(words: Sequence[str]) -> int:
         UsageError: (a ValueError) If an argument, the data or the model cannot be used.
     """
     data, model, args = _parse(words)
+    output_dir = Path(args.output_dir or "")
     if not (args.do_train or args.do_eval):
         args.do_train = args.do_eval = True
-    if args.do_train and args.resume_from_checkpoint is None and Path(args.output_dir, "all_results.json").exists():
+    if args.do_train and args.resume_from_checkpoint is None and (output_dir / "all_results.json").exists():
         raise UsageError(f"{args.output_dir} holds a finished run. Choose another --output_dir, or delete it first.")
     task = find_task(data.task_name)
     limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
@@ -86,11 +88,12 @@ def finetune(words: Sequence[str]) -> int:
 
 
 def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
-    parser = HfArgumentParser((DataArguments, ModelArguments, FinetuneArguments), prog="glue-runs finetune")
+    kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
     try:
-        return parser.parse_args_into_dataclasses(list(words))
+        data, model, args = HfArgumentParser(kinds, prog="glue-runs finetune").parse_args_into_dataclasses(list(words))
     except ValueError as error:
         raise UsageError(str(error)) from error
+    return cast(DataArguments, data), cast(ModelArguments, model), cast(FinetuneArguments, args)
 
 
 def _train(trainer: MixedLossTrainer) -> None:

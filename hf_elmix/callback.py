@@ -28,7 +28,8 @@ class MixingCallback(TrainerCallback):
     def __init__(self, schedule: MixingSchedule) -> None:
         self.schedule = schedule
         self.alpha, self.beta = schedule.weights(0, 1)
-        self._reset()
+        self._terms: Tensor | None = None
+        self._steps = 0
 
     @property
     def focus(self) -> float:
@@ -39,7 +40,7 @@ class MixingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Forget the terms of an earlier training run."""
-        self._reset()
+        self.take_terms()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,9 +56,5 @@ class MixingCallback(TrainerCallback):
     def take_terms(self) -> Tensor | None:
         """Mean of both terms per optimizer step since the last call, shape (2,), or None if there was no step."""
         mean = None if self._terms is None else self._terms / max(self._steps, 1)
-        self._reset()
+        self._terms, self._steps = None, 0
         return mean
-
-    def _reset(self) -> None:
-        self._terms: Tensor | None = None
-        self._steps = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from transformers.utils import ModelOutput
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["base_model", "check_class_logits", "check_labels_of", "requires_labels"]
+__all__ = ["base_model", "check_class_logits", "check_labels_of", "predicts_next_token", "requires_labels"]
 
 # The families whose loss is one cross entropy over `logits` (..., C).
 CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
@@ -29,7 +30,8 @@ USE_TRAINER = "The mixed loss needs one probability p_y of a true class; use tra
 
 def base_model(model: nn.Module) -> nn.Module:
     """The model under a PEFT wrapper, which has the class, the config and the signature."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
@@ -61,21 +63,37 @@ def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
     """Refuse a dataset whose column of labels is declared to hold floats (regression, several labels at once).
 
-    Only what the dataset declares is read, never a row: reading one could draw from a random transform.
+    A dictionary stands for the datasets in it. Only what the dataset declares is read, never a row: reading one could draw from a random transform.
 
     Raises:
         UsageError: (a ValueError) If the declared labels are floats.
     """
+    if isinstance(dataset, dict):
+        for part in dataset.values():
+            check_labels_of(part, model)
     features = getattr(dataset, "features", None) or {}
-    column = next((name for name in ("labels", "label", "label_ids") if name in features), None)
-    feature = features.get(column)
-    while hasattr(feature, "feature"):
+    column = next((name for name in ("labels", "label", "label_ids") if name in features), "")
+    feature: Any = features.get(column)
+    while hasattr(feature, "feature"):  # a list, down to what it is a list of
         feature = feature.feature
-    if "float" in str(getattr(feature, "dtype", "")):
+    kind = str(getattr(feature, "dtype", ""))
+    if "float" in kind:
         raise UsageError(
-            f"Expected the column {column!r} to hold class ids, but it holds {feature.dtype}: regression or "
-            f"multi-label targets for {type(model).__name__}. {USE_TRAINER}"
+            f"Expected the column {column!r} to hold class ids, but it holds {kind}: regression or multi-label "
+            f"targets for {type(model).__name__}. {USE_TRAINER}"
         )
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether logits at one position predict the label of the next, as in a decoder-only language model.
+
+    Classes such as `GPT2LMHeadModel` have no loss type of their own; their output class tells.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    if getattr(model, "loss_type", None) is None:
+        return any(kind.__name__.startswith("CausalLMOutput") for kind in _output_classes(model))
+    return _loss_function(model) is ForCausalLMLoss
 
 
 def requires_labels(model: nn.Module) -> bool:
@@ -90,9 +108,13 @@ def _loss_function(model: nn.Module) -> Any:
 
 def _output_fields(model: nn.Module) -> set[str]:
     """Fields of the output class that `forward` is annotated with; none where it is not."""
+    return {field.name for kind in _output_classes(model) for field in dataclasses.fields(kind)}
+
+
+def _output_classes(model: nn.Module) -> list[Any]:
     try:
         hint = typing.get_type_hints(inspect.unwrap(type(model).forward)).get("return")
     except (NameError, TypeError):
-        return set()
-    outputs = [kind for kind in (hint, *typing.get_args(hint)) if inspect.isclass(kind)]
-    return {field.name for kind in outputs if issubclass(kind, ModelOutput) for field in dataclasses.fields(kind)}
+        return []
+    kinds = (hint, *typing.get_args(hint))
+    return [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, ModelOutput)]

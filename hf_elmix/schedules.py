@@ -207,7 +207,7 @@ def _weights_text(phase: Phase) -> str:
     pair = f"{_text(phase.alpha)}:{_text(phase.beta)}"
     if phase.beta:
         focus = (1 - phase.alpha / phase.beta) / 2
-        if 0 <= focus and _exact_weights(focus) == (phase.alpha, phase.beta):
+        if focus >= 0 and _exact_weights(focus) == (phase.alpha, phase.beta):
             text = _text(focus)
             return text if "/" not in text or len(text) <= len(pair) else pair
     return pair

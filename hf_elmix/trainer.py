@@ -16,13 +16,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_elmix.arguments import DEFAULT_MIXING
 from hf_elmix.callback import MixingCallback
 from hf_elmix.errors import UsageError
-from hf_elmix.heads import base_model, check_class_logits, check_labels_of, requires_labels
+from hf_elmix.heads import base_model, check_class_logits, check_labels_of, predicts_next_token, requires_labels
 from hf_elmix.losses import divisor, loss_terms, mix
 from hf_elmix.schedules import MixingSchedule
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
-_Base = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
 
 
 class MixedLossMixin(_Base):
@@ -60,18 +63,21 @@ class MixedLossMixin(_Base):
         if mixing is None:
             mixing = getattr(self.args, "mixing", DEFAULT_MIXING)
         self.mixing = MixingCallback(MixingSchedule.parse(mixing))
-        self._check()
+        self._inspect()
         self.add_callback(self.mixing)
         # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
         self.compute_loss_func = self._mixed_loss
         # The labels are withheld, so a model need not even take them; without a name, evaluation would skip the loss.
         self.label_names = self.label_names or ["labels"]
+        # What the loss function has to know of the batch it is called for, besides its outputs and labels.
+        self._training = True
         self._labels_passed = False
         self._shift_labels: Tensor | None = None
         self._el: Tensor | None = None
         self._el_of_batches: list[Tensor] = []
 
-    def _check(self) -> None:
+    def _inspect(self) -> None:
+        """Refuse what has no mixed loss, and note what the loss must know of the model."""
         if self.compute_loss_func is not None:
             raise UsageError(
                 "Expected either `mixing` or `compute_loss_func`, but got both: the mixed loss would replace your "
@@ -83,6 +89,10 @@ class MixedLossMixin(_Base):
                 "Sequence parallelism computes the model's own loss; the mixed loss cannot be used with it."
             )
         model = self._model
+        self._config = getattr(model, "config", None)
+        self._requires_labels = requires_labels(model)
+        # Where the Trainer does not know that a model shifts its labels, it would count the first label of each row.
+        self._loss_shifts_labels = predicts_next_token(model)
         check_class_logits(model, self.label_names)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels_of(dataset, model)
@@ -102,9 +112,9 @@ class MixedLossMixin(_Base):
         if inputs.get("labels") is None:
             raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
         inputs = self._with_decoder_inputs(dict(inputs))
-        self._shift_labels = inputs.get("shift_labels")
-        self._labels_passed = self._model_needs_labels(inputs)
-        call = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
+        self._training, self._shift_labels = model.training, inputs.get("shift_labels")
+        self._labels_passed = self._requires_labels or self._makes_decoder_inputs(inputs)
+        call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         if isinstance(outputs, tuple) and not self._labels_passed:
             # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
@@ -120,7 +130,7 @@ class MixedLossMixin(_Base):
         # dividing by the sum of the entries is right there and everywhere else.
         per = divisor(counts if num_items_in_batch is None else num_items_in_batch, ce)
         ce, el = ce.sum() / per, el.sum() / per
-        if not self.model.training:
+        if not self._training:
             self._el = el.detach() * self._device_scale
             return ce
         self.mixing.add_terms(torch.stack((ce, el)).detach())
@@ -143,25 +153,24 @@ class MixedLossMixin(_Base):
 
     def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The decoder inputs that an encoder-decoder would have made from the labels it is not given."""
-        if self._makes_decoder_inputs(inputs) and hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
-            inputs["decoder_input_ids"] = self._model.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        if self._makes_decoder_inputs(inputs):
+            shift: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
+            if shift is not None:
+                inputs["decoder_input_ids"] = shift(labels=inputs["labels"])
         return inputs
-
-    def _model_needs_labels(self, inputs: dict[str, Any]) -> bool:
-        return self._makes_decoder_inputs(inputs) or requires_labels(self._model)
 
     def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
         """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
         given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
         sequences = inputs["labels"].dim() > 1
-        return sequences and not given and getattr(getattr(self._model, "config", None), "is_encoder_decoder", False)
+        return sequences and not given and getattr(self._config, "is_encoder_decoder", False)
 
     def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
         """Add the load-balancing loss of a mixture of experts, which the model adds only where it has labels.
 
         It is no sum over labels: it is averaged over accumulated batches and devices instead.
         """
-        coefficient = getattr(getattr(self._model, "config", None), "router_aux_loss_coef", None)
+        coefficient = getattr(self._config, "router_aux_loss_coef", None)
         router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
         if coefficient is None or router_loss is None:
             return loss

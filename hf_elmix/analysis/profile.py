@@ -45,9 +45,7 @@ def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = Non
     if not scores.size or scores.isna().all(axis=None):
         raise ValueError("Expected scores of at least one run, but there are none.")
     ratio = ratios(scores)
-    if taus is None:
-        values = ratio.to_numpy()
-        taus = np.append(values[np.isfinite(values)], 1.0)
-    grid = np.unique(np.asarray(taus, dtype=float))
+    values = ratio.to_numpy()
+    grid = np.unique(np.append(values[np.isfinite(values)], 1.0) if taus is None else np.asarray(taus, dtype=float))
     shares = {method: [(ratio[method] >= tau).mean() for tau in grid] for method in ratio}
     return pd.DataFrame(shares, index=pd.Index(grid, name="tau"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,21 @@ def run_grid(study: Study, store: Store, run: Run, *, retry_failed: bool = False
     """
     missing = missing_runs(study, store, retry_failed=retry_failed)
     total = len(study.runs())
-    done = total - len(missing)
-    with tqdm(total=total, initial=done, bar_format=BAR, dynamic_ncols=True, smoothing=0, mininterval=0.5) as bar:
-        for count, key in enumerate(missing, start=done):
+    ended = total - len(missing)
+    with tqdm(total=total, initial=ended, bar_format=BAR, dynamic_ncols=True, smoothing=0, mininterval=0.5) as bar:
+        for count, key in enumerate(missing, start=ended):
             bar.set_description(str(key))
             # The bar moves within a run, so that the time left is known before the first one has ended.
-            record = run(study, key, store.folder_of(key), lambda step, steps, n=count: _move(bar, n + step / steps))
+            record = run(study, key, store.folder_of(key), partial(_move, bar, count))
             store.write(record)
             bar.write(_line(record))
-            _move(bar, count + 1)
-    return Counter(record.status for key in study.runs() if (record := store.read(key)))
+            _move(bar, count, 1, 1)
+    return Counter(done.status for key in study.runs() if (done := store.read(key)))
 
 
-def _move(bar: tqdm, position: float) -> None:
-    bar.update(position - bar.n)
+def _move(bar: tqdm, runs: int, step: int, steps: int) -> None:
+    """Move the bar to `runs` ended runs and `step` of the `steps` of one more."""
+    bar.update(runs + step / steps - bar.n)
 
 
 def _line(record: RunRecord) -> str:

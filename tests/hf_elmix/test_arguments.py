@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_elmix import MixedLossArguments, UsageError
+
+
+def test_only_the_new_field_is_added():
+    ours, theirs = (
+        {field.name for field in dataclasses.fields(kind)} for kind in (MixedLossArguments, TrainingArguments)
+    )
+    assert ours - theirs == {"mixing"}
+    assert theirs <= ours
+
+
+def test_read_from_a_command_line(tmp_path):
+    words = ["--output_dir", str(tmp_path), "--mixing", "0@0 0.5@0.9", "--learning_rate", "0.1"]
+    (args,) = HfArgumentParser(MixedLossArguments).parse_args_into_dataclasses(words)
+    assert (args.mixing, args.learning_rate) == ("0@0 0.5@0.9", 0.1)
+    assert HfArgumentParser(MixedLossArguments).parse_dict({"output_dir": str(tmp_path)})[0].mixing == "0-0.5"
+
+
+def test_written_to_json_for_trackers(tmp_path):
+    assert json.loads(MixedLossArguments(str(tmp_path), mixing="el").to_json_string())["mixing"] == "el"
+
+
+def test_a_bad_schedule_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="Did you mean 'ce'"):
+        MixedLossArguments(str(tmp_path), mixing="cee")
