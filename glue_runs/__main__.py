@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--max_seq_length", type=int, default=protocol.MAX_LENGTH, metavar="N", help="tokens of a row (%(default)s)")
     add("--max_train_samples", type=int, metavar="N", help="keep the first N training rows of each task")
     add("--max_eval_samples", type=int, metavar="N", help="keep the first N rows of each evaluation split")
+    add("--workers", type=int, default=1, metavar="N", help="runs done at a time, in processes of their own (1)")
     add("--retry_failed", action="store_true", help="do failed runs again")
 
 
@@ -98,6 +100,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.workers < 1:
+        raise UsageError(f"Expected --workers to be 1 or more, but got {args.workers}.")
     arguments = _training_arguments(rest)
     from glue_runs.problems import glue_study
 
@@ -112,7 +116,7 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
         max_eval_samples=args.max_eval_samples,
         arguments=arguments,
     )
-    return _run(study, Path(args.output_dir), retry_failed=args.retry_failed)
+    return _run(study, Path(args.output_dir), workers=args.workers, retry_failed=args.retry_failed)
 
 
 def _report(args: argparse.Namespace, rest: list[str]) -> int:
@@ -132,17 +136,17 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> int:
 
     print(ABOUT)
     folder = Path(args.output_dir)
-    code = _run(demo_study(folder), folder / "runs")
+    code = _run(demo_study(folder), folder / "runs", workers=os.cpu_count() or 1)
     _report(argparse.Namespace(runs=str(folder / "runs"), output_dir=str(folder / "report")), [])
     return code
 
 
-def _run(study: Study, folder: Path, *, retry_failed: bool = False) -> int:
+def _run(study: Study, folder: Path, *, workers: int, retry_failed: bool = False) -> int:
     from hf_elmix.study.grid import run_grid
     from hf_elmix.study.run import run_one
     from hf_elmix.study.store import Store
 
-    counts = run_grid(study, Store(folder), run_one, retry_failed=retry_failed)
+    counts = run_grid(study, Store(folder), run_one, workers=workers, retry_failed=retry_failed)
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {folder}")
     if counts["failed"]:
         print("Failed runs keep their error in their record; --retry_failed does them again.", file=sys.stderr)

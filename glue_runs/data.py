@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.config import HF_DATASETS_CACHE
+from datasets.exceptions import DatasetsError
+from datasets.utils import logging
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedTokenizerBase
 
 from glue_runs.protocol import GLUE
 from glue_runs.tasks import TASKS, Task
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["find_task", "load_task", "tokenise"]
+__all__ = ["digest", "find_task", "load_task", "tokenise"]
 
 
 def find_task(name: str) -> Task:
@@ -50,8 +55,8 @@ def load_task(
         The splits ``train`` and those the task is scored on, with the text columns, ``label`` and any others.
 
     Raises:
-        UsageError: (a ValueError) If the data cannot be loaded, a split is missing or empty, a column is missing, or
-            a label is none of the task's.
+        UsageError: (a ValueError) If the data cannot be loaded, a limit is below 1, a split is missing or empty, a
+            column is missing, or a label is none of the task's.
     """
     rows = _load(task, dataset_name)
     limits = {"train": max_train_samples, **dict.fromkeys(task.splits, max_eval_samples)}
@@ -83,20 +88,45 @@ def tokenise(rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _load(task: Task, dataset_name: str) -> DatasetDict:
-    looks_local = dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1
-    if looks_local and not Path(dataset_name).expanduser().is_dir():
+    folder = Path(dataset_name).expanduser()
+    if not folder.is_dir() and (dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1):
         raise UsageError(f"Expected a dataset id such as {GLUE!r} or a folder, but {dataset_name!r} is no folder.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # What goes wrong is said below, in one line.
     try:
-        return load_dataset(str(Path(dataset_name).expanduser()) if looks_local else dataset_name, task.name)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if folder.is_dir():
+            return load_dataset(str(folder), task.name, cache_dir=_cache_of(folder))
+        return load_dataset(dataset_name, task.name)
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         raise UsageError(
-            f"Cannot load task {task.name} from {dataset_name!r}: {reason} Expected a dataset id such as {GLUE!r} or "
-            "a folder laid out like it."
+            f"Cannot load task {task.name} from {dataset_name!r}: {in_one_line(error)} Expected a dataset id such as "
+            f"{GLUE!r} or a folder laid out like it."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _cache_of(folder: Path) -> str:
+    """A cache of its own for a local folder as it is now.
+
+    `datasets` 5.2 names the cache of a folder after its last component and its README alone: other rows in the same
+    place, or in a folder of the same name, would silently be those that were loaded first.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return str(Path(HF_DATASETS_CACHE, "local", hashlib.sha256(repr(state).encode()).hexdigest()[:16]))
+
+
+def digest(rows: Dataset, task: Task) -> str:
+    """A fingerprint of the text and labels that a run reads: equal for equal rows, on any machine."""
+    columns = rows.select_columns([*task.columns, "label"]).to_pandas()
+    hashes = pd.util.hash_pandas_object(columns, index=False).to_numpy()
+    return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
 
 def _first(dataset: Dataset, limit: int | None) -> Dataset:
+    if limit is not None and limit < 1:
+        raise UsageError(f"Expected to keep 1 row or more, but got {limit}.")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 

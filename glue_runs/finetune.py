@@ -70,8 +70,6 @@ def finetune(words: Sequence[str]) -> int:
     """
     data, model, args = _parse(words)
     output_dir = Path(args.output_dir or "")
-    if not (args.do_train or args.do_eval):
-        args.do_train = args.do_eval = True
     if args.do_train and args.resume_from_checkpoint is None and (output_dir / "all_results.json").exists():
         raise UsageError(f"{args.output_dir} holds a finished run. Choose another --output_dir, or delete it first.")
     task = find_task(data.task_name)
@@ -89,11 +87,17 @@ def finetune(words: Sequence[str]) -> int:
 
 def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
     kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
+    parser = HfArgumentParser(kinds, prog="glue-runs finetune", allow_abbrev=False)
     try:
-        data, model, args = HfArgumentParser(kinds, prog="glue-runs finetune").parse_args_into_dataclasses(list(words))
+        data, model, args = cast(
+            tuple[DataArguments, ModelArguments, FinetuneArguments], parser.parse_args_into_dataclasses(list(words))
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return cast(DataArguments, data), cast(ModelArguments, model), cast(FinetuneArguments, args)
+    # An evaluation strategy switches do_eval on, so only the words tell what was asked for.
+    if not {"do_train", "do_eval"} & {word.lstrip("-").split("=")[0].replace("-", "_") for word in words}:
+        args.do_train = args.do_eval = True
+    return data, model, args
 
 
 def _train(trainer: MixedLossTrainer) -> None:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from glue_runs.protocol import BERT
 from glue_runs.tasks import Task
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 
 __all__ = ["load_model", "load_tokenizer"]
 
@@ -61,10 +61,9 @@ def _load(load: Callable[..., T], name: str, **kwargs: Any) -> T:
     try:
         return load(name, **kwargs)
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"Cannot load the model {name!r}: {reason} Expected a model id such as {BERT!r} or a folder with a saved "
-            "model and its tokenizer."
+            f"Cannot load the model {name!r}: {in_one_line(error)} Expected a model id such as {BERT!r} or a folder "
+            "with a saved model and its tokenizer."
         ) from error
     finally:
         logging.set_verbosity(verbosity)

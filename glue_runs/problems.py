@@ -9,7 +9,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from glue_runs.data import find_task, load_task, tokenise
+from glue_runs.data import digest, find_task, load_task, tokenise
 from glue_runs.metrics import compute_metrics_for
 from glue_runs.models import load_model, load_tokenizer
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
@@ -59,14 +59,24 @@ def glue_study(
 def glue_problem(task: Task, model: str, dataset: str, max_length: int, **limits: int | None) -> Problem:
     """A GLUE task with a pre-trained model; its rows are loaded and tokenised once for all runs."""
     tokenizer = load_tokenizer(model)
-    rows = tokenise(load_task(task, dataset, **limits), task, tokenizer, max_length)
+    rows = load_task(task, dataset, **limits)
+    provenance = {
+        "data_rows": {split: len(part) for split, part in rows.items()},
+        "data_digests": {split: digest(part, task) for split, part in rows.items()},
+    }
+    tokens = tokenise(rows, task, tokenizer, max_length)
     settings = {"model": model, "dataset": dataset, "max_length": max_length, **limits}
     score = task.metrics[0] if len(task.splits) == 1 else f"{_short(task.splits[0])}_{task.metrics[0]}"
-    return Problem(task.name, score, partial(_materials, task, model, tokenizer, rows), settings)
+    return Problem(task.name, score, partial(_materials, task, model, tokenizer, tokens, provenance), settings)
 
 
 def _materials(
-    task: Task, model_name: str, tokenizer: PreTrainedTokenizerBase, rows: DatasetDict, seed: int
+    task: Task,
+    model_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: DatasetDict,
+    provenance: Mapping[str, Any],
+    seed: int,
 ) -> Materials:
     model = load_model(model_name, task, seed)
     evaluated = {_short(split): rows[split] for split in task.splits}
@@ -77,12 +87,7 @@ def _materials(
         "data_collator": DataCollatorWithPadding(tokenizer),
         "compute_metrics": compute_metrics_for(task),
     }
-    provenance = {
-        "data_fingerprints": {split: dataset._fingerprint for split, dataset in rows.items()},
-        "data_rows": {split: len(dataset) for split, dataset in rows.items()},
-        "model_revision": getattr(model.config, "_commit_hash", None),
-    }
-    return Materials(trainer, provenance)
+    return Materials(trainer, {**provenance, "model_revision": getattr(model.config, "_commit_hash", None)})
 
 
 def _short(split: str) -> str:

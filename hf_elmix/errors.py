@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["UsageError"]
+__all__ = ["UsageError", "in_one_line"]
 
 
 class UsageError(ValueError):
     """Something the user gave cannot be used; the message says what was expected, what came and what to type."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first lines of another library's error, and of its cause where it says little, as one full sentence."""
+    lines = [line.strip() for cause in (error, error.__cause__) for line in str(cause or "").splitlines()]
+    text = " ".join([line for line in lines if line][:3]) or type(error).__name__
+    return text if text.endswith((".", "!", "?")) else f"{text}."

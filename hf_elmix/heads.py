@@ -63,7 +63,8 @@ def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
     """Refuse a dataset whose column of labels is declared to hold floats (regression, several labels at once).
 
-    A dictionary stands for the datasets in it. Only what the dataset declares is read, never a row: reading one could draw from a random transform.
+    A dictionary stands for the datasets in it. Only what a dataset declares is read, never a row: reading one could
+    draw from a random transform.
 
     Raises:
         UsageError: (a ValueError) If the declared labels are floats.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,9 @@ from tqdm.auto import tqdm
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey, RunRecord, Study
 from hf_elmix.study.store import Store
+from hf_elmix.study.workers import Run, run_here, run_in_workers
 
-__all__ = ["Run", "missing_runs", "run_grid"]
-
-Progress = Callable[[int, int], None]
-Run = Callable[[Study, RunKey, Path, Progress], RunRecord]
+__all__ = ["missing_runs", "run_grid"]
 
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
@@ -45,13 +41,14 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
     return missing
 
 
-def run_grid(study: Study, store: Store, run: Run, *, retry_failed: bool = False) -> Counter[str]:
+def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_failed: bool = False) -> Counter[str]:
     """Do the missing runs, writing each record as soon as its run ends; started again, it goes on where it stopped.
 
     Args:
         study: The study.
         store: Where the records go.
         run: Does one run; `run_one`, or a stand-in.
+        workers: How many runs are done at a time; more than one are done in processes of their own.
         retry_failed: Do failed runs again.
 
     Returns:
@@ -59,21 +56,39 @@ def run_grid(study: Study, store: Store, run: Run, *, retry_failed: bool = False
     """
     missing = missing_runs(study, store, retry_failed=retry_failed)
     total = len(study.runs())
-    ended = total - len(missing)
-    with tqdm(total=total, initial=ended, bar_format=BAR, dynamic_ncols=True, smoothing=0, mininterval=0.5) as bar:
-        for count, key in enumerate(missing, start=ended):
-            bar.set_description(str(key))
-            # The bar moves within a run, so that the time left is known before the first one has ended.
-            record = run(study, key, store.folder_of(key), partial(_move, bar, count))
+    with tqdm(total=total, bar_format=BAR, dynamic_ncols=True, mininterval=0.5) as bar:
+        bar.initial = bar.n = total - len(missing)
+        view = _View(bar)
+        if workers == 1:
+            records = run_here(study, store, run, missing, view.progress)
+        else:
+            records = run_in_workers(study, store, run, missing, view.progress, workers)
+        for record in records:
             store.write(record)
-            bar.write(_line(record))
-            _move(bar, count, 1, 1)
+            view.ended(record)
     return Counter(done.status for key in study.runs() if (done := store.read(key)))
 
 
-def _move(bar: tqdm, runs: int, step: int, steps: int) -> None:
-    """Move the bar to `runs` ended runs and `step` of the `steps` of one more."""
-    bar.update(runs + step / steps - bar.n)
+class _View:
+    """The bar: it moves within runs, so that the time left is known before the first one has ended."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar, self.runs = bar, bar.n
+        self.shares: dict[RunKey, float] = {}
+
+    def progress(self, key: RunKey, step: int, steps: int) -> None:
+        self.shares[key] = step / steps
+        self.bar.set_description(", ".join(map(str, self.shares)), refresh=False)
+        self._move()
+
+    def ended(self, record: RunRecord) -> None:
+        self.bar.write(_line(record))
+        self.shares.pop(record.key, None)
+        self.runs += 1
+        self._move()
+
+    def _move(self) -> None:
+        self.bar.update(self.runs + sum(self.shares.values()) - self.bar.n)
 
 
 def _line(record: RunRecord) -> str:

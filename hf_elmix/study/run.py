@@ -7,7 +7,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +18,11 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import SaveStrategy
 
 from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study
+from hf_elmix.study.workers import Progress
 from hf_elmix.trainer import MixedLossTrainer
 
-__all__ = ["Progress", "run_one", "scores_of"]
+__all__ = ["run_one", "scores_of"]
 
-Progress = Callable[[int, int], None]  # optimizer steps done, and of how many
 
 PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")

@@ -88,7 +88,7 @@ def test_accumulation_equals_the_stock_trainer_on_the_joined_batch(kit, differen
 
 
 def test_the_stock_trainer_multiplies_the_loss_by_the_accumulated_batches(kit, logged):
-    """What the documentation says of transformers 5.23; when this fails, the Trainer was mended and the text must go."""
+    """What the documentation says of transformers 5.23; if it fails, the Trainer was mended: mend the text."""
     arguments = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2, "max_steps": 1}
     stock = kit.train(Trainer, model=kit.sequence_model(dropout=0), **arguments)
     ours = kit.train(model=kit.sequence_model(dropout=0), mixing="ce", **arguments)

@@ -1,0 +1,221 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from glue_runs.__main__ import main
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "glue_runs"]
+
+
+def study(folder: str, encoder: str, output: Path, *more: str) -> list[str]:
+    words = ["--output_dir", str(output), "--tasks", "cola", "--seeds", "0", "1", "--dataset_name", folder]
+    fast = ["--max_steps", "2", "--use_cpu", "--learning_rate", "0.01"]
+    return ["study", *words, "--model_name_or_path", encoder, *fast, *more]
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in folder.rglob("record.json")}
+
+
+def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
+    runs, folder = tmp_path / "runs", glue("cola")
+    assert main(study(folder, encoder, runs)) == 0
+    shown = capfd.readouterr()
+    assert "8 done" in shown.out
+    assert "cola 0-0.5 seed 1: done, accuracy" in shown.out + shown.err
+    expected = {f"cola/{mixing}/seed{seed}/record.json" for mixing in ("ce", "0", "0,0.5", "0-0.5") for seed in (0, 1)}
+    assert set(records(runs)) == expected
+    # Everything else that training might leave would only be in the way.
+    assert {path.name for path in runs.rglob("*") if path.is_file()} == {"record.json"}
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("record.json")}
+    assert main(study(folder, encoder, runs)) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("record.json")}  # nothing done again
+    capfd.readouterr()
+    assert main(["report", str(runs)]) == 0
+    assert "| cola |" in capfd.readouterr().out
+    files = {"profile.png", "profile.svg", "profile.csv", "runs.csv", "summary.csv"}
+    assert {path.name for path in (runs / "report").iterdir()} == files
+
+
+def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encoder, tmp_path):
+    """F=0 and F=0,0.5 share all but the last 5 % of training, so with two steps they are one and the same."""
+    assert main(study(glue("cola"), encoder, tmp_path, "--mixings", "0", "0,0.5", "ce")) == 0
+    losses = {name.removesuffix("/record.json"): run["scores"]["loss"] for name, run in records(tmp_path).items()}
+    assert losses["cola/0/seed0"] == losses["cola/0,0.5/seed0"]
+    assert losses["cola/0/seed0"] != losses["cola/0/seed1"]
+    assert losses["cola/0/seed0"] != losses["cola/ce/seed0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--tasks", "cloa"], "Did you mean 'cola'"),
+        (["--mixings", "0-0.6"], "Did you mean '0-0.5'"),
+        (["--dataset_name", "./nowhere"], "'./nowhere' is no folder"),
+        (["--model_name_or_path", "./nowhere"], "Cannot load the model './nowhere'"),
+        (["--seed", "3"], "--seeds"),
+        (["--learning_rat", "3"], "--learning_rat"),
+        (["--max_train_samples", "0"], "1 row or more, but got 0"),
+        (["--max_eval_samples", "-1"], "1 row or more, but got -1"),
+        (["--lr_scheduler_type", "steep"], "steep"),
+        (["--seeds", "one"], "'one'"),
+        (["stray"], "'stray'"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(glue, encoder, tmp_path, more, message, capsys):
+    try:
+        code = main(study(glue("cola"), encoder, tmp_path / "runs", *more))
+    except SystemExit as exit_:  # argparse's own way out
+        code = exit_.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_rows_leave_the_records_alone(glue, encoder, good_rows, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    assert main(study(glue("cola"), encoder, runs, "--mixings", "ce")) == 0
+    before, bad = records(runs), good_rows("cola")
+    bad[3]["label"] = 9
+    capsys.readouterr()
+    assert main(study(glue("cola", train=bad, validation=good_rows("cola")), encoder, runs)) == 2
+    error = capsys.readouterr().err
+    assert "row 3 has 9" in error.splitlines()[-1]
+    assert records(runs) == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(glue, encoder, tmp_path, capsys):
+    runs, folder = tmp_path / "runs", glue("cola")
+    assert main(study(folder, encoder, runs, "--mixings", "ce", "--seeds", "0")) == 0
+    before = records(runs)
+    assert main(study(folder, encoder, runs, "--mixings", "ce", "0", "--weight_decay", "0.1")) == 2
+    assert "weight_decay was None and is now 0.1" in capsys.readouterr().err
+    assert records(runs) == before
+
+
+def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder, tmp_path, capfd, monkeypatch):
+    from transformers import Trainer
+
+    words = study(glue("cola"), encoder, tmp_path, "--mixings", "ce")
+    train, broken = Trainer.train, iter([True])
+
+    def fail_once(self, *args, **kwargs):
+        if next(broken, False):
+            raise MemoryError("out of memory, for the test")
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train", fail_once)
+    assert main(words) == 1
+    failed = records(tmp_path)["cola/ce/seed0/record.json"]
+    assert failed["status"] == "failed"
+    assert "out of memory, for the test" in failed["error"]
+    assert "--retry_failed" in capfd.readouterr().err
+    assert main(words) == 1
+    assert main([*words, "--retry_failed"]) == 0
+    assert {record["status"] for record in records(tmp_path).values()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    "words", [["report", "nowhere"], ["report", "."], ["report", ".", "--what"], ["finetune"], ["x"], []]
+)
+def test_other_mistakes(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_pytorch():
+    code = "import sys; from glue_runs.__main__ import main\n"
+    code += "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "study" in done.stdout
+
+
+@pytest.mark.slow
+def test_interrupted_and_started_again(glue, encoder, good_rows, tmp_path):
+    runs, folder = tmp_path / "runs", glue("cola", train=good_rows("cola", 1600), validation=good_rows("cola"))
+    words = study(folder, encoder, runs, "--max_steps", "100")
+    process = subprocess.Popen(
+        [*COMMAND, *words],
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        # A process started from a background job inherits a deaf ear for Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.time() + 120
+    while not records(runs) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    kept = records(runs)
+    assert process.returncode == 130
+    assert b"the same command goes on" in error
+    assert b"Traceback" not in error
+    assert 0 < len(kept) < 8
+    assert main(words) == 0
+    after = records(runs)
+    assert len(after) == 8
+    assert {name: after[name] for name in kept} == kept
+
+
+@pytest.mark.hub
+@pytest.mark.slow
+def test_real_rows_over_http(hub, encoder, tmp_path):
+    """The same commands against a server that speaks the Hub's API, with real rows."""
+    serve = f"import sys; sys.path.insert(0, {str(hub)!r}); from serve import LocalHub\n"
+    serve += f"with LocalHub([{str(hub)!r}, {str(tmp_path / 'pushed')!r}]) as hub:\n"
+    serve += "  print(hub.url, flush=True); sys.stdin.read()"
+    server = subprocess.Popen([sys.executable, "-c", serve], stdout=-1, stdin=-1, text=True)
+    try:
+        assert server.stdout is not None
+        home = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+        environment = {**ENVIRONMENT, **home, "HF_ENDPOINT": server.stdout.readline().strip()}
+
+        def glue_runs(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=environment, timeout=300)
+
+        words = [
+            "--tasks",
+            "mrpc",
+            "mnli",
+            "--seeds",
+            "0",
+            "--mixings",
+            "ce",
+            "0-0.5",
+            "--model_name_or_path",
+            encoder,
+        ]
+        limits = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_steps", "3", "--use_cpu"]
+        done = glue_runs("study", "--output_dir", str(tmp_path / "runs"), *words, *limits)
+        assert done.returncode == 0, done.stderr
+        record = records(tmp_path / "runs")["mnli/0-0.5/seed0/record.json"]
+        rows = {"train": 64, "validation_matched": 32, "validation_mismatched": 32}
+        assert record["provenance"]["data_rows"] == rows
+        assert {"matched_accuracy", "mismatched_accuracy"} <= record["scores"].keys()
+        elsewhere = ["--output_dir", str(tmp_path / "other"), "--model_name_or_path", encoder]
+        unknown = glue_runs("study", *elsewhere, "--dataset_name", "nobody/nothing")
+        assert unknown.returncode == 2
+        assert "nobody/nothing" in unknown.stderr.splitlines()[-1]
+        assert "Traceback" not in unknown.stderr
+    finally:
+        server.communicate("")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import EvalPrediction
+
+from glue_runs.metrics import GlueMetric, compute_metrics_for
+from glue_runs.tasks import TASKS
+
+
+def by_hand(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Accuracy, F1 of class 1 and Matthews correlation from the four counts."""
+    tp, tn = ((predictions == c) & (references == c) for c in (1, 0))
+    fp, fn = ((predictions == c) & (references == 1 - c) for c in (1, 0))
+    tp, tn, fp, fn = (int(x.sum()) for x in (tp, tn, fp, fn))
+    norm = np.sqrt(float(tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return {
+        "accuracy": (tp + tn) / len(references),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "matthews_correlation": (tp * tn - fp * fn) / norm if norm else 0.0,
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if len(task.labels) == 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_two_class_metrics(name, seed):
+    generator = np.random.default_rng(seed)
+    logits, labels = generator.normal(size=(50, 2)), generator.integers(0, 2, 50)
+    expected = by_hand(logits.argmax(-1), labels)
+    scores = compute_metrics_for(TASKS[name])(EvalPrediction(logits, labels))
+    assert scores == pytest.approx({metric: expected[metric] for metric in TASKS[name].metrics})
+    assert all(type(score) is float for score in scores.values())
+
+
+def test_three_class_accuracy_and_extra_outputs():
+    logits = np.array([[3.0, 1, 2], [0, 1, 2], [0, 1, 0], [1, 0, 0]])
+    compute = compute_metrics_for(TASKS["mnli"])
+    assert compute(EvalPrediction((logits, np.zeros((4, 7))), np.array([0, 2, 1, 1]))) == {"accuracy": 0.75}
+
+
+def test_predicting_one_class_is_no_error():
+    scores = GlueMetric("cola").compute(predictions=[1, 1, 1], references=[1, 0, 1])
+    assert scores == pytest.approx({"accuracy": 2 / 3, "matthews_correlation": 0.0})
+
+
+def test_unknown_task():
+    with pytest.raises(KeyError, match="Expected one of cola"):
+        GlueMetric("stsb")

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import yaml
+
+from glue_runs.tasks import TASKS
+
+
+def test_the_seven_tasks_of_the_paper():
+    assert list(TASKS) == ["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte"]
+    assert {name: len(task.labels) for name, task in TASKS.items() if len(task.labels) != 2} == {"mnli": 3}
+    assert {task.metrics[0] for task in TASKS.values()} == {"accuracy"}
+
+
+def test_the_table_is_what_the_hub_says(hub):
+    """Columns, labels and splits, against the card of the real dataset."""
+    card = (hub / "datasets/nyu-mll/glue/README.md").read_text().split("---")[1]
+    configs = {config["config_name"]: config for config in yaml.safe_load(card)["dataset_info"]}
+    for name, task in TASKS.items():
+        features = {feature["name"]: feature["dtype"] for feature in configs[name]["features"]}
+        assert tuple(features)[: len(task.columns)] == task.columns
+        assert tuple(features["label"]["class_label"]["names"].values()) == task.labels
+        assert ["train", *task.splits] == [split["name"] for split in configs[name]["splits"]]

@@ -1,0 +1,91 @@
+"""The import arrows: who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each module and what it may import of this project. Everything points one way: the order of this table.
+ARROWS = {
+    "hf_elmix.errors": [],
+    "hf_elmix.losses": [],
+    "hf_elmix.schedules": ["hf_elmix.errors"],
+    "hf_elmix.callback": ["hf_elmix.schedules"],
+    "hf_elmix.arguments": ["hf_elmix.schedules"],
+    "hf_elmix.heads": ["hf_elmix.errors"],
+    "hf_elmix.trainer": [
+        "hf_elmix.errors",
+        "hf_elmix.losses",
+        "hf_elmix.schedules",
+        "hf_elmix.callback",
+        "hf_elmix.arguments",
+        "hf_elmix.heads",
+    ],
+    "hf_elmix.study.spec": ["hf_elmix.schedules"],
+    "hf_elmix.study.store": ["hf_elmix.errors", "hf_elmix.study.spec"],
+    "hf_elmix.study.workers": ["hf_elmix.study.spec", "hf_elmix.study.store"],
+    "hf_elmix.study.run": ["hf_elmix.study.spec", "hf_elmix.study.workers", "hf_elmix.trainer"],
+    "hf_elmix.study.grid": [
+        "hf_elmix.errors",
+        "hf_elmix.study.spec",
+        "hf_elmix.study.store",
+        "hf_elmix.study.workers",
+    ],
+    "hf_elmix.analysis.profile": [],
+    "hf_elmix.analysis.tables": ["hf_elmix.schedules", "hf_elmix.study.spec"],
+    "hf_elmix.analysis.plots": [],
+    "hf_elmix.analysis.report": [
+        "hf_elmix.errors",
+        "hf_elmix.study.spec",
+        "hf_elmix.analysis.profile",
+        "hf_elmix.analysis.tables",
+        "hf_elmix.analysis.plots",
+    ],
+}
+LIGHT = ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec", "hf_elmix.study.store", "glue_runs.protocol"]
+
+
+def modules(package: str) -> dict[str, Path]:
+    paths = [path for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    tree = ast.walk(ast.parse(path.read_text()))
+    found: set[str] = set()
+    for node in tree:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def test_the_table_names_every_module():
+    assert set(modules("hf_elmix")) == set(ARROWS)
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_arrows(name):
+    own = {module for module in imports(modules("hf_elmix")[name]) if module.startswith(("hf_elmix", "glue_runs"))}
+    assert own <= set(ARROWS[name])
+    order = list(ARROWS)
+    assert all(order.index(module) < order.index(name) for module in ARROWS[name])
+
+
+def test_the_engine_never_says_glue():
+    assert [path for path in (ROOT / "hf_elmix").rglob("*.py") if "glue" in path.read_text().lower()] == []
+
+
+@pytest.mark.parametrize("name", [*LIGHT, "hf_elmix.analysis.report"])
+def test_imported_without_pytorch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
