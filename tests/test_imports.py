@@ -27,7 +27,7 @@ ARROWS = {
         "hf_elmix.arguments",
         "hf_elmix.heads",
     ],
-    "hf_elmix.study.spec": ["hf_elmix.schedules"],
+    "hf_elmix.study.spec": ["hf_elmix.errors", "hf_elmix.schedules"],
     "hf_elmix.study.store": ["hf_elmix.errors", "hf_elmix.study.spec"],
     "hf_elmix.study.workers": ["hf_elmix.study.spec", "hf_elmix.study.store"],
     "hf_elmix.study.run": ["hf_elmix.study.spec", "hf_elmix.study.workers", "hf_elmix.trainer"],

@@ -30,19 +30,21 @@ def runs_table(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each experiment by method, missing where there is none; methods in the order they first appear."""
-    methods = list(dict.fromkeys(runs_df["method"]))
-    return runs_df.pivot(index=EXPERIMENT, columns="method", values="score").reindex(columns=methods)
+    """Scores of each experiment by method, missing where there is none; the paper's methods first, in its order."""
+    table = runs_df.pivot(index=EXPERIMENT, columns="method", values="score")
+    return table.reindex(columns=sorted(table.columns, key=_place))
 
 
 def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation (n - 1) and counts of the score over seeds, for each problem and method.
 
     Columns: ``problem``, ``method``, ``mean``, ``sd`` (missing for a single run), ``runs`` (with a score),
-    ``expected`` (with a record).
+    ``expected`` (the problem's seeds: those that any method has a record of).
     """
-    groups = runs_df.groupby(["problem", "method"], sort=False)["score"]
-    return groups.agg(mean="mean", sd="std", runs="count", expected="size").reset_index()
+    groups = runs_df.groupby(["problem", "method"])["score"]
+    summary = groups.agg(mean="mean", sd="std", runs="count").reset_index()
+    summary["expected"] = summary["problem"].map(runs_df.groupby("problem")["seed"].nunique())
+    return summary.sort_values(["problem", "method"], key=lambda column: column.map(_place), ignore_index=True)
 
 
 def summary_text(summary: pd.DataFrame, scale: float = 100) -> str:
@@ -53,8 +55,9 @@ def summary_text(summary: pd.DataFrame, scale: float = 100) -> str:
         scale: Factor on the scores; 100 shows them in percent, as the paper does.
     """
     cells = summary.assign(cell=[_cell(row, scale) for row in summary.itertuples()])
-    methods = list(dict.fromkeys(summary["method"]))
-    table = cells.pivot(index="problem", columns="method", values="cell").reindex(columns=methods).fillna("no run")
+    table = cells.pivot(index="problem", columns="method", values="cell").fillna("no run")
+    methods = sorted(table.columns, key=_place)
+    table = table[methods]
     rows = [["task", *methods], *([str(name), *row] for name, row in zip(table.index, table.to_numpy(), strict=True))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -63,11 +66,14 @@ def summary_text(summary: pd.DataFrame, scale: float = 100) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _order(record: RunRecord) -> tuple[str, int, int, str]:
-    """By experiment, and in it the paper's regimes first, in the paper's order."""
-    method, regimes = record.key.method, list(REGIMES)
-    place = regimes.index(method) if method in regimes else len(regimes)
-    return record.key.problem, record.key.seed, place, method
+def _order(record: RunRecord) -> tuple[str, int, tuple[int, str]]:
+    return record.key.problem, record.key.seed, _place(record.key.method)
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Where a method stands: the paper's regimes first, in the paper's order; then others by name."""
+    regimes = list(REGIMES)
+    return (regimes.index(method) if method in regimes else len(regimes), method)
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
@@ -75,7 +81,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
     score = last.get(record.settings.get("score", "")) if record.status == "done" else None
     cost = {name: record.cost.get(name) for name in ("seconds", "steps_trained")}
     key = {"problem": record.key.problem, "method": record.key.method, "seed": record.key.seed}
-    return {**key, "status": record.status, "score": score, **cost, **last}
+    run = {**key, "status": record.status, "score": score, **cost}
+    return {**run, **{name: value for name, value in last.items() if name not in run}}
 
 
 def _cell(row: Any, scale: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import RunKey, RunRecord, Study
+from hf_elmix.study.spec import Method, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store
 from hf_elmix.study.workers import Run, run_here, run_in_workers
 
@@ -28,17 +28,15 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
         retry_failed: Count failed runs as missing.
 
     Raises:
-        UsageError: (a ValueError) If a record was made with other settings than the study's: the runs of one folder
-            must be comparable.
+        UsageError: (a ValueError) If a record of the study's problems was made with other settings than the study's,
+            be it of a seed or method that is not in the study: a report compares all runs of a folder.
     """
-    missing = []
-    for key, (problem, method) in study.runs().items():
-        record = store.read(key)
-        if record is None or (retry_failed and record.status == "failed"):
-            missing.append(key)
-        else:
-            _check_settings(store.folder, record, study.settings(problem, method))
-    return missing
+    records = {record.key: record for record in store.records()} if store.folder.exists() else {}
+    again = {"failed"} if retry_failed else set()
+    for record in records.values():
+        if record.status not in again or record.key not in study.runs():
+            _check_settings(study, record, store.folder)
+    return [key for key in study.runs() if key not in records or records[key].status in again]
 
 
 def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_failed: bool = False) -> Counter[str]:
@@ -100,7 +98,14 @@ def _line(record: RunRecord) -> str:
     return f"{record.key}: {record.status}, {score} {value:.4f}, {record.cost['seconds']:.1f} s"
 
 
-def _check_settings(folder: Path, record: RunRecord, settings: dict[str, Any]) -> None:
+def _check_settings(study: Study, record: RunRecord, folder: Path) -> None:
+    problems = {problem.name: problem for problem in study.problems}
+    methods = {method.name: method for method in study.methods}
+    if record.key.problem not in problems:
+        return
+    # A method that is not in the study differs in its schedule, and in nothing else.
+    method = methods.get(record.key.method, Method(record.key.method))
+    settings = study.settings(problems[record.key.problem], method)
     there, here = _flat(record.settings), _flat(json.loads(json.dumps(settings)))
     differences = [
         f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"

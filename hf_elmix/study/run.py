@@ -43,16 +43,15 @@ def run_one(study: Study, key: RunKey, folder: str | Path, progress: Progress) -
     """
     problem, method = study.runs()[key]
     settings, start = study.settings(problem, method), time.perf_counter()
-    provenance = software()
+    provenance, counter = software(), _StepCallback(progress)
     try:
         materials = problem.materials(key.seed)
         trainer = _trainer(materials, method, {**settings["arguments"], "seed": key.seed, "output_dir": str(folder)})
-        trainer.add_callback(_ProgressCallback(progress))
+        trainer.add_callback(counter)
         trainer.train()
     except Exception as error:  # Whatever goes wrong is the run's result; the other runs go on.
-        cost = {"seconds": time.perf_counter() - start, "steps_trained": 0, "steps_inherited": 0}
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
-        return RunRecord(key, "failed", {}, [], settings, provenance, cost, text)
+        return RunRecord(key, "failed", {}, [], settings, provenance, _cost(start, counter.steps), text)
     history = trainer.state.log_history
     scores = scores_of(history)
     return RunRecord(
@@ -62,11 +61,7 @@ def run_one(study: Study, key: RunKey, folder: str | Path, progress: Progress) -
         training=[_only(log, TRAINING) for log in history if "loss" in log],
         settings=settings,
         provenance={**provenance, **materials.provenance, "device": _device(trainer.args.device)},
-        cost={
-            "seconds": round(time.perf_counter() - start, 3),
-            "steps_trained": trainer.state.global_step,
-            "steps_inherited": 0,
-        },
+        cost=_cost(start, counter.steps),
     )
 
 
@@ -112,13 +107,20 @@ def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any])
     return trainer
 
 
-class _ProgressCallback(TrainerCallback):
+def _cost(start: float, steps: int) -> dict[str, Any]:
+    return {"seconds": round(time.perf_counter() - start, 3), "steps_trained": steps, "steps_inherited": 0}
+
+
+class _StepCallback(TrainerCallback):
+    """Counts optimizer steps, and says so."""
+
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self.progress, self.steps = progress, 0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.steps += 1
         self.progress(state.global_step, state.max_steps)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hf_elmix.errors import UsageError
 from hf_elmix.schedules import MixingSchedule
 
 __all__ = ["Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
@@ -92,12 +93,22 @@ class Study:
         methods: The methods that are compared.
         seeds: The seeds, the same for all methods.
         arguments: Training arguments of all runs.
+
+    Raises:
+        UsageError: (a ValueError) If a problem, method or seed is there twice: it would be one run.
     """
 
     problems: tuple[Problem, ...]
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        problems, methods = ([part.name for part in parts] for parts in (self.problems, self.methods))
+        for kind, names in {"problem": problems, "method": methods, "seed": self.seeds}.items():
+            twice = [name for name in names if list(names).count(name) > 1]
+            if twice:
+                raise UsageError(f"Expected each {kind} once, but got {twice[0]!r} {len(twice)} times.")
 
     def runs(self) -> dict[RunKey, tuple[Problem, Method]]:
         """All runs, experiment by experiment, so that a study cut short has complete experiments."""

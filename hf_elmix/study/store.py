@@ -41,7 +41,7 @@ class Store:
             UsageError: (a ValueError) If the file is no record.
         """
         path = self.folder_of(key) / RECORD
-        return _read(path) if path.exists() else None
+        return self._read(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> Path:
         """Write a record by rename, so that nobody ever sees half of it."""
@@ -58,8 +58,19 @@ class Store:
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
-        found = [_read(path) for path in self.folder.glob(f"*/*/seed*/{RECORD}")]
+        found = [self._read(path) for path in self.folder.glob(f"*/*/seed*/{RECORD}")]
         yield from sorted(found, key=lambda record: record.key)
+
+    def _read(self, path: Path) -> RunRecord:
+        try:
+            record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            if path.parent != self.folder_of(record.key):
+                raise ValueError(f"it is the record of {record.key}")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{path} is no record of a run ({error}). Delete it to have the run done again."
+            ) from None
+        return record
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -78,11 +89,4 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def _component(name: str) -> str:
     """A name as one path component; the paper's regimes stay as they are."""
     quoted = quote(name, safe=" ,@:")
-    return quoted.replace(".", "%2E") if set(quoted) == {"."} else quoted
-
-
-def _read(path: Path) -> RunRecord:
-    try:
-        return RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path} is no record of a run ({error}). Delete it to have the run done again.") from None
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E") or "%"

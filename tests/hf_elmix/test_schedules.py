@@ -47,9 +47,9 @@ def test_after_the_last_step_the_last_phase_stays():
 
 
 def test_boundaries_do_not_suffer_from_floating_point():
-    # 0.1 * 30 is 3.0000000000000004 in floating point, and 0.95 * 20 is 19.0 only by luck.
-    assert parse("ce@0 el@0.1").weights(3, 30) == (0, 1)
-    assert parse("ce@0 el@0.1").weights(2, 30) == (1, 0)
+    assert 0.07 * 100 > 7  # which would start the phase a step late
+    assert parse("ce@0 el@0.07").weights(6, 100) == (1, 0)
+    assert parse("ce@0 el@0.07").weights(7, 100) == (0, 1)
     assert [parse("0@0 0.5@1/3").weights(step, 3) for step in range(3)] == [(1, 1), (0, 1), (0, 1)]
 
 

@@ -1,0 +1,192 @@
+"""Sentences from the lexicon: a clause is a value, and small functions draw it, change it and say it.
+
+Every function that draws takes its own ``random.Random``; nothing reads or moves a global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from glue_runs.pocket.lexicon import (
+    ADJECTIVES,
+    COUNTS,
+    HYPERNYMS,
+    OPPOSITES,
+    PEOPLE,
+    PLACES,
+    SYNONYMS,
+    THINGS,
+    TIMES,
+    VERBS,
+    article,
+    participle,
+    past,
+    plural,
+)
+
+__all__ = [
+    "Clause",
+    "altered",
+    "draw_clause",
+    "filled",
+    "generalised",
+    "opposed",
+    "passive",
+    "question",
+    "reworded",
+    "statement",
+    "without",
+]
+
+Groups = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Clause:
+    """Who did what to what, where and when; an empty adjective, place or time is left unsaid.
+
+    Attributes:
+        subject: A person, singular.
+        verb: A transitive verb, in its base form.
+        thing: What it is done to, singular.
+        count: How many things: ``"a"`` or a number word.
+        adjective: What the thing is like.
+        place: Where, with its preposition.
+        time: When, with its preposition.
+        negated: Whether the clause says that this did not happen.
+    """
+
+    subject: str
+    verb: str
+    thing: str
+    count: str
+    adjective: str = ""
+    place: str = ""
+    time: str = ""
+    negated: bool = False
+
+
+def _pick(rng: Random, groups: Groups) -> str:
+    return rng.choice(rng.choice(groups))
+
+
+def draw_clause(rng: Random, things: Groups = THINGS) -> Clause:
+    """Draw a clause with an adjective and with a place, a time, or both.
+
+    Args:
+        rng: Where the draw comes from.
+        things: The nouns to draw the object from.
+    """
+    place, time = rng.choice(((True, False), (False, True), (True, True)))
+    return Clause(
+        subject=_pick(rng, PEOPLE),
+        verb=_pick(rng, VERBS),
+        thing=_pick(rng, things),
+        count=rng.choice(COUNTS),
+        adjective=_pick(rng, ADJECTIVES),
+        place=rng.choice(PLACES) if place else "",
+        time=rng.choice(TIMES) if time else "",
+    )
+
+
+def filled(clause: Clause, **words: str) -> Clause:
+    """The clause with other words in the named slots, as in ``filled(clause, place="in the park")``."""
+    changes: dict[str, Any] = dict(words)
+    return replace(clause, **changes)
+
+
+def reworded(rng: Random, clause: Clause) -> Clause:
+    """The same clause in other words: each word that has a synonym gives way to it with probability 1/2."""
+
+    def other(word: str) -> str:
+        same = SYNONYMS.get(word, ())
+        return rng.choice(same) if same and rng.random() < 0.5 else word
+
+    slots = ("subject", "verb", "thing", "adjective")
+    return filled(clause, **{slot: other(getattr(clause, slot)) for slot in slots})
+
+
+def altered(rng: Random, clause: Clause, slots: Sequence[str]) -> Clause:
+    """The clause with another meaning in each of the named slots.
+
+    Args:
+        rng: Where the draw comes from.
+        clause: What to start from.
+        slots: Names of slots that the clause fills.
+    """
+    return filled(clause, **{slot: _another(rng, slot, getattr(clause, slot)) for slot in slots})
+
+
+def _another(rng: Random, slot: str, word: str) -> str:
+    pools: dict[str, Sequence[str]] = {
+        "subject": [noun for group in PEOPLE for noun in group],
+        "verb": [verb for group in VERBS for verb in group],
+        # Only a noun of the same kind: otherwise the kind alone would give the change away.
+        "thing": [noun for group in THINGS for noun in group if HYPERNYMS[noun] == HYPERNYMS.get(word)],
+        "adjective": [adjective for group in ADJECTIVES for adjective in group],
+        "count": COUNTS,
+        "place": PLACES,
+        "time": TIMES,
+    }
+    taken = (word, *SYNONYMS.get(word, ()))
+    return rng.choice([candidate for candidate in pools[slot] if candidate not in taken])
+
+
+def opposed(rng: Random, clause: Clause) -> Clause:
+    """The clause with its verb turned into an opposite (``buy`` into ``sell``)."""
+    return replace(clause, verb=rng.choice(OPPOSITES[clause.verb]))
+
+
+def generalised(clause: Clause, slot: str) -> Clause:
+    """The clause with a noun replaced by the name of its kind (``dog`` by ``animal``); ``slot`` holds that noun."""
+    return filled(clause, **{slot: HYPERNYMS[getattr(clause, slot)]})
+
+
+def without(clause: Clause, *slots: str) -> Clause:
+    """The clause with the named slots (adjective, place, time) left unsaid."""
+    return filled(clause, **dict.fromkeys(slots, ""))
+
+
+def statement(clause: Clause, fronted: bool = False) -> str:
+    """The clause as a sentence in the past tense.
+
+    Args:
+        clause: What to say.
+        fronted: Whether the place (or, without a place, the time) comes first.
+    """
+    front = (clause.place or clause.time) if fronted else ""
+    rest = replace(clause, place="", time=clause.time if clause.place else "") if front else clause
+    verb = f"did not {clause.verb}" if clause.negated else past(clause.verb)
+    return _joined(front, f"the {clause.subject} {verb}", _object(rest), rest.place, rest.time, ".")
+
+
+def passive(clause: Clause) -> str:
+    """The clause as a sentence in the passive voice: ``"two apples were bought by the nurse at noon ."``."""
+    be = ("was" if clause.count == "a" else "were") + (" not" if clause.negated else "")
+    agent = f"{be} {participle(clause.verb)} by the {clause.subject}"
+    return _joined(_object(clause), agent, clause.place, clause.time, ".")
+
+
+def question(clause: Clause, opening: str) -> str:
+    """A question about the clause.
+
+    Args:
+        clause: What is asked about; what the question asks for should be left unsaid in it.
+        opening: The words before the verb: ``"where"``, ``"at what time"``, ...
+    """
+    asked = f"{opening} did the {clause.subject} {clause.verb}"
+    return _joined(asked, _object(clause), clause.place, clause.time, "?")
+
+
+def _object(clause: Clause) -> str:
+    if clause.count == "a":
+        noun = _joined(clause.adjective, clause.thing)
+        return f"{article(noun)} {noun}"
+    return _joined(clause.count, clause.adjective, plural(clause.thing))
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,218 @@
+"""The five tasks with two sentences: ``mrpc``, ``qqp``, ``mnli``, ``qnli`` and ``rte``.
+
+A maker takes a ``random.Random``, the name of the label and whether the row is to be a hard one, and
+returns the texts. Both labels of a two-way task are worded alike, so that neither sentence alone says which it is; the
+hypotheses of ``mnli`` do give hints ("did not", the name of a kind), as people's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from glue_runs.pocket.grammar import (
+    Clause,
+    altered,
+    draw_clause,
+    generalised,
+    opposed,
+    passive,
+    question,
+    reworded,
+    statement,
+    without,
+)
+from glue_runs.pocket.lexicon import ANIMALS, FRUITS, PLACES, TIMES, TOOLS, VEHICLES
+
+__all__ = [
+    "ASKING",
+    "HOME",
+    "TOWN",
+    "answer",
+    "duplicate",
+    "entailment",
+    "hedged",
+    "hedged_answer",
+    "inference",
+    "paraphrase",
+    "vaguer_question",
+    "vaguer_statement",
+]
+
+Pair = tuple[str, str]
+Groups = tuple[tuple[str, ...], ...]
+HOME = ANIMALS + FRUITS
+TOWN = VEHICLES + TOOLS
+
+ASKING = {"place": ("where", "at which place"), "time": ("when", "at what time"), "": ("why", "for what reason")}
+
+
+def paraphrase(rng: Random, label: str, hard: bool) -> Pair:
+    """Two sentences of ``mrpc``.
+
+    Easy: synonyms against a sentence about something else. Hard: synonyms and the passive voice against a sentence
+    that differs in two particulars.
+
+    Args:
+        rng: Where the draw comes from.
+        label: ``"equivalent"`` or ``"not_equivalent"``.
+        hard: Whether the two labels are close to each other.
+    """
+    clause = draw_clause(rng)
+    other = clause if label == "equivalent" else _changed(rng, clause, hard)
+    said = passive if hard and rng.random() < 0.5 else statement
+    return statement(clause), said(reworded(rng, other))
+
+
+def _changed(rng: Random, clause: Clause, hard: bool) -> Clause:
+    return altered(rng, clause, rng.sample(("subject", "verb", "thing", "adjective"), 2)) if hard else draw_clause(rng)
+
+
+def vaguer_statement(rng: Random) -> Pair:
+    """Two sentences of which the second says less: is that a paraphrase?"""
+    clause = draw_clause(rng)
+    return statement(clause), statement(reworded(rng, without(clause, "adjective", rng.choice(("place", "time")))))
+
+
+def duplicate(rng: Random, label: str, hard: bool) -> Pair:
+    """Two questions of ``qqp``.
+
+    Easy: the same question with synonyms against one about something else. Hard: the question word is paraphrased too,
+    against a question that differs in two particulars.
+
+    Args:
+        rng: Where the draw comes from.
+        label: ``"duplicate"`` or ``"not_duplicate"``.
+        hard: Whether the two labels are close to each other.
+    """
+    asked = rng.choice(tuple(ASKING))
+    clause = _asked_about(rng, asked)
+    opening, again = rng.sample(ASKING[asked], 2) if hard else (ASKING[asked][0],) * 2
+    other = clause if label == "duplicate" else _changed(rng, clause, hard)
+    other = without(other, asked) if asked else other
+    return question(clause, opening), question(reworded(rng, other), again)
+
+
+def _asked_about(rng: Random, asked: str) -> Clause:
+    clause = draw_clause(rng)
+    return without(clause, asked) if asked else clause
+
+
+def vaguer_question(rng: Random) -> Pair:
+    """Two questions of which the second is broader: will one answer do for both?"""
+    clause = _asked_about(rng, "place")
+    return question(clause, "where"), question(reworded(rng, without(clause, "adjective", "time")), "where")
+
+
+def inference(rng: Random, label: str, hard: bool, things: Groups = HOME) -> Pair:
+    """A premise and a hypothesis of ``mnli``.
+
+    | | easy | hard |
+    |---|---|---|
+    | entailment | says less | names the kind ("animal" for "dog"), with synonyms |
+    | neutral | says more | names one of the kind ("dog" for "animal"), with synonyms |
+    | contradiction | says that it did not happen | says the opposite ("sold" for "bought") |
+
+    Args:
+        rng: Where the draw comes from.
+        label: ``"entailment"``, ``"neutral"`` or ``"contradiction"``.
+        hard: Whether it takes knowledge of words to tell.
+        things: The nouns to draw objects from: ``HOME`` for the matched rows, ``TOWN`` for the mismatched ones.
+    """
+    clause = draw_clause(rng, things)
+    premise, hypothesis = (_HARD if hard else _EASY)[label](rng, clause)
+    return statement(premise), statement(hypothesis)
+
+
+def _says_less(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    said = [slot for slot in ("adjective", "place", "time") if getattr(clause, slot)]
+    return clause, without(clause, rng.choice(said))
+
+
+def _says_more(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    more, less = _says_less(rng, clause)
+    return less, more
+
+
+def _denies(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    premise, hypothesis = rng.choice((_same, _says_less))(rng, clause)
+    return premise, replace(hypothesis, negated=True)
+
+
+def _same(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    return clause, clause
+
+
+def _widens(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    return clause, reworded(rng, generalised(clause, rng.choice(("subject", "thing"))))
+
+
+def _narrows(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    specific, general = _widens(rng, clause)
+    return general, specific
+
+
+def _reverses(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+    return clause, reworded(rng, opposed(rng, clause))
+
+
+_Change = Callable[[Random, Clause], tuple[Clause, Clause]]
+_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _says_more, "contradiction": _denies}
+_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _narrows, "contradiction": _reverses}
+
+
+def hedged(rng: Random) -> Pair:
+    """A premise that begins with "perhaps", and what it says as the hypothesis."""
+    premise, hypothesis = _says_less(rng, draw_clause(rng, HOME))
+    return f"perhaps {statement(premise)}", statement(hypothesis)
+
+
+def answer(rng: Random, label: str, hard: bool) -> Pair:
+    """A question and a sentence of ``qnli``.
+
+    Easy: the sentence answers, or is about something else. Hard: the sentence answers in other words, or is about the
+    very thing and leaves out what was asked.
+
+    Args:
+        rng: Where the draw comes from.
+        label: ``"entailment"`` (the sentence answers the question) or ``"not_entailment"``.
+        hard: Whether the two labels are close to each other.
+    """
+    asked, kept = rng.sample(("place", "time"), 2)
+    clause = _placed(rng)
+    said = reworded(rng, clause) if hard else clause
+    if label == "not_entailment":
+        said = without(said, asked) if hard else _placed(rng)
+    elif hard:
+        said = without(said, kept)
+    return question(without(clause, "place", "time"), rng.choice(ASKING[asked])), statement(said)
+
+
+def _placed(rng: Random) -> Clause:
+    return replace(draw_clause(rng), adjective="", place=rng.choice(PLACES), time=rng.choice(TIMES))
+
+
+def hedged_answer(rng: Random) -> Pair:
+    """A question, and a sentence that answers it with "perhaps"."""
+    asked_about, said = answer(rng, "entailment", True)
+    return asked_about, f"perhaps {said}"
+
+
+def entailment(rng: Random, label: str, hard: bool) -> Pair:
+    """Two sentences of ``rte``; the second is the shorter one.
+
+    Easy: the second says less, or is about something else. Hard: it says less and in other words, or it differs in two
+    particulars as well.
+
+    Args:
+        rng: Where the draw comes from.
+        label: ``"entailment"`` or ``"not_entailment"``.
+        hard: Whether the two labels are close to each other.
+    """
+    clause = draw_clause(rng)
+    other = clause if label == "entailment" else _changed(rng, clause, hard)
+    short = without(other, "place", "time")
+    if hard:
+        short = reworded(rng, generalised(short, "thing") if rng.random() < 0.3 else short)
+    return statement(clause), statement(short)

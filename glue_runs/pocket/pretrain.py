@@ -1,0 +1,234 @@
+"""Pre-train the demo's encoder on generated text: ``python -m glue_runs.pocket.pretrain [FOLDER]``.
+
+BERT's own recipe in small. Half of each batch has holes to fill, and its words are restored (masked-language
+modelling); the other half is whole, and the pooled output tells whether its second segment belongs to the first
+(next-sentence prediction). The halves are apart because a word that was swapped for the first task would look like a
+difference to the second.
+
+The text comes from the grammar alone: events told twice, asked about twice, asked about and told, and reviews of one
+mind. Strangers tell of something else, or differ in two or three words. No row of a task is read, and nothing that
+``held_out`` keeps for validation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import BatchEncoding, BertForPreTraining, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+
+from glue_runs.pocket.encoder import SPECIAL_TOKENS, encoder_config, encoder_path, make_tokenizer
+from glue_runs.pocket.grammar import (
+    Clause,
+    altered,
+    draw_clause,
+    filled,
+    generalised,
+    passive,
+    question,
+    reworded,
+    statement,
+    without,
+)
+from glue_runs.pocket.lexicon import PLACES, TIMES
+from glue_runs.pocket.pairs import ASKING
+from glue_runs.pocket.rows import held_out
+from glue_runs.pocket.single import acceptability, sentiment
+from glue_runs.tasks import TASKS
+
+__all__ = ["IGNORED", "Sample", "corpus", "masked", "pretrain"]
+
+SEED = 0
+SAMPLES = 60_000
+STEPS = 8_000
+BATCH = 48
+LEARNING_RATE = 1e-3
+WARMUP = 0.1
+WEIGHT_DECAY = 0.01
+CHOSEN = 0.25
+"""Share of the tokens of a sample with holes that are to be restored."""
+HIDDEN, SWAPPED = 0.4, 0.4
+"""Of these, the share under [MASK] and the share swapped for another sample's word (BERT has 0.8 and 0.1: here finding
+the swapped word by comparing the segments is what the pair tasks need)."""
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One piece of pre-training text.
+
+    Attributes:
+        texts: One segment or two.
+        stranger: 1 if the second segment does not belong to the first, 0 if it does, ``IGNORED`` without one.
+    """
+
+    texts: tuple[str, ...]
+    stranger: int
+
+
+def corpus(rng: Random, size: int) -> list[Sample]:
+    """Draw samples, none of them held out.
+
+    Args:
+        rng: Where the draw comes from.
+        size: How many.
+    """
+    samples: list[Sample] = []
+    while len(samples) < size:
+        sample = _single(rng) if rng.random() < 0.2 else _paired(rng)
+        if not (held_out(sample.texts) or any(held_out((text,)) for text in sample.texts)):
+            samples.append(sample)
+    return samples
+
+
+def masked(input_ids: Tensor, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Choose tokens to be restored, and hide or swap most of them.
+
+    Args:
+        input_ids: Token ids, one row per sample; special tokens have the lowest ids and stay.
+        mask_id: What hides a token.
+        generator: Where the draw comes from.
+
+    Returns:
+        The ids to feed, and the labels: the true id where a token was chosen, ``IGNORED`` elsewhere.
+    """
+    ordinary = len(SPECIAL_TOKENS)
+    chosen = (torch.rand(input_ids.shape, generator=generator) < CHOSEN) & (input_ids >= ordinary)
+    lot = torch.rand(input_ids.shape, generator=generator)
+    neighbour = input_ids.roll(1, 0)  # the word at the same place in another sample: often of the same class
+    swapped = chosen & (lot >= HIDDEN) & (lot < HIDDEN + SWAPPED) & (neighbour >= ordinary)
+    holes = torch.where(swapped, neighbour, input_ids).masked_fill(chosen & (lot < HIDDEN), mask_id)
+    return holes, input_ids.masked_fill(~chosen, IGNORED)
+
+
+def pretrain(folder: Path, samples: int = SAMPLES, steps: int = STEPS) -> None:
+    """Pre-train the encoder and write it with its tokenizer.
+
+    Args:
+        folder: Where ``from_pretrained`` shall find them.
+        samples: How many pieces of text to draw.
+        steps: How many batches to train on.
+    """
+    torch.manual_seed(SEED)
+    tokenizer = make_tokenizer()
+    text = corpus(Random(SEED), samples)
+    encoded = _encoded(tokenizer, text)
+    strangers = torch.tensor([sample.stranger for sample in text])
+    model = BertForPreTraining(encoder_config(len(tokenizer)))
+    _train(model, encoded, strangers, tokenizer.mask_token_id, steps)
+    model.bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> BatchEncoding:
+    texts = [sample.texts if len(sample.texts) == 2 else sample.texts[0] for sample in samples]
+    return tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def _train(model: BertForPreTraining, encoded: BatchEncoding, strangers: Tensor, mask_id: int, steps: int) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
+    generator = torch.Generator().manual_seed(SEED)
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(strangers), (BATCH,), generator=generator)
+        words, mind = _losses(model, encoded, strangers, rows, mask_id, generator)
+        (words + mind).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 500 == 0:
+            print(f"step {step}: words {words.item():.3f}, strangers {mind.item():.3f}", flush=True)
+
+
+def _losses(
+    model: BertForPreTraining,
+    encoded: BatchEncoding,
+    strangers: Tensor,
+    rows: Tensor,
+    mask_id: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    length = int(encoded["attention_mask"][rows].sum(1).max())
+    batch = {name: values[rows, :length] for name, values in encoded.items()}
+    half = len(rows) // 2
+    holes, labels = masked(batch["input_ids"][:half], mask_id, generator)
+    batch["input_ids"] = torch.cat((holes, batch["input_ids"][half:]))
+    output = model(**batch)
+    words = cross_entropy(output.prediction_logits[:half].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    mind = cross_entropy(output.seq_relationship_logits[half:], strangers[rows[half:]], ignore_index=IGNORED)
+    return words, mind
+
+
+def _single(rng: Random) -> Sample:
+    if rng.random() < 0.5:
+        return Sample(acceptability(rng, "acceptable", rng.random() < 0.6), IGNORED)
+    return Sample(sentiment(rng, rng.choice(TASKS["sst2"].labels), rng.random() < 0.3), IGNORED)
+
+
+def _paired(rng: Random) -> Sample:
+    source, lot = rng.choice(_SOURCES), rng.random()
+    if lot < 0.7:
+        # A stranger close by: the second segment differs in two or three particulars.
+        near = lot > 0.5
+        return Sample(source(rng, near), int(near))
+    other = source if lot < 0.85 else rng.choice(_SOURCES)
+    # Two reviews drawn apart may well agree.
+    unknown = source is other is _reviewed
+    return Sample((source(rng, False)[0], other(rng, False)[1]), IGNORED if unknown else 1)
+
+
+def _told_twice(rng: Random, near: bool) -> tuple[str, str]:
+    clause, other = _two_clauses(rng, draw_clause(rng), near)
+    return statement(clause), rng.choice((statement, statement, passive))(other)
+
+
+def _asked_twice(rng: Random, near: bool) -> tuple[str, str]:
+    asked = rng.choice(tuple(ASKING))
+    clause, other = _two_clauses(rng, draw_clause(rng), near)
+    if asked:
+        clause, other = without(clause, asked), without(other, asked)
+    return question(clause, rng.choice(ASKING[asked])), question(other, rng.choice(ASKING[asked]))
+
+
+def _answered(rng: Random, near: bool) -> tuple[str, str]:
+    asked = rng.choice(("place", "time"))
+    answer = rng.choice(PLACES if asked == "place" else TIMES)
+    evasive = near and rng.random() < 0.5  # tells of the very event, and leaves out what was asked
+    clause, other = _two_clauses(rng, draw_clause(rng), near and not evasive)
+    other = filled(other, **{asked: "" if evasive else answer})
+    left_out = (asked,) if rng.random() < 0.5 else ("adjective", "place", "time")
+    return question(without(clause, *left_out), rng.choice(ASKING[asked])), statement(other)
+
+
+def _reviewed(rng: Random, near: bool) -> tuple[str, str]:
+    one, other = rng.sample(TASKS["sst2"].labels, 2)
+    [first] = sentiment(rng, one, rng.random() < 0.1)
+    [second] = sentiment(rng, other if near else one, rng.random() < 0.1)
+    return first, second
+
+
+def _two_clauses(rng: Random, clause: Clause, near: bool) -> tuple[Clause, Clause]:
+    slots = rng.sample(("subject", "verb", "thing", "adjective"), rng.choice((2, 3))) if near else ()
+    other = reworded(rng, altered(rng, clause, slots))
+    other = without(other, *(slot for slot in ("adjective", "place", "time") if rng.random() < 0.15))
+    return clause, generalised(other, rng.choice(("subject", "thing"))) if rng.random() < 0.15 else other
+
+
+_SOURCES: tuple[Callable[[Random, bool], tuple[str, str]], ...] = (
+    _told_twice,
+    _told_twice,
+    _asked_twice,
+    _answered,
+    _reviewed,
+)
+
+
+if __name__ == "__main__":
+    pretrain(Path(sys.argv[1]) if len(sys.argv) > 1 else encoder_path())

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_elmix.errors import UsageError
+from hf_elmix.schedules import REGIMES, MixingSchedule
+from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
+
+# Others may be using the machine: how long an example takes says nothing.
+unhurried = settings(deadline=None, max_examples=60)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=8,
+)
+OBJECT = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
+
+
+def no_materials(seed: int) -> Materials:
+    raise AssertionError("declaring a study must not load anything")
+
+
+def problem(name: str, **settings: Any) -> Problem:
+    return Problem(name, "accuracy", no_materials, settings)
+
+
+def study(problems: str = "ab", methods: tuple[str, ...] = ("ce", "0-0.5"), seeds: tuple[int, ...] = (3, 1)) -> Study:
+    return Study(tuple(map(problem, problems)), tuple(map(Method, methods)), seeds, {"learning_rate": 2e-5})
+
+
+def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
+    assert list(study().runs()) == [
+        RunKey("a", "ce", 3),
+        RunKey("a", "0-0.5", 3),
+        RunKey("a", "ce", 1),
+        RunKey("a", "0-0.5", 1),
+        RunKey("b", "ce", 3),
+        RunKey("b", "0-0.5", 3),
+        RunKey("b", "ce", 1),
+        RunKey("b", "0-0.5", 1),
+    ]
+
+
+@unhurried
+@given(
+    st.lists(st.sampled_from("abc"), unique=True),
+    st.lists(st.sampled_from(list(REGIMES)), unique=True),
+    st.lists(st.integers(0, 9), unique=True, max_size=3),
+)
+def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_experiment(problems, methods, seeds):
+    keys = list(study("".join(problems), tuple(methods), tuple(seeds)).runs())
+    assert len(keys) == len(problems) * len(methods) * len(seeds)
+    for cut in range(len(keys) + 1):
+        begun = [(key.problem, key.seed) for key in keys[:cut]]
+        assert sum(begun.count(experiment) < len(methods) for experiment in set(begun)) <= 1
+
+
+def test_each_run_comes_with_its_own_problem_and_method():
+    for key, (its_problem, its_method) in study().runs().items():
+        assert (its_problem.name, its_method.name) == (key.problem, key.method)
+
+
+def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
+    task = problem("a", model="bert", max_length=64)
+    whole = Study((task,), (Method("0,0.5"),), (0,), {"learning_rate": 2e-5, "num_train_epochs": 6})
+    assert whole.settings(task, whole.methods[0]) == {
+        "mixing": "0,0.5",
+        "score": "accuracy",
+        "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
+        "model": "bert",
+        "max_length": 64,
+    }
+
+
+def test_arguments_of_a_method_win_over_those_of_the_study_and_change_nothing_else():
+    shared = {"learning_rate": 2e-5, "num_train_epochs": 6}
+    method = Method("ce", {"learning_rate": 3e-5, "warmup_steps": 10})
+    whole = Study((problem("a"),), (method, Method("0")), (0,), shared)
+    arguments = [whole.settings(whole.problems[0], one)["arguments"] for one in whole.methods]
+    assert arguments == [{"learning_rate": 3e-5, "num_train_epochs": 6, "warmup_steps": 10}, shared]
+    assert shared == {"learning_rate": 2e-5, "num_train_epochs": 6}
+
+
+def test_settings_name_a_schedule_the_same_however_it_was_typed():
+    whole = study("a", ("0 0.1 0.2 0.3 0.4 0.5", "0-0.5"), (0,))
+    typed, named = (whole.settings(whole.problems[0], method)["mixing"] for method in whole.methods)
+    assert typed == named == "0-0.5"
+
+
+@pytest.mark.parametrize("name", [*REGIMES, "CE", "0@0 0.3@0.5 0.5@0.9"])
+def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
+    assert Method(name).name == name
+    assert Method(name).schedule == MixingSchedule.parse(name)
+
+
+@pytest.mark.parametrize("name", ["", "focal", "0-0.6", "0.7"])
+def test_a_method_that_is_no_schedule_is_refused(name):
+    with pytest.raises(UsageError, match="Unknown mixing"):
+        Method(name)
+
+
+def test_a_key_reads_as_words_and_sorts_seeds_as_numbers():
+    assert str(RunKey("cola", "0,0.5", 3)) == "cola 0,0.5 seed 3"
+    keys = [RunKey("b", "ce", 0), RunKey("a", "ce", 10), RunKey("a", "ce", 9), RunKey("a", "0", 11)]
+    assert sorted(keys) == [keys[3], keys[2], keys[1], keys[0]]
+
+
+def test_keys_and_declarations_cannot_be_changed_afterwards():
+    with pytest.raises(FrozenInstanceError):
+        RunKey("a", "ce", 0).seed = 1
+    with pytest.raises(FrozenInstanceError):
+        study().seeds = (1,)
+
+
+def test_a_record_as_json_has_the_documented_fields(record_of):
+    values = record_of(RunKey("a", "ce", 3)).to_dict()
+    assert list(values) == [
+        *("key", "status", "scores", "training", "settings", "provenance", "cost", "error"),
+    ]
+    assert values["key"] == {"problem": "a", "method": "ce", "seed": 3}
+    assert values["error"] is None
+
+
+@unhurried
+@given(
+    st.builds(RunKey, st.text(max_size=8), st.text(max_size=8), st.integers()),
+    st.sampled_from(["done", "failed", "diverged"]),
+    st.tuples(OBJECT, st.lists(OBJECT, max_size=2), OBJECT, OBJECT, OBJECT),
+    st.none() | st.text(max_size=20),
+)
+def test_a_record_comes_back_from_json_as_it_was(key, status, parts, error):
+    scores, training, settings, provenance, cost = parts
+    record = RunRecord(key, status, scores, training, settings, provenance, cost, error)
+    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_to_dict_is_a_copy(record_of):
+    record = record_of(RunKey("a", "ce", 0))
+    record.to_dict()["scores"]["accuracy"]["last"] = 99
+    assert record.scores["accuracy"]["last"] == 0.5
