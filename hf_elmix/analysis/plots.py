@@ -8,14 +8,15 @@ from matplotlib.axes import Axes
 
 __all__ = ["method_label", "plot_profile"]
 
-# Colours that differ in lightness too (Okabe-Ito), with line styles, so that the figures read in grey.
+# Colour, line style and width of each method. The colours differ in lightness too, so that figures read in grey, and
+# later lines are thinner than earlier ones, so that lines which coincide are all seen.
 STYLES = (
-    ("#000000", "--"),
-    ("#56B4E9", "-"),
-    ("#009E73", "-."),
-    ("#D55E00", "-"),
-    ("#CC79A7", ":"),
-    ("#0072B2", (0, (5, 1, 1, 1, 1, 1))),
+    ("#BBBBBB", "-", 6.0),
+    ("#56B4E9", "-", 4.0),
+    ("#000000", "--", 2.4),
+    ("#D55E00", "-", 1.4),
+    ("#009E73", "-.", 1.4),
+    ("#0072B2", ":", 1.4),
 )
 
 
@@ -43,9 +44,9 @@ def plot_profile(profile: pd.DataFrame, ax: Axes | None = None, *, experiments: 
     profile = pd.concat([profile.iloc[:1].set_axis([start]), profile])
     # The profile is a step function that falls right after each threshold, so each value holds back to the one before.
     for k, method in enumerate(profile):
-        colour, style = STYLES[k % len(STYLES)]
+        colour, style, width = STYLES[k % len(STYLES)]
         ax.step(
-            profile.index, profile[method], where="pre", label=method_label(method), color=colour, ls=style, lw=1.8
+            profile.index, profile[method], where="pre", label=method_label(method), color=colour, ls=style, lw=width
         )
     ax.set_xlim(start, 1 + 0.02 * (1 - start))
     ax.set_ylim(0, 1.03)

@@ -75,7 +75,7 @@ def test_the_picture_shows_a_curve_for_each_method(small_study, tmp_path):
     write_report(small_study, tmp_path)
     image = matplotlib.image.imread(tmp_path / "profile.png")
     assert min(image.shape[:2]) > 500
-    assert [has_colour(image, colour) for colour, _ in STYLES] == [True, True, True, False, False, False]
+    assert [has_colour(image, colour) for colour, *_ in STYLES] == [True, True, True, False, False, False]
 
 
 def test_the_picture_of_methods_that_are_all_best_shows_a_flat_line(record, tmp_path):
