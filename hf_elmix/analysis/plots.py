@@ -39,9 +39,10 @@ def plot_profile(profile: pd.DataFrame, ax: Axes | None = None, *, experiments: 
         The axis.
     """
     ax = plt.gca() if ax is None else ax
-    start = min(profile.index[0], 0.95)  # a little room where every method is best everywhere
-    # Below the lowest ratio that occurs nothing changes any more.
-    profile = pd.concat([profile.iloc[:1].set_axis([start]), profile])
+    start = profile.index[0]
+    if profile.attrs.get("complete"):  # Nothing changes below the first step: a little room to see a flat line in.
+        start = min(start, 0.95)
+        profile = pd.concat([profile.iloc[:1].set_axis([start]), profile])
     # The profile is a step function that falls right after each threshold, so each value holds back to the one before.
     for k, method in enumerate(profile):
         colour, style, width = STYLES[k % len(STYLES)]

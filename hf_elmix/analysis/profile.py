@@ -37,7 +37,8 @@ def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = Non
         taus: Thresholds. Left out: every ratio that occurs, and 1, so that the steps of the profile are exact.
 
     Returns:
-        One row for each threshold in rising order, one column for each method, values in [0, 1].
+        One row for each threshold in rising order, one column for each method, values in [0, 1]. Its
+        ``attrs["complete"]`` says whether it has all steps; below the first of them nothing changes then.
 
     Raises:
         ValueError: If there are no scores.
@@ -48,4 +49,6 @@ def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = Non
     values = ratio.to_numpy()
     grid = np.unique(np.append(values[np.isfinite(values)], 1.0) if taus is None else np.asarray(taus, dtype=float))
     shares = {method: [(ratio[method] >= tau).mean() for tau in grid] for method in ratio}
-    return pd.DataFrame(shares, index=pd.Index(grid, name="tau"))
+    profile = pd.DataFrame(shares, index=pd.Index(grid, name="tau"))
+    profile.attrs["complete"] = taus is None
+    return profile

@@ -52,6 +52,7 @@ def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_fa
     Returns:
         How many runs of the study are done, failed and diverged.
     """
+    _check_json(study)
     missing = missing_runs(study, store, retry_failed=retry_failed)
     total = len(study.runs())
     with tqdm(total=total, bar_format=BAR, dynamic_ncols=True, mininterval=0.5) as bar:
@@ -96,6 +97,14 @@ def _line(record: RunRecord) -> str:
     score = record.settings["score"]
     value = record.scores.get(score, {}).get("last", float("nan"))
     return f"{record.key}: {record.status}, {score} {value:.4f}, {record.cost['seconds']:.1f} s"
+
+
+def _check_json(study: Study) -> None:
+    for key, (problem, method) in study.runs().items():
+        try:
+            json.dumps(study.settings(problem, method))
+        except TypeError as error:
+            raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
 
 def _check_settings(study: Study, record: RunRecord, folder: Path) -> None:

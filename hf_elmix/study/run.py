@@ -54,6 +54,9 @@ def run_one(study: Study, key: RunKey, folder: str | Path, progress: Progress) -
         return RunRecord(key, "failed", {}, [], settings, provenance, _cost(start, counter.steps), text)
     history = trainer.state.log_history
     scores = scores_of(history)
+    if problem.score not in scores:
+        text = f"UsageError: Expected the evaluation to give {problem.score!r}, but it gives {', '.join(scores)}."
+        return RunRecord(key, "failed", scores, [], settings, provenance, _cost(start, counter.steps), text)
     return RunRecord(
         key,
         status="done" if _finite(history) else "diverged",
@@ -89,10 +92,11 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 @cache
 def software() -> dict[str, Any]:
     """Versions, commit and machine of this process."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": None if status is None else bool(status),
         "threads": torch.get_num_threads(),
     }
 

@@ -15,6 +15,8 @@ from typing import Any
 from hf_elmix.errors import UsageError
 from hf_elmix.schedules import MixingSchedule
 
+STATUSES = ("done", "failed", "diverged")
+
 __all__ = ["Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
 
 
@@ -155,5 +157,12 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
-        """The record that `to_dict` was called on."""
-        return cls(**{**values, "key": RunKey(**values["key"])})
+        """The record that `to_dict` was called on.
+
+        Raises:
+            ValueError: If the values are none of a record.
+        """
+        record = cls(**{**values, "key": RunKey(**values["key"])})
+        if record.status not in STATUSES or not isinstance(record.scores, Mapping):
+            raise ValueError(f"its status is {record.status!r} and its scores are a {type(record.scores).__name__}")
+        return record

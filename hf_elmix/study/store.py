@@ -6,6 +6,7 @@ Layout: ``<folder>/<problem>/<method>/seed<k>/record.json``, the method as it wa
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,12 +79,21 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as out:
-            out.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+            out.write(json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _strict(value: Any) -> Any:
+    """Null for numbers that are none, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {name: _strict(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _component(name: str) -> str:

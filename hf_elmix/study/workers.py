@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -61,13 +62,13 @@ def run_in_workers(
                 worker = next(worker for worker in crew if worker.connection is connection)
                 message = worker.receive(study)
                 if not isinstance(message, RunRecord):
-                    progress(worker.key, *message)
+                    progress(*message)
                     continue
-                if not (waiting and worker.alive):
+                if waiting and worker.alive:
+                    worker.assign(waiting.popleft())
+                else:
                     crew.remove(worker)
                     worker.end()
-                else:
-                    worker.assign(waiting.popleft())
                 yield message
     finally:
         for worker in crew:
@@ -77,7 +78,7 @@ def run_in_workers(
 class _Worker:
     """A process that does the runs it is told, and the parent's end of the line to it."""
 
-    key: RunKey
+    key: RunKey | None = None
 
     def __init__(self, study: Study, store: Store, run: Run, workers: int) -> None:
         # A process forked from one that has run PyTorch may hang in its threads; a new one cannot.
@@ -94,26 +95,35 @@ class _Worker:
         with suppress(OSError):  # It may have died; receiving from it says so.
             self.connection.send(key)
 
-    def receive(self, study: Study) -> RunRecord | tuple[int, int]:
-        """The next message; the record of a failed run if the process has died."""
+    def receive(self, study: Study) -> RunRecord | tuple[RunKey, int, int]:
+        """A run's progress, or its record; that of a failed run if the process has died."""
+        assert self.key is not None, "only a worker with a run has something to say"
         try:
-            return self.connection.recv()
+            message: RunRecord | tuple[int, int] = self.connection.recv()
         except (EOFError, OSError):
             self.alive = False
             self.process.join()
-            problem, method = study.runs()[self.key]
             error = f"its process ended with exit code {self.process.exitcode} (negative: the signal that killed it)"
-            return RunRecord(self.key, "failed", {}, [], study.settings(problem, method), {}, {}, error)
+            message = RunRecord(self.key, "failed", {}, [], study.settings(*study.runs()[self.key]), {}, {}, error)
+        if not isinstance(message, RunRecord):
+            return self.key, *message
+        self.key = None
+        return message
 
     def end(self) -> None:
+        """Let a process without a run leave by itself, and end one that has a run."""
+        self.connection.close()
+        if self.key is not None:
+            self.process.terminate()
+        self.process.join(timeout=10)
         self.process.kill()
         self.process.join()
-        self.connection.close()
 
 
 def _serve(connection: Connection, study: Study, store: Store, run: Run) -> None:
     """What a worker does until it is ended: one run after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says what happens.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python tidy up
     gc.freeze()  # What the imports left is never garbage; the Trainer looks through all else before each training.
     with suppress(EOFError, BrokenPipeError):  # The parent is gone, and nobody wants the result.
         while True:

@@ -102,6 +102,14 @@ def test_every_method_has_a_line_that_can_be_seen(ax, scores):
         assert min(x) <= left < max(x) == 1 < right
 
 
+def test_nothing_is_drawn_left_of_thresholds_that_were_given(ax):
+    # At 0.95 the share of ce is 1, at 1 it is a half: a flat line to the left of 1 would be wrong.
+    scores = pd.DataFrame({"ce": [0.96, 0.5], "0": [1.0, 0.4]})
+    for line in plot_profile(performance_profile(scores, [0.98, 1.0]), ax).get_lines():
+        assert min(line.get_xdata()) == 0.98
+    assert ax.get_xlim()[0] == 0.98
+
+
 def test_thresholds_end_at_one_and_the_axis_holds_every_value(ax):
     profile = performance_profile(SCORES)
     plot_profile(profile, ax)

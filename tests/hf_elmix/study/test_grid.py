@@ -298,3 +298,9 @@ def test_two_halves_of_a_study_make_the_whole(store, stub):
     for half in halves:
         assert run_grid(half, store, stub) == Counter(done=2)
     assert missing_runs(study(), store) == []
+
+
+def test_settings_that_are_no_json_are_refused_before_anything_is_done(store, stub):
+    with pytest.raises(UsageError, match="plain JSON values, but Object of type complex"):
+        run_grid(study(settings={"model": 1j}), store, stub)
+    assert stub.keys == []

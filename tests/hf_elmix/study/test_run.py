@@ -368,3 +368,10 @@ def test_software_without_git_and_without_a_package(monkeypatch):
     assert said["commit"] is None
     assert said["versions"]["no-such-package"] is None
     assert said["versions"]["torch"] == version("torch")
+
+
+def test_a_score_that_no_metric_gives_is_a_failure_and_not_done(train):
+    record = train(lambda seed: materials(seed, compute_metrics=lambda prediction: {"other": 1.0}))
+    assert record.status == "failed"
+    assert "Expected the evaluation to give 'accuracy'" in record.error
+    assert "other" in record.error

@@ -229,3 +229,20 @@ def test_a_record_copied_into_another_runs_folder_is_refused(store, record_of):
     path.write_text(text)
     with pytest.raises(UsageError, match="seed4"):
         store.read(RunKey("cola", "0,0.5", 4))
+
+
+def test_numbers_that_are_none_are_null_and_the_file_is_strict_json(store, record_of):
+    record = record_of(KEY)
+    record.scores["loss"] = {"last": float("nan"), "best": float("inf"), "epochs": [1.0, float("-inf")]}
+    text = store.write(record).read_text()
+    values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert values["scores"]["loss"] == {"last": None, "best": None, "epochs": [1.0, None]}
+    assert store.read(KEY).scores["loss"]["last"] is None
+
+
+@pytest.mark.parametrize("change", [{"status": "fine"}, {"scores": None}])
+def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, record_of, change):
+    path = store.write(record_of(KEY))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UsageError, match="is no record of a run"):
+        store.read(KEY)

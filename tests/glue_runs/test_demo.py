@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from glue_runs.demo import ABOUT, REAL, demo_study
+from glue_runs.protocol import SEEDS, TASK_NAMES
+from glue_runs.tasks import TASKS
+
+
+def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
+    study = demo_study(tmp_path)
+    assert len(study.runs()) == len(TASK_NAMES) * len(SEEDS) * 4 == 112
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    assert len(before) == 7 + 8  # a training and an evaluation split each, and MNLI's second one
+    settings = [study.settings(problem, study.methods[0]) for problem in study.problems]
+    again = demo_study(tmp_path)
+    assert settings == [again.settings(problem, again.methods[0]) for problem in again.problems]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+
+
+def test_it_says_what_its_rows_are():
+    assert "GENERATED" in ABOUT
+    assert "cannot show" in ABOUT
+    assert REAL in ABOUT
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path):
+    """112 fine-tunings, with no network: a proxy that nobody answers stands where one would be asked."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+    }
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "glue_runs", "demo", "--output_dir", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ABOUT.strip() in done.stdout
+    assert "112 done" in done.stdout
+    assert "Traceback" not in done.stderr
+    runs_df = pd.read_csv(tmp_path / "demo/report/runs.csv")
+    means = runs_df.groupby("problem")["score"].mean()
+    for name, task in TASKS.items():
+        assert 1 / len(task.labels) + 0.1 < means[name] < 0.97, name
+    assert (runs_df.groupby(["problem", "method"])["score"].std() > 0).all()
+    assert (tmp_path / "demo/report/profile.svg").stat().st_size > 1000
