@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from glue_runs import protocol
 from hf_elmix.errors import UsageError
@@ -36,13 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"glue-runs: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:  # a disk that is full, a folder that is not ours: its own words say it
+        print(f"glue-runs: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("\nglue-runs: stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="glue-runs", description="The GLUE study of the mixed loss.")
+    parser = _Parser(prog="glue-runs", description="The GLUE study of the mixed loss.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing", add_help=False)
     _add_study(
@@ -161,14 +171,12 @@ def _training_arguments(rest: list[str]) -> dict[str, Any]:
             raise UsageError(f"--{name} is set by the study itself ({OWN[name]}). Leave it out.")
     if not rest:
         return {}
-    from transformers import HfArgumentParser, TrainingArguments
+    from transformers import TrainingArguments
+
+    from glue_runs.finetune import FlagParser
 
     kind: Any = TrainingArguments
-    parser = HfArgumentParser(kind, prog="glue-runs study", allow_abbrev=False)
-    try:
-        parsed, unknown = parser.parse_known_args(rest)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    parsed, unknown = FlagParser(kind, prog="glue-runs study").parse_known_args([*rest, "--output_dir", "unused"])
     _refuse_rest(unknown)
     return {name: getattr(parsed, name) for name in (_field(name, parsed) for name in names)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser
 from transformers.trainer_utils import IntervalStrategy
@@ -17,7 +17,7 @@ from hf_elmix.arguments import MixedLossArguments
 from hf_elmix.errors import UsageError
 from hf_elmix.trainer import MixedLossTrainer
 
-__all__ = ["DataArguments", "FinetuneArguments", "ModelArguments", "finetune"]
+__all__ = ["DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "finetune"]
 
 
 @dataclass
@@ -54,6 +54,21 @@ class FinetuneArguments(MixedLossArguments):
     logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between two logs."})
 
 
+class FlagParser(HfArgumentParser):
+    """The Trainer's parser; a mistake is one line, where argparse would show more than a hundred flags first."""
+
+    def __init__(self, kinds: Any, prog: str) -> None:
+        super().__init__(kinds, prog=prog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
 def finetune(words: Sequence[str]) -> int:
     """Fine-tune on one task, evaluate, and leave model, tokenizer, metrics and state in the output folder.
 
@@ -70,6 +85,8 @@ def finetune(words: Sequence[str]) -> int:
     """
     data, model, args = _parse(words)
     output_dir = Path(args.output_dir or "")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
     if args.do_train and args.resume_from_checkpoint is None and (output_dir / "all_results.json").exists():
         raise UsageError(f"{args.output_dir} holds a finished run. Choose another --output_dir, or delete it first.")
     task = find_task(data.task_name)
@@ -87,7 +104,7 @@ def finetune(words: Sequence[str]) -> int:
 
 def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
     kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
-    parser = HfArgumentParser(kinds, prog="glue-runs finetune", allow_abbrev=False)
+    parser = FlagParser(kinds, prog="glue-runs finetune")
     try:
         data, model, args = cast(
             tuple[DataArguments, ModelArguments, FinetuneArguments], parser.parse_args_into_dataclasses(list(words))

@@ -26,10 +26,15 @@ class Store:
 
     Args:
         folder: Where they are; made when the first record is written.
+
+    Raises:
+        UsageError: (a ValueError) If there is a file in the folder's place.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"Expected a folder of runs, but {str(folder)!r} is a file.")
 
     def folder_of(self, key: RunKey) -> Path:
         """Folder of a run. Names are quoted where they would not be one path component."""

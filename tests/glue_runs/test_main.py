@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from glue_runs.__main__ import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+BAR = re.compile(r"\d+%\||examples \[|ba/s")  # a progress bar of `datasets`, not a message
 COMMAND = [sys.executable, "-m", "glue_runs"]
 
 
@@ -74,14 +76,12 @@ def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encod
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(glue, encoder, tmp_path, more, message, capsys):
-    try:
-        code = main(study(glue("cola"), encoder, tmp_path / "runs", *more))
-    except SystemExit as exit_:  # argparse's own way out
-        code = exit_.code
-    error = capsys.readouterr().err
-    assert code == 2
-    assert message in error.splitlines()[-1]
-    assert "Traceback" not in error
+    folder = glue("cola")
+    capsys.readouterr()
+    assert main(study(folder, encoder, tmp_path / "runs", *more)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not BAR.search(line)]
+    assert line.startswith("glue-runs: ")
+    assert message in line
     assert not (tmp_path / "runs").exists()
 
 
@@ -129,17 +129,37 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
 
 
 @pytest.mark.parametrize(
-    "words", [["report", "nowhere"], ["report", "."], ["report", ".", "--what"], ["finetune"], ["x"], []]
+    "words",
+    [
+        ["report", "nowhere"],
+        ["report", "."],
+        ["report", ".", "--what"],
+        ["finetune"],
+        ["finetune", "--task_name", "cloa", "--output_dir", "out"],
+        ["finetune", "--task_name", "cola", "--output_dir", "out", "--mixing", "cee"],
+        ["finetune", "--task_name", "cola", "--output_dir", "out", "--num_train_epochs", "six"],
+        ["x"],
+        [],
+    ],
 )
 def test_other_mistakes(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    try:
-        code = main(words)
-    except SystemExit as exit_:
-        code = exit_.code
-    assert code == 2
-    assert capsys.readouterr().err
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_a_folder(glue, encoder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    folder = glue("cola")
+    for words in (study(folder, encoder, tmp_path / "file"), ["report", str(tmp_path / "file")]):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert "is a file" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["finetune", "--task_name", "cola", "--output_dir", str(tmp_path / "file")]) == 2
+    assert main(study(folder, encoder, tmp_path / "file" / "below")) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_help_needs_no_pytorch():

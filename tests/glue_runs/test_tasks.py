@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from glue_runs.tasks import TASKS
@@ -11,6 +12,7 @@ def test_the_seven_tasks_of_the_paper():
     assert {task.metrics[0] for task in TASKS.values()} == {"accuracy"}
 
 
+@pytest.mark.hub
 def test_the_table_is_what_the_hub_says(hub):
     """Columns, labels and splits, against the card of the real dataset."""
     card = (hub / "datasets/nyu-mll/glue/README.md").read_text().split("---")[1]

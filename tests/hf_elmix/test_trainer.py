@@ -66,6 +66,20 @@ def test_one_step_is_a_hand_written_step(kit):
         torch.testing.assert_close(weight - 0.5 * weight.grad, trained, atol=1e-7, rtol=1e-6, msg=name)
 
 
+def test_trackers_show_them(kit, tmp_path, monkeypatch):
+    """TensorBoard as one of them: what it stored is what was logged."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    trainer = kit.train(mixing="0-0.5", max_steps=6, report_to="tensorboard", eval_strategy="epoch")
+    events = event_accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    for name in ("loss", "loss_ce", "loss_el", "alpha", "beta", "focus"):
+        logged = [(log["step"], log[name]) for log in trainer.state.log_history if name in log]
+        stored = [(event.step, event.value) for event in events.Scalars(f"train/{name}")]
+        assert len(logged) == 6
+        np.testing.assert_allclose(stored, logged, rtol=1e-6)
+    assert events.Scalars("eval/loss_el")
+
+
 def test_labels_are_withheld_and_the_models_loss_is_not_computed(kit):
     seen = []
 
