@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 from transformers.trainer_utils import IntervalStrategy
@@ -14,7 +14,7 @@ from glue_runs.data import find_task
 from glue_runs.problems import glue_problem
 from glue_runs.protocol import BERT, GLUE, MAX_LENGTH
 from hf_elmix.arguments import MixedLossArguments
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.trainer import MixedLossTrainer
 
 __all__ = ["DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "finetune"]
@@ -106,11 +106,12 @@ def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetun
     kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
     parser = FlagParser(kinds, prog="glue-runs finetune")
     try:
-        data, model, args = cast(
-            tuple[DataArguments, ModelArguments, FinetuneArguments], parser.parse_args_into_dataclasses(list(words))
-        )
+        parsed: Any = parser.parse_args_into_dataclasses(list(words), return_remaining_strings=True)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(in_one_line(error)) from error
+    data, model, args, unknown = parsed
+    if unknown:
+        raise UsageError(f"Unknown argument {unknown[0]!r}. See glue-runs finetune --help.")
     # An evaluation strategy switches do_eval on, so only the words tell what was asked for.
     if not {"do_train", "do_eval"} & {word.lstrip("-").split("=")[0].replace("-", "_") for word in words}:
         args.do_train = args.do_eval = True

@@ -79,7 +79,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(glue, encoder, tmp_path, more,
     folder = glue("cola")
     capsys.readouterr()
     assert main(study(folder, encoder, tmp_path / "runs", *more)) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not BAR.search(line)]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line and not BAR.search(line)]
     assert line.startswith("glue-runs: ")
     assert message in line
     assert not (tmp_path / "runs").exists()
