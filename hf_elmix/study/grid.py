@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +59,12 @@ def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_fa
     _check_json(study)
     missing = missing_runs(study, store, retry_failed=retry_failed)
     total = len(study.runs())
-    with tqdm(total=total, bar_format=BAR, dynamic_ncols=True, mininterval=0.5) as bar:
+    with (
+        _interruptible() as check_interrupt,
+        tqdm(total=total, bar_format=BAR, dynamic_ncols=True, mininterval=0.5) as bar,
+    ):
         bar.initial = bar.n = total - len(missing)
-        view = _View(bar)
+        view = _View(bar, check_interrupt)
         if workers == 1:
             records = run_here(study, store, run, missing, view.progress)
         else:
@@ -71,8 +78,8 @@ def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_fa
 class _View:
     """The bar: it moves within runs, so that the time left is known before the first one has ended."""
 
-    def __init__(self, bar: tqdm) -> None:
-        self.bar, self.runs = bar, bar.n
+    def __init__(self, bar: tqdm, check_interrupt: Callable[[], None]) -> None:
+        self.bar, self.runs, self.check_interrupt = bar, bar.n, check_interrupt
         self.shares: dict[RunKey, float] = {}
 
     def progress(self, key: RunKey, step: int, steps: int) -> None:
@@ -88,6 +95,34 @@ class _View:
 
     def _move(self) -> None:
         self.bar.update(self.runs + sum(self.shares.values()) - self.bar.n)
+        self.check_interrupt()
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C that cannot get lost; yields a function that raises it once more if it has been pressed.
+
+    Python drops an exception that is raised in a finalizer, and each training starts with a garbage collection.
+    """
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield check
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _line(record: RunRecord) -> str:

@@ -185,7 +185,7 @@ def test_a_compiled_model_trains_to_the_same_weights(kit, difference):
 
 
 DDP = """
-import json, sys, torch
+import json, os, sys, torch
 sys.path.insert(0, sys.argv[1])
 from conftest import Kit
 from pathlib import Path
@@ -204,6 +204,7 @@ if trainer.is_world_process_zero():
     torch.save(trainer.model.state_dict(), sys.argv[2] + "/weights.pt")
     Path(sys.argv[2], "logs.json").write_text(json.dumps([trainer.state.log_history, metrics]))
 trainer.end()
+os._exit(0)  # PyTorch's threads sometimes abort a process while Python shuts down
 """
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -304,3 +306,25 @@ def test_settings_that_are_no_json_are_refused_before_anything_is_done(store, st
     with pytest.raises(UsageError, match="plain JSON values, but Object of type complex"):
         run_grid(study(settings={"model": 1j}), store, stub)
     assert stub.keys == []
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_it(store):
+    """In a finalizer, say: the study stops all the same, at the next step."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    asked = []
+
+    def run(study, key, folder, progress):
+        asked.append(key)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        progress(1, 2)
+        pytest.fail("went on after Ctrl-C")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_grid(study(), store, run)
+        assert len(asked) == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
