@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from glue_runs import protocol
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 
 if TYPE_CHECKING:
     from hf_elmix.study.spec import Study
@@ -19,8 +19,23 @@ __all__ = ["main"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
+STOPPED = {
+    "study": "What is done is kept; the same command goes on from there.",
+    "demo": "What is done is kept; the same command goes on from there.",
+    "finetune": "--resume_from_checkpoint FOLDER goes on from a checkpoint, where one was saved (see --save_steps).",
+}
+
 # Training arguments that a study sets itself.
-OWN = {"output_dir": "--output_dir", "seed": "--seeds", "mixing": "--mixings", "save_strategy": "no model is kept"}
+OWN = {
+    "output_dir": "--output_dir",
+    "seed": "--seeds",
+    "mixing": "--mixings",
+    "eval_strategy": "every epoch is scored",
+    "label_names": "the tasks have their own",
+    "resume_from_checkpoint": "started again, a study goes on by itself",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "it trains and scores"),
+    **dict.fromkeys(("save_strategy", "load_best_model_at_end", "push_to_hub", "hub_token"), "no model is kept"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,11 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"glue-runs: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        print(f"glue-runs: {error}. It comes with: pip install 'hf-elmix[glue]'", file=sys.stderr)
+        return EXIT_USAGE
     except OSError as error:  # a disk that is full, a folder that is not ours: its own words say it
         print(f"glue-runs: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("\nglue-runs: stopped. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        print(f"\nglue-runs: stopped. {STOPPED.get(words[0], 'What is done is kept.')}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -167,18 +185,23 @@ def _training_arguments(rest: list[str]) -> dict[str, Any]:
     """The flags of `TrainingArguments` on the command line, and no others: the rest keep the protocol's values."""
     names = [word[2:].split("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
     for name in names:
-        if name in OWN:
-            raise UsageError(f"--{name} is set by the study itself ({OWN[name]}). Leave it out.")
+        if name in OWN or name.startswith("hub_"):
+            raise UsageError(f"--{name} has no place in a study ({OWN.get(name, 'no model is kept')}). Leave it out.")
     if not rest:
         return {}
     from transformers import TrainingArguments
 
-    from glue_runs.finetune import FlagParser
+    from glue_runs.finetune import FlagParser, check_arguments
 
     kind: Any = TrainingArguments
     parsed, unknown = FlagParser(kind, prog="glue-runs study").parse_known_args([*rest, "--output_dir", "unused"])
     _refuse_rest(unknown)
-    return {name: getattr(parsed, name) for name in (_field(name, parsed) for name in names)}
+    arguments = {name: getattr(parsed, name) for name in (_field(name, parsed) for name in names)}
+    try:
+        check_arguments(TrainingArguments(output_dir="unused", **arguments))
+    except ValueError as error:
+        raise UsageError(in_one_line(error)) from error
+    return arguments
 
 
 def _field(name: str, parsed: argparse.Namespace) -> str:

@@ -140,6 +140,11 @@ def _check(dataset: Dataset, task: Task, place: str) -> None:
         )
     if not len(dataset):
         raise UsageError(f"Expected rows in {place}, but it is empty.")
+    for column in task.columns:
+        kind = getattr(dataset.features[column], "dtype", dataset.features[column])
+        empty = dataset.with_format("arrow")[:][column].null_count
+        if kind not in ("string", "large_string") or empty:
+            raise UsageError(f"Expected text in the column {column!r} of {place}, but got {kind}, {empty} rows empty.")
     labels = np.asarray(dataset.with_format("numpy")["label"])
     if labels.dtype.kind not in "iu":
         raise UsageError(

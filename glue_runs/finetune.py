@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.data import find_task
 from glue_runs.problems import glue_problem
 from glue_runs.protocol import BERT, GLUE, MAX_LENGTH
+from glue_runs.tasks import Task
 from hf_elmix.arguments import MixedLossArguments
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.trainer import MixedLossTrainer
 
-__all__ = ["DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "finetune"]
+__all__ = ["DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "check_arguments", "finetune"]
 
 
 @dataclass
@@ -87,12 +88,16 @@ def finetune(words: Sequence[str]) -> int:
     output_dir = Path(args.output_dir or "")
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
-    if args.do_train and args.resume_from_checkpoint is None and (output_dir / "all_results.json").exists():
-        raise UsageError(f"{args.output_dir} holds a finished run. Choose another --output_dir, or delete it first.")
     task = find_task(data.task_name)
+    check_arguments(args)
+    _check_best_metric(args, task)
+    _check_nothing_is_lost(args, output_dir, Path(model.model_name_or_path))
     limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
     problem = glue_problem(task, model.model_name_or_path, data.dataset_name, data.max_seq_length, **limits)
-    trainer = MixedLossTrainer(args=args, **problem.materials(args.seed).trainer)
+    try:
+        trainer = MixedLossTrainer(args=args, **problem.materials(args.seed).trainer)
+    except (ValueError, ImportError) as error:  # say, a tracker that does not exist or is not installed
+        raise UsageError(in_one_line(error)) from error
     if args.do_train:
         _train(trainer)
     if args.do_eval:
@@ -100,6 +105,40 @@ def finetune(words: Sequence[str]) -> int:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     return 0
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuse values that would only fail once training has begun.
+
+    Raises:
+        UsageError: (a ValueError) If one is outside its range.
+    """
+    lowest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "seed": 0}
+    for name, least in lowest.items():
+        if getattr(args, name) < least:
+            raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
+
+
+def _check_best_metric(args: TrainingArguments, task: Task) -> None:
+    name, known = args.metric_for_best_model, ("loss", "loss_el", *task.metrics)
+    if name and not name.endswith(known):
+        raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
+
+
+def _check_nothing_is_lost(args: TrainingArguments, output_dir: Path, model: Path) -> None:
+    """Refuse to write over a model or the results of an earlier run."""
+    if args.resume_from_checkpoint is not None:
+        if not Path(args.resume_from_checkpoint).is_dir():
+            raise UsageError(
+                f"Expected a folder, but --resume_from_checkpoint {args.resume_from_checkpoint!r} is none."
+            )
+        return
+    evaluates_it = not args.do_train and model.resolve() == output_dir.resolve()
+    held = [name for name in ("all_results.json", "config.json") if (output_dir / name).exists()]
+    if held and not evaluates_it:
+        raise UsageError(
+            f"{args.output_dir} holds a model or a finished run ({held[0]}). Choose another --output_dir or delete it."
+        )
 
 
 def _parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:

@@ -14,6 +14,7 @@ from glue_runs.metrics import compute_metrics_for
 from glue_runs.models import load_model, load_tokenizer
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import Task
+from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Materials, Method, Problem, Study
 
 __all__ = ["glue_problem", "glue_study"]
@@ -59,13 +60,14 @@ def glue_study(
 def glue_problem(task: Task, model: str, dataset: str, max_length: int, **limits: int | None) -> Problem:
     """A GLUE task with a pre-trained model; its rows are loaded and tokenised once for all runs."""
     tokenizer = load_tokenizer(model)
+    if max_length < 1:
+        raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
     rows = load_task(task, dataset, **limits)
-    provenance = {
-        "data_rows": {split: len(part) for split, part in rows.items()},
-        "data_digests": {split: digest(part, task) for split, part in rows.items()},
-    }
+    provenance = {"data_rows": {split: len(part) for split, part in rows.items()}}
+    # The rows determine the result, whatever the dataset is called: runs on other rows are other runs.
+    digests = {split: digest(part, task) for split, part in rows.items()}
     tokens = tokenise(rows, task, tokenizer, max_length)
-    settings = {"model": model, "dataset": dataset, "max_length": max_length, **limits}
+    settings = {"model": model, "dataset": dataset, "max_length": max_length, "rows": digests, **limits}
     score = task.metrics[0] if len(task.splits) == 1 else f"{_short(task.splits[0])}_{task.metrics[0]}"
     return Problem(task.name, score, partial(_materials, task, model, tokenizer, tokens, provenance), settings)
 

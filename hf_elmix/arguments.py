@@ -30,5 +30,7 @@ class MixedLossArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        MixingSchedule.parse(self.mixing)
+        schedule = MixingSchedule.parse(self.mixing)
+        if not isinstance(self.mixing, str):  # a number in a configuration file, or a schedule: trackers want text
+            self.mixing = str(schedule)
         super().__post_init__()

@@ -25,9 +25,9 @@ class MixingCallback(TrainerCallback):
         beta: Weight of the expectation loss in the current optimizer step.
     """
 
-    def __init__(self, schedule: MixingSchedule) -> None:
-        self.schedule = schedule
-        self.alpha, self.beta = schedule.weights(0, 1)
+    def __init__(self, schedule: MixingSchedule | str | float) -> None:
+        self.schedule = MixingSchedule.parse(schedule)
+        self.alpha, self.beta = self.schedule.weights(0, 1)
         self._terms: Tensor | None = None
         self._steps = 0
 
@@ -39,7 +39,8 @@ class MixingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget the terms of an earlier training run."""
+        """Forget the terms of an earlier training, and follow `args.mixing`, which a search may have changed."""
+        self.schedule = MixingSchedule.parse(getattr(args, "mixing", self.schedule))
         self.take_terms()
 
     def on_step_begin(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "divisor", "expectation_loss", "loss_terms", "mix", "mixed_loss"]
+__all__ = ["cross_entropy", "divisor", "expectation_loss", "loss_terms", "mix", "mixed_loss", "total_of"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -112,6 +112,8 @@ def mixed_loss(
         raise ValueError(f"Expected reduction to be 'mean', 'sum' or 'none', but got {reduction!r}.")
     if num_items is not None and reduction != "mean":
         raise ValueError(f"num_items divides a mean; it has no use with reduction={reduction!r}. Leave it out.")
+    if isinstance(num_items, int | float) and not num_items >= 0:
+        raise ValueError(f"Expected num_items to be 0 or more, but got {num_items}.")
     ce, el, counts = loss_terms(logits, labels, ignore_index, weight, label_smoothing)
     loss = mix(ce, el, alpha, beta)
     if reduction == "none":
@@ -164,8 +166,13 @@ def loss_terms(
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:
     """What a mean over `count` labels is divided by: their sum, or 1 where none counts, so that the mean is 0."""
-    total = torch.as_tensor(count, device=like.device).sum().to(like.dtype)
+    total = total_of(count, like)
     return total.where(total > 0, 1)
+
+
+def total_of(count: int | Tensor, like: Tensor) -> Tensor:
+    """Sum of the counts as a scalar of the type and on the device of `like`."""
+    return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:

@@ -7,6 +7,7 @@ any number of steps. Nothing here needs PyTorch.
 from __future__ import annotations
 
 import difflib
+import numbers
 import re
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -17,7 +18,7 @@ from hf_elmix.errors import UsageError
 
 __all__ = ["REGIMES", "MixingSchedule", "Phase", "focus_of", "focus_to_weights"]
 
-Number = Fraction | float | str
+Number = numbers.Real | float | str
 
 HALF = Fraction(1, 2)
 
@@ -81,6 +82,10 @@ class Phase:
     alpha: Fraction
     beta: Fraction
 
+    def __post_init__(self) -> None:
+        for name in ("start", "alpha", "beta"):
+            object.__setattr__(self, name, _fraction(getattr(self, name)))
+
 
 @dataclass(frozen=True)
 class MixingSchedule:
@@ -96,6 +101,7 @@ class MixingSchedule:
     phases: tuple[Phase, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "phases", tuple(self.phases))
         starts = [phase.start for phase in self.phases]
         if not starts or starts[0] != 0:
             raise UsageError(f"Expected the first phase to start at 0, but got starts {_listing(starts)}.")
@@ -111,7 +117,7 @@ class MixingSchedule:
                 )
 
     @classmethod
-    def parse(cls, text: str | float | MixingSchedule) -> MixingSchedule:
+    def parse(cls, text: str | numbers.Real | float | MixingSchedule) -> MixingSchedule:
         """Read a schedule from its name or its phases; `str()` of the result reads back to an equal schedule.
 
         Args:
@@ -124,8 +130,8 @@ class MixingSchedule:
         """
         if isinstance(text, MixingSchedule):
             return text
-        if isinstance(text, int | float):
-            text = str(text)
+        if isinstance(text, numbers.Real):
+            text = _text(_fraction(text))
         if not isinstance(text, str):
             raise UsageError(f"Expected mixing to be a text or a MixingSchedule, but got {text!r}.")
         words = REGIMES.get(text.strip().lower(), text).lower().split()
@@ -186,7 +192,8 @@ def _weights(word: str) -> tuple[Fraction, Fraction]:
 def _fraction(number: Number) -> Fraction:
     if isinstance(number, Fraction):
         return number
-    text = format(Decimal(str(number)), "f") if isinstance(number, float) else str(number)
+    plain = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    text = format(Decimal(str(number)), "f") if plain else str(number)
     if not NUMBER.fullmatch(text):
         raise UsageError(f"Expected a number such as 0.25 or 1/3, but got {text!r}.")
     numerator, _, denominator = text.partition("/")

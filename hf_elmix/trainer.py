@@ -17,7 +17,7 @@ from hf_elmix.arguments import DEFAULT_MIXING
 from hf_elmix.callback import MixingCallback
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import base_model, check_class_logits, check_labels_of, predicts_next_token, requires_labels
-from hf_elmix.losses import divisor, loss_terms, mix
+from hf_elmix.losses import divisor, loss_terms, mix, total_of
 from hf_elmix.schedules import MixingSchedule
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
@@ -62,7 +62,9 @@ class MixedLossMixin(_Base):
         super().__init__(*args, **kwargs)
         if mixing is None:
             mixing = getattr(self.args, "mixing", DEFAULT_MIXING)
-        self.mixing = MixingCallback(MixingSchedule.parse(mixing))
+        self.mixing = MixingCallback(mixing)
+        if hasattr(self.args, "mixing"):  # so that what is written down is what is done
+            self.args.mixing = str(self.mixing.schedule)
         self._inspect()
         self.add_callback(self.mixing)
         # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
@@ -116,19 +118,23 @@ class MixedLossMixin(_Base):
         self._labels_passed = self._requires_labels or self._makes_decoder_inputs(inputs)
         call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
-        if isinstance(outputs, tuple) and not self._labels_passed:
+        if not (isinstance(outputs, Mapping) or self._labels_passed):
             # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
-            outputs = (loss, *outputs)
+            outputs = (loss, *_without_loss(outputs))
         return (loss, outputs) if return_outputs else loss
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The `compute_loss_func`: sum over the labels that count, divided by their number in the whole step."""
         logits, labels = self._logits(outputs), self._aligned(labels)
+        if labels.dim() == logits.dim() and labels.shape[-1] == 1:
+            labels = labels.squeeze(-1)  # as heads of sequence classifiers do
         smoothing = self.label_smoother.epsilon if self.label_smoother is not None else 0.0
         ce, el, counts = loss_terms(logits, labels, label_smoothing=smoothing)
         # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
         # dividing by the sum of the entries is right there and everywhere else.
-        per = divisor(counts if num_items_in_batch is None else num_items_in_batch, ce)
+        # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
+        count = counts if num_items_in_batch is None else num_items_in_batch
+        per = divisor(count, ce) if self._training else total_of(count, ce)
         ce, el = ce.sum() / per, el.sum() / per
         if not self._training:
             self._el = el.detach() * self._device_scale
@@ -137,10 +143,8 @@ class MixedLossMixin(_Base):
         return self._with_router_loss(mix(ce, el, self.mixing.alpha, self.mixing.beta), outputs)
 
     def _logits(self, outputs: Any) -> Tensor:
-        if isinstance(outputs, Tensor):
-            return outputs
         if not isinstance(outputs, Mapping):
-            return outputs[1 if self._labels_passed else 0]
+            return outputs[1] if self._labels_passed else _without_loss(outputs)[0]
         if outputs.get("logits") is None:
             raise UsageError(f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}.")
         return outputs["logits"]
@@ -230,8 +234,19 @@ class MixedLossMixin(_Base):
         self._el_of_batches = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._el_of_batches and output.metrics is not None:
-            output.metrics[f"{metric_key_prefix}_loss_el"] = torch.cat(self._el_of_batches).mean().item()
+            el = torch.cat(self._el_of_batches)
+            finite = el.isfinite()
+            if self.args.logging_nan_inf_filter and finite.any():  # as the Trainer does with its loss
+                el = el[finite]
+            output.metrics[f"{metric_key_prefix}_loss_el"] = el.mean().item()
         return output
+
+
+def _without_loss(outputs: Any) -> tuple[Any, ...]:
+    """Outputs of a model that got no labels, as a tuple that starts with the logits."""
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    return tuple(outputs[1:] if outputs[0] is None else outputs)
 
 
 class MixedLossTrainer(MixedLossMixin, Trainer):

@@ -163,6 +163,12 @@ class RunRecord:
             ValueError: If the values are none of a record.
         """
         record = cls(**{**values, "key": RunKey(**values["key"])})
-        if record.status not in STATUSES or not isinstance(record.scores, Mapping):
-            raise ValueError(f"its status is {record.status!r} and its scores are a {type(record.scores).__name__}")
+        if record.status not in STATUSES:
+            raise ValueError(f"its status is {record.status!r}")
+        for name in ("scores", "settings", "provenance", "cost"):
+            if not isinstance(getattr(record, name), Mapping):
+                raise ValueError(f"its {name} are no object")
+        for name, values_ in record.scores.items():
+            if not isinstance(values_["last"], int | float | None):
+                raise ValueError(f"its {name} is {values_['last']!r}")
         return record

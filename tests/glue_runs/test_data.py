@@ -90,6 +90,14 @@ def test_label_out_of_range(glue, good_rows, label, split):
     assert "0 to 1 (unacceptable, acceptable)" in message
 
 
+@pytest.mark.parametrize(("value", "message"), [(None, "got string, 1 rows empty"), (7, "got int64")])
+def test_text_that_is_none(glue, good_rows, value, message):
+    rows = good_rows("cola")
+    for row in rows[3:4] if value is None else rows:
+        row["sentence"] = value
+    assert message in refusal("cola", glue("cola", train=rows, validation=rows))
+
+
 def test_labels_that_are_no_numbers(glue, good_rows):
     rows = [{**row, "label": str(row["label"])} for row in good_rows("cola")]
     assert "whole numbers as labels" in refusal("cola", glue("cola", train=rows, validation=rows))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from transformers import pipeline
@@ -47,8 +48,9 @@ def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
     line = words(glue, encoder, tmp_path / "out")
     finetune(line)
     before = (tmp_path / "out/model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="holds a finished run"):
-        finetune([*line, "--seed", "3"])
+    for more in (["--seed", "3"], ["--do_eval"]):
+        with pytest.raises(UsageError, match="holds a model or a finished run"):
+            finetune([*line, *more])
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
 
 
@@ -58,6 +60,12 @@ def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
         (["--mixing", "0-0.6"], "Did you mean '0-0.5'"),
         (["--task_name", "cloa"], "Did you mean 'cola'"),
         (["--learning_rat", "1"], "learning_rat"),
+        (["--resume_from_checkpoint", "nosuch"], "'nosuch' is none"),
+        (["--report_to", "nope"], "nope"),
+        (["--per_device_train_batch_size", "0"], "1 or more, but got 0"),
+        (["--seed", "-1"], "0 or more, but got -1"),
+        (["--max_seq_length", "0"], "1 or more, but got 0"),
+        (["--metric_for_best_model", "eval_f1"], "loss, loss_el, accuracy, matthews_correlation"),
         (["--eval_strategy", "epoch", "--save_strategy", "steps", "--load_best_model_at_end"], "match"),
     ],
 )
@@ -65,3 +73,12 @@ def test_mistakes(glue, encoder, tmp_path, more, message):
     with pytest.raises(UsageError, match=message):
         finetune(words(glue, encoder, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_it_starts_from_is_not_written_over(glue, encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="holds a model"):
+        finetune(words(glue, str(folder), folder))
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert finetune([*words(glue, str(folder), folder), "--do_eval"]) == 0  # its results may lie beside it

@@ -73,6 +73,10 @@ def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encod
         (["--lr_scheduler_type", "steep"], "steep"),
         (["--seeds", "one"], "'one'"),
         (["stray"], "'stray'"),
+        (["--hub_token", "hf_secret"], "no place in a study"),
+        (["--eval_strategy", "no"], "every epoch is scored"),
+        (["--per_device_train_batch_size", "0"], "1 or more, but got 0"),
+        (["--warmup_steps", "-1"], "warmup_steps"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(glue, encoder, tmp_path, more, message, capsys):
@@ -104,6 +108,14 @@ def test_other_settings_in_the_same_folder_are_refused(glue, encoder, tmp_path, 
     assert main(study(folder, encoder, runs, "--mixings", "ce", "0", "--weight_decay", "0.1")) == 2
     assert "weight_decay was None and is now 0.1" in capsys.readouterr().err
     assert records(runs) == before
+
+
+def test_other_rows_under_the_same_name_are_refused(glue, good_rows, encoder, tmp_path, capsys):
+    runs, rows = tmp_path / "runs", good_rows("cola")
+    assert main(study(glue("cola", train=rows, validation=rows), encoder, runs, "--mixings", "ce")) == 0
+    turned = [{**row, "label": 1 - row["label"]} for row in rows]
+    assert main(study(glue("cola", train=turned, validation=rows), encoder, runs, "--seeds", "7")) == 2
+    assert "rows.train was" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder, tmp_path, capfd, monkeypatch):

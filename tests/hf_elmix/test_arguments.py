@@ -6,7 +6,7 @@ import json
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_elmix import MixedLossArguments, UsageError
+from hf_elmix import MixedLossArguments, MixingSchedule, UsageError
 
 
 def test_only_the_new_field_is_added():
@@ -31,3 +31,10 @@ def test_written_to_json_for_trackers(tmp_path):
 def test_a_bad_schedule_is_refused(tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'ce'"):
         MixedLossArguments(str(tmp_path), mixing="cee")
+
+
+@pytest.mark.parametrize(("mixing", "text"), [(0.3, "0.3"), (0, "0"), (MixingSchedule.parse("0-0.5"), "0-0.5")])
+def test_numbers_and_schedules_become_text(tmp_path, mixing, text):
+    args = MixedLossArguments(str(tmp_path), mixing=mixing)
+    assert args.mixing == text
+    assert json.loads(args.to_json_string())["mixing"] == text

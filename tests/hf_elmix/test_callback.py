@@ -60,3 +60,7 @@ def test_a_new_training_forgets_the_terms_of_the_last():
     callback.add_terms(torch.ones(2))
     callback.on_train_begin(None, at(0, 4), TrainerControl())
     assert callback.take_terms() is None
+
+
+def test_a_text_will_do():
+    assert MixingCallback("0,0.5").schedule == MixingSchedule.parse("0,0.5")

@@ -178,6 +178,8 @@ def test_bounds(logits, data):
         ((4, 3), torch.zeros(4, dtype=torch.long), {"label_smoothing": 1.5}, "got 1.5"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "max"}, "got 'max'"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "sum", "num_items": 4}, "no use with reduction"),
+        ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": -3}, "0 or more, but got -3"),
+        ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": float("nan")}, "0 or more, but got nan"),
     ],
 )
 def test_mistakes_are_named(logits, labels, given_, message):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,10 @@ def test_boundaries_do_not_suffer_from_floating_point():
         ("  0.5 ", [("0", 0, 1)]),
         (0.25, [("0", 1, 2)]),
         (0, [("0", 1, 1)]),
+        (0.00001, [("0", 1, Fraction(50000, 49999))]),
+        (Fraction(1, 3), [("0", 1, 3)]),
+        (np.float32(0.25), [("0", 1, 2)]),
+        (np.int64(0), [("0", 1, 1)]),
     ],
 )
 def test_general_form(text, phases):
@@ -138,3 +143,8 @@ def test_schedules_are_values():
     assert hash(parse("0.5")) == hash(parse("el"))
     with pytest.raises(AttributeError):
         parse("0").phases = ()
+
+
+def test_phases_of_plain_numbers_are_those_that_are_parsed():
+    assert MixingSchedule([Phase(0, 1, 1), Phase(0.9, 0, 1)]) == parse("0@0 0.5@0.9")
+    assert str(MixingSchedule((Phase(0, 1, 0.5),))) == "1:0.5"

@@ -161,7 +161,14 @@ class Plain(nn.Module):
 
     def forward(self, input_ids):
         logits = self.head(self.embedding(input_ids).mean(1))
-        return {"dict": {"logits": logits}, "tuple": (logits, input_ids[:, :2]), "tensor": logits}[self.form]
+        extra = input_ids[:, :2]
+        return {
+            "dict": {"logits": logits},
+            "tuple": (logits, extra),
+            "list": [logits, extra],
+            "none first": (None, logits, extra),
+            "tensor": logits,
+        }[self.form]
 
 
 class Demanding(nn.Module):
@@ -174,11 +181,11 @@ class Demanding(nn.Module):
     def forward(self, input_ids, labels):
         logits = self.inner(input_ids)
         loss = F.cross_entropy(logits, labels)
-        return (loss, logits) if self.form == "tuple" else {"loss": loss, "logits": logits}
+        return {"loss": loss, "logits": logits} if self.form == "dict" else (loss, logits)
 
 
 @pytest.mark.parametrize("kind", [Plain, Demanding])
-@pytest.mark.parametrize("form", ["dict", "tuple"])
+@pytest.mark.parametrize("form", ["dict", "tuple", "list", "tensor", "none first"])
 def test_plain_modules_train_evaluate_and_predict(kit, kind, form):
     trainer = kit.trainer(model=kind(form), mixing="0-0.5", learning_rate=0.05, num_train_epochs=10)
     before = trainer.evaluate()["eval_loss"]
@@ -311,3 +318,26 @@ def test_both_a_loss_function_and_mixing_are_refused(kit):
 def test_unknown_mixing_is_refused_at_construction(kit):
     with pytest.raises(UsageError, match="Did you mean '0-0.5'"):
         kit.trainer(mixing="0-0.6")
+
+
+def test_labels_in_a_column_of_their_own_are_taken_as_heads_take_them(kit, difference):
+    column = kit.sequence_rows(16).map(lambda row: {"labels": [row["labels"]]})
+    stock = kit.train(Trainer, model=kit.sequence_model(), train_dataset=column)
+    ours = kit.train(mixing="ce", model=kit.sequence_model(), train_dataset=column)
+    assert difference(stock, ours) <= 1e-6
+
+
+def test_a_search_over_mixing_trains_what_it_says(kit, logged):
+    args = MixedLossArguments(
+        str(kit.folder), mixing="ce", max_steps=2, logging_steps=1, report_to="none", use_cpu=True
+    )
+    trainer = MixedLossTrainer(model=kit.sequence_model(), args=args, train_dataset=kit.sequence_rows(8))
+    trainer.args.mixing = "el"  # as `hyperparameter_search` does before it trains
+    trainer.train()
+    assert logged(trainer, "alpha") == [0, 0]
+    assert str(trainer.mixing.schedule) == "el"
+
+
+def test_the_arguments_say_what_is_trained(kit):
+    args = MixedLossArguments(str(kit.folder), mixing="ce", report_to="none", use_cpu=True)
+    assert MixedLossTrainer(model=kit.sequence_model(), args=args, mixing=0.3).args.mixing == "0.3"

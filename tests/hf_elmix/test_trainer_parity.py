@@ -253,8 +253,24 @@ def test_the_stock_trainer_multiplies_the_loss_by_the_processes(distributed):
     assert two_metrics["eval_loss"] > 1.9 * one_metrics["eval_loss"]
 
 
-def test_changing_the_class_name_is_enough(kit, logged):
+def test_changing_the_class_name_is_enough(kit, tmp_path, monkeypatch):
     """Everything left out, the gradual schedule is what trains."""
+    monkeypatch.chdir(tmp_path)
     trainer = MixedLossTrainer(model=kit.sequence_model(), train_dataset=kit.sequence_rows(8))
     assert str(trainer.mixing.schedule) == "0-0.5"
     assert trainer.args.output_dir == "tmp_trainer" or trainer.args.output_dir.endswith("trainer_output")
+
+
+@pytest.mark.parametrize("ignored", [range(8, 16), range(20)], ids=["one batch", "all"])
+def test_batches_without_a_label_are_left_out_of_eval_loss_as_by_the_trainer(kit, ignored):
+    rows = kit.token_rows(20, seed=1)
+    labels = [[-100] * len(row) if k in ignored else row for k, row in enumerate(rows["labels"])]
+    rows = rows.remove_columns("labels").add_column("labels", labels)
+    given = {**kit.tokens(), "eval_dataset": rows, "per_device_eval_batch_size": 4}
+    expected, got = (
+        kit.trainer(Trainer, **given).evaluate(),
+        kit.trainer(**{**given, "model": kit.token_model()}).evaluate(),
+    )
+    assert got["eval_loss"] == pytest.approx(expected["eval_loss"], abs=SAME, nan_ok=True)
+    if len(ignored) < 20:
+        assert got["eval_loss_el"] == pytest.approx(2 / 3, abs=0.05)  # an untrained model of three classes

@@ -128,11 +128,18 @@ def test_a_record_as_json_has_the_documented_fields(record_of):
     assert values["error"] is None
 
 
+SCORES = st.dictionaries(
+    st.text(max_size=5),
+    st.builds(lambda last, more: {**more, "last": last}, st.none() | st.integers(), OBJECT),
+    max_size=2,
+)
+
+
 @unhurried
 @given(
     st.builds(RunKey, st.text(max_size=8), st.text(max_size=8), st.integers()),
     st.sampled_from(["done", "failed", "diverged"]),
-    st.tuples(OBJECT, st.lists(OBJECT, max_size=2), OBJECT, OBJECT, OBJECT),
+    st.tuples(SCORES, st.lists(OBJECT, max_size=2), OBJECT, OBJECT, OBJECT),
     st.none() | st.text(max_size=20),
 )
 def test_a_record_comes_back_from_json_as_it_was(key, status, parts, error):

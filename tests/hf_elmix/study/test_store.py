@@ -240,7 +240,18 @@ def test_numbers_that_are_none_are_null_and_the_file_is_strict_json(store, recor
     assert store.read(KEY).scores["loss"]["last"] is None
 
 
-@pytest.mark.parametrize("change", [{"status": "fine"}, {"scores": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "fine"},
+        {"scores": None},
+        {"scores": {"accuracy": 5}},
+        {"scores": {"f1": {"best": 1}}},
+        {"cost": None},
+        {"settings": None},
+        {"scores": {"f1": {"last": "x"}}},
+    ],
+)
 def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, record_of, change):
     path = store.write(record_of(KEY))
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
