@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -102,7 +103,8 @@ class _View:
 def _interruptible() -> Iterator[Callable[[], None]]:
     """Ctrl-C that cannot get lost; yields a function that raises it once more if it has been pressed.
 
-    Python drops an exception that is raised in a finalizer, and each training starts with a garbage collection.
+    Python drops an exception that is raised in a finalizer, after showing its traceback, and each training starts with
+    a garbage collection.
     """
     pressed: list[int] = []
 
@@ -118,11 +120,14 @@ def _interruptible() -> Iterator[Callable[[], None]]:
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield check
         return
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else show(dropped)
     signal.signal(signal.SIGINT, press)
     try:
         yield check
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = show
 
 
 def _line(record: RunRecord) -> str:

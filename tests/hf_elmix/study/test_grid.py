@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import contextlib
 import itertools
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -308,16 +308,23 @@ def test_settings_that_are_no_json_are_refused_before_anything_is_done(store, st
     assert stub.keys == []
 
 
-def test_ctrl_c_is_not_lost_where_python_drops_it(store):
-    """In a finalizer, say: the study stops all the same, at the next step."""
-    before = signal.getsignal(signal.SIGINT)
+class Finalized:
+    """Presses Ctrl-C while it is collected."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
+    """In a finalizer: the study stops all the same, at the next step, and shows no traceback."""
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = sys.__unraisablehook__  # pytest has one of its own
     asked = []
 
     def run(study, key, folder, progress):
         asked.append(key)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        Finalized()
         progress(1, 2)
         pytest.fail("went on after Ctrl-C")
 
@@ -325,6 +332,9 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(store):
         with pytest.raises(KeyboardInterrupt):
             run_grid(study(), store, run)
         assert len(asked) == 1
+        assert "Traceback" not in capfd.readouterr().err
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert sys.unraisablehook is sys.__unraisablehook__
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before[0])
+        sys.unraisablehook = before[1]
