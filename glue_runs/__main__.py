@@ -1,19 +1,23 @@
-"""The command line: ``glue-runs finetune | study | report | demo``."""
+"""The command line: ``glue-runs finetune | study | status | report | demo``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from glue_runs import protocol
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.study.keep import KEEP
 
 if TYPE_CHECKING:
     from hf_elmix.study.spec import Study
+    from hf_elmix.study.workers import Engine
 
 __all__ = ["main"]
 
@@ -34,7 +38,8 @@ OWN = {
     "label_names": "the tasks have their own",
     "resume_from_checkpoint": "started again, a study goes on by itself",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "it trains and scores"),
-    **dict.fromkeys(("save_strategy", "load_best_model_at_end", "push_to_hub", "hub_token"), "no model is kept"),
+    **dict.fromkeys(("save_strategy", "load_best_model_at_end"), "--keep says which models stay"),
+    **dict.fromkeys(("push_to_hub", "hub_token"), "a study pushes nothing"),
 }
 
 
@@ -52,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"glue-runs: {error}", file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as error:
-        print(f"glue-runs: {error}. It comes with: pip install 'hf-elmix[glue]'", file=sys.stderr)
+        print(f"glue-runs: {error}. It comes with: pip install 'hf-elmix[{_extra(error)}]'", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:  # a disk that is full, a folder that is not ours: its own words say it
         print(f"glue-runs: {error}", file=sys.stderr)
@@ -60,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nglue-runs: stopped. {STOPPED.get(words[0], 'What is done is kept.')}", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _extra(error: ModuleNotFoundError) -> str:
+    """The extra that a missing module comes with."""
+    return "ray" if error.name == "ray" else "glue"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing", add_help=False)
     _add_study(
         commands.add_parser("study", allow_abbrev=False, help="tasks x seeds x mixings, one record for each run")
+    )
+    _add_status(
+        commands.add_parser("status", allow_abbrev=False, help="which runs are done, running, failed, missing")
     )
     _add_report(commands.add_parser("report", allow_abbrev=False, help="figure and tables of a folder of runs"))
     _add_demo(commands.add_parser("demo", allow_abbrev=False, help="the whole study on generated rows, offline"))
@@ -112,8 +125,21 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--max_seq_length", type=int, default=protocol.MAX_LENGTH, metavar="N", help="tokens of a row (%(default)s)")
     add("--max_train_samples", type=int, metavar="N", help="keep the first N training rows of each task")
     add("--max_eval_samples", type=int, metavar="N", help="keep the first N rows of each evaluation split")
-    add("--workers", type=int, default=1, metavar="N", help="runs done at a time, in processes of their own (1)")
+    add("--padding", choices=protocol.PADDINGS, default=protocol.PADDINGS[0], help="of batches (%(default)s)")
+    add(
+        "--workers", type=int, default=1, metavar="N", help="processes at work, each with its own GPU if there are any"
+    )
+    add("--engine", choices=("local", "ray"), default="local", help="where the work is done (%(default)s)")
+    add("--ray_address", metavar="ADDRESS", help="of a Ray cluster; left out, one is started on this machine")
+    add("--no_sharing", action="store_true", help="train every run from the start, also what runs have in common")
+    add("--keep", choices=KEEP, default="none", help="which trained models stay (%(default)s); best: of each mixing")
     add("--retry_failed", action="store_true", help="do failed runs again")
+    add("--overwrite", action="store_true", help="first delete what the folder holds of these tasks")
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_status)
+    parser.add_argument("runs", help="folder of the records, or its URL")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +156,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 def _study(args: argparse.Namespace, rest: list[str]) -> int:
     if args.workers < 1:
         raise UsageError(f"Expected --workers to be 1 or more, but got {args.workers}.")
+    if args.ray_address and args.engine != "ray":
+        raise UsageError("--ray_address needs --engine ray.")
     arguments = _training_arguments(rest)
     from glue_runs.problems import glue_study
 
@@ -142,9 +170,31 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
         max_length=args.max_seq_length,
         max_train_samples=args.max_train_samples,
         max_eval_samples=args.max_eval_samples,
+        padding=args.padding,
+        in_memory=args.engine == "ray",  # its machines may share no disk with this one
         arguments=arguments,
     )
-    return _run(study, Path(args.output_dir), workers=args.workers, retry_failed=args.retry_failed)
+    options = {name: getattr(args, name) for name in ("keep", "retry_failed", "overwrite")}
+    return _run(study, args.output_dir, _engine(args), sharing=not args.no_sharing, **options)
+
+
+def _status(args: argparse.Namespace, rest: list[str]) -> int:
+    _refuse_rest(rest)
+    from rich.console import Console
+
+    from hf_elmix.study.status import status_of
+    from hf_elmix.study.store import Store
+    from hf_elmix.study.view import SIGNS, grid_table
+
+    states = status_of(Store(args.runs))
+    console = Console(highlight=False, markup=False)
+    console.print(grid_table({key: state for key, (state, _) in states.items()}))
+    counts = Counter(state for state, _ in states.values())
+    console.print(", ".join(f"{SIGNS[state][0]} {count} {state}" for state, count in counts.items()))
+    for key, (state, reason) in states.items():
+        if state in ("failed", "running", "missing"):
+            console.print(f"{key}: {state}: {reason}", soft_wrap=True)
+    return 0
 
 
 def _report(args: argparse.Namespace, rest: list[str]) -> int:
@@ -164,17 +214,31 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> int:
 
     print(ABOUT)
     folder = Path(args.output_dir)
-    code = _run(demo_study(folder), folder / "runs", workers=os.cpu_count() or 1)
+    workers = argparse.Namespace(engine="local", workers=os.cpu_count() or 1)
+    code = _run(demo_study(folder), folder / "runs", _engine(workers))
     _report(argparse.Namespace(runs=str(folder / "runs"), output_dir=str(folder / "report")), [])
     return code
 
 
-def _run(study: Study, folder: Path, *, workers: int, retry_failed: bool = False) -> int:
+def _engine(args: argparse.Namespace) -> Engine:
+    """Where the branches of a study are done."""
+    from hf_elmix.study.workers import run_here, run_in_workers, visible_gpus
+
+    if args.engine == "ray":
+        from hf_elmix.study.cluster import run_on_ray
+
+        return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+    # In this process the Trainer would spread each batch over all GPUs, which is another training.
+    alone = args.workers == 1 and len(visible_gpus()) < 2
+    return run_here if alone else partial(run_in_workers, workers=args.workers)
+
+
+def _run(study: Study, folder: str | Path, engine: Engine, **options: Any) -> int:
     from hf_elmix.study.grid import run_grid
-    from hf_elmix.study.run import run_one
+    from hf_elmix.study.run import run_branch
     from hf_elmix.study.store import Store
 
-    counts = run_grid(study, Store(folder), run_one, workers=workers, retry_failed=retry_failed)
+    counts = run_grid(study, Store(folder), run_branch, engine=engine, **options)
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {folder}")
     if counts["failed"]:
         print("Failed runs keep their error in their record; --retry_failed does them again.", file=sys.stderr)
@@ -186,7 +250,9 @@ def _training_arguments(rest: list[str]) -> dict[str, Any]:
     names = [word[2:].split("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
     for name in names:
         if name in OWN or name.startswith("hub_"):
-            raise UsageError(f"--{name} has no place in a study ({OWN.get(name, 'no model is kept')}). Leave it out.")
+            raise UsageError(
+                f"--{name} has no place in a study ({OWN.get(name, 'a study pushes nothing')}). Leave it out."
+            )
     if not rest:
         return {}
     from transformers import TrainingArguments

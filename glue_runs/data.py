@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
 from datasets.utils import logging
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedTokenizerBase
 
+from glue_runs import cache
+from glue_runs.hub import HTTPError, with_retries
 from glue_runs.protocol import GLUE
 from glue_runs.tasks import TASKS, Task
 from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["digest", "find_task", "load_task", "tokenise"]
+__all__ = ["count_tokens", "digest", "find_task", "load_task", "revision", "tokenise"]
+
+# In a file's address on the Hub, and in its place in the cache of `datasets`.
+COMMIT = re.compile(r"(?:@|/\d+\.\d+\.\d+/)([0-9a-f]{40})/")
 
 
 def find_task(name: str) -> Task:
@@ -72,19 +77,57 @@ def load_task(
     return DatasetDict(kept)
 
 
-def tokenise(rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
-    """Token ids for the text of each row, cut to `max_length` and not padded; only inputs and labels are kept."""
+def tokenise(
+    rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, in_memory: bool = False
+) -> DatasetDict:
+    """Token ids for the text of each row, cut to `max_length` and not padded; only inputs and labels are kept.
+
+    They are made once for the same rows, tokenizer and length, and then read from the cache of `datasets`.
+
+    Args:
+        rows: The splits.
+        task: The task; it names the text columns.
+        tokenizer: The tokenizer.
+        max_length: Tokens a row is cut to.
+        in_memory: Hold them in memory, so that a pickle of them needs no file.
+    """
+    tokens = {split: _tokens(part, task, tokenizer, max_length) for split, part in rows.items()}
+    return DatasetDict({split: cache.in_memory(part) if in_memory else part for split, part in tokens.items()})
+
+
+def count_tokens(rows: Dataset) -> int:
+    """Tokens in all rows together."""
+    ids = rows.with_format("arrow")[:].column("input_ids")
+    return sum(len(chunk.flatten()) for chunk in ids.chunks)
+
+
+def digest(rows: Dataset, task: Task) -> str:
+    """A fingerprint of the text and labels that a run reads: equal for equal rows, on any machine."""
+    columns = rows.select_columns([*task.columns, "label"]).to_pandas()
+    hashes = pd.util.hash_pandas_object(columns, index=False).to_numpy()
+    return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
+
+
+def revision(rows: Dataset) -> str | None:
+    """The commit of the Hub's dataset that rows were read from; None for rows of a folder."""
+    places = [*(rows.info.download_checksums or ()), *(file["filename"] for file in rows.cache_files)]
+    commits = {found[1] for found in map(COMMIT.search, places) if found}
+    return commits.pop() if len(commits) == 1 else None
+
+
+def _tokens(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    labels = repr(rows.features["label"])
+    name = cache.name_of(digest(rows, task), labels, task.columns, max_length, cache.identity(tokenizer))
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         return dict(tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length))
 
-    drop = [column for column in rows["train"].column_names if column != "label"]
-    return DatasetDict(
-        {
-            split: dataset.map(encode, batched=True, remove_columns=[c for c in dataset.column_names if c in drop])
-            for split, dataset in rows.items()
-        }
-    )
+    def make(path: str) -> Dataset:
+        drop = [column for column in rows.column_names if column != "label"]
+        # The name says what is in it, so there is nothing for `datasets` to hash.
+        return rows.map(encode, batched=True, remove_columns=drop, cache_file_name=path, new_fingerprint=name)
+
+    return cache.kept(name, len(rows), make)
 
 
 def _load(task: Task, dataset_name: str) -> DatasetDict:
@@ -96,8 +139,8 @@ def _load(task: Task, dataset_name: str) -> DatasetDict:
     try:
         if folder.is_dir():
             return load_dataset(str(folder), task.name, cache_dir=_cache_of(folder))
-        return load_dataset(dataset_name, task.name)
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+        return with_retries(lambda: load_dataset(dataset_name, task.name))
+    except (OSError, ValueError, TypeError, NotImplementedError, DatasetsError, HTTPError) as error:
         raise UsageError(
             f"Cannot load task {task.name} from {dataset_name!r}: {in_one_line(error)} Expected a dataset id such as "
             f"{GLUE!r} or a folder laid out like it."
@@ -115,13 +158,6 @@ def _cache_of(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return str(Path(HF_DATASETS_CACHE, "local", hashlib.sha256(repr(state).encode()).hexdigest()[:16]))
-
-
-def digest(rows: Dataset, task: Task) -> str:
-    """A fingerprint of the text and labels that a run reads: equal for equal rows, on any machine."""
-    columns = rows.select_columns([*task.columns, "label"]).to_pandas()
-    hashes = pd.util.hash_pandas_object(columns, index=False).to_numpy()
-    return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
 
 def _first(dataset: Dataset, limit: int | None) -> Dataset:

@@ -12,7 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.data import find_task
 from glue_runs.problems import glue_problem
-from glue_runs.protocol import BERT, GLUE, MAX_LENGTH
+from glue_runs.protocol import BERT, GLUE, MAX_LENGTH, PADDINGS
 from glue_runs.tasks import Task
 from hf_elmix.arguments import MixedLossArguments
 from hf_elmix.errors import UsageError, in_one_line
@@ -27,8 +27,9 @@ class DataArguments:
 
     task_name: str = field(metadata={"help": "GLUE task: cola, sst2, mrpc, qqp, mnli, qnli or rte."})
     dataset_name: str = field(default=GLUE, metadata={"help": "Dataset id on the Hub, or a local folder like it."})
-    max_seq_length: int = field(
-        default=MAX_LENGTH, metadata={"help": "Tokens a row is cut to; batches are padded to their longest row."}
+    max_seq_length: int = field(default=MAX_LENGTH, metadata={"help": "Tokens a row is cut to."})
+    padding: str = field(
+        default=PADDINGS[0], metadata={"help": "What batches are padded to: free (nothing), longest or max_length."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep so many of the first training rows."})
     max_eval_samples: int | None = field(
@@ -92,8 +93,15 @@ def finetune(words: Sequence[str]) -> int:
     check_arguments(args)
     _check_best_metric(args, task)
     _check_nothing_is_lost(args, output_dir, Path(model.model_name_or_path))
-    limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
-    problem = glue_problem(task, model.model_name_or_path, data.dataset_name, data.max_seq_length, **limits)
+    problem = glue_problem(
+        task,
+        model.model_name_or_path,
+        data.dataset_name,
+        data.max_seq_length,
+        max_train_samples=data.max_train_samples,
+        max_eval_samples=data.max_eval_samples,
+        padding="longest" if args.torch_compile and data.padding == "free" else data.padding,
+    )
     try:
         trainer = MixedLossTrainer(args=args, **problem.materials(args.seed).trainer)
     except (ValueError, ImportError) as error:  # say, a tracker that does not exist or is not installed

@@ -8,12 +8,13 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import EvalPrediction
 
 from glue_runs.tasks import TASKS, Task
 
-__all__ = ["GlueMetric", "compute_metrics_for"]
+__all__ = ["GlueMetric", "compute_metrics_for", "predicted_classes"]
 
 CITATION = """\
 @inproceedings{wang2018glue,
@@ -54,12 +55,19 @@ class GlueMetric(evaluate.Metric):
         return {name: float(METRICS[name](references, predictions)) for name in names}
 
 
+def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """The Trainer's `preprocess_logits_for_metrics`: the class of each row (rows,), all of an output that is kept."""
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits.argmax(-1)
+
+
 def compute_metrics_for(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The Trainer's `compute_metrics` for a task: class logits (rows, C) and labels (rows,) in, metrics out."""
+    """The Trainer's `compute_metrics` for a task: classes (rows,) or logits (rows, C), and labels (rows,)."""
     metric = GlueMetric(task.name, keep_in_memory=True)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        return metric.compute(predictions=np.argmax(logits, axis=-1), references=prediction.label_ids)
+        outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        classes = outputs if np.ndim(outputs) == 1 else np.argmax(outputs, axis=-1)
+        return metric.compute(predictions=classes, references=prediction.label_ids)
 
     return compute_metrics

@@ -6,61 +6,113 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 from transformers.utils import logging
 
+from glue_runs import hub
+from glue_runs.hub import HTTPError, ModelSource
 from glue_runs.protocol import BERT
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["load_model", "load_tokenizer"]
+__all__ = ["find_model", "load_config", "load_model", "load_tokenizer"]
 
 T = TypeVar("T")
 
 
-def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
-    """Tokenizer of a model on the Hub or in a folder.
+def find_model(name: str | ModelSource) -> ModelSource:
+    """A model on the Hub or in a folder, pinned: from here on, no run asks the Hub which state of it to take.
+
+    Raises:
+        UsageError: (a ValueError) If there is none.
+    """
+    return name if isinstance(name, ModelSource) else _explained(name, lambda: hub.find_model(name))
+
+
+def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
+    """Tokenizer of a model.
+
+    Args:
+        model: A model that `find_model` has found, or the name of one.
 
     Raises:
         UsageError: (a ValueError) If it cannot be loaded.
     """
-    return _load(AutoTokenizer.from_pretrained, model_name_or_path)
+    source = find_model(model)
+    return _explained(source.name, lambda: _load(AutoTokenizer.from_pretrained, source))
 
 
-def load_model(model_name_or_path: str, task: Task, seed: int) -> PreTrainedModel:
+def load_config(model: str | ModelSource) -> PreTrainedConfig:
+    """Configuration of a model.
+
+    Args:
+        model: A model that `find_model` has found, or the name of one.
+
+    Raises:
+        UsageError: (a ValueError) If it cannot be loaded.
+    """
+    source = find_model(model)
+    return _explained(source.name, lambda: _load(AutoConfig.from_pretrained, source))
+
+
+def load_model(model: str | ModelSource, task: Task, seed: int) -> PreTrainedModel:
     """An encoder with a fresh classifier for the task's labels.
 
     The classifier is drawn while the model is loaded, so the seed is set before: all methods of one seed start from
     the same weights.
 
+    Args:
+        model: A model that `find_model` has found, or the name of one.
+        task: The task.
+        seed: Seed of the classifier, and of everything that is drawn afterwards.
+
     Raises:
         UsageError: (a ValueError) If it cannot be loaded.
     """
-    set_seed(seed)
-    return _load(
-        AutoModelForSequenceClassification.from_pretrained,
-        model_name_or_path,
-        num_labels=len(task.labels),
-        id2label=dict(enumerate(task.labels)),
-        label2id={label: index for index, label in enumerate(task.labels)},
-        problem_type="single_label_classification",
-    )
+    source = find_model(model)
+    labels = {
+        "num_labels": len(task.labels),
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {label: index for index, label in enumerate(task.labels)},
+        "problem_type": "single_label_classification",
+    }
+
+    def load() -> PreTrainedModel:
+        source.folder()  # What it takes to fetch the files must not come between the seed and the draw.
+        set_seed(seed)
+        return _load(AutoModelForSequenceClassification.from_pretrained, source, **labels)
+
+    return _explained(source.name, load)
 
 
-def _load(load: Callable[..., T], name: str, **kwargs: Any) -> T:
+def _load(load: Callable[..., T], source: ModelSource, **kwargs: Any) -> T:
+    """Load from the files on this machine, under the name that was given: a path into a cache says nothing."""
+    # Left open, a model that brings code along would make transformers ask on the terminal whether to run it.
+    loaded: Any = load(source.folder(), trust_remote_code=False, **kwargs)
+    if source.revision is not None:
+        loaded.name_or_path = source.name
+        if hasattr(loaded, "config"):
+            loaded.config._name_or_path = source.name
+    return loaded
+
+
+def _explained(name: str, call: Callable[[], T]) -> T:
     # A fresh classifier is what is wanted here: no report that it is not pre-trained, nor a bar for each load.
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load(name, **kwargs)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+        return call()
+    except (OSError, ValueError, SafetensorError, HfHubHTTPError, HTTPError) as error:
         raise UsageError(
             f"Cannot load the model {name!r}: {in_one_line(error)} Expected a model id such as {BERT!r} or a folder "
             "with a saved model and its tokenizer."

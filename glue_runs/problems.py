@@ -9,10 +9,12 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from glue_runs.data import digest, find_task, load_task, tokenise
-from glue_runs.metrics import compute_metrics_for
-from glue_runs.models import load_model, load_tokenizer
-from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
+from glue_runs.data import count_tokens, digest, find_task, load_task, revision, tokenise
+from glue_runs.hub import ModelSource
+from glue_runs.metrics import compute_metrics_for, predicted_classes
+from glue_runs.models import find_model, load_config, load_model, load_tokenizer
+from glue_runs.padding_free import can_drop_padding, drop_padding
+from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Materials, Method, Problem, Study
@@ -30,6 +32,8 @@ def glue_study(
     max_length: int = MAX_LENGTH,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
+    padding: str = PADDINGS[0],
+    in_memory: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> Study:
     """The grid of the paper's Fig. 2, or any part of it.
@@ -45,6 +49,9 @@ def glue_study(
         max_length: Tokens a row is cut to.
         max_train_samples: Keep so many of the first training rows of each task.
         max_eval_samples: Keep so many of the first rows of each evaluation split.
+        padding: What batches are padded to: ``free`` (nothing, or the longest row for a model where that is not known
+            to work), ``longest`` or ``max_length``. With ``torch_compile``, ``free`` is ``longest``.
+        in_memory: Hold the rows in memory, for workers that share no disk with this process.
         arguments: Training arguments in place of the protocol's.
 
     Raises:
@@ -52,44 +59,112 @@ def glue_study(
     """
     methods = tuple(Method(mixing) for mixing in mixings)
     chosen = [find_task(name) for name in tasks]
-    limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
-    problems = tuple(glue_problem(task, model, dataset, max_length, **limits) for task in chosen)
+    source = find_model(model)
+    if (arguments or {}).get("torch_compile") and padding == "free":  # each number of tokens would be compiled anew
+        padding = "longest"
+    problems = tuple(
+        glue_problem(
+            task,
+            source,
+            dataset,
+            max_length,
+            max_train_samples=max_train_samples,
+            max_eval_samples=max_eval_samples,
+            padding=padding,
+            in_memory=in_memory,
+        )
+        for task in chosen
+    )
     return Study(problems, methods, tuple(seeds), {**ARGUMENTS, **(arguments or {})})
 
 
-def glue_problem(task: Task, model: str, dataset: str, max_length: int, **limits: int | None) -> Problem:
-    """A GLUE task with a pre-trained model; its rows are loaded and tokenised once for all runs."""
-    tokenizer = load_tokenizer(model)
+def glue_problem(
+    task: Task,
+    model: str | ModelSource,
+    dataset: str,
+    max_length: int,
+    *,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    padding: str = PADDINGS[0],
+    in_memory: bool = False,
+) -> Problem:
+    """A GLUE task with a pre-trained model: found, loaded and tokenised here, once for all runs.
+
+    Args:
+        task: The task.
+        model: Model id or folder, or one that has been found.
+        dataset: Dataset id or folder.
+        max_length: Tokens a row is cut to.
+        max_train_samples: Keep so many of the first training rows.
+        max_eval_samples: Keep so many of the first rows of each evaluation split.
+        padding: What batches are padded to (see `glue_study`); the settings say what is really done.
+        in_memory: Hold the rows in memory, so that a pickle of the problem takes them along.
+
+    Raises:
+        UsageError: (a ValueError) If data or model cannot be used.
+    """
+    source = find_model(model)
+    tokenizer = load_tokenizer(source)
     if max_length < 1:
         raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
+    padding = _possible(padding, source, tokenizer)
+    limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     rows = load_task(task, dataset, **limits)
-    provenance = {"data_rows": {split: len(part) for split, part in rows.items()}}
-    # The rows determine the result, whatever the dataset is called: runs on other rows are other runs.
-    digests = {split: digest(part, task) for split, part in rows.items()}
-    tokens = tokenise(rows, task, tokenizer, max_length)
-    settings = {"model": model, "dataset": dataset, "max_length": max_length, "rows": digests, **limits}
+    provenance = {
+        "data_rows": {split: len(part) for split, part in rows.items()},
+        "data_revision": revision(rows["train"]),
+        "model_revision": source.revision,
+    }
+    settings = {
+        "model": source.name,
+        # Weights and rows determine the result, whatever they are called: runs on other ones are other runs.
+        "weights": source.fingerprint,
+        "dataset": dataset,
+        "max_length": max_length,
+        "padding": padding,
+        "rows": {split: digest(part, task) for split, part in rows.items()},
+        **limits,
+    }
+    tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
     score = task.metrics[0] if len(task.splits) == 1 else f"{_short(task.splits[0])}_{task.metrics[0]}"
-    return Problem(task.name, score, partial(_materials, task, model, tokenizer, tokens, provenance), settings)
+    collator = DataCollatorWithPadding(tokenizer)
+    if padding == "max_length":
+        collator = DataCollatorWithPadding(tokenizer, padding=padding, max_length=max_length)
+    materials = partial(_materials, task, source, tokens, collator, padding == "free", provenance)
+    return Problem(task.name, score, materials, settings, work=count_tokens(tokens["train"]))
 
 
 def _materials(
     task: Task,
-    model_name: str,
-    tokenizer: PreTrainedTokenizerBase,
+    source: ModelSource,
     rows: DatasetDict,
+    collator: DataCollatorWithPadding,
+    padding_free: bool,
     provenance: Mapping[str, Any],
     seed: int,
 ) -> Materials:
-    model = load_model(model_name, task, seed)
     evaluated = {_short(split): rows[split] for split in task.splits}
+    model = load_model(source, task, seed)
+    if padding_free:
+        drop_padding(model)
     trainer = {
         "model": model,
         "train_dataset": rows["train"],
         "eval_dataset": evaluated if len(evaluated) > 1 else rows[task.splits[0]],
-        "data_collator": DataCollatorWithPadding(tokenizer),
+        "data_collator": collator,
         "compute_metrics": compute_metrics_for(task),
+        "preprocess_logits_for_metrics": predicted_classes,
     }
-    return Materials(trainer, {**provenance, "model_revision": getattr(model.config, "_commit_hash", None)})
+    return Materials(trainer, dict(provenance))
+
+
+def _possible(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The padding that is asked for, or the longest row's where it takes a model that is not known to do without."""
+    if padding not in PADDINGS:
+        raise UsageError(f"Expected --padding to be one of {', '.join(PADDINGS)}, but got {padding!r}.")
+    can = tokenizer.padding_side == "right" and can_drop_padding(load_config(source))
+    return padding if can or padding != "free" else "longest"
 
 
 def _short(split: str) -> str:

@@ -54,6 +54,14 @@ class MixingCallback(TrainerCallback):
         """Add a batch's share of both terms, shape (2,); they stay on their device until they are logged."""
         self._terms = terms if self._terms is None else self._terms + terms
 
+    def pending(self) -> tuple[Tensor | None, int]:
+        """Sum of both terms since the last log, shape (2,) or None, and the steps it is over."""
+        return self._terms, self._steps
+
+    def resume(self, terms: Tensor | None, steps: int) -> None:
+        """Go on from what `pending` gave where training was left."""
+        self._terms, self._steps = terms, steps
+
     def take_terms(self) -> Tensor | None:
         """Mean of both terms per optimizer step since the last call, shape (2,), or None if there was no step."""
         mean = None if self._terms is None else self._terms / max(self._steps, 1)

@@ -1,4 +1,4 @@
-"""The grid: which runs are missing, and doing them one after the other."""
+"""The grid: which runs are missing, and doing them, each step of training once."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import json
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import Method, RunKey, RunRecord, Study
-from hf_elmix.study.store import Store
-from hf_elmix.study.workers import Run, run_here, run_in_workers
+from hf_elmix.study.checkpoints import Checkpoints
+from hf_elmix.study.fork import Branch, Outcome, roots, share
+from hf_elmix.study.keep import KEEP, keep_best
+from hf_elmix.study.spec import Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.store import Store, claim_of, component, remove
+from hf_elmix.study.view import View
+from hf_elmix.study.workers import Engine, Progress, run_here
 
 __all__ = ["missing_runs", "run_grid"]
 
-BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
+Experiment = tuple[str, int]  # problem and seed
+
+ATTEMPTS = 2  # at a branch whose process was killed: it may not have been the branch's fault
+PATIENCE = 2.0  # seconds between two looks at what another process is doing
 
 
 def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> list[RunKey]:
@@ -30,73 +37,298 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
     Args:
         study: The study.
         store: Its records.
-        retry_failed: Count failed runs as missing.
+        retry_failed: Count failed runs as missing. Those that failed under other settings always are.
 
     Raises:
         UsageError: (a ValueError) If a record of the study's problems was made with other settings than the study's,
             be it of a seed or method that is not in the study: a report compares all runs of a folder.
     """
     records = {record.key: record for record in store.records()} if store.folder.exists() else {}
-    again = {"failed"} if retry_failed else set()
+    others = store.declaration()["methods"] if records else {}
     for record in records.values():
-        if record.status not in again or record.key not in study.runs():
-            _check_settings(study, record, store.folder)
-    return [key for key in study.runs() if key not in records or records[key].status in again]
+        _check_settings(study, record, store, others)
+    return [key for key in study.runs() if _is_missing(study, records.get(key), retry_failed)]
 
 
-def run_grid(study: Study, store: Store, run: Run, *, workers: int = 1, retry_failed: bool = False) -> Counter[str]:
+def run_grid(
+    study: Study,
+    store: Store,
+    run: Callable[..., Outcome],
+    *,
+    engine: Engine = run_here,
+    sharing: bool = True,
+    keep: str = "none",
+    retry_failed: bool = False,
+    overwrite: bool = False,
+) -> Counter[str]:
     """Do the missing runs, writing each record as soon as its run ends; started again, it goes on where it stopped.
+
+    Several processes may do this in one folder at a time: each experiment is done by one of them.
 
     Args:
         study: The study.
         store: Where the records go.
-        run: Does one run; `run_one`, or a stand-in.
-        workers: How many runs are done at a time; more than one are done in processes of their own.
+        run: Does one branch: `run_branch`, or a stand-in.
+        engine: Where branches are done: `run_here`, or `run_in_workers` or `run_on_ray` with their arguments.
+        sharing: Train what methods have in common once.
+        keep: Which trained models stay beside their records: ``models`` (all), ``best`` (of each problem and method
+            that of the run with the best score) or ``none``.
         retry_failed: Do failed runs again.
+        overwrite: First delete all that the folder holds of the study's problems.
 
     Returns:
         How many runs of the study are done, failed and diverged.
+
+    Raises:
+        UsageError: (a ValueError) If the settings are no plain JSON, or are other than those of the folder.
+        OSError: If the disk is full.
     """
+    if keep not in KEEP:
+        raise UsageError(f"Expected keep to be one of {', '.join(KEEP)}, but got {keep!r}.")
     _check_json(study)
-    missing = missing_runs(study, store, retry_failed=retry_failed)
-    total = len(study.runs())
-    with (
-        _interruptible() as check_interrupt,
-        tqdm(total=total, bar_format=BAR, dynamic_ncols=True, mininterval=0.5) as bar,
-    ):
-        bar.initial = bar.n = total - len(missing)
-        view = _View(bar, check_interrupt)
-        if workers == 1:
-            records = run_here(study, store, run, missing, view.progress)
-        else:
-            records = run_in_workers(study, store, run, missing, view.progress, workers)
-        for record in records:
-            store.write(record)
-            view.ended(record)
+    with _alone(store):
+        if overwrite:
+            _clear(study, store)
+        missing = missing_runs(study, store, retry_failed=retry_failed)
+        _declare(study, store)
+    _tidy(study, store, missing, keep)
+    states = _states(study, store, missing)
+    todo = _Todo(study, store, states, sharing=sharing, retry_failed=retry_failed)
+    view = View(states, todo.work())
+    work: Callable[[Branch, Progress], Outcome] = partial(run, study, store, keep_models=keep != "none")
+    with _interruptible() as check_interrupt, view, todo:
+
+        def progress(branch: Branch, step: int, steps: int) -> None:
+            view.progress(branch, step, steps, todo.problems[branch.problem].work)
+            check_interrupt()
+
+        for outcome in _outcomes(todo, view, partial(engine, todo.take, work, progress)):
+            for record in todo.ended(outcome):
+                view.ended(record)
+                if keep == "best":
+                    _keep_best(study, store, record.key)
+            check_interrupt()
     return Counter(done.status for key in study.runs() if (done := store.read(key)))
 
 
-class _View:
-    """The bar: it moves within runs, so that the time left is known before the first one has ended."""
+def _outcomes(todo: _Todo, view: View, engine: Callable[[], Iterator[Outcome]]) -> Iterator[Outcome]:
+    """What comes of all branches, waiting for what others do where nothing else is left."""
+    yield from engine()
+    while todo.elsewhere:
+        view.say(f"Waiting for another process that is doing {todo.elsewhere}.")
+        held = todo.elsewhere
+        while todo.elsewhere == held:
+            time.sleep(PATIENCE)
+            yield from engine()
 
-    def __init__(self, bar: tqdm, check_interrupt: Callable[[], None]) -> None:
-        self.bar, self.runs, self.check_interrupt = bar, bar.n, check_interrupt
-        self.shares: dict[RunKey, float] = {}
 
-    def progress(self, key: RunKey, step: int, steps: int) -> None:
-        self.shares[key] = step / steps
-        self.bar.set_description(", ".join(map(str, self.shares)), refresh=False)
-        self._move()
+class _Todo:
+    """What is still to be done. An experiment is claimed when its first branch is taken, until its last one ends."""
 
-    def ended(self, record: RunRecord) -> None:
-        self.bar.write(_line(record))
-        self.shares.pop(record.key, None)
-        self.runs += 1
-        self._move()
+    def __init__(
+        self, study: Study, store: Store, states: dict[RunKey, str], *, sharing: bool, retry_failed: bool
+    ) -> None:
+        self.study, self.store, self.sharing, self.retry_failed = study, store, sharing, retry_failed
+        self.problems: dict[str, Problem] = {problem.name: problem for problem in study.problems}
+        self.states = states
+        self.missing = [key for key, state in states.items() if state == "missing"]
+        self.waiting: deque[Experiment] = deque(dict.fromkeys((key.problem, key.seed) for key in self.missing))
+        self.look_again = 0.0  # when to try once more to claim what another process is doing
+        self.ready: list[Branch] = []  # the last one is next: what goes on from a checkpoint goes before what starts
+        self.open: Counter[Experiment] = Counter()  # branches that are ready or being done
+        self.parents: dict[Branch, str] = {}  # the checkpoint that a branch goes on from
+        self.attempts: Counter[Branch] = Counter()
+        self.claims: dict[Experiment, ExitStack] = {}
 
-    def _move(self) -> None:
-        self.bar.update(self.runs + sum(self.shares.values()) - self.bar.n)
-        self.check_interrupt()
+    def __enter__(self) -> _Todo:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for claim in self.claims.values():
+            claim.close()
+
+    def work(self) -> float:
+        """What the training of the missing runs costs altogether, in units of `Problem.work`."""
+        branches = [branch for experiment in self.waiting for branch in self._roots(experiment, self.missing)]
+        schedules = {method.name: method.schedule for method in self.study.methods}
+        return sum(self.problems[branch.problem].work * share(branch, schedules) for branch in branches)
+
+    @property
+    def elsewhere(self) -> str:
+        """The experiments that other processes are doing."""
+        return ", ".join(f"{problem} seed {seed}" for problem, seed in sorted(self.waiting))
+
+    def take(self) -> Branch | None:
+        """The next branch, or None if there is none that this process can do now."""
+        if not self.ready and time.monotonic() >= self.look_again:
+            for _ in range(len(self.waiting)):
+                if not self.ready:
+                    self._claim(self.waiting.popleft())
+            self.look_again = time.monotonic() + PATIENCE if self.waiting and not self.ready else 0.0
+        return self.ready.pop() if self.ready else None
+
+    def ended(self, outcome: Outcome) -> tuple[RunRecord, ...]:
+        """Write the records of a branch that has ended, and make ready what goes on from it."""
+        branch = outcome.branch
+        experiment = branch.problem, branch.seed
+        self.attempts[branch] += 1
+        if outcome.died is not None and self.attempts[branch] < ATTEMPTS:
+            self.ready.append(branch)
+            return ()
+        records = outcome.records if outcome.died is None else tuple(self._dead(outcome))
+        for record in records:
+            self.store.write(record)
+        self.ready += reversed(outcome.children)
+        self.parents |= {child: outcome.checkpoint for child in outcome.children if outcome.checkpoint is not None}
+        self.open[experiment] += len(outcome.children) - 1
+        if not self.open[experiment]:
+            self._checkpoints(experiment).clear()
+            self.claims.pop(experiment).close()
+        else:
+            self._forget(branch)
+        return records
+
+    def _claim(self, experiment: Experiment) -> None:
+        """Start an experiment, or let it wait if another process has started it."""
+        claim = ExitStack()
+        if not claim.enter_context(self.store.claim(claim_of(*experiment))):
+            self.waiting.append(experiment)
+            return
+        missing = [key for key in self.missing if (key.problem, key.seed) == experiment and self._still_missing(key)]
+        branches = self._roots(experiment, missing)
+        if not branches:
+            self._checkpoints(experiment).clear()
+            claim.close()
+            return
+        self.claims[experiment] = claim
+        self.ready += reversed(branches)
+        self.open[experiment] = len(branches)
+
+    def _still_missing(self, key: RunKey) -> bool:
+        """Whether no other process has done a run since."""
+        record = self.store.read(key)
+        if record is None:
+            return True
+        _check_settings(self.study, record, self.store)
+        missing = _is_missing(self.study, record, self.retry_failed)
+        self.states[key] = "missing" if missing else record.status
+        return missing
+
+    def _roots(self, experiment: Experiment, missing: list[RunKey]) -> list[Branch]:
+        names = [key.method for key in missing if (key.problem, key.seed) == experiment]
+        return roots(*experiment, self.study.methods, names, sharing=self.sharing)
+
+    def _forget(self, branch: Branch) -> None:
+        """Delete the checkpoint that a branch went on from, if no other branch still has to."""
+        name = self.parents.pop(branch, None)
+        if name is not None and name not in self.parents.values():
+            self._checkpoints((branch.problem, branch.seed)).delete(name)
+
+    def _checkpoints(self, experiment: Experiment) -> Checkpoints:
+        return Checkpoints(self.store.segments_of(*experiment))
+
+    def _dead(self, outcome: Outcome) -> Iterator[RunRecord]:
+        """Failed records for the runs of a branch whose process died."""
+        error = f"The process of this run died {ATTEMPTS} times, at last with {outcome.died}."
+        cost = {"seconds": 0.0, "steps_trained": 0, "steps_inherited": 0}
+        for key in outcome.branch.keys:
+            settings = self.study.settings(*self.study.runs()[key])
+            yield RunRecord(key, "failed", {}, [], settings, {}, cost, error)
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Be the only process that declares what is done in a folder."""
+    while True:
+        with store.claim("study") as free:
+            if free:
+                yield
+                return
+        time.sleep(0.1)
+
+
+def _declare(study: Study, store: Store) -> None:
+    """Write down what was asked for, beside what was asked for before.
+
+    Raises:
+        UsageError: (a ValueError) If another process is at work in the folder under other settings.
+    """
+    said = store.declaration()
+    settings = {problem.name: _plain(study.settings(problem, Method("ce"))) for problem in study.problems}
+    for name, now in settings.items():
+        difference = _difference(said["settings"].get(name, now), now)
+        if difference and (who := _at_work(store, name, said["grids"])):
+            raise UsageError(
+                f"{store.folder} is where {who} is doing {name} with other settings ({difference}). Choose another "
+                "--output_dir."
+            )
+    grid = {
+        "problems": [problem.name for problem in study.problems],
+        "methods": [method.name for method in study.methods],
+        "seeds": list(study.seeds),
+    }
+    grids = said["grids"] if grid in said["grids"] else [*said["grids"], grid]
+    methods = {
+        method.name: {"mixing": str(method.schedule), "arguments": _plain(method.arguments)}
+        for method in study.methods
+    }
+    declaration = {
+        "grids": grids,
+        "methods": {**said["methods"], **methods},
+        "settings": {**said["settings"], **settings},
+    }
+    if declaration != said:
+        store.declare(declaration)
+
+
+def _at_work(store: Store, problem: str, grids: list[dict[str, Any]]) -> str | None:
+    """Who is doing an experiment of a problem, if anyone is."""
+    seeds = {seed for grid in grids if problem in grid["problems"] for seed in grid["seeds"]}
+    return next((who for seed in sorted(seeds) if (who := store.holder(claim_of(problem, seed)))), None)
+
+
+def _clear(study: Study, store: Store) -> None:
+    """Delete all that a folder holds of the study's problems.
+
+    Raises:
+        UsageError: (a ValueError) If another process is at work on them.
+    """
+    said = store.declaration()
+    for problem in study.problems:
+        if who := _at_work(store, problem.name, said["grids"]):
+            raise UsageError(f"{who} is at work on {problem.name} in {store.folder}. Stop it first.")
+    names = {problem.name for problem in study.problems}
+    for name in names:
+        remove(store.folder / component(name))
+        remove(store.folder / ".segments" / component(name))
+    grids = [{**grid, "problems": [name for name in grid["problems"] if name not in names]} for grid in said["grids"]]
+    if grids:
+        settings = {name: values for name, values in said["settings"].items() if name not in names}
+        store.declare({**said, "grids": [grid for grid in grids if grid["problems"]], "settings": settings})
+
+
+def _tidy(study: Study, store: Store, missing: list[RunKey], keep: str) -> None:
+    """Delete what a process that was killed after its last record has left of experiments that are complete."""
+    begun = {(key.problem, key.seed) for key in missing}
+    for experiment in dict.fromkeys((key.problem, key.seed) for key in study.runs()):
+        segments = store.segments_of(*experiment)
+        # To ask who holds a claim ends one that nobody holds any more.
+        if experiment not in begun and store.holder(claim_of(*experiment)) is None and segments.exists():
+            with store.claim(claim_of(*experiment)) as free:
+                if free:
+                    Checkpoints(segments).clear()
+    for key in {(key.problem, key.method): key for key in study.runs() if keep == "best"}.values():
+        _keep_best(study, store, key)
+
+
+def _keep_best(study: Study, store: Store, key: RunKey) -> None:
+    keys = [RunKey(key.problem, key.method, seed) for seed in study.seeds]
+    keep_best(store, [record for key in keys if (record := store.read(key))])
+
+
+def _states(study: Study, store: Store, missing: list[RunKey]) -> dict[RunKey, str]:
+    records = {record.key: record.status for record in store.records()} if store.folder.exists() else {}
+    return {key: "missing" if key in missing else records[key] for key in study.runs()}
 
 
 @contextmanager
@@ -130,15 +362,6 @@ def _interruptible() -> Iterator[Callable[[], None]]:
         sys.unraisablehook = show
 
 
-def _line(record: RunRecord) -> str:
-    """One line on a run that has ended."""
-    if record.status == "failed":
-        return f"{record.key}: failed: {(record.error or '').splitlines()[0]}"
-    score = record.settings["score"]
-    value = record.scores.get(score, {}).get("last", float("nan"))
-    return f"{record.key}: {record.status}, {score} {value:.4f}, {record.cost['seconds']:.1f} s"
-
-
 def _check_json(study: Study) -> None:
     for key, (problem, method) in study.runs().items():
         try:
@@ -147,25 +370,43 @@ def _check_json(study: Study) -> None:
             raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
 
-def _check_settings(study: Study, record: RunRecord, folder: Path) -> None:
-    problems = {problem.name: problem for problem in study.problems}
-    methods = {method.name: method for method in study.methods}
-    if record.key.problem not in problems:
+def _is_missing(study: Study, record: RunRecord | None, retry_failed: bool) -> bool:
+    if record is None or record.status != "failed":
+        return record is None
+    return retry_failed or bool(_difference(record.settings, _settings(study, record.key, {})))
+
+
+def _check_settings(
+    study: Study, record: RunRecord, store: Store, others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> None:
+    """Refuse a record that was made with other settings; one of a failed run has nothing to compare."""
+    if record.status == "failed" or record.key.problem not in {problem.name for problem in study.problems}:
         return
-    # A method that is not in the study differs in its schedule, and in nothing else.
-    method = methods.get(record.key.method, Method(record.key.method))
-    settings = study.settings(problems[record.key.problem], method)
-    there, here = _flat(record.settings), _flat(json.loads(json.dumps(settings)))
-    differences = [
-        f"{name} was {there.get(name)!r} and is now {here.get(name)!r}"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
-    if differences:
+    difference = _difference(record.settings, _settings(study, record.key, others))
+    if difference:
         raise UsageError(
-            f"{folder} holds runs with other settings ({record.key}: {'; '.join(differences)}). Choose another "
-            "--output_dir, or start with the settings of before."
+            f"{store.folder} holds runs with other settings ({record.key}: {difference}). Choose another "
+            "--output_dir, start with the settings of before, or delete those runs with --overwrite."
         )
+
+
+def _settings(study: Study, key: RunKey, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of a run of this study, or of one with a method that was declared when the folder had another."""
+    problem = next(problem for problem in study.problems if problem.name == key.problem)
+    method = {method.name: method for method in study.methods}.get(key.method)
+    return study.settings(problem, method or Method(key.method, **others.get(key.method, {})))
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what two settings differ, in words; nothing if they are the same."""
+    there, here = _flat(_plain(before)), _flat(_plain(now))
+    names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    return "; ".join(f"{name} was {there.get(name)!r} and is now {here.get(name)!r}" for name in names)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read from a file."""
+    return json.loads(json.dumps(values))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,71 +1,98 @@
-"""One run: build a Trainer, train, score, and say what it took. The only module of the engine that trains."""
+"""One piece of training: build a Trainer, train, score, and say what it took. All of the engine's training is here."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import pickle
 import platform
+import random
 import subprocess
+import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import SaveStrategy, has_length
+from transformers.utils import logging
 
-from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study
+from hf_elmix.callback import MixingCallback
+from hf_elmix.study import fork
+from hf_elmix.study.checkpoints import Checkpoints, name_of
+from hf_elmix.study.fork import Branch, Outcome, Segment
+from hf_elmix.study.pause import PauseCallback
+from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.store import MODEL, Store, put_folder
 from hf_elmix.study.workers import Progress
 from hf_elmix.trainer import MixedLossTrainer
 
-__all__ = ["run_one", "scores_of"]
+__all__ = ["run_branch", "scores_of"]
 
 
 PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 TRAINING = ("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
-def run_one(study: Study, key: RunKey, folder: str | Path, progress: Progress) -> RunRecord:
-    """Train and score one run of a study.
+OWN = (DefaultFlowCallback, MixingCallback)
+
+# With these a training that goes on from a checkpoint is another one than the training that never stopped.
+UNSHARED = (
+    "auto_find_batch_size",
+    "ignore_data_skip",
+    "load_best_model_at_end",  # the best one may be on the way of another segment
+    "restore_callback_states_from_checkpoint",
+    "save_only_model",
+)
+
+
+def run_branch(
+    study: Study, store: Store, branch: Branch, progress: Progress, *, keep_models: bool = False
+) -> Outcome:
+    """Train one segment of a study, and score it where it ends runs.
 
     Args:
         study: The study.
-        key: Which run.
-        folder: Where the Trainer may write.
-        progress: Called after every optimizer step.
+        store: Where checkpoints and models go; records are left to the caller.
+        branch: Which segment.
+        progress: Called after every optimizer step with the run's completed steps, and their number.
+        keep_models: Keep the trained models beside the records.
 
     Returns:
-        Its record. An error while it trains ends in a record too, with status ``failed``.
+        The records of runs that ended, or the branches to go on with. An error while it trains ends in records too,
+        with status ``failed``.
+
+    Raises:
+        OSError: If the disk is full, which is no result of a run.
     """
-    problem, method = study.runs()[key]
-    settings, start = study.settings(problem, method), time.perf_counter()
-    provenance, counter = software(), _StepCallback(progress)
+    training = _Training(study, store, branch, progress, keep_models)
     try:
-        materials = problem.materials(key.seed)
-        trainer = _trainer(materials, method, {**settings["arguments"], "seed": key.seed, "output_dir": str(folder)})
-        trainer.add_callback(counter)
-        trainer.train()
+        with _no_bars():
+            return training.advance()
     except Exception as error:  # Whatever goes wrong is the run's result; the other runs go on.
+        if _disk_is_full(error):
+            place = str(store.folder if store.local else tempfile.gettempdir())
+            text = f"No space left for a checkpoint or model. Free some in {place!r}"
+            raise OSError(errno.ENOSPC, text) from error
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
-        return RunRecord(key, "failed", {}, [], settings, provenance, _cost(start, counter.steps), text)
-    history = trainer.state.log_history
-    scores = scores_of(history)
-    if problem.score not in scores:
-        text = f"UsageError: Expected the evaluation to give {problem.score!r}, but it gives {', '.join(scores)}."
-        return RunRecord(key, "failed", scores, [], settings, provenance, _cost(start, counter.steps), text)
-    return RunRecord(
-        key,
-        status="done" if _finite(history) else "diverged",
-        scores=scores,
-        training=[_only(log, TRAINING) for log in history if "loss" in log],
-        settings=settings,
-        provenance={**provenance, **materials.provenance, "device": _device(trainer.args.device)},
-        cost=_cost(start, counter.steps),
-    )
+        return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
 
 
 def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,6 +128,131 @@ def software() -> dict[str, Any]:
     }
 
 
+class _Training:
+    """What it takes to train one branch."""
+
+    def __init__(self, study: Study, store: Store, branch: Branch, progress: Progress, keep_models: bool) -> None:
+        self.study, self.store, self.branch, self.progress = study, store, branch, progress
+        self.keep_models = keep_models
+        self.problem, self.methods = _parts(study, branch)
+        self.checkpoints = Checkpoints(store.segments_of(branch.problem, branch.seed))
+        self.provenance = dict(software())
+        self.ledger: list[dict[str, Any]] = []  # the segments on the way here: who trained how much of each
+        self.counter, self.start = _StepCallback(progress), time.perf_counter()
+
+    def advance(self) -> Outcome:
+        """Train the branch's segment, from its parent's end."""
+        with self.checkpoints.scratch() as scratch, _full_disk_named(scratch):
+            trainer = self.trainer(scratch)
+            steps = _steps_of(trainer)
+            if len(self.branch.among) > 1 and not _can_share(trainer):
+                return Outcome(self.branch, children=self.branch.alone())
+            segments = fork.plan({name: method.schedule for name, method in self.methods.items()}, steps)
+            segment = self.branch.segment(segments)
+            if segment.stop == steps:
+                self.train(trainer, segment, steps, scratch)
+                return Outcome(self.branch, self.ended(trainer, scratch))
+            name = self.name(trainer, segment, steps)
+            if not self.checkpoints.has(name):
+                self.reach(trainer, segment, steps, scratch)
+            return Outcome(self.branch, children=self.branch.children(segments), checkpoint=name)
+
+    def trainer(self, scratch: Path) -> MixedLossTrainer:
+        """A Trainer for the branch with an untrained model."""
+        materials = self.problem.materials(self.branch.seed)
+        method = self.methods[self.branch.methods[0]]
+        arguments = self.study.settings(self.problem, method)["arguments"]
+        trainer = _trainer(
+            materials, method, {**arguments, "seed": self.branch.seed, "output_dir": str(scratch / "trainer")}
+        )
+        self.provenance |= {**materials.provenance, "device": _device(trainer.args.device)}
+        return trainer
+
+    def name(self, trainer: MixedLossTrainer, segment: Segment, steps: int) -> str:
+        """The name of the checkpoint at the end of a segment."""
+        method = self.methods[segment.methods[0]]
+        settings = {k: v for k, v in self.study.settings(self.problem, method).items() if k != "mixing"}
+        changes = fork.prefix(method.schedule, segment.stop, steps)
+        identity = {
+            "settings": settings,
+            "seed": self.branch.seed,
+            "steps": steps,
+            "weights": [[step, *map(str, weights)] for step, weights in changes],
+            "software": [self.provenance["versions"], self.provenance["commit"], trainer.args.device.type],
+        }
+        return name_of(segment.stop, identity)
+
+    def reach(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
+        """Train up to the end of a segment and keep a checkpoint there."""
+        pause = PauseCallback(trainer, segment.stop)
+        trainer.add_callback(pause)
+        self.train(trainer, segment, steps, scratch)
+        name = self.name(trainer, segment, steps)
+        self.checkpoints.save(name, pause.checkpoint, {"ledger": self.ledger})
+
+    def train(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
+        """Train a segment from its parent's checkpoint; where that is lost, train what it held once more."""
+        came_from: Path | None = None
+        if segment.parent is not None:
+            found = self.checkpoints.find(self.name(trainer, segment.parent, steps), scratch)
+            while found is None:
+                self.reach(self.trainer(scratch), segment.parent, steps, scratch)
+                found = self.checkpoints.find(self.name(trainer, segment.parent, steps), scratch)
+            came_from, self.ledger = found[0], found[1]["ledger"]
+            PauseCallback.go_on(trainer, came_from)
+        self.counter.steps, self.start = 0, time.perf_counter()
+        trainer.add_callback(self.counter)
+        trainer.train(resume_from_checkpoint=None if came_from is None else str(came_from))
+        self.ledger = [*self.ledger, self.entry()]
+        self.counter.steps, self.start = 0, time.perf_counter()  # an error from here on has cost no steps
+
+    def entry(self) -> dict[str, Any]:
+        """What this process has trained last, put down to the first of the runs that need it."""
+        seconds = round(time.perf_counter() - self.start, 3)
+        return {"method": self.branch.methods[0], "steps": self.counter.steps, "seconds": seconds}
+
+    def ended(self, trainer: MixedLossTrainer, scratch: Path) -> tuple[RunRecord, ...]:
+        """Records of the runs that end with this branch."""
+        history = trainer.state.log_history
+        scores = scores_of(history)
+        if self.problem.score not in scores:
+            given = ", ".join(scores)
+            text = f"UsageError: Expected the evaluation to give {self.problem.score!r}, but it gives {given}."
+            return tuple(self.record(key, "failed", scores=scores, error=text) for key in self.branch.keys)
+        if self.keep_models:
+            for key in self.branch.keys:
+                _save_model(trainer, scratch / MODEL)
+                put_folder(scratch / MODEL, self.store.folder_of(key) / MODEL)
+        status = "done" if _finite(history) else "diverged"
+        training = [_only(log, TRAINING) for log in history if "loss" in log]
+        return tuple(self.record(key, status, scores=scores, training=training) for key in self.branch.keys)
+
+    def record(self, key: RunKey, status: str, **values: Any) -> RunRecord:
+        """A record of one of the branch's runs."""
+        ledger = self.ledger if status != "failed" else [*self.ledger, self.entry()]
+        own = [entry for entry in ledger if entry["method"] == key.method]
+        trained = sum(entry["steps"] for entry in own)
+        return RunRecord(
+            key,
+            status,
+            **{"scores": {}, "training": [], "error": None, **values},
+            settings=self.study.settings(self.problem, self.methods[key.method]),
+            provenance=self.provenance,
+            cost={
+                "seconds": round(sum(entry["seconds"] for entry in own), 3),
+                "steps_trained": trained,
+                "steps_inherited": sum(entry["steps"] for entry in ledger) - trained,
+            },
+        )
+
+
+def _parts(study: Study, branch: Branch) -> tuple[Problem, dict[str, Method]]:
+    """The problem and the methods that a branch names."""
+    problem = next(problem for problem in study.problems if problem.name == branch.problem)
+    methods = {method.name: method for method in study.methods}
+    return problem, {name: methods[name] for name in branch.among}
+
+
 def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any]) -> MixedLossTrainer:
     quiet = {"disable_tqdm": True, "log_level": "error", "report_to": "none"}
     defaults = {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": SaveStrategy.NO}
@@ -111,8 +263,85 @@ def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any])
     return trainer
 
 
-def _cost(start: float, steps: int) -> dict[str, Any]:
-    return {"seconds": round(time.perf_counter() - start, 3), "steps_trained": steps, "steps_inherited": 0}
+def _steps_of(trainer: MixedLossTrainer) -> int:
+    """How many optimizer steps a training will take; asking must not change what it draws."""
+    with torch.random.fork_rng(devices=[]):
+        return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
+
+
+def _can_share(trainer: MixedLossTrainer) -> bool:
+    """Whether a training that goes on from a checkpoint ends with the very weights of one that never stopped."""
+    # Any other callback may have a state that the checkpoint lacks, or write a log of each training.
+    callbacks = all(isinstance(known, OWN) for known in trainer.callback_handler.callbacks)
+    arguments = not any(getattr(trainer.args, name, False) for name in UNSHARED)
+    saving = trainer.args.save_strategy != SaveStrategy.BEST  # with it, the Trainer alone says when to save
+    return callbacks and arguments and saving and has_length(trainer.train_dataset) and not _draws_rows(trainer)
+
+
+def _draws_rows(trainer: MixedLossTrainer) -> bool:
+    """Whether making a batch of given rows takes random numbers, as masking does: in mid-epoch those are lost."""
+    with torch.random.fork_rng(devices=[]):
+        loader: Any = trainer.get_train_dataloader()
+        before = _random_states()
+        loader.collate_fn([loader.dataset[0]])
+        return _random_states() != before
+
+
+def _random_states() -> bytes:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()  # noqa: NPY002, it is asked for
+    return pickle.dumps(states)
+
+
+def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
+    """Model and tokenizer as `from_pretrained` reads them, and nothing else that the Trainer would write."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(folder)
+    if trainer.processing_class is not None:
+        trainer.processing_class.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No bar for each file that transformers writes: the grid has a view of its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Let an error that comes while a disk is full say so: libraries that write weights do not all do."""
+    try:
+        yield
+    except Exception as error:
+        if not _has_room(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether a MiB can be written; asked by writing it, since quotas are not seen otherwise."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno not in FULL
+    return True
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a full disk."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _StepCallback(TrainerCallback):

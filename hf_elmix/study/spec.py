@@ -54,36 +54,44 @@ class Problem:
         score: Name of the evaluation metric that is maximised, without the prefix ``eval_``.
         materials: Makes what a run with a given seed is made of; a fresh model each time.
         settings: Everything that determines the result and is no training argument, as plain JSON values.
+        work: What one run costs, in any unit, beside the study's other problems; used to estimate the time left.
     """
 
     name: str
     score: str
     materials: Callable[[int], Materials]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    work: float = 1.0
 
 
 @dataclass(frozen=True)
 class Method:
-    """A schedule of the mixed loss, under the name it was typed with.
+    """A schedule of the mixed loss, with training arguments if it needs its own.
 
     Attributes:
         name: Name in records and folders.
         arguments: Training arguments in which it differs from the study's.
+        mixing: The schedule, as `MixingSchedule.parse` reads it; left out, the name is one.
 
     Raises:
-        UsageError: (a ValueError) If the name is no schedule.
+        UsageError: (a ValueError) If there is no schedule.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    mixing: str | None = None
 
     def __post_init__(self) -> None:
-        MixingSchedule.parse(self.name)
+        MixingSchedule.parse(self._text)
 
     @property
     def schedule(self) -> MixingSchedule:
-        """The schedule that the name stands for."""
-        return MixingSchedule.parse(self.name)
+        """The schedule of the mixed loss."""
+        return MixingSchedule.parse(self._text)
+
+    @property
+    def _text(self) -> str:
+        return self.name if self.mixing is None else self.mixing
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,11 @@
-"""Records on disk: one JSON file for each run, written whole or not at all.
+"""What a study leaves: one JSON record for each run, written whole or not at all, and what it was declared to be.
 
-Layout: ``<folder>/<problem>/<method>/seed<k>/record.json``, the method as it was typed.
+Layout below the folder, which may be a local one or any fsspec URL (``s3://bucket/runs``):
+
+- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``;
+- ``study.json``: the runs that were asked for, and the settings of each problem;
+- ``.segments/``: training that several runs share, while it is needed (see `hf_elmix.study.checkpoints`);
+- ``.locks/``: which experiments are being done, by whom (local folders only).
 """
 
 from __future__ import annotations
@@ -8,37 +13,63 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import socket
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hf_elmix.errors import UsageError
+from filelock import FileLock, Timeout
+from upath import UPath
+
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import RunKey, RunRecord
 
-__all__ = ["RECORD", "Store"]
+__all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "fresh", "local_path", "put_folder", "remove", "write_json"]
 
 RECORD = "record.json"
+DECLARATION = "study.json"
+MODEL = "model"
 
 
 class Store:
     """The records below one folder.
 
     Args:
-        folder: Where they are; made when the first record is written.
+        folder: Where they are: a folder, or an fsspec URL; made when the first record is written.
 
     Raises:
-        UsageError: (a ValueError) If there is a file in the folder's place.
+        UsageError: (a ValueError) If there is a file in the folder's place, or the URL cannot be used.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"Expected a folder of runs, but {str(folder)!r} is a file.")
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            self._folder = UPath(folder)
+            if self._folder.protocol in ("file", "local"):
+                self._folder = UPath(self._folder.path)
+            self.local = local_path(self._folder) is not None
+            if not self.local:
+                (self._folder / DECLARATION).exists()
+        except Exception as error:  # no such protocol, no package for it, no network, no key: libraries have their own
+            raise UsageError(f"Cannot use {str(folder)!r}: {in_one_line(error)}") from error
+        if self.local and self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is a file.")
 
-    def folder_of(self, key: RunKey) -> Path:
+    @property
+    def folder(self) -> UPath:
+        """Where they are."""
+        return fresh(self._folder)
+
+    def folder_of(self, key: RunKey) -> UPath:
         """Folder of a run. Names are quoted where they would not be one path component."""
-        return self.folder / _component(key.problem) / _component(key.method) / f"seed{key.seed}"
+        return self.folder / component(key.problem) / component(key.method) / f"seed{key.seed}"
+
+    def segments_of(self, problem: str, seed: int) -> UPath:
+        """Where an experiment keeps training that its runs share."""
+        return self.folder / ".segments" / component(problem) / f"seed{seed}"
 
     def read(self, key: RunKey) -> RunRecord | None:
         """The record of a run, or None if there is none.
@@ -49,10 +80,13 @@ class Store:
         path = self.folder_of(key) / RECORD
         return self._read(path) if path.exists() else None
 
-    def write(self, record: RunRecord) -> Path:
+    def write(self, record: RunRecord) -> UPath:
         """Write a record by rename, so that nobody ever sees half of it."""
         path = self.folder_of(record.key) / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.local:  # a process that was killed may have left half a model
+            for left in path.parent.glob(f".{MODEL}.*"):
+                remove(left)
         write_json(path, record.to_dict())
         return path
 
@@ -64,10 +98,89 @@ class Store:
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
-        found = [self._read(path) for path in self.folder.glob(f"*/*/seed*/{RECORD}")]
+        found = [self._read(path) for path in self._files()]
         yield from sorted(found, key=lambda record: record.key)
 
-    def _read(self, path: Path) -> RunRecord:
+    def declaration(self) -> dict[str, Any]:
+        """What the study of this folder was declared to be.
+
+        Returns:
+            ``grids`` that were asked for (problems, methods, seeds), ``methods`` by name (mixing and arguments), and
+            ``settings`` of each problem.
+
+        Raises:
+            UsageError: (a ValueError) If the file is damaged.
+        """
+        path = self.folder / DECLARATION
+        if not path.exists():
+            return {"grids": [], "methods": {}, "settings": {}}
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return {"grids": list(values["grids"]), **{name: dict(values[name]) for name in ("methods", "settings")}}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path} is damaged ({error}). Delete it: the study writes it again.") from None
+
+    def declare(self, declaration: Mapping[str, Any]) -> None:
+        """Write what the study is declared to be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / DECLARATION, declaration)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Hold something of this study that only one driver may do at a time.
+
+        The claim ends with the process, however that ends. On a URL there are no locks: everything can be claimed.
+
+        Args:
+            name: What is claimed; see `claim_of`.
+
+        Yields:
+            Whether it could be claimed.
+        """
+        if not self.local:
+            yield True
+            return
+        path = self.folder / ".locks" / component(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, about = FileLock(str(path) + ".lock"), path.with_name(path.name + ".json")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            write_json(about, {"host": socket.gethostname(), "process": os.getpid()})
+            yield True
+        finally:
+            about.unlink(missing_ok=True)
+            lock.release()
+
+    def holder(self, name: str) -> str | None:
+        """Who holds a claim, in words, or None if nobody does."""
+        about = self.folder / ".locks" / f"{component(name)}.json"
+        if not self.local or not about.exists():
+            return None
+        with self.claim(name) as free:
+            if free:
+                return None  # left behind by a driver that was killed
+        try:
+            values = json.loads(about.read_text(encoding="utf-8"))
+            return f"process {values['process']} on {values['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def _files(self) -> Iterator[UPath]:
+        if self.local:
+            yield from self.folder.glob(f"*/*/seed*/{RECORD}")
+            return
+        # One listing of all that is there, where going from folder to folder takes one for each of them.
+        top = self.folder.path.rstrip("/") + "/"
+        for name in self.folder.fs.find(top):
+            parts = name.removeprefix(top).split("/")
+            if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == RECORD:
+                yield self.folder.joinpath(*parts)
+
+    def _read(self, path: UPath) -> RunRecord:
         try:
             record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
             if path.parent != self.folder_of(record.key):
@@ -79,17 +192,89 @@ class Store:
         return record
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def claim_of(problem: str, seed: int) -> str:
+    """The name under which an experiment is claimed."""
+    return f"{problem} seed{seed}"
+
+
+def local_path(path: UPath) -> Path | None:
+    """A path as one of this machine's file system, or None if it is that of a URL."""
+    return Path(str(path)) if isinstance(path, Path) else None
+
+
+def fresh(path: UPath) -> UPath:
+    """A path that is looked up anew: what is listed on a URL is remembered, but other processes write there too."""
+    if local_path(path) is None:
+        path.fs.invalidate_cache()
+    return path
+
+
+def write_json(path: UPath, values: Mapping[str, Any]) -> None:
     """Write a JSON file that a person can read: whole under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    here = local_path(path)
+    if here is None:  # an object is there when it is whole
+        with _as_os_error(path):
+            path.write_text(text, encoding="utf-8")
+        return
+    # Always the same, so that what a killed process leaves is replaced: each file is written under a claim.
+    temporary = here.with_name(f".{path.name}.new")
     try:
         with open(temporary, "w", encoding="utf-8") as out:
-            out.write(json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, here)
+    except OSError as error:
+        error.filename = error.filename or str(here)  # writing does not say what was written
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_folder(source: Path, target: UPath) -> None:
+    """Put a local folder in a place, where it is whole or not at all; one that is there already is replaced.
+
+    Args:
+        source: The folder; it is moved if it is on the file system of the target, else copied.
+        target: Its place. Of a remote one, the files that sort last (say, a manifest) are written last.
+    """
+    here = local_path(target)
+    if here is None:
+        remove(target)
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            target.fs.put_file(str(path), (target / path.relative_to(source).as_posix()).path)
+        return
+    here.parent.mkdir(parents=True, exist_ok=True)
+    near = here.with_name(f".{here.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        shutil.move(source, near)
+        remove(target)
+        os.rename(near, here)
+    finally:
+        shutil.rmtree(near, ignore_errors=True)
+
+
+def remove(path: UPath) -> None:
+    """Remove a folder and all that is in it, if it is there."""
+    here = local_path(path)
+    if here is not None:
+        shutil.rmtree(here, ignore_errors=True)
+        return
+    with _as_os_error(path), suppress(FileNotFoundError):
+        if fresh(path).exists():
+            path.fs.rm(path.path, recursive=True)
+
+
+@contextmanager
+def _as_os_error(path: UPath) -> Iterator[None]:
+    """What goes wrong on the way to a URL, as an `OSError`; the libraries that go there have errors of their own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"Cannot reach {path}: {in_one_line(error)}") from error
 
 
 def _strict(value: Any) -> Any:
@@ -101,7 +286,7 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _component(name: str) -> str:
+def component(name: str) -> str:
     """A name as one path component; the paper's regimes stay as they are."""
     quoted = quote(name, safe=" ,@:")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E") or "%"

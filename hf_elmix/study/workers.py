@@ -1,4 +1,4 @@
-"""Runs in processes of their own, several at a time."""
+"""Branches in processes of their own, several at a time."""
 
 from __future__ import annotations
 
@@ -7,139 +7,187 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
-from hf_elmix.study.spec import RunKey, RunRecord, Study
-from hf_elmix.study.store import Store
+from hf_elmix.study.fork import Branch, Outcome
 
-__all__ = ["Progress", "Run", "run_here", "run_in_workers"]
+__all__ = ["BranchProgress", "Engine", "Progress", "Run", "Take", "run_here", "run_in_workers", "visible_gpus"]
 
-Progress = Callable[[int, int], None]  # optimizer steps done, and of how many
-Run = Callable[[Study, RunKey, Path, Progress], RunRecord]
-KeyedProgress = Callable[[RunKey, int, int], None]
+Progress = Callable[[int, int], None]  # optimizer steps of the run done, and of how many
+BranchProgress = Callable[[Branch, int, int], None]
+Run = Callable[[Branch, Progress], Outcome]
+Take = Callable[[], Branch | None]  # the next branch that can be done, or None if there is none now
+
+# Does branches until there are none to take and none under way. What it yields may bring more of them to take.
+Engine = Callable[[Take, Run, BranchProgress], Iterator[Outcome]]
 
 
-def run_here(
-    study: Study, store: Store, run: Run, keys: Iterable[RunKey], progress: KeyedProgress
-) -> Iterator[RunRecord]:
-    """Do runs one after the other in this process.
+def run_here(take: Take, run: Run, progress: BranchProgress) -> Iterator[Outcome]:
+    """Do branches one after the other in this process.
 
     Args:
-        study: The study.
-        store: Says where a run may write.
-        run: Does one run.
-        keys: Which runs.
-        progress: Called after every optimizer step, with the run's key.
+        take: Gives the next branch, or None.
+        run: Does one branch.
+        progress: Called after every optimizer step, with the branch.
 
     Yields:
-        The record of each run, as it ends.
+        The outcome of each branch, as it ends.
     """
-    for key in keys:
-        yield run(study, key, store.folder_of(key), partial(progress, key))
+    while (branch := take()) is not None:
+        yield run(branch, partial(progress, branch))
 
 
-def run_in_workers(
-    study: Study, store: Store, run: Run, keys: Iterable[RunKey], progress: KeyedProgress, workers: int
-) -> Iterator[RunRecord]:
-    """Do runs in `workers` processes; arguments and records as for `run_here`.
+def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: int) -> Iterator[Outcome]:
+    """Do branches in `workers` processes; arguments and outcomes as for `run_here`.
 
-    A process that dies takes only its own run with it, which becomes a failed record; another one takes its place.
-    However this ends, no process is left behind.
+    The processors are divided between the processes; on a machine with GPUs each process has one of them. A process
+    that dies takes only its own branch with it, and another one takes its place. However this ends, no process is left
+    behind.
+
+    Raises:
+        OSError: If a branch raised it.
     """
-    waiting = deque(keys)
-    crew: list[_Worker] = []
+    crew: dict[int, _Worker] = {}
+    gpus = visible_gpus()
     try:
-        while waiting or crew:
-            while waiting and len(crew) < workers:
-                crew.append(_Worker(study, store, run, workers))
-                crew[-1].assign(waiting.popleft())
-            for connection in wait([worker.connection for worker in crew]):
-                worker = next(worker for worker in crew if worker.connection is connection)
-                message = worker.receive(study)
-                if not isinstance(message, RunRecord):
+        while True:
+            for place in range(workers):
+                busy = place in crew and crew[place].branch is not None
+                branch = None if busy else take()
+                if branch is not None:
+                    if place not in crew:
+                        crew[place] = _Worker(run, _environment(place, workers, gpus))
+                    crew[place].assign(branch)
+            busy_ones = {w.connection: place for place, w in crew.items() if w.branch is not None}
+            if not busy_ones:
+                return
+            for connection in wait(list(busy_ones)):
+                place = busy_ones[connection]  # type: ignore[index]
+                message = crew[place].receive()
+                if isinstance(message, tuple):
                     progress(*message)
                     continue
-                if waiting and worker.alive:
-                    worker.assign(waiting.popleft())
-                else:
-                    crew.remove(worker)
-                    worker.end()
+                if message.died is not None:
+                    crew.pop(place).end()
                 yield message
     finally:
-        for worker in crew:
+        for worker in crew.values():
             worker.end()
 
 
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return given[:count] if given else [str(index) for index in range(count)]
+
+
 class _Worker:
-    """A process that does the runs it is told, and the parent's end of the line to it."""
+    """A process that does the branches it is told, and the parent's end of the line to it."""
 
-    key: RunKey | None = None
+    branch: Branch | None = None
 
-    def __init__(self, study: Study, store: Store, run: Run, workers: int) -> None:
+    def __init__(self, run: Run, environment: dict[str, str]) -> None:
         # A process forked from one that has run PyTorch may hang in its threads; a new one cannot.
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(its_end, study, store, run), daemon=True)
-        with _threads(max(1, (os.cpu_count() or 1) // workers)):
+        self.process = context.Process(target=_serve, args=(its_end, run), daemon=True)
+        with _environ(environment), _deaf_to_ctrl_c():
             self.process.start()
         its_end.close()  # so that the line breaks when the process dies
-        self.alive = True
 
-    def assign(self, key: RunKey) -> None:
-        self.key = key
+    def assign(self, branch: Branch) -> None:
+        self.branch = branch
         with suppress(OSError):  # It may have died; receiving from it says so.
-            self.connection.send(key)
+            self.connection.send(branch)
 
-    def receive(self, study: Study) -> RunRecord | tuple[RunKey, int, int]:
-        """A run's progress, or its record; that of a failed run if the process has died."""
-        assert self.key is not None, "only a worker with a run has something to say"
+    def receive(self) -> Outcome | tuple[Branch, int, int]:
+        """A branch's progress, or its outcome, be it that the process has died.
+
+        Raises:
+            OSError: If the branch raised it.
+        """
+        assert self.branch is not None, "only a worker with a branch has something to say"
         try:
-            message: RunRecord | tuple[int, int] = self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):
-            self.alive = False
-            self.process.join()
-            error = f"its process ended with exit code {self.process.exitcode} (negative: the signal that killed it)"
-            message = RunRecord(self.key, "failed", {}, [], study.settings(*study.runs()[self.key]), {}, {}, error)
-        if not isinstance(message, RunRecord):
-            return self.key, *message
-        self.key = None
+            self.process.join(timeout=10)
+            return Outcome(self.branch, died=f"exit code {self.process.exitcode}")
+        if isinstance(message, OSError):
+            raise message
+        if isinstance(message, tuple):
+            return self.branch, *message
+        self.branch = None
         return message
 
     def end(self) -> None:
-        """Let a process without a run leave by itself, and end one that has a run."""
+        """Let a process without a branch leave by itself, and end one that has one."""
         self.connection.close()
-        if self.key is not None:
+        if self.branch is not None:
             self.process.terminate()
         self.process.join(timeout=10)
         self.process.kill()
         self.process.join()
 
 
-def _serve(connection: Connection, study: Study, store: Store, run: Run) -> None:
-    """What a worker does until it is ended: one run after the other."""
+def _serve(connection: Connection, run: Run) -> None:
+    """What a worker does until it is ended: one branch after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says what happens.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python tidy up
+    show = sys.unraisablehook  # Python drops what is raised in a finalizer; the line that breaks ends this one, too
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
     gc.freeze()  # What the imports left is never garbage; the Trainer looks through all else before each training.
     with suppress(EOFError, BrokenPipeError):  # The parent is gone, and nobody wants the result.
         while True:
-            key: RunKey = connection.recv()
-            connection.send(run(study, key, store.folder_of(key), lambda step, steps: connection.send((step, steps))))
+            branch: Branch = connection.recv()
+            try:
+                connection.send(run(branch, lambda step, steps: connection.send((step, steps))))
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                connection.send(OSError(*error.args))  # without its traceback, which does not travel
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let processes started in this context use `count` threads each, unless the user said otherwise."""
-    name = "OMP_NUM_THREADS"
-    if name in os.environ:
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that are started in this context not hear Ctrl-C, from the start; this one hears it after it."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    os.environ[name] = str(count)
+    resource_tracker.ensure_running()  # else the start of the first process starts it, which undoes what follows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        del os.environ[name]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
+    """What sets one worker's process apart, unless the user said otherwise."""
+    threads = {} if os.environ.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": str(_share(workers))}
+    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
+
+
+def _share(workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+@contextmanager
+def _environ(values: dict[str, str]) -> Iterator[None]:
+    """Let processes that are started in this context find these in their environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

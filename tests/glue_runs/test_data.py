@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 
-from glue_runs.data import digest, find_task, load_task, tokenise
+from glue_runs import cache, data
+from glue_runs.data import count_tokens, digest, find_task, load_task, revision, tokenise
 from glue_runs.models import load_tokenizer
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
@@ -44,6 +50,99 @@ def test_tokenise(glue, encoder, task):
     assert row == {**expected, "label": text["label"]}
     assert max(map(len, tokens["train"]["input_ids"])) <= 6
     assert len({len(ids) for ids in tokenise(rows, TASKS[task], tokenizer, 64)["train"]["input_ids"]}) > 1  # unpadded
+
+
+def files(tokens) -> list[Path]:
+    """The files of the splits; splits of equal rows share one."""
+    return sorted({Path(part["filename"]) for split in tokens.values() for part in split.cache_files})
+
+
+def test_tokens_are_made_once(glue, encoder):
+    """Asked for again, in this process or another one, they are read; anything else is made for itself."""
+    folder, task = glue("rte"), TASKS["rte"]
+    rows, tokenizer = load_task(task, folder), load_tokenizer(encoder)
+    made = files(tokenise(rows, task, tokenizer, 12))
+    drafts = set(made[0].parent.glob("*-*"))
+    before = [path.stat().st_mtime_ns for path in made]
+    tokenizer(["a call with other settings"], padding="max_length", max_length=3, truncation=True)
+    assert files(tokenise(rows, task, tokenizer, 12)) == made
+    code = "import sys; from glue_runs.data import *; from glue_runs.models import load_tokenizer\n"
+    code += "task = find_task('rte'); tokenizer = load_tokenizer(sys.argv[2])\n"
+    code += "tokenise(load_task(task, sys.argv[1]), task, tokenizer, 12)"
+    subprocess.run([sys.executable, "-c", code, folder, encoder], check=True)
+    assert [path.stat().st_mtime_ns for path in made] == before
+    assert set(made[0].parent.glob("*-*")) <= drafts
+    for change in ("length", "tokenizer", "rows", "labels"):
+        other, others, length = load_tokenizer(encoder), rows, 12
+        if change == "length":
+            length = 13
+        elif change == "tokenizer":
+            other.add_tokens(["sleeps"])
+        elif change == "rows":
+            others = type(rows)({split: part.select(range(11)) for split, part in rows.items()})
+        else:
+            others = rows.map(lambda row: {"label": 1 - row["label"]})
+        assert not set(files(tokenise(others, task, other, length))) & set(made)
+
+
+@pytest.mark.parametrize("damage", ["empty", "no Arrow", "half", "rows missing", "zeros"])
+def test_damaged_tokens_are_made_again(glue, encoder, damage):
+    task, tokenizer = TASKS["cola"], load_tokenizer(encoder)
+    rows = load_task(task, glue("cola"))
+    tokens = tokenise(rows, task, tokenizer, 7)
+    whole, expected = [path.read_bytes() for path in files(tokens)], tokens["train"].to_list()
+    for path, content in zip(files(tokens), whole, strict=True):
+        path.unlink()  # the old rows are still mapped into memory, and must stay as they are
+        if damage == "rows missing":
+            Dataset.from_list(expected[:5]).map(lambda row: row, cache_file_name=str(path))
+        else:
+            broken = {"empty": b"", "no Arrow": b"x" * 100, "half": content[: len(content) // 2]}
+            path.write_bytes(broken.get(damage, content[:-900] + bytes(900)))
+    again = tokenise(rows, task, tokenizer, 7)
+    assert again["train"].to_list() == expected
+    assert [path.read_bytes() for path in files(again)] == whole
+
+
+def test_a_draft_that_was_not_finished_is_no_result(glue, encoder, monkeypatch):
+    task, tokenizer = TASKS["cola"], load_tokenizer(encoder)
+    rows = load_task(task, glue("cola"))
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache.os, "replace", stop)
+    folder = Path(cache.HF_DATASETS_CACHE, "glue_runs")
+    before = set(folder.iterdir()) if folder.exists() else set()
+    with pytest.raises(KeyboardInterrupt):
+        tokenise(rows, task, tokenizer, 5)
+    assert set(folder.iterdir()) == before
+
+
+def test_rows_in_memory_need_no_file(glue, encoder):
+    task, tokenizer = TASKS["cola"], load_tokenizer(encoder)
+    rows = load_task(task, glue("cola"))
+    mapped, held = (tokenise(rows, task, tokenizer, 9, in_memory=kept) for kept in (False, True))
+    pickles = [pickle.dumps(mapped), pickle.dumps(held)]
+    expected = mapped["train"].to_list()
+    for path in files(mapped):
+        path.unlink()
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(pickles[0])
+    assert pickle.loads(pickles[1])["train"].to_list() == expected
+
+
+def test_count_tokens(glue, encoder):
+    task = TASKS["cola"]
+    rows = tokenise(load_task(task, glue("cola")), task, load_tokenizer(encoder), 64)["train"]
+    assert count_tokens(rows) == sum(map(len, rows["input_ids"]))
+    assert count_tokens(rows.select([1, 3])) == sum(len(rows[k]["input_ids"]) for k in (1, 3))
+
+
+def test_revision(glue):
+    rows = load_task(TASKS["cola"], glue("cola"))["train"]
+    assert revision(rows) is None
+    rows.info.download_checksums = {f"hf://datasets/nyu-mll/glue@{'0a' * 20}/cola/train-0.parquet": {}}
+    assert revision(rows) == "0a" * 20
 
 
 def refusal(task: str, folder: str) -> str:
@@ -124,10 +223,28 @@ def test_wrong_folder(tmp_path, glue):
     assert "Cannot load task rte" in refusal("rte", glue("cola"))
 
 
-def test_unreadable_file(glue, tmp_path):
-    folder = glue("cola")
-    (tmp_path / "glue/cola/train-00000-of-00001.parquet").write_bytes(b"PAR1 but not really")
+@pytest.mark.parametrize("damage", ["empty", "no Parquet", "half", "zeros within", "a folder"])
+def test_unreadable_file(glue, tmp_path, damage):
+    folder, file = glue("cola"), tmp_path / "glue/cola/train-00000-of-00001.parquet"
+    whole = file.read_bytes()
+    middle = whole[:4] + bytes(200) + whole[204:]
+    broken = {"empty": b"", "no Parquet": b"PAR1 but not really", "half": whole[:-300], "zeros within": middle}
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    else:
+        file.write_bytes(broken[damage])
     assert "Cannot load task cola" in refusal("cola", folder)
+
+
+def test_a_file_that_may_not_be_read(glue, monkeypatch):
+    """Said by whoever runs as root, who may read everything."""
+
+    def forbidden(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "train-00000-of-00001.parquet")
+
+    monkeypatch.setattr(data, "load_dataset", forbidden)
+    assert "Permission denied" in refusal("cola", glue("cola"))
 
 
 def test_unknown_dataset_without_a_network():

@@ -39,7 +39,8 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     expected = {f"cola/{mixing}/seed{seed}/record.json" for mixing in ("ce", "0", "0,0.5", "0-0.5") for seed in (0, 1)}
     assert set(records(runs)) == expected
     # Everything else that training might leave would only be in the way.
-    assert {path.name for path in runs.rglob("*") if path.is_file()} == {"record.json"}
+    left = {path.name for path in runs.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert left == {"record.json", "study.json"}
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("record.json")}
     assert main(study(folder, encoder, runs)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("record.json")}  # nothing done again
@@ -59,9 +60,72 @@ def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encod
     assert losses["cola/0/seed0"] != losses["cola/ce/seed0"]
 
 
+def test_sharing_changes_nothing_but_the_cost(glue, encoder, tmp_path):
+    folder, runs = glue("cola"), {}
+    for name, more in {"shared": [], "unshared": ["--no_sharing"]}.items():
+        assert main(study(folder, encoder, tmp_path / name, "--max_steps", "40", *more)) == 0
+        runs[name] = records(tmp_path / name)
+    for path, record in runs["unshared"].items():
+        shared = runs["shared"][path]
+        assert shared["scores"] == record["scores"]
+        assert shared["training"] == record["training"]
+        assert record["cost"]["steps_trained"] == 40
+        assert shared["cost"]["steps_trained"] + shared["cost"]["steps_inherited"] == 40
+    # Per seed: CE; the first 7 steps of the three others; 31 and 33 more; the last 2 of F=0 and F=0,0.5.
+    assert sum(record["cost"]["steps_trained"] for record in runs["shared"].values()) == 2 * (40 + 7 + 31 + 2 + 2 + 33)
+
+
+def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_rows, tmp_path):
+    from transformers import pipeline
+
+    rows = good_rows("cola")
+    runs = tmp_path / "runs"
+    words = study(glue("cola", train=rows, validation=rows), encoder, runs, "--mixings", "ce", "0")
+    assert main([*words, "--keep", "models"]) == 0
+    for path, record in records(runs).items():
+        folder = (runs / path).parent / "model"
+        assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
+        classify = pipeline("text-classification", str(folder), device="cpu")
+        said = [answer["label"] for answer in classify([row["sentence"] for row in rows])]
+        right = [said[k] == ("unacceptable", "acceptable")[row["label"]] for k, row in enumerate(rows)]
+        assert record["scores"]["accuracy"]["last"] == pytest.approx(sum(right) / len(right))
+
+
+def test_the_status_of_a_study(glue, encoder, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    assert main(study(glue("cola"), encoder, runs, "--mixings", "ce", "0")) == 0
+    (runs / "cola" / "0" / "seed1" / "record.json").unlink()
+    capsys.readouterr()
+    assert main(["status", str(runs)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 done" in shown
+    assert "1 missing" in shown
+    assert "cola 0 seed 1: missing: " in shown
+
+
+def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tmp_path):
+    runs = tmp_path / "runs"
+    assert main(study(glue("cola"), encoder, runs, "--mixings", "ce")) == 0
+    assert main(study(glue("rte"), encoder, runs, "--tasks", "rte", "--mixings", "ce", "--seeds", "0")) == 0
+    before = records(runs)
+    again = study(glue("cola"), encoder, runs, "--mixings", "ce", "--weight_decay", "0.1", "--seeds", "0")
+    assert main(again) == 2
+    assert records(runs) == before
+    assert main([*again, "--overwrite"]) == 0
+    after = records(runs)
+    assert set(after) == {"cola/ce/seed0/record.json", "rte/ce/seed0/record.json"}
+    assert after["cola/ce/seed0/record.json"]["settings"]["arguments"]["weight_decay"] == 0.1
+    assert after["rte/ce/seed0/record.json"] == before["rte/ce/seed0/record.json"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--keep", "all"], "'all'"),
+        (["--workers", "0"], "1 or more, but got 0"),
+        (["--ray_address", "auto"], "--engine ray"),
+        (["--output_dir", "zz://bucket/runs"], "zz"),
+        (["--padding", "none"], "'none'"),
         (["--tasks", "cloa"], "Did you mean 'cola'"),
         (["--mixings", "0-0.6"], "Did you mean '0-0.5'"),
         (["--dataset_name", "./nowhere"], "'./nowhere' is no folder"),
@@ -146,6 +210,9 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
         ["report", "nowhere"],
         ["report", "."],
         ["report", ".", "--what"],
+        ["status"],
+        ["status", "nowhere"],
+        ["status", "."],
         ["finetune"],
         ["finetune", "--task_name", "cloa", "--output_dir", "out"],
         ["finetune", "--task_name", "cola", "--output_dir", "out", "--mixing", "cee"],

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from transformers import EvalPrediction
 
-from glue_runs.metrics import GlueMetric, compute_metrics_for
+from glue_runs.metrics import GlueMetric, compute_metrics_for, predicted_classes
 from glue_runs.tasks import TASKS
 
 
@@ -46,3 +47,16 @@ def test_predicting_one_class_is_no_error():
 def test_unknown_task():
     with pytest.raises(KeyError, match="Expected one of cola"):
         GlueMetric("stsb")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_classes_score_as_their_logits_do(name):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, len(TASKS[name].labels), generator=generator)
+    labels = torch.randint(len(TASKS[name].labels), (50,), generator=generator)
+    compute = compute_metrics_for(TASKS[name])
+    expected = compute(EvalPrediction(logits.numpy(), labels.numpy()))
+    for outputs in (logits, (logits, torch.zeros(50, 7))):
+        classes = predicted_classes(outputs, labels)
+        assert classes.shape == (50,)
+        assert compute(EvalPrediction(classes.numpy(), labels.numpy())) == expected

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers.utils import logging
 
-from glue_runs.models import load_model, load_tokenizer
+from glue_runs.models import find_model, load_model, load_tokenizer
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
 
@@ -40,3 +44,37 @@ def test_unknown_model(load, name, tmp_path, monkeypatch):
         load(name)
     assert f"Cannot load the model {name!r}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_is_found_once(encoder, tmp_path):
+    """What was found is what is loaded, whatever happens to its name in the meantime."""
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    source = find_model(str(folder))
+    assert find_model(source) is source
+    model = load_model(source, TASKS["cola"], seed=0)
+    assert model.name_or_path == str(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(UsageError, match="Cannot load the model"):
+        load_model(source, TASKS["cola"], seed=0)
+
+
+def test_damaged_weights(encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    for damaged in (b"", b"no weights", whole[: len(whole) // 2]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(UsageError) as error:
+            load_model(str(folder), TASKS["cola"], seed=0)
+        assert "\n" not in str(error.value)
+
+
+def test_code_that_a_model_brings_along_is_not_run(encoder, tmp_path):
+    folder = Path(shutil.copytree(encoder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"], config["auto_map"] = "own", {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    load_tokenizer(str(folder))
+    with pytest.raises(UsageError):
+        load_model(str(folder), TASKS["cola"], 0)
+    assert not (tmp_path / "ran").exists()

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import pickle
+import shutil
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 
+from glue_runs import problems
+from glue_runs.padding_free import NAME
 from glue_runs.problems import glue_problem, glue_study
 from glue_runs.protocol import ARGUMENTS, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
@@ -26,6 +32,7 @@ def test_a_part_of_it_with_other_arguments(glue, encoder):
     settings = study.settings(study.problems[0], study.methods[0])
     assert settings["arguments"] == {**ARGUMENTS, **arguments}
     assert settings["model"] == encoder
+    assert len(settings["weights"]) == 16
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,62 @@ def test_batches_are_padded_to_their_longest_row(glue, encoder, good_rows):
     batch = trainer["data_collator"]([rows[0], rows[1]])
     assert batch["input_ids"].shape[1] == max(len(rows[k]["input_ids"]) for k in (0, 1)) < 64
     assert batch["labels"].tolist() == [0, 1]
+
+
+def test_other_weights_under_the_same_name_are_other_settings(glue, encoder, tmp_path):
+    folder, rows = shutil.copytree(encoder, tmp_path / "model"), glue("cola")
+    before = glue_problem(TASKS["cola"], str(folder), rows, 16).settings
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    after = glue_problem(TASKS["cola"], str(folder), rows, 16).settings
+    assert {name for name in before if before[name] != after[name]} == {"weights"}
+
+
+def test_a_problem_in_memory_needs_no_file_of_rows(glue, encoder):
+    problem = glue_problem(TASKS["mnli"], encoder, glue("mnli"), 10, in_memory=True)
+    kept = glue_problem(TASKS["mnli"], encoder, glue("mnli"), 10).materials(0).trainer
+    expected = kept["train_dataset"].to_list()
+    shipped = pickle.dumps(problem)
+    parts = (kept["train_dataset"], *kept["eval_dataset"].values())
+    for path in {file["filename"] for part in parts for file in part.cache_files}:
+        Path(path).unlink()
+    trainer = pickle.loads(shipped).materials(0).trainer
+    assert trainer["train_dataset"].to_list() == expected
+    assert len(trainer["eval_dataset"]["mismatched"].to_list()) == 12
+
+
+def test_work_is_the_number_of_training_tokens(glue, encoder):
+    short, long = (glue_problem(TASKS["rte"], encoder, glue("rte"), length) for length in (4, 12))
+    assert short.work == 12 * 4
+    assert long.work > short.work
+
+
+@pytest.mark.parametrize("padding", ["free", "longest", "max_length"])
+def test_padding(glue, encoder, padding):
+    problem = glue_problem(TASKS["cola"], encoder, glue("cola"), 17, padding=padding)
+    assert problem.settings["padding"] == padding
+    trainer = problem.materials(0).trainer
+    assert (trainer["model"].config._attn_implementation == NAME) == (padding == "free")
+    width = trainer["data_collator"]([trainer["train_dataset"][0]])["input_ids"].shape[1]
+    assert (width == 17) == (padding == "max_length")
+
+
+def test_padding_falls_back_where_it_must(glue, encoder, monkeypatch):
+    folder = glue("cola")
+    study = glue_study(["cola"], model=encoder, dataset=folder, arguments={"torch_compile": True})
+    assert study.problems[0].settings["padding"] == "longest"
+    with pytest.raises(UsageError, match="one of free, longest, max_length, but got 'none'"):
+        glue_problem(TASKS["cola"], encoder, folder, 17, padding="none")
+    monkeypatch.setattr(problems, "can_drop_padding", lambda config: False)
+    problem = glue_problem(TASKS["cola"], encoder, folder, 17)
+    assert problem.settings["padding"] == "longest"
+    assert problem.materials(0).trainer["model"].config._attn_implementation != NAME
+
+
+def test_padding_makes_no_difference_to_an_evaluation(glue, encoder):
+    losses = []
+    for padding in ("free", "longest", "max_length"):
+        trainer = glue_problem(TASKS["rte"], encoder, glue("rte"), 32, padding=padding).materials(0).trainer
+        model = trainer["model"].eval()
+        losses.append(model(**trainer["data_collator"](list(trainer["train_dataset"]))).loss.item())
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

@@ -62,5 +62,42 @@ def test_a_new_training_forgets_the_terms_of_the_last():
     assert callback.take_terms() is None
 
 
+def stepped(callback: MixingCallback, *steps: int) -> None:
+    for step in steps:
+        begin(callback, step, 9)
+        callback.add_terms(torch.tensor([step, 1.0]))
+
+
+def test_a_training_that_resumes_averages_over_the_steps_before_it_too():
+    left, resumed, whole = (MixingCallback("0-0.5") for _ in range(3))
+    stepped(left, 0, 1, 2)
+    resumed.on_train_begin(None, at(3, 9), TrainerControl())
+    resumed.resume(*left.pending())
+    stepped(resumed, 3, 4)
+    stepped(whole, *range(5))
+    assert resumed.take_terms().tolist() == whole.take_terms().tolist() == [2.0, 1.0]
+
+
+def test_what_is_pending_is_what_was_not_logged():
+    callback = MixingCallback("ce")
+    assert callback.pending() == (None, 0)
+    stepped(callback, 0, 1)
+    callback.take_terms()
+    assert callback.pending() == (None, 0)
+    stepped(callback, 2, 4)
+    terms, steps = callback.pending()
+    assert (terms.tolist(), steps) == ([6.0, 2.0], 2)
+    assert callback.take_terms().tolist() == [3.0, 1.0]  # to ask has taken nothing away
+
+
+def test_to_resume_with_nothing_pending_is_to_start_afresh():
+    callback = MixingCallback("ce")
+    stepped(callback, 0, 1)
+    callback.resume(None, 0)
+    assert callback.take_terms() is None
+    stepped(callback, 2)
+    assert callback.take_terms().tolist() == [2.0, 1.0]
+
+
 def test_a_text_will_do():
     assert MixingCallback("0,0.5").schedule == MixingSchedule.parse("0,0.5")

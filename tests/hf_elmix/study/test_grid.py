@@ -1,21 +1,34 @@
 from __future__ import annotations
 
+import errno
 import itertools
+import json
+import os
 import signal
+import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tqdm import tqdm
 
 from hf_elmix.errors import UsageError
 from hf_elmix.study import grid
+from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
+from hf_elmix.study.fork import Branch, Outcome, plan
 from hf_elmix.study.grid import missing_runs, run_grid
 from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
-from hf_elmix.study.store import Store
+from hf_elmix.study.store import Store, claim_of
+from hf_elmix.study.view import View
+from hf_elmix.study.workers import run_in_workers
+
+STEPS = 20
+PAPER = ("ce", "0", "0,0.5", "0-0.5")
 
 
 def no_materials(seed: int) -> Materials:
@@ -39,22 +52,43 @@ def study(
     )
 
 
+def stub_outcome(study: Study, store: Store, branch: Branch, record: Callable[[RunKey], RunRecord]) -> Outcome:
+    """What `run_branch` gives, without training anything; checkpoints are real ones."""
+    methods = {method.name: method.schedule for method in study.methods}
+    segments = plan({name: methods[name] for name in branch.among}, STEPS)
+    segment = branch.segment(segments)
+    if segment.stop == STEPS:
+        return Outcome(branch, tuple(record(key) for key in branch.keys))
+    checkpoints = Checkpoints(store.segments_of(branch.problem, branch.seed))
+    with checkpoints.scratch() as scratch:
+        (scratch / "made").mkdir()
+        checkpoints.save(name := f"{segment.stop} {segment.methods}", scratch / "made", {})
+    return Outcome(branch, children=branch.children(segments), checkpoint=name)
+
+
 class StubRun:
     """Does a run in no time. Its score is its number, so that a record tells when it was made."""
 
     def __init__(self, record_of: Callable[..., RunRecord], **status: str) -> None:
         self.record_of, self.status = record_of, status
         self.keys: list[RunKey] = []
-        self.folders: list[Path] = []
+        self.branches: list[Branch] = []
+        self.there: list[set[str]] = []  # the checkpoints of an experiment before each of its branches
         self.interrupt_at: int | None = None
 
-    def __call__(self, study: Study, key: RunKey, folder: Path, progress: Callable[[int, int], None]) -> RunRecord:
+    def __call__(
+        self, study: Study, store: Store, branch: Branch, progress: Callable[[int, int], None], **given: Any
+    ) -> Outcome:
         if len(self.keys) == self.interrupt_at:
             raise KeyboardInterrupt
+        self.branches.append(branch)
+        there = store.segments_of(branch.problem, branch.seed).glob(f"*/{MANIFEST}")
+        self.there.append({path.parent.name.split()[0] for path in there})
+        progress(branch.start + 1, STEPS)
+        return stub_outcome(study, store, branch, partial(self.record, study))
+
+    def record(self, study: Study, key: RunKey) -> RunRecord:
         self.keys.append(key)
-        self.folders.append(folder)
-        for step in (1, 2, 3, 4):
-            progress(step, 4)
         settings = study.settings(*study.runs()[key])
         status = self.status.get(f"{key.problem}{key.seed}", "done")
         error = "RuntimeError: out of memory\nTraceback" if status == "failed" else None
@@ -66,13 +100,16 @@ def stub(record_of) -> StubRun:
     return StubRun(record_of)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "runs")
-
-
 def contents(store: Store) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(store.folder.rglob("*")) if path.is_file()}
+    """Every file but those of claims, which come and go."""
+    files = (path for path in Path(store.folder).rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {str(path): path.read_bytes() for path in sorted(files)}
+
+
+def left(store: Store) -> list[Path]:
+    """What is left of shared training and of claims."""
+    folders = [Path(store.folder) / name for name in (".segments", ".locks")]
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def scores(store: Store) -> dict[RunKey, float]:
@@ -83,11 +120,6 @@ def test_every_run_of_an_empty_folder_is_done_in_the_studys_order(store, stub):
     assert run_grid(study(), store, stub) == Counter(done=8)
     assert stub.keys == list(study().runs())
     assert scores(store) == {key: (k + 1) / 64 for k, key in enumerate(study().runs())}
-
-
-def test_a_run_is_given_the_folder_its_record_goes_to(store, stub):
-    run_grid(study(), store, stub)
-    assert stub.folders == [store.folder_of(key) for key in study().runs()]
 
 
 def test_a_study_that_is_done_is_not_done_again(store, stub):
@@ -128,9 +160,9 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on_from_there(store, s
 def test_each_record_is_on_disk_before_the_next_run_starts(store, stub):
     there = []
 
-    def run(*args: Any) -> RunRecord:
-        there.append(len(contents(store)))
-        return stub(*args)
+    def run(*args: Any, **given: Any) -> Outcome:
+        there.append(len(list(store.records())))
+        return stub(*args, **given)
 
     run_grid(study(), store, run)
     assert there == list(range(8))
@@ -221,7 +253,7 @@ def test_settings_that_json_changes_are_not_taken_for_other_settings(store, stub
 )
 def test_a_folder_can_grow_by_problems_methods_and_seeds(store, stub, larger):
     run_grid(study(), store, stub)
-    before = contents(store)
+    before = {name: content for name, content in contents(store).items() if name.endswith("record.json")}
     added = [key for key in larger.runs() if key not in study().runs()]
     assert run_grid(larger, store, stub) == Counter(done=len(larger.runs()))
     assert stub.keys[8:] == added
@@ -244,42 +276,10 @@ def test_two_methods_under_one_name_are_refused(store, stub):
         run_grid(study(methods=("ce", Method("ce", {"learning_rate": 1.0}))), store, stub)
 
 
-class RecordingBar(tqdm):
-    """A bar that keeps where it was."""
-
-    positions: list[float]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        type(self).positions = [self.n]
-
-    def update(self, n: float | None = 1) -> bool | None:
-        moved = super().update(n)
-        self.positions.append(self.n)
-        return moved
-
-
-def test_the_bar_moves_within_runs_and_ends_full(store, stub, monkeypatch):
-    monkeypatch.setattr(grid, "tqdm", RecordingBar)
-    run_grid(study("a"), store, stub)
-    quarters = [run + step / 4 for run in range(4) for step in (1, 2, 3, 4, 4)]
-    assert RecordingBar.positions == pytest.approx([0, *quarters])
-
-
-def test_the_bar_of_a_restarted_study_starts_where_it_stopped(store, stub, monkeypatch, capsys):
-    run_grid(study("a", seeds=(0,)), store, stub)
-    monkeypatch.setattr(grid, "tqdm", RecordingBar)
-    run_grid(study("a"), store, stub)
-    # Its first move is the first step of the third run.
-    assert RecordingBar.positions[1] == 2 + 1 / 4
-    assert RecordingBar.positions[-1] == pytest.approx(4)
-    assert "4.0/4 runs" in capsys.readouterr().err
-
-
 def test_each_run_leaves_one_line(store, record_of, capsys):
     stub = StubRun(record_of, a1="failed", a2="diverged")
     run_grid(study("a", ("ce",), (0, 1, 2)), store, stub)
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "a ce seed 0: done, accuracy 0.0156, 1.5 s",
         "a ce seed 1: failed: RuntimeError: out of memory",
         "a ce seed 2: diverged, accuracy 0.0469, 1.5 s",
@@ -322,8 +322,8 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
     sys.unraisablehook = sys.__unraisablehook__  # pytest has one of its own
     asked = []
 
-    def run(study, key, folder, progress):
-        asked.append(key)
+    def run(study, store, branch, progress, **given):
+        asked.append(branch)
         Finalized()
         progress(1, 2)
         pytest.fail("went on after Ctrl-C")
@@ -338,3 +338,373 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
     finally:
         signal.signal(signal.SIGINT, before[0])
         sys.unraisablehook = before[1]
+
+
+def test_what_goes_on_from_a_checkpoint_goes_before_what_starts(store, stub):
+    run_grid(study("ab", PAPER, (0,)), store, stub)
+    order = [(branch.problem, branch.methods, branch.start) for branch in stub.branches]
+    one = [(("ce",), 0), (PAPER[1:], 0), (("0", "0,0.5"), 4), (("0",), 19), (("0,0.5",), 19), (("0-0.5",), 4)]
+    assert order == [(problem, *part) for problem in "ab" for part in one]
+
+
+def test_checkpoints_go_with_the_last_branch_that_needs_them(store, stub):
+    run_grid(study("a", PAPER, (0,)), store, stub)
+    assert stub.there == [set(), set(), {"4"}, {"4", "19"}, {"4", "19"}, {"4"}]
+    assert left(store) == []
+
+
+def test_without_sharing_every_run_is_a_branch(store, stub):
+    run_grid(study("a", PAPER, (0,)), store, stub, sharing=False)
+    assert [(branch.among, branch.start) for branch in stub.branches] == [((method,), 0) for method in PAPER]
+
+
+@pytest.mark.parametrize("keep", ["none", "models", "best"])
+def test_runs_are_told_whether_to_keep_models(store, stub, keep):
+    told = []
+
+    def run(*args: Any, keep_models: bool) -> Outcome:
+        told.append(keep_models)
+        return stub(*args)
+
+    run_grid(study("a"), store, run, keep=keep)
+    assert set(told) == {keep != "none"}
+
+
+def test_an_experiment_is_claimed_while_it_is_done_and_no_longer(store, stub):
+    held = []
+
+    def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
+        names = [(problem, seed) for problem in "ab" for seed in (0, 1)]
+        held.append([name for name in names if store.holder(claim_of(*name)) is not None])
+        assert held[-1] == [(branch.problem, branch.seed)]
+        return stub(study, store, branch, progress)
+
+    run_grid(study(methods=PAPER), store, run)
+    assert len(held) == 4 * 6
+    assert left(store) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), RuntimeError("a bug")])
+def test_claims_end_with_the_study_however_it_ends(store, stub, error):
+    def run(*args: Any, **given: Any) -> Outcome:
+        if len(stub.branches) == 3:
+            raise error
+        return stub(*args)
+
+    with pytest.raises(type(error)):
+        run_grid(study(methods=PAPER), store, run)
+    assert [path for path in left(store) if ".locks" in path.parts] == []
+    with store.claim(claim_of("a", 0)) as free:
+        assert free
+    assert [record.key.method for record in store.records()] == ["ce"]
+
+
+def test_a_full_disk_ends_the_study_and_nothing_is_recorded_of_it(store, stub):
+    def run(*args: Any, **given: Any) -> Outcome:
+        if len(stub.keys) == 3:
+            raise OSError(errno.ENOSPC, "No space left", "/runs")
+        return stub(*args)
+
+    with pytest.raises(OSError, match="No space left"):
+        run_grid(study(), store, run)
+    assert len(list(store.records())) == 3
+    assert run_grid(study(), store, stub) == Counter(done=8)
+
+
+def dying(times: int, of: Callable[[Branch], bool]) -> Any:
+    """An engine in which the process of some branches dies so many times."""
+    deaths: Counter[Branch] = Counter()
+
+    def engine(take: Any, run: Any, progress: Any) -> Iterator[Outcome]:
+        while (branch := take()) is not None:
+            if of(branch) and deaths[branch] < times:
+                deaths[branch] += 1
+                yield Outcome(branch, died="exit code -9")
+            else:
+                yield run(branch, lambda *_: None)
+
+    return engine
+
+
+def test_a_branch_whose_process_died_is_tried_once_more(store, stub):
+    engine = dying(1, lambda branch: True)
+    assert run_grid(study("a", PAPER, (0,)), store, stub, engine=engine) == Counter(done=4)
+    assert len(stub.branches) == 6
+    assert stub.there == [set(), set(), {"4"}, {"4", "19"}, {"4", "19"}, {"4"}]
+    assert left(store) == []
+
+
+def test_a_branch_whose_process_died_twice_fails_its_runs_and_no_others(store, stub):
+    engine = dying(2, lambda branch: branch.methods == ("0", "0,0.5"))
+    assert run_grid(study("a", PAPER, (0,)), store, stub, engine=engine) == Counter(done=2, failed=2)
+    for method in ("0", "0,0.5"):
+        record = store.read(RunKey("a", method, 0))
+        assert record.error == "The process of this run died 2 times, at last with exit code -9."
+        assert record.settings == study("a", PAPER, (0,)).settings(
+            *study("a", PAPER, (0,)).runs()[RunKey("a", method, 0)]
+        )
+        assert set(record.cost) == {"seconds", "steps_trained", "steps_inherited"}
+    assert left(store) == []
+    assert run_grid(study("a", PAPER, (0,)), store, stub, retry_failed=True) == Counter(done=4)
+
+
+def test_runs_that_failed_under_other_settings_are_done_again_without_being_asked_for(store, record_of):
+    failing, working = StubRun(record_of, a0="failed"), StubRun(record_of)
+    run_grid(study("a", seeds=(0,)), store, failing)
+    changed = study("a", seeds=(0,), learning_rate=1e-3)
+    assert missing_runs(changed, store) == list(changed.runs())
+    assert run_grid(changed, store, working) == Counter(done=2)
+    assert working.keys == list(changed.runs())
+
+
+def test_overwrite_deletes_what_is_there_of_the_studys_problems(store, stub, record_of):
+    run_grid(study("ab"), store, stub)
+    extra = record_of(RunKey("a", "el", 7), settings=study().settings(study().problems[0], Method("el")))
+    store.write(extra)
+    half = store.segments_of("a", 7)
+    half.mkdir(parents=True)
+    (half / "file").write_text("")
+    changed = study("a", learning_rate=1.0)
+    assert run_grid(changed, store, stub, overwrite=True) == Counter(done=4)
+    assert stub.keys[8:] == list(changed.runs())
+    records = {record.key: record.settings["arguments"]["learning_rate"] for record in store.records()}
+    assert records == {key: 1.0 if key.problem == "a" else 2e-5 for key in study("ab").runs()}
+    assert left(store) == []
+    said = store.declaration()
+    assert {name: part["arguments"]["learning_rate"] for name, part in said["settings"].items()} == {
+        "a": 1.0,
+        "b": 2e-5,
+    }
+    assert sorted(problem for grid in said["grids"] for problem in grid["problems"]) == ["a", "b"]
+
+
+def test_overwrite_is_refused_while_another_process_is_at_work_there(store, stub):
+    run_grid(study("ab"), store, stub)
+    before = contents(store)
+    with store.claim(claim_of("a", 1)), pytest.raises(UsageError, match="process .* is at work on a .* Stop it first"):
+        run_grid(study("a"), store, stub, overwrite=True)
+    assert contents(store) == before
+
+
+def test_a_declaration_says_what_was_asked_for_and_grows(store, stub):
+    slow = Method("slow", {"learning_rate": 1.0}, "0-0.5")
+    run_grid(study("a", ("ce", slow)), store, stub)
+    run_grid(study("a", ("ce", slow)), store, stub)
+    run_grid(study("b", ("0",), (3,)), store, stub)
+    said = store.declaration()
+    assert said["grids"] == [
+        {"problems": ["a"], "methods": ["ce", "slow"], "seeds": [0, 1]},
+        {"problems": ["b"], "methods": ["0"], "seeds": [3]},
+    ]
+    assert said["methods"]["slow"] == {"mixing": "0-0.5", "arguments": {"learning_rate": 1.0}}
+    assert set(said["methods"]) == {"ce", "slow", "0"}
+    assert said["settings"] == {
+        name: {"mixing": "ce", "score": "accuracy", "arguments": {"learning_rate": 2e-5}, "model": "bert"}
+        for name in "ab"
+    }
+
+
+def test_a_folder_with_a_method_of_its_own_can_grow_by_others(store, stub):
+    run_grid(study("a", ("ce", Method("slow", {"learning_rate": 1.0}, "0-0.5"))), store, stub)
+    assert run_grid(study("a", ("0",)), store, stub) == Counter(done=2)
+    with pytest.raises(UsageError, match="learning_rate was 2e-05 and is now 0.5"):
+        run_grid(study("a", ("el",), learning_rate=0.5), store, stub)
+
+
+def test_what_was_asked_for_is_declared_before_the_first_branch(store, stub):
+    def run(study: Study, store: Store, *args: Any, **given: Any) -> Outcome:
+        assert store.declaration()["grids"] == [{"problems": ["a"], "methods": ["ce", "0"], "seeds": [0, 1]}]
+        return stub(study, store, *args)
+
+    run_grid(study("a"), store, run)
+
+
+def test_other_settings_are_refused_while_another_process_is_at_work(store, stub):
+    """Though there is no record yet that would say so."""
+    refused = []
+
+    def run(*args: Any, **given: Any) -> Outcome:
+        if not refused:
+            with pytest.raises(UsageError) as caught:
+                run_grid(study("a", learning_rate=1.0, seeds=(5,)), Store(store.folder), stub)
+            refused.append(str(caught.value))
+            other = study("b", learning_rate=1.0, seeds=(0,))
+            assert run_grid(other, Store(store.folder), StubRun(stub.record_of)) == Counter(done=2)
+        return stub(*args)
+
+    assert run_grid(study("a", seeds=(0,)), store, run) == Counter(done=2)
+    assert f"process {os.getpid()} on " in refused[0]
+    assert "arguments.learning_rate was 2e-05 and is now 1.0" in refused[0]
+    assert "--output_dir" in refused[0]
+    assert len(stub.keys) == 2
+
+
+def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
+    run_grid(study(methods=PAPER), store, stub)
+    for problem, seed in (("a", 0), ("b", 1)):
+        folder = store.segments_of(problem, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "file").write_text("")
+    with store.claim(claim_of("b", 1)):
+        run_grid(study(methods=PAPER), store, stub)
+        assert [path.parent.name for path in left(store) if path.name == "file"] == ["seed1"]
+    run_grid(study(methods=PAPER), store, stub)
+    assert left(store) == []
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    monkeypatch.setattr(grid, "PATIENCE", 0.02)
+
+
+def threads_of(count: int, work: Callable[[int], None]) -> None:
+    """Do something in several threads at a time, and raise what they raise."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors, errors
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_two_drivers_in_one_folder_do_each_run_once_and_both_finish(store, record_of, impatient):
+    stubs, counts = [StubRun(record_of) for _ in range(2)], [Counter(), Counter()]
+    whole = study("abc", PAPER, (0, 1))
+
+    def drive(number: int) -> None:
+        def run(*args: Any, **given: Any) -> Outcome:
+            time.sleep(0.01)
+            return stubs[number](*args)
+
+        counts[number] = run_grid(whole, Store(store.folder), run)
+
+    threads_of(2, drive)
+    assert Counter(stubs[0].keys) + Counter(stubs[1].keys) == Counter(whole.runs().keys())
+    assert counts == [Counter(done=24)] * 2
+    # An experiment is done by one of them, and each of them had some.
+    experiments = [{(key.problem, key.seed) for key in one.keys} for one in stubs]
+    assert experiments[0] & experiments[1] == set()
+    assert min(map(len, experiments)) > 0
+    assert left(store) == []
+
+
+def test_a_run_done_elsewhere_is_shown_as_what_it_is(store, record_of, impatient, monkeypatch):
+    """A driver that waits for another one ends with the whole grid."""
+    views: dict[int, View] = {}
+    enter = View.__enter__
+    monkeypatch.setattr(View, "__enter__", lambda self: enter(views.setdefault(threading.get_ident(), self)))
+    barrier = threading.Barrier(2)
+
+    def drive(number: int) -> None:
+        def run(*args: Any, **given: Any) -> Outcome:
+            if args[2].methods == ("ce",):
+                barrier.wait(20)  # both have claimed one of the two
+            return StubRun(record_of)(*args)
+
+        run_grid(study("ab", ("ce", "0"), (0,)), Store(store.folder), run)
+
+    threads_of(2, drive)
+    assert [set(view.states.values()) for view in views.values()] == [{"done"}] * 2
+
+
+HOLD = """
+import sys, time
+from hf_elmix.study.store import Store, claim_of
+with Store(sys.argv[1]).claim(claim_of("a", 0)) as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_takes_over_from_one_that_is_killed(store, stub, impatient, capsys):
+    command = [sys.executable, "-c", HOLD, str(store.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        timer = threading.Timer(0.5, other.kill)
+        timer.start()
+        try:
+            assert run_grid(study("ab", seeds=(0,)), store, stub) == Counter(done=4)
+        finally:
+            other.kill()
+    assert [key.problem for key in stub.keys] == ["b", "b", "a", "a"]
+    assert "Waiting for another process that is doing a seed 0." in capsys.readouterr().err
+
+
+def test_what_another_driver_did_in_the_meantime_is_not_done_again(store, stub, record_of, impatient):
+    """A driver that was told of two missing experiments, of which another one did the second, in part."""
+    whole = study("ab", seeds=(0,))
+
+    def run(*args: Any, **given: Any) -> Outcome:
+        key = RunKey("b", "0", 0)
+        store.write(record_of(key, 0.99, settings=whole.settings(*whole.runs()[key])))
+        return stub(*args)
+
+    assert run_grid(whole, store, run) == Counter(done=4)
+    assert stub.keys == [RunKey("a", "ce", 0), RunKey("a", "0", 0), RunKey("b", "ce", 0)]
+    assert scores(store)[RunKey("b", "0", 0)] == 0.99
+
+
+def test_other_settings_of_another_driver_in_the_meantime_are_refused(store, stub, record_of):
+    whole, other = study("ab", seeds=(0,)), study("ab", seeds=(0,), learning_rate=1.0)
+
+    def run(*args: Any, **given: Any) -> Outcome:
+        key = RunKey("b", "0", 0)
+        store.write(record_of(key, 0.99, settings=other.settings(*other.runs()[key])))
+        return stub(*args)
+
+    with pytest.raises(UsageError, match="learning_rate was 1.0 and is now 2e-05"):
+        run_grid(whole, store, run)
+
+
+def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
+    """For workers: notes in a file of its own that it was asked for a branch."""
+    log = Path(store.folder).parent / "log" / f"{os.getpid()}-{time.monotonic_ns()}"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(json.dumps([branch.problem, branch.seed, branch.methods, branch.start]))
+    progress(branch.start + 1, STEPS)
+    time.sleep(0.02)
+    cost = {"seconds": 0.1, "steps_trained": 1, "steps_inherited": 0}
+    accuracy = {"accuracy": {"last": 0.5, "best": 0.5, "epochs": [0.5]}}
+
+    def record(key: RunKey) -> RunRecord:
+        return RunRecord(key, "done", accuracy, [], study.settings(*study.runs()[key]), {}, cost)
+
+    return stub_outcome(study, store, branch, record)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("importable")
+def test_workers_of_two_drivers_do_each_branch_once(store, impatient):
+    whole = study("ab", PAPER, (0, 1))
+    engine = partial(run_in_workers, workers=2)
+    threads_of(2, lambda _: run_grid(whole, Store(store.folder), recording_run, engine=engine))
+    asked = [json.loads(path.read_text()) for path in (Path(store.folder).parent / "log").iterdir()]
+    assert len(asked) == 4 * 6
+    assert len({json.dumps(branch) for branch in asked}) == len(asked)
+    assert {record.key for record in store.records()} == set(whole.runs())
+    assert left(store) == []
+
+
+def test_behind_a_url_a_study_is_done_as_in_a_folder(stub):
+    store = Store("memory://grid/runs")
+    try:
+        assert run_grid(study(methods=PAPER), store, stub) == Counter(done=16)
+        assert run_grid(study(methods=PAPER), store, stub) == Counter(done=16)
+        assert len(stub.keys) == 16
+        assert [name for name in store.folder.fs.find("/grid/runs") if "record" not in name] == [
+            "/grid/runs/study.json"
+        ]
+        assert run_grid(study("a", PAPER, learning_rate=1.0), store, stub, overwrite=True) == Counter(done=8)
+        assert len(stub.keys) == 24
+    finally:
+        store.folder.fs.store.clear()

@@ -100,6 +100,31 @@ def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
     assert Method(name).schedule == MixingSchedule.parse(name)
 
 
+def test_a_method_may_have_a_schedule_beside_its_name():
+    assert Method("slow", mixing="0-0.5").schedule == MixingSchedule.parse("0-0.5")
+    assert Method("ce", mixing="0").schedule == MixingSchedule.parse("0")
+    whole = Study((problem("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
+    assert list(whole.runs()) == [RunKey("a", "slow", 0)]
+    assert whole.settings(whole.problems[0], whole.methods[0])["mixing"] == "0-0.5"
+    with pytest.raises(UsageError, match="Unknown mixing 'slow'"):
+        Method("slow")
+    with pytest.raises(UsageError, match="Unknown mixing 'fast'"):
+        Method("ce", mixing="fast")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problems": "aba"}, "each problem once, but got 'a' 2 times"),
+        ({"methods": ("ce", "0", "ce")}, "each method once, but got 'ce' 2 times"),
+        ({"seeds": (3, 3, 3)}, "each seed once, but got 3 3 times"),
+    ],
+)
+def test_what_is_there_twice_is_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        study(**changes)
+
+
 @pytest.mark.parametrize("name", ["", "focal", "0-0.6", "0.7"])
 def test_a_method_that_is_no_schedule_is_refused(name):
     with pytest.raises(UsageError, match="Unknown mixing"):

@@ -2,6 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +19,16 @@ from hypothesis import strategies as st
 from hf_elmix.errors import UsageError
 from hf_elmix.schedules import REGIMES
 from hf_elmix.study.spec import RunKey
-from hf_elmix.study.store import RECORD, Store
+from hf_elmix.study.store import (
+    DECLARATION,
+    RECORD,
+    Store,
+    claim_of,
+    local_path,
+    put_folder,
+    remove,
+    write_json,
+)
 
 KEY = RunKey("cola", "0,0.5", 3)
 
@@ -32,15 +48,23 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "runs")
+@pytest.fixture(params=["local", "memory"])
+def anywhere(request, tmp_path: Path) -> Iterator[Store]:
+    """A store in a folder, and one behind a URL."""
+    if request.param == "local":
+        yield Store(tmp_path / "runs")
+        return
+    store = Store(f"memory://{uuid.uuid4().hex}/runs")
+    yield store
+    store.folder.fs.store.clear()
 
 
-def test_a_record_comes_back_as_it_was_written(store, record_of):
+def test_a_record_comes_back_as_it_was_written(anywhere, record_of):
     record = record_of(KEY, 0.1 + 0.2, error="ValueError: naïve\nsecond line")
-    store.write(record)
-    assert store.read(KEY) == record
+    path = anywhere.write(record)
+    assert path == anywhere.folder / "cola" / "0,0.5" / "seed3" / RECORD
+    assert anywhere.read(KEY) == record
+    assert list(anywhere.records()) == [record]
 
 
 @pytest.mark.parametrize("method", REGIMES)
@@ -57,17 +81,17 @@ def test_a_person_can_read_the_file(store, record_of):
     assert len(text.splitlines()) > 20
 
 
-def test_a_run_without_a_record_reads_as_none(store, record_of):
-    assert store.read(KEY) is None
-    store.write(record_of(KEY))
-    assert store.read(RunKey("cola", "0,0.5", 4)) is None
-    assert store.read(RunKey("cola", "0", 3)) is None
+def test_a_run_without_a_record_reads_as_none(anywhere, record_of):
+    assert anywhere.read(KEY) is None
+    anywhere.write(record_of(KEY))
+    assert anywhere.read(RunKey("cola", "0,0.5", 4)) is None
+    assert anywhere.read(RunKey("cola", "0", 3)) is None
 
 
-def test_a_second_write_replaces_the_first(store, record_of):
-    store.write(record_of(KEY, 0.25))
-    store.write(record_of(KEY, 0.75))
-    assert [record.scores["accuracy"]["last"] for record in store.records()] == [0.75]
+def test_a_second_write_replaces_the_first(anywhere, record_of):
+    anywhere.write(record_of(KEY, 0.25))
+    anywhere.write(record_of(KEY, 0.75))
+    assert [record.scores["accuracy"]["last"] for record in anywhere.records()] == [0.75]
 
 
 class Crash(Exception):
@@ -149,22 +173,22 @@ def test_a_record_under_an_empty_name_is_found_again(store, record_of):
     assert list(store.records()) == [record]
 
 
-def test_records_come_in_the_order_of_their_keys(store, record_of):
+def test_records_come_in_the_order_of_their_keys(anywhere, record_of):
     keys = [RunKey(problem, method, seed) for problem in "ba" for method in ("ce", "0") for seed in (10, 9, 2)]
     for key in keys:
-        store.write(record_of(key))
-    assert [record.key for record in store.records()] == [
+        anywhere.write(record_of(key))
+    assert [record.key for record in anywhere.records()] == [
         RunKey(problem, method, seed) for problem in "ab" for method in ("0", "ce") for seed in (2, 9, 10)
     ]
 
 
-def test_other_files_in_the_folder_are_no_records(store, record_of):
-    store.write(record_of(KEY))
+def test_other_files_in_the_folder_are_no_records(anywhere, record_of):
+    anywhere.write(record_of(KEY))
     for other in ("report/summary.csv", "cola/0,0.5/seed3/model/config.json", "record.json", "cola/record.json"):
-        path = store.folder / other
+        path = anywhere.folder / other
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    assert [record.key for record in store.records()] == [KEY]
+    assert [record.key for record in anywhere.records()] == [KEY]
 
 
 def test_a_missing_folder_is_refused_by_name_and_not_made(store):
@@ -257,3 +281,190 @@ def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, rec
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UsageError, match="is no record of a run"):
         store.read(KEY)
+
+
+SAID = {
+    "grids": [{"problems": ["a"], "methods": ["ce", "0,0.5"], "seeds": [0, 1]}],
+    "methods": {"ce": {"mixing": "ce", "arguments": {}}},
+    "settings": {"a": {"score": "accuracy"}},
+}
+
+
+def test_a_declaration_comes_back_as_it_was_written(anywhere):
+    assert anywhere.declaration() == {"grids": [], "methods": {}, "settings": {}}
+    anywhere.declare({"grids": [], "methods": {}, "settings": {}})
+    anywhere.declare(SAID)
+    assert anywhere.declaration() == SAID
+    assert list(anywhere.records()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"grids": []}', '{"grids": 3, "settings": {}}'])
+def test_a_damaged_declaration_is_named_with_what_to_do(anywhere, text):
+    anywhere.declare(SAID)
+    (anywhere.folder / DECLARATION).write_text(text)
+    with pytest.raises(UsageError, match="damaged .* Delete it") as caught:
+        anywhere.declaration()
+    assert str(anywhere.folder / DECLARATION) in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket/runs", "memroy://runs"])
+def test_a_url_that_nobody_knows_is_refused(url):
+    with pytest.raises(UsageError, match=f"Cannot use '{url}'"):
+        Store(url)
+
+
+def test_a_url_of_this_machine_is_a_folder(tmp_path, record_of):
+    store = Store(f"file://{tmp_path}/runs")
+    store.write(record_of(KEY))
+    assert store.local
+    assert Store(tmp_path / "runs").read(KEY) == record_of(KEY)
+    with store.claim("x"), Store(tmp_path / "runs").claim("x") as free:
+        assert not free
+
+
+def test_a_missing_folder_behind_a_url_is_refused():
+    with pytest.raises(UsageError, match="Expected a folder of runs"):
+        list(Store(f"memory://{uuid.uuid4().hex}").records())
+
+
+def test_training_that_is_shared_lies_beside_the_records_and_is_none(anywhere, record_of):
+    anywhere.write(record_of(KEY))
+    folder = anywhere.segments_of("cola", 3)
+    (folder / "step4-0").mkdir(parents=True)
+    (folder / "step4-0" / RECORD).write_text("{}")
+    assert str(folder).startswith(str(anywhere.folder))
+    assert [record.key for record in anywhere.records()] == [KEY]
+    assert anywhere.segments_of("cola", 4) != folder != anywhere.segments_of("a/b", 3)
+    assert len(anywhere.segments_of("a/b", 3).parts) == len(folder.parts)
+
+
+def test_a_claim_is_exclusive_until_it_ends(store):
+    with store.claim("a seed0") as mine:
+        assert mine
+        with Store(store.folder).claim("a seed0") as theirs, store.claim("a seed1") as other:
+            assert (theirs, other) == (False, True)
+        with store.claim("a seed0") as again:  # one that failed has taken nothing away
+            assert not again
+        assert store.holder("a seed0") == f"process {os.getpid()} on {socket.gethostname()}"
+        assert store.holder("a seed0") is not None  # to ask has taken nothing away either
+    assert store.holder("a seed0") is None
+    with store.claim("a seed0") as later:
+        assert later
+
+
+def test_a_claim_ends_with_an_error(store):
+    with pytest.raises(RuntimeError), store.claim("x"):
+        raise RuntimeError
+    with store.claim("x") as free:
+        assert free
+
+
+def test_claims_of_different_experiments_are_different(store):
+    names = [claim_of(problem, seed) for problem in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
+    assert len(set(names)) == len(names)
+    with store.claim(claim_of("a/b", 0)) as one, store.claim(claim_of("a", 0)) as other:
+        assert (one, other) == (True, True)
+
+
+def test_behind_a_url_everything_can_be_claimed():
+    store = Store(f"memory://{uuid.uuid4().hex}/runs")
+    with store.claim("x") as one, store.claim("x") as other:
+        assert (one, other) == (True, True)
+        assert store.holder("x") is None
+
+
+HOLD = """
+import sys, time
+from hf_elmix.study.store import Store
+with Store(sys.argv[1]).claim(sys.argv[2]) as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held_elsewhere(store: Store, name: str) -> Iterator[subprocess.Popen[str]]:
+    """A claim that another process holds."""
+    command = [sys.executable, "-c", HOLD, str(store.folder), name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_claim_of_another_process_ends_when_that_is_killed(store):
+    with held_elsewhere(store, "a seed0") as process:
+        with store.claim("a seed0") as free:
+            assert not free
+        assert store.holder("a seed0") == f"process {process.pid} on {socket.gethostname()}"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert store.holder("a seed0") is None
+        with store.claim("a seed0") as free:
+            assert free
+        assert [path.name for path in (store.folder / ".locks").iterdir() if path.suffix == ".json"] == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
+def test_a_holder_that_cannot_be_read_is_still_one(store, text):
+    with store.claim("x"):
+        (about,) = (store.folder / ".locks").glob("*.json")
+        about.write_text(text)
+        assert store.holder("x") == "another process"
+
+
+def test_a_folder_is_put_in_its_place_whole_and_replaces_what_was_there(anywhere, tmp_path):
+    for text in ("old", "new"):
+        source = tmp_path / text
+        (source / "sub").mkdir(parents=True)
+        (source / "sub" / text).write_text(text)
+        (source / "same").write_text(text)
+        put_folder(source, anywhere.folder / "place")
+    place = anywhere.folder / "place"
+    assert (place / "same").read_text() == "new"
+    assert sorted(path.name for path in place.rglob("*")) == ["new", "same", "sub"]
+    assert [path.name for path in anywhere.folder.iterdir()] == ["place"]
+
+
+def test_a_folder_that_cannot_be_moved_leaves_nothing(store, tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    monkeypatch.setattr(os, "rename", crash)
+    monkeypatch.setattr("shutil.move", lambda one, other: os.makedirs(other))
+    with pytest.raises(Crash):
+        put_folder(tmp_path / "source", store.folder / "place")
+    assert list(store.folder.iterdir()) == []
+
+
+def test_what_is_not_there_is_removed_without_a_word(anywhere):
+    remove(anywhere.folder / "nothing")
+    (anywhere.folder / "some" / "where").mkdir(parents=True)
+    (anywhere.folder / "some" / "where" / "file").write_text("")
+    remove(anywhere.folder / "some")
+    assert not (anywhere.folder / "some").exists()
+
+
+def test_half_a_model_that_a_killed_process_left_goes_with_the_next_record(store, record_of):
+    half, whole = (store.folder_of(KEY) / name for name in (".model.1234abcd", "model"))
+    for folder in (half, whole):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    store.write(record_of(KEY))
+    assert not half.exists()
+    assert (whole / "config.json").exists()
+
+
+def test_what_a_killed_process_left_of_a_file_is_replaced(store):
+    store.folder.mkdir()
+    write_json(store.folder / "x.json", {"a": 1})
+    (store.folder / ".x.json.new").write_text("{")
+    write_json(store.folder / "x.json", {"a": 2})
+    assert files_below(Path(store.folder)) == ["x.json"]
+    assert json.loads((store.folder / "x.json").read_text()) == {"a": 2}
+
+
+def test_a_local_path_is_one_of_this_machine(tmp_path):
+    assert local_path(Store(tmp_path).folder) == tmp_path
+    assert local_path(Store("memory://runs").folder) is None

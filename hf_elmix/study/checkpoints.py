@@ -1,0 +1,134 @@
+"""Trainer checkpoints on their way from a segment of training to those that go on from it.
+
+A checkpoint is a folder named after everything that determines it, so that whatever is found under its name can be
+used: by the branches that wait for it, or by a study that was killed and started again. Its manifest, written last,
+holds a digest of each file; a checkpoint that does not match is as good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from hf_elmix.study.store import fresh, local_path, put_folder, remove
+
+__all__ = ["Checkpoints", "name_of"]
+
+MANIFEST = "~manifest.json"  # sorts after all other files, which are there before it
+
+
+def name_of(stop: int, identity: Mapping[str, Any]) -> str:
+    """The name of a checkpoint.
+
+    Args:
+        stop: Optimizer steps done.
+        identity: Everything that determines it, as plain JSON values.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return f"step{stop}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+class Checkpoints:
+    """The checkpoints of one experiment.
+
+    Args:
+        folder: Where they are, a local folder or an fsspec URL.
+    """
+
+    def __init__(self, folder: UPath) -> None:
+        self._folder = folder
+
+    @property
+    def folder(self) -> UPath:
+        """Where they are."""
+        return fresh(self._folder)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder to write in, removed in the end; near the checkpoints, so that one can be moved there."""
+        here = local_path(self.folder)
+        if here is None:
+            with tempfile.TemporaryDirectory(prefix="elmix-") as name:
+                yield Path(name)
+            return
+        path = Path(here, f".work-{uuid.uuid4().hex[:8]}")
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
+        """Keep a folder as a checkpoint.
+
+        Args:
+            name: From `name_of`.
+            source: The folder; it is moved or copied.
+            notes: What `find` gives back with it, as plain JSON values.
+        """
+        files = {path.relative_to(source).as_posix(): _digest(path) for path in _files(source)}
+        (source / MANIFEST).write_text(json.dumps({"files": files, "notes": notes}), encoding="utf-8")
+        try:
+            put_folder(source, self.folder / name)
+        except OSError:
+            if not self.has(name):  # else another worker has put the same there at the same time
+                raise
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of this name, be it intact or not."""
+        return (self.folder / name / MANIFEST).exists()
+
+    def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
+        """An intact checkpoint as a local folder and the notes it was saved with, or None; a damaged one is removed.
+
+        Args:
+            name: From `name_of`.
+            scratch: Where a remote checkpoint is copied to.
+        """
+        place = self.folder / name
+        if not self.has(name):
+            return None
+        try:
+            folder = local_path(place) or _fetched(place, scratch / name)
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if all(_digest(folder / file) == digest for file, digest in manifest["files"].items()):
+                return folder, manifest["notes"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # a file that is missing, or a manifest cut short
+        remove(place)
+        return None
+
+    def delete(self, name: str) -> None:
+        """Remove a checkpoint that nothing goes on from any more."""
+        remove(self.folder / name)
+
+    def clear(self) -> None:
+        """Remove all checkpoints, and what a killed process left beside them."""
+        remove(self.folder)
+
+
+def _fetched(place: UPath, target: Path) -> Path:
+    """A local copy of a remote checkpoint: of the files that its manifest names, whatever else is there."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / MANIFEST).write_bytes((place / MANIFEST).read_bytes())
+    files = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]
+    place.fs.get([(place / file).path for file in files], [str(target / file) for file in files])
+    return target
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -1,0 +1,156 @@
+"""The study engine beside a plain loop of stock Trainers with run_glue's defaults.
+
+    python tests/benchmarks/bench_study.py --dataset_name FOLDER_OR_ID --tasks cola mrpc sst2
+
+The loop trains every regime from scratch in one process, each row padded to 64 tokens, and scores once an epoch. The
+engine is then given its measures one after the other, so that each rung shows what the one added last contributes. A
+further line says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+
+from glue_runs.data import find_task, load_task, tokenise
+from glue_runs.metrics import compute_metrics_for
+from glue_runs.models import load_model, load_tokenizer
+from glue_runs.problems import glue_study
+from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
+from hf_elmix.study.grid import run_grid
+from hf_elmix.study.run import run_branch
+from hf_elmix.study.store import Store
+from hf_elmix.study.workers import Engine, run_here, run_in_workers
+
+LENGTH = 64
+
+# Name of a rung, padding, whether prefixes are shared, whether there are workers, further training arguments.
+RUNGS: list[tuple[str, str, bool, bool, dict[str, Any]]] = [
+    ("the engine, nothing shared, padded to 64", "max_length", False, False, {}),
+    ("+ shared prefixes", "max_length", True, False, {}),
+    ("+ padded to the batch's longest row", "longest", True, False, {}),
+    ("+ no padding", "free", True, False, {}),
+    ("+ workers", "free", True, True, {}),
+    ("+ rows grouped by length (another order)", "free", True, True, {"train_sampling_strategy": "group_by_length"}),
+]
+
+
+def stock_loop(task: str, args: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    """Every regime from scratch with the stock Trainer; all cost the same, so the loss is its own."""
+    glue, tokenizer = find_task(task), load_tokenizer(args.model_name_or_path)
+    rows = load_task(glue, args.dataset_name, max_train_samples=args.rows, max_eval_samples=args.eval_rows)
+    tokens = tokenise(rows, glue, tokenizer, LENGTH)
+    for _ in MIXINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "epoch"}
+            device = {"dataloader_pin_memory": torch.cuda.is_available(), "eval_strategy": "epoch"}
+            trainer = Trainer(
+                model=load_model(args.model_name_or_path, glue, seed=0),
+                args=TrainingArguments(folder, seed=0, **quiet, **device, **arguments),
+                train_dataset=tokens["train"],
+                eval_dataset=tokens[glue.splits[0]],
+                data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=LENGTH),
+                compute_metrics=compute_metrics_for(glue),
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+
+
+def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung: int) -> None:
+    """The same runs through the engine, with the measures of a rung."""
+    _, padding, sharing, workers, more = RUNGS[rung]
+    study = glue_study(
+        [task],
+        [0],
+        model=args.model_name_or_path,
+        dataset=args.dataset_name,
+        max_length=LENGTH,
+        max_train_samples=args.rows,
+        max_eval_samples=args.eval_rows,
+        arguments={**arguments, **more},
+        padding=padding,
+    )
+    crew: Engine = functools.partial(run_in_workers, workers=args.workers) if workers else run_here
+    with tempfile.TemporaryDirectory() as folder:
+        counts = run_grid(study, Store(folder), run_branch, engine=crew, sharing=sharing)
+    assert counts == {"done": len(MIXINGS)}, counts
+
+
+def useful_work(task: str, args: argparse.Namespace, epochs: float) -> tuple[float, float]:
+    """Floating-point operations of the four runs that go into tokens of text, and the share of tokens that are text.
+
+    A multiply-add counts as two and the backward pass as two forward passes: 6 per weight of the layers and token, and
+    12 per layer, width, token and token it attends to. Embeddings are looked up and count as nothing.
+    """
+    glue = find_task(task)
+    rows = load_task(glue, args.dataset_name, max_train_samples=args.rows, max_eval_samples=args.eval_rows)
+    tokens = tokenise(rows, glue, load_tokenizer(args.model_name_or_path), LENGTH)
+    model: Any = load_model(args.model_name_or_path, glue, seed=0)
+    weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
+    size = 2 * model.config.num_hidden_layers * model.config.hidden_size
+
+    def forward(split: str) -> float:
+        lengths = [len(row) for row in tokens[split]["input_ids"]]
+        return sum(2 * weights * length + 2 * size * length**2 for length in lengths)
+
+    lengths = [len(row) for row in tokens["train"]["input_ids"]]
+    operations = epochs * (3 * forward("train") + forward(glue.splits[0]))
+    return len(MIXINGS) * operations, sum(lengths) / (LENGTH * len(lengths))
+
+
+def gemm_rate(seconds: float = 2.0) -> float:
+    """Floating-point operations per second of large matrix products with all threads, the best of several."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best, until = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        for _ in range(5):
+            torch.mm(a, b)
+        best = max(best, 5 * 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=["cola", "mrpc", "sst2"])
+    parser.add_argument("--dataset_name", default=GLUE)
+    parser.add_argument("--model_name_or_path", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--rows", type=int, default=512, help="training rows of each task")
+    parser.add_argument("--eval_rows", type=int, default=256)
+    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rungs", type=int, nargs="+", default=list(range(len(RUNGS))))
+    args = parser.parse_args()
+    arguments = {**ARGUMENTS, "num_train_epochs": args.epochs}
+    rate = gemm_rate()
+    print(f"{args.rows} rows, {args.epochs:g} epochs, {len(MIXINGS)} regimes, {torch.get_num_threads()} threads")
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
+    for task in args.tasks:
+        work, text = useful_work(task, args, args.epochs)
+        peer = seconds(lambda task=task: stock_loop(task, args, arguments))  # type: ignore[misc]
+        print(f"{task}: {text:.0%} of the tokens padded to {LENGTH} are text")
+        before = peer
+        print(f"  {'stock Trainer, padded to 64, every regime':45} {peer:7.1f} s   1.00x  {work / peer / rate:6.1%}")
+        for rung in args.rungs:
+            took = seconds(lambda task=task, rung=rung: engine(task, args, arguments, rung))  # type: ignore[misc]
+            ratios = f"{peer / took:6.2f}x  {work / took / rate:6.1%}   this alone {before / took:5.2f}x"
+            print(f"  {RUNGS[rung][0]:45} {took:7.1f} s {ratios}", flush=True)
+            before = took
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Studies that are interrupted, and real commands: interrupted, killed, and two at a time in one folder."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glue_runs.__main__ import main
+from glue_runs.pocket.encoder import encoder_path
+from glue_runs.protocol import GLUE
+
+pytestmark = pytest.mark.slow
+
+
+def wait_until(condition: Callable[[], Any], started: Any, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert not started.ended(), f"ended too early:\n{started.said()}"
+        assert time.monotonic() < deadline, f"not in {seconds} s:\n{started.said()}"
+        time.sleep(0.01)
+
+
+def check_interrupted(started: Any) -> None:
+    """Check that a study has ended as it should after Ctrl-C."""
+    assert started.wait() == 130, started.said()
+    started.settle(1.0)
+    said = started.said()
+    assert "Traceback" not in said
+    assert "Error" not in said
+    assert started.lines() == ["glue-runs: stopped. What is done is kept; the same command goes on from there."]
+    assert said.splitlines()[-1] == started.lines()[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_at_random_moments(begin_study, snapshot, strays, check_complete, tmp_path, workers):
+    draw = random.Random(int(workers))
+    for number in range(2):
+        folder, kept = tmp_path / f"runs{number}", {}
+        for _ in range(4):
+            started = begin_study(folder, "--workers", workers)
+            wait_until((folder / "study.json").exists, started)
+            deadline = time.monotonic() + draw.uniform(0.0, 0.7)
+            while not started.ended() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if started.ended():
+                break
+            for pid in started.alive():  # as a terminal does: all processes of the command
+                os.kill(pid, signal.SIGINT)
+            check_interrupted(started)
+            assert snapshot(folder).items() >= kept.items()
+            kept = snapshot(folder)
+            assert [name for name in strays(folder) if "/step" not in name] == []  # what can be used may stay
+        last = begin_study(folder, "--workers", workers)
+        assert last.wait() == 0, last.said()
+        assert snapshot(folder).items() >= kept.items()
+        check_complete(folder)
+
+
+def workers_of(started: Any) -> list[int]:
+    """The workers of a command, once they are at work: those processes of it that have imported PyTorch."""
+    others = [pid for pid in started.alive() if pid != started.process.pid]
+    return [pid for pid in others if "libtorch" in _read(f"/proc/{pid}/maps")]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_a_command_interrupted_killed_and_robbed_of_a_worker(
+    begin_command, snapshot, strays, results, undisturbed, words, runs
+):
+    command = ["study", "--output_dir", str(runs), *words, "--workers", "2"]
+
+    interrupted = begin_command(*command)
+    wait_until(lambda: len(interrupted.alive()) > 3, interrupted)  # its workers are about to import
+    time.sleep(0.5)
+    os.killpg(interrupted.process.pid, signal.SIGINT)
+    check_interrupted(interrupted)
+
+    killed = begin_command(*command)
+    wait_until(lambda: snapshot(runs), killed)
+    killed.kill()
+    kept = snapshot(runs)
+    assert 0 < len(kept) < 8
+    killed.settle()
+
+    robbed = begin_command(*command)
+    wait_until(lambda: len(workers_of(robbed)) == 2, robbed)
+    wait_until(lambda: len(snapshot(runs)) > len(kept), robbed)
+    os.kill(workers_of(robbed)[0], signal.SIGKILL)
+    assert robbed.wait() == 0, robbed.said()
+    robbed.settle(5.0)
+    assert snapshot(runs).items() >= kept.items()
+    assert results(runs) == undisturbed
+    assert strays(runs) == []
+
+
+def test_two_commands_in_one_folder_share_the_work(
+    begin_command, snapshot, strays, records, results, undisturbed, words, runs, capsys
+):
+    both = [begin_command("study", "--output_dir", str(runs), *words) for _ in range(2)]
+    states: set[str] = set()
+    while not all(one.ended() for one in both):
+        if (runs / "study.json").exists() and main(["status", str(runs)]) == 0:
+            lines = [line for line in capsys.readouterr().out.splitlines() if " seed " in line]
+            states |= {line.split(": ")[1] for line in lines}
+        time.sleep(0.2)
+    assert [one.wait() for one in both] == [0, 0], [one.said() for one in both]
+    assert "running" in states
+    assert results(runs) == undisturbed
+    assert strays(runs) == []
+    # No step was trained twice: the first of 0, 0,0.5 and 0-0.5 trains what it shares with the others.
+    costs = {name: record["cost"]["steps_trained"] for name, record in records(runs).items()}
+    assert sum(costs.values()) == 2 * 57
+    said = "".join(one.said() for one in both)
+    for name in costs:
+        task, mixing, seed, _ = name.split("/")
+        assert said.count(f"{task} {mixing} {seed.replace('seed', 'seed ')}: done") == 1
+
+
+@pytest.fixture
+def failing_hub(hub: Path) -> Iterator[str]:
+    """The address of a Hub with real rows that answers a third of all requests with 500 or 503."""
+    serve = f"import sys; sys.path.insert(0, {str(hub)!r}); from serve import LocalHub\n"
+    serve += f"with LocalHub([{str(hub)!r}], fail=0.33) as hub:\n  print(hub.url, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", serve]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
+        server.communicate("")
+
+
+@pytest.mark.hub
+def test_a_hub_that_fails_a_third_of_all_requests(
+    begin_command, begin_study, records, strays, failing_hub, hub, runs, tmp_path
+):
+    few = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_steps", "3", "--use_cpu"]
+    words = ["--tasks", "mrpc", "mnli", "--seeds", "0", "--mixings", "ce", "0-0.5", *few]
+    words += ["--model_name_or_path", str(encoder_path())]
+    home = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    started = begin_command("study", "--output_dir", str(runs), *words, HF_ENDPOINT=failing_hub, **home)
+    assert started.wait() == 0, started.said()
+    assert strays(runs) == []
+    there = begin_study(tmp_path / "there", *words, "--dataset_name", str(hub / "datasets" / GLUE))
+    assert there.wait() == 0, there.said()
+    expected = {name: record["scores"] for name, record in records(tmp_path / "there").items()}
+    assert len(expected) == 4
+    assert {name: record["scores"] for name, record in records(runs).items()} == expected

@@ -1,0 +1,80 @@
+"""A disk that is full: the study stops and says so, and goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PAGE = 4096
+
+# Free pages: with few of them the study cannot be declared or has no room for its records, then for one file or the
+# other of a checkpoint of some 140 KB.
+FOR_RECORDS = (0, 1, 2, 3, 4)
+FOR_CHECKPOINTS = (4, 6, 8, 10, 16, 24, 32)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def leave(disk: Path, pages: int) -> None:
+    """Fill a disk but for so many pages."""
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    there = os.statvfs(disk)
+    assert there.f_bsize == PAGE
+    with filler.open("wb") as file:
+        file.write(b"x" * PAGE * (there.f_bavail - pages))
+    assert os.statvfs(disk).f_bavail == pages
+
+
+def check_stopped(started, folder) -> str:
+    """Check that a study has ended as it should on a full disk; returns what it said of it."""
+    assert started.wait() == 1, started.said()
+    started.settle()
+    said = started.said()
+    (line,) = started.lines()
+    assert line == said.splitlines()[-1]
+    assert "No space left" in line
+    assert str(folder) in line
+    assert "Traceback" not in said
+    assert "failed" not in said
+    return line
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("kind", "free"), [("record.json", FOR_RECORDS), ("a checkpoint", FOR_CHECKPOINTS)])
+def test_a_full_disk_stops_the_study_until_there_is_room(
+    begin_study, snapshot, records, strays, check_complete, disk, workers, kind, free
+):
+    folder = disk / "runs"
+    words = ["--workers", workers, *(["--no_sharing"] if kind == "record.json" else [])]
+    lines, kept = [], {}
+    for pages in free:
+        leave(disk, pages)
+        started = begin_study(folder, *words)
+        lines.append(check_stopped(started, folder))
+        assert {record["status"] for record in records(folder).values()} <= {"done"}
+        assert snapshot(folder).items() >= kept.items()
+        kept = snapshot(folder)
+        assert [name for name in strays(folder) if not name.startswith(".segments/toy/seed3/step")] == []
+    assert len([line for line in lines if kind in line]) >= len(free) // 2
+    (disk / "filler").unlink()
+    last = begin_study(folder, *words)
+    assert last.wait() == 0, last.said()
+    assert snapshot(folder).items() >= kept.items()
+    check_complete(folder)

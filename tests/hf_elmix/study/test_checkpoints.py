@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Trainer, TrainingArguments
+from upath import UPath
+
+from hf_elmix.study.checkpoints import MANIFEST, Checkpoints, name_of
+
+NOTES = {"ledger": [{"method": "0", "steps": 3, "seconds": 0.5}]}
+CONTENT = {"a.bin": b"weights", "b/c.json": b"{}", "empty": b"", "z": bytes(5000)}
+
+
+@pytest.fixture(params=["local", "memory"])
+def checkpoints(request, tmp_path: Path) -> Iterator[Checkpoints]:
+    if request.param == "local":
+        yield Checkpoints(UPath(tmp_path / "kept" / "seed3"))
+        return
+    folder = UPath(f"memory://{uuid.uuid4().hex}/seed3")
+    yield Checkpoints(folder)
+    folder.fs.store.clear()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return folder_with(tmp_path / "source", CONTENT)
+
+
+def folder_with(folder: Path, content: dict[str, bytes]) -> Path:
+    for name, data in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in files.items() if name != MANIFEST}
+
+
+def test_what_was_saved_is_found(checkpoints, source, tmp_path):
+    assert not checkpoints.has("x")
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+    checkpoints.save("x", source, NOTES)
+    assert checkpoints.has("x")
+    folder, notes = checkpoints.find("x", tmp_path / "scratch")
+    assert isinstance(folder, Path)
+    assert content_of(folder) == CONTENT
+    assert notes == NOTES
+    assert not checkpoints.has("y")
+
+
+def test_it_is_found_as_often_as_it_is_asked_for(checkpoints, source, tmp_path):
+    checkpoints.save("x", source, NOTES)
+    for scratch in ("one", "other"):
+        folder, notes = checkpoints.find("x", tmp_path / scratch)
+        assert (content_of(folder), notes) == (CONTENT, NOTES)
+
+
+def test_one_that_is_deleted_is_gone_and_the_others_stay(checkpoints, source, tmp_path):
+    other = shutil.copytree(source, tmp_path / "other")
+    checkpoints.save("x", source, NOTES)
+    checkpoints.save("y", other, {})
+    checkpoints.delete("x")
+    checkpoints.delete("never there")
+    assert [checkpoints.has(name) for name in "xy"] == [False, True]
+    checkpoints.clear()
+    assert not checkpoints.has("y")
+    assert not checkpoints.folder.exists() or list(checkpoints.folder.iterdir()) == []
+    checkpoints.clear()
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def missing(data: bytes) -> None:
+    return None
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, missing])
+@pytest.mark.parametrize("name", ["a.bin", "b/c.json", "z", MANIFEST])
+def test_a_damaged_one_is_as_good_as_none_and_removed(checkpoints, source, tmp_path, damage, name):
+    checkpoints.save("x", source, NOTES)
+    path = checkpoints.folder / "x" / name
+    data = damage(path.read_bytes())
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+    assert not checkpoints.has("x")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"files": {}}', '{"files": [], "notes": {}}', "\x00"])
+def test_a_manifest_that_is_none_is_as_good_as_no_checkpoint(checkpoints, source, tmp_path, text):
+    checkpoints.save("x", source, NOTES)
+    (checkpoints.folder / "x" / MANIFEST).write_text(text)
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+    assert not checkpoints.has("x")
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(checkpoints, source, tmp_path):
+    checkpoints.save("x", source, NOTES)
+    (checkpoints.folder / "x" / MANIFEST).unlink()
+    assert not checkpoints.has("x")
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+
+
+def test_one_of_the_same_name_takes_the_place_of_a_damaged_one(checkpoints, source, tmp_path):
+    again = shutil.copytree(source, tmp_path / "again")
+    checkpoints.save("x", source, NOTES)
+    (checkpoints.folder / "x" / "a.bin").unlink()
+    checkpoints.save("x", again, NOTES)
+    folder, _ = checkpoints.find("x", tmp_path / "scratch")
+    assert content_of(folder) == CONTENT
+
+
+def test_the_manifest_sorts_after_every_file_of_a_trainer(toy, tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=1, save_steps=1, report_to="none", use_cpu=True)
+    given = {name: toy.materials(0).trainer[name] for name in ("model", "train_dataset")}
+    Trainer(args=args, **given, compute_loss_func=lambda outputs, labels, **_: outputs.logits.sum()).train()
+    names = sorted([*(path.name for path in (tmp_path / "checkpoint-1").iterdir()), MANIFEST, "pending.safetensors"])
+    assert names[-1] == MANIFEST
+    assert len(names) > 6
+
+
+def test_a_remote_checkpoint_is_not_seen_before_it_is_whole(source, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(UPath(f"memory://{uuid.uuid4().hex}/seed3"))
+    seen = []
+    put = type(checkpoints.folder.fs).put_file
+
+    def spy(fs, path, *given, **more):
+        seen.append((Path(path).name, checkpoints.has("x")))
+        return put(fs, path, *given, **more)
+
+    monkeypatch.setattr(type(checkpoints.folder.fs), "put_file", spy)
+    checkpoints.save("x", source, NOTES)
+    assert [name for name, _ in seen] == ["a.bin", "c.json", "empty", "z", MANIFEST]
+    assert not any(there for _, there in seen)
+
+
+def test_a_local_checkpoint_is_whole_when_it_is_there(source, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(UPath(tmp_path / "kept"))
+    monkeypatch.setattr("os.rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("shutil.move", lambda one, other: shutil.copytree(one, other))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save("x", source, NOTES)
+    assert not checkpoints.has("x")
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_where_another_worker_was_faster_its_checkpoint_stays(source, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(UPath(tmp_path / "kept"))
+    theirs = folder_with(tmp_path / "theirs", {**CONTENT, MANIFEST: b"{}"})
+
+    def overtaken(near, here):
+        shutil.copytree(theirs, here)
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr("os.rename", overtaken)
+    monkeypatch.setattr("shutil.move", lambda one, other: shutil.copytree(one, other))
+    checkpoints.save("x", source, NOTES)
+    assert json.loads((tmp_path / "kept/x" / MANIFEST).read_text()) == {}
+
+
+def test_an_error_of_the_disk_is_not_kept_quiet(source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.move", full)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoints(UPath(tmp_path / "kept")).save("x", source, NOTES)
+
+
+def test_scratch_is_near_the_checkpoints_and_goes(checkpoints):
+    with checkpoints.scratch() as scratch:
+        (scratch / "file").write_text("")
+        with checkpoints.scratch() as other:
+            assert other != scratch
+        assert scratch.is_dir()
+    assert not scratch.exists()
+    assert not other.exists()
+    local = checkpoints.folder.protocol == ""
+    assert (str(scratch).startswith(str(checkpoints.folder))) == local
+
+
+def test_scratch_goes_when_an_error_does(checkpoints):
+    with pytest.raises(RuntimeError), checkpoints.scratch() as scratch:  # noqa: PT012
+        (scratch / "file").write_text("")
+        raise RuntimeError
+    assert not scratch.exists()
+
+
+JSON = st.recursive(st.integers() | st.text(max_size=3), lambda one: st.dictionaries(st.text(max_size=2), one))
+IDENTITIES = st.dictionaries(st.text(max_size=3), JSON, max_size=3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 9), IDENTITIES, st.integers(0, 9), IDENTITIES)
+def test_names_are_equal_if_and_only_if_all_that_determines_them_is(stop, identity, other_stop, other):
+    assert (name_of(stop, identity) == name_of(other_stop, other)) == ((stop, identity) == (other_stop, other))
+    assert name_of(stop, identity) == name_of(stop, dict(reversed(identity.items())))
+
+
+def test_a_name_is_one_path_component_that_says_the_step():
+    names = [name_of(stop, {"lr": lr}) for stop, lr in itertools.product((1, 19), (0.1, 0.2))]
+    assert len(set(names)) == 4
+    assert [name.split("-")[0] for name in names] == ["step1", "step1", "step19", "step19"]
+    assert all("/" not in name and len(name) < 60 for name in names)
