@@ -127,7 +127,11 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--max_eval_samples", type=int, metavar="N", help="keep the first N rows of each evaluation split")
     add("--padding", choices=protocol.PADDINGS, default=protocol.PADDINGS[0], help="of batches (%(default)s)")
     add(
-        "--workers", type=int, default=1, metavar="N", help="processes at work, each with its own GPU if there are any"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes at work, each with its own GPU if there are any; Ray has its own",
     )
     add("--engine", choices=("local", "ray"), default="local", help="where the work is done (%(default)s)")
     add("--ray_address", metavar="ADDRESS", help="of a Ray cluster; left out, one is started on this machine")

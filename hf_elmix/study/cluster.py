@@ -24,7 +24,7 @@ from upath import UPath
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.fork import Branch, Outcome
 from hf_elmix.study.store import local_path
-from hf_elmix.study.workers import BranchProgress, Run, Take, _environ
+from hf_elmix.study.workers import BranchProgress, Run, Take, environ
 
 __all__ = ["run_on_ray"]
 
@@ -267,7 +267,7 @@ def _marker(folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
 def _cluster(address: str | None) -> Iterator[Any]:
     """The module `ray`, connected: as it is already, to the cluster at an address, or to one of our own."""
     address = address or os.environ.get("RAY_ADDRESS")
-    with _environ({} if address else {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+    with environ({} if address else {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         import ray
 
         if ray.is_initialized():

@@ -194,10 +194,13 @@ class _Training:
         """Train a segment from its parent's checkpoint; where that is lost, train what it held once more."""
         came_from: Path | None = None
         if segment.parent is not None:
-            found = self.checkpoints.find(self.name(trainer, segment.parent, steps), scratch)
-            while found is None:
+            name = self.name(trainer, segment.parent, steps)
+            found = self.checkpoints.find(name, scratch)
+            if found is None:
                 self.reach(self.trainer(scratch), segment.parent, steps, scratch)
-                found = self.checkpoints.find(self.name(trainer, segment.parent, steps), scratch)
+                found = self.checkpoints.find(name, scratch)
+            if found is None:
+                raise RuntimeError(f"The checkpoint {name} was written and cannot be read back.")
             came_from, self.ledger = found[0], found[1]["ledger"]
             PauseCallback.go_on(trainer, came_from)
         self.counter.steps, self.start = 0, time.perf_counter()

@@ -98,7 +98,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(its_end, run), daemon=True)
-        with _environ(environment), _deaf_to_ctrl_c():
+        with environ(environment), _deaf_to_ctrl_c():
             self.process.start()
         its_end.close()  # so that the line breaks when the process dies
 
@@ -151,7 +151,7 @@ def _serve(connection: Connection, run: Run) -> None:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                connection.send(OSError(*error.args))  # without its traceback, which does not travel
+                connection.send(travelling(error))
 
 
 @contextmanager
@@ -168,6 +168,11 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def travelling(error: OSError) -> OSError:
+    """An error as it can be sent to another process: without its traceback, and whatever it came from."""
+    return OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
+
+
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
     """What sets one worker's process apart, unless the user said otherwise."""
     threads = {} if os.environ.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": str(_share(workers))}
@@ -179,7 +184,7 @@ def _share(workers: int) -> int:
 
 
 @contextmanager
-def _environ(values: dict[str, str]) -> Iterator[None]:
+def environ(values: dict[str, str]) -> Iterator[None]:
     """Let processes that are started in this context find these in their environment."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
