@@ -232,21 +232,29 @@ def strays_fixture() -> Callable[[Path], list[str]]:
     return strays
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> list[str]:
-    """The words of a study of generated rows with the package's encoder, all but the output folder."""
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of generated rows."""
     from glue_runs.pocket.dataset import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("rows"), train_rows=96, validation_rows=32)
+
+
+@pytest.fixture(scope="session")
+def words(rows: Path) -> list[str]:
+    """The words of a study of generated rows with the package's encoder, all but the output folder."""
     from glue_runs.pocket.encoder import encoder_path
 
-    rows = write_dataset(tmp_path / "rows", train_rows=96, validation_rows=32)
     what = ["--dataset_name", str(rows), "--model_name_or_path", str(encoder_path()), "--tasks", "cola"]
     return [*what, "--seeds", "0", "1", "--max_steps", "20", "--per_device_train_batch_size", "8", "--use_cpu"]
 
 
-@pytest.fixture
-def undisturbed(begin_study: Callable[..., Started], words: list[str], tmp_path: Path) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="session")
+def undisturbed(
+    begin_study: Callable[..., Started], words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
     """What that study gives undisturbed, with nothing shared."""
-    folder = tmp_path / "undisturbed"
+    folder = tmp_path_factory.mktemp("undisturbed") / "runs"
     started = begin_study(folder, *words, "--no_sharing")
     assert started.wait() == 0, started.said()
     assert len(results(folder)) == 8

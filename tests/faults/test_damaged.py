@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,23 +86,30 @@ def test_a_damaged_record_or_declaration_is_named_and_made_again_when_deleted(
     check_complete(runs)
 
 
-@pytest.mark.parametrize("spoil", [truncate, empty])
+@pytest.fixture
+def file_of_rows(rows: Path) -> Iterator[Path]:
+    """A file that the study reads; it is as before in the end."""
+    path = rows / "cola" / "train-00000-of-00001.parquet"
+    good = path.read_bytes()
+    yield path
+    path.write_bytes(good)
+
+
 def test_rows_that_cannot_be_read_stop_the_study_before_anything_is_done(
-    begin_study, snapshot, results, undisturbed, words, runs, tmp_path, spoil
+    begin_study, snapshot, results, undisturbed, words, rows, file_of_rows, runs
 ):
     assert begin_study(runs, *words, "--seeds", "0").wait() == 0
-    kept = snapshot(runs)
-    rows = tmp_path / "rows" / "cola" / "train-00000-of-00001.parquet"
-    good = rows.read_bytes()
-    spoil(rows)
-    started = begin_study(runs, *words)
-    assert started.wait() == 2, started.said()
-    (line,) = started.lines()
-    assert "Traceback" not in started.said()
-    assert "cola" in line
-    assert str(tmp_path / "rows") in line
-    assert snapshot(runs) == kept
-    rows.write_bytes(good)
+    kept, good = snapshot(runs), file_of_rows.read_bytes()
+    for spoil in (truncate, empty):
+        spoil(file_of_rows)
+        started = begin_study(runs, *words)
+        assert started.wait() == 2, started.said()
+        (line,) = started.lines()
+        assert "Traceback" not in started.said()
+        assert "cola" in line
+        assert str(rows) in line
+        assert snapshot(runs) == kept
+    file_of_rows.write_bytes(good)
     again = begin_study(runs, *words)
     assert again.wait() == 0, again.said()
     assert snapshot(runs).items() >= kept.items()

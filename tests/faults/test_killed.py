@@ -58,9 +58,11 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
     whole = duration_of(begin_study(tmp_path / "undisturbed", "--workers", workers))
     check_complete(tmp_path / "undisturbed")
     draw = random.Random(int(workers))
-    for number in range(4):
-        killer = Killer(begin_study, snapshot, tmp_path / f"runs{number}", "--workers", workers)
-        for _ in range(3):
+    kills = rounds = 0
+    while kills < 12:
+        rounds += 1
+        killer = Killer(begin_study, snapshot, tmp_path / f"runs{rounds}", "--workers", workers)
+        while killer.kills < 3:
             started, deadline = killer.start(), time.monotonic() + draw.uniform(0.2, 0.9) * whole
             while not started.ended() and time.monotonic() < deadline:
                 time.sleep(0.005)
@@ -71,6 +73,7 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
             killer.killed()
             if draw.random() < 0.5:  # else the next one meets what is left of this one
                 started.settle()
+        kills += killer.kills
         killer.complete()
         check_complete(killer.folder)
 
