@@ -38,6 +38,7 @@ ARROWS = {
         "hf_elmix.study.workers",
     ],
     "hf_elmix.analysis.profile": [],
+    "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.schedules", "hf_elmix.study.spec"],
     "hf_elmix.analysis.plots": [],
     "hf_elmix.analysis.report": [
