@@ -27,6 +27,7 @@ __all__ = [
     "groups",
     "mean_gain",
     "mean_rank",
+    "problem_gains",
     "seeds_needed",
     "visible_effect",
     "wins",
@@ -158,6 +159,25 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
     gains = differences(scores, baseline).drop(columns=baseline)
     rows = {method: _comparison(gains[method].dropna(), level) for method in gains}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def problem_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
+    """How far each method is from the baseline on each problem, over the seeds that both have.
+
+    Returns:
+        One row for each (problem, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline),
+        and ``low``, ``high``: its paired t interval, missing for fewer than two pairs.
+
+    Raises:
+        UsageError: (a ValueError) If the baseline is none of the methods.
+    """
+    gains = differences(scores, baseline).drop(columns=baseline)
+    problems = pd.Index(gains.index.get_level_values(0), name="problem")
+    by_problem = gains.set_axis(problems).rename_axis(columns="method").stack().groupby(level=[0, 1], sort=False)
+    table = by_problem.agg(pairs="count", difference="mean", sd="std")
+    reach = stats.t.ppf((1 + level) / 2, table["pairs"] - 1) * table["sd"] / np.sqrt(table["pairs"])
+    table["low"], table["high"] = table["difference"] - reach, table["difference"] + reach
+    return table.drop(columns="sd")
 
 
 def seeds_needed(

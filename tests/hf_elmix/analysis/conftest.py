@@ -25,12 +25,12 @@ def make_record(
     return RunRecord(RunKey(problem, method, seed), status, scores, [], {"score": "accuracy"}, {}, cost)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_study() -> list[RunRecord]:
     """Two problems, three methods, two seeds; one run failed, one diverged, one is missing; in no order."""
     return [
