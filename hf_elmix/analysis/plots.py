@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 __all__ = [
+    "legend_rows",
     "method_label",
     "plot_differences",
     "plot_losses",
@@ -43,11 +45,13 @@ STYLES = (
     Style("#009E73", "-.", 1.4, "v"),
     Style("#0072B2", ":", 1.4, "X"),
 )
-# From the seventh method on the colours come again, each round with dashes of its own.
+# From the seventh method on the colours come again, each round with dashes and markers of its own.
+MARKERS = ("P", "*", "h", "<", ">", "d", "p")
 DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 1, 1, 1, 1, 1)))
 LONGEST = 28  # letters of a name in a figure; tables have the whole
 ROWS = 40  # problems in a figure of differences
 SHADE = 0.1
+CROWD = 4  # methods whose legend still leaves a profile to see
 
 
 def method_label(method: str) -> str:
@@ -59,10 +63,19 @@ def method_label(method: str) -> str:
     return f"F = {method}" if low else method
 
 
+def legend_rows(methods: Sequence[str]) -> int:
+    """Rows of a legend outside its axis, which take height of a figure."""
+    names = [_name(method) for method in methods]
+    return -(-len(names) // _columns(names))
+
+
 def style_of(place: int) -> Style:
     """Style of the method at a place in the order of methods, from 0."""
     style, again = STYLES[place % len(STYLES)], place // len(STYLES)
-    return style if not again else style._replace(line=DASHES[(again - 1) % len(DASHES)], width=1.4)
+    if not again:
+        return style
+    marker = MARKERS[(place - len(STYLES)) % len(MARKERS)]
+    return style._replace(line=DASHES[(again - 1) % len(DASHES)], width=1.4, marker=marker)
 
 
 def plot_profile(
@@ -108,7 +121,7 @@ def plot_profile(
     ax.set_xlabel("threshold τ (share of the best score of the experiment)" + _undefined(profile.attrs))
     ax.set_ylabel("share of experiments with score ≥ τ · best")
     ax.set_title("Performance profile" + ("" if experiments is None else f" over {experiments} experiments"))
-    return _finished(ax, legend="lower left")
+    return _finished(ax, legend="lower left" if len(profile.columns) <= CROWD else "below")
 
 
 def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | None = None) -> Axes:
@@ -192,8 +205,8 @@ def plot_differences(
         ax.axhline(row - 0.5, color="#888888", lw=0.4)
     ax.set_yticks(range(len(table)), [_short(str(problem)) for problem in table.index])
     ax.set_ylim(-0.5, len(table) - 0.5)
-    ax.set_xlabel(f"points above {_name(baseline)}, with the 95 % interval over seeds")
-    return _finished(ax, legend="below", names=len(methods))
+    ax.set_xlabel(f"points above {_name(baseline)} (95 % interval)")
+    return _finished(ax, legend="below")
 
 
 def plot_scores(
@@ -333,13 +346,23 @@ def _short(text: str) -> str:
     return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
 
 
-def _finished(ax: Axes, *, legend: str, names: int = 1) -> Axes:
+def _columns(names: Sequence[str]) -> int:
+    """As many columns of a legend as fit beside each other."""
+    longest = max(map(len, names), default=0)
+    return 3 if longest <= 10 else 2 if longest <= 18 else 1
+
+
+def _finished(ax: Axes, *, legend: str) -> Axes:
     """Legend, frame and grid; a legend above or below the axis hides nothing."""
-    outside = {
-        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2},
-        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": min(names, 3)},
+    names = ax.get_legend_handles_labels()[1]
+    columns = _columns(names)
+    below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
+    shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
+    outside: dict[str, dict[str, Any]] = {
+        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
+        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
     }
-    if ax.get_legend_handles_labels()[0]:
+    if names:
         ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)

@@ -16,7 +16,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_elmix.analysis.plots import plot_differences, plot_losses, plot_profile, plot_ranks, plot_scores, plot_weights
+from hf_elmix.analysis.plots import (
+    CROWD,
+    legend_rows,
+    plot_differences,
+    plot_losses,
+    plot_profile,
+    plot_ranks,
+    plot_scores,
+    plot_weights,
+)
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.text import to_latex, to_markdown
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
@@ -27,7 +36,7 @@ __all__ = ["PAGE", "render_page", "write_report"]
 PAGE = "report.html"
 LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches: on a phone's width letters are still read
-CURVES = 12  # problems whose curves are drawn
+CURVES = 8  # problems whose curves are drawn
 
 
 def write_report(
@@ -70,6 +79,7 @@ def render_page(results: StudyResults, *, title: str = "Report of a study", comm
         results=results,
         figures={name: _inline(figure, name) for name, figure in _figures(results).items()},
         curves=_curve_figures(results),
+        weights=_weights_figure(results) if _problems(results) else "",
         undrawn=max(0, len(_problems(results)) - CURVES),
         tables={table.name: table for table in report_tables(results)},
         runs=runs_view(results),
@@ -82,7 +92,8 @@ def render_page(results: StudyResults, *, title: str = "Report of a study", comm
 
 def _figures(results: StudyResults) -> dict[str, Figure]:
     """Fig. 2, and where there is something to compare Fig. 3 and the differences by task."""
-    figures = {"profile": _figure(_profile(results), 3.9)}
+    legend = 0.2 * legend_rows(results.methods)
+    figures = {"profile": _figure(_profile(results), 3.9 + (legend if len(results.methods) > CROWD else 0))}
     if not results.others:
         return figures
     if results.groups:
@@ -92,7 +103,7 @@ def _figures(results: StudyResults) -> dict[str, Figure]:
     look: dict[str, Any] = {"order": results.methods, "scale": results.scale}
     rows = min(40, results.gains_df.index.get_level_values(0).nunique()) * max(0.32, 0.12 * len(results.others))
     figures["differences"] = _figure(
-        lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look), 1.3 + rows
+        lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look), 0.9 + legend + rows
     )
     return figures
 
@@ -102,17 +113,31 @@ def _profile(results: StudyResults) -> Callable[[Axes], Axes]:
 
 
 def _curve_figures(results: StudyResults) -> dict[str, list[str]]:
-    """For each problem, as far as they are drawn, its score by epoch, terms of the loss and weights."""
-    curves_df, drawn = results.curves_df, {}
-    for k, problem in enumerate(_problems(results)[:CURVES]):
-        part = curves_df[curves_df["problem"] == problem] if curves_df is not None else pd.DataFrame()
-        draw: dict[str, Callable[[Axes], Axes]] = {
-            "score": lambda ax, part=part: plot_scores(part, ax, order=results.methods, scale=results.scale),  # type: ignore[misc]
-            "loss": lambda ax, part=part: plot_losses(part, ax, order=results.methods),  # type: ignore[misc]
-            "weights": lambda ax, part=part: plot_weights(part, ax, order=results.methods),  # type: ignore[misc]
-        }
-        drawn[problem] = [_inline(_figure(how, 3.6, 4.4), f"curves-{k}-{name}") for name, how in draw.items()]
-    return drawn
+    """For each problem, as far as they are drawn, its score by epoch and the terms of its loss."""
+    return {problem: _curves(results, problem, k) for k, problem in enumerate(_problems(results)[:CURVES])}
+
+
+def _curves(results: StudyResults, problem: str, place: int) -> list[str]:
+    part, order, size = _curves_of(results, problem), results.methods, _small(results)
+    scores = _figure(lambda ax: plot_scores(part, ax, order=order, scale=results.scale), *size)
+    losses = _figure(lambda ax: plot_losses(part, ax, order=order), *size)
+    return [_inline(scores, f"score-{place}"), _inline(losses, f"loss-{place}")]
+
+
+def _weights_figure(results: StudyResults) -> str:
+    """The weights of the loss, from the first problem: schedules are those of the methods."""
+    part = _curves_of(results, _problems(results)[0])
+    return _inline(_figure(lambda ax: plot_weights(part, ax, order=results.methods), *_small(results)), "weights")
+
+
+def _small(results: StudyResults) -> tuple[float, float]:
+    """Height and width of a figure of which several stand in a row."""
+    return 3.0 + 0.2 * legend_rows(results.methods), 4.4
+
+
+def _curves_of(results: StudyResults, problem: str) -> pd.DataFrame:
+    assert results.curves_df is not None
+    return results.curves_df[results.curves_df["problem"] == problem]
 
 
 def _problems(results: StudyResults) -> list[str]:

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from hf_elmix.analysis.plots import (
     STYLES,
+    legend_rows,
     method_label,
     plot_differences,
     plot_losses,
@@ -192,6 +193,22 @@ def test_any_name_can_be_drawn_and_is_in_the_legend(ax, name):
 def test_more_methods_than_styles_look_different(ax):
     looks = {(style.colour, str(style.line), style.width) for style in map(style_of, range(24))}
     assert len(looks) == 24
+    assert len({style_of(place).marker for place in range(13)}) == 13
+
+
+def test_a_legend_of_many_or_long_names_stands_below_and_within_the_figure():
+    names = ["a method with a long name", *(f"method {k}" for k in range(7))]
+    scores = pd.DataFrame(np.random.default_rng(0).uniform(size=(5, 8)), columns=names)
+    figure = Figure(figsize=(4.7, 5.5), layout="constrained")
+    ax = plot_profile(performance_profile(scores), figure.subplots())
+    figure.draw_without_rendering()
+    legend, axis = ax.get_legend().get_window_extent(), ax.xaxis.label.get_window_extent()
+    assert legend.y1 <= axis.y0 + 1
+    assert legend.y0 >= 0
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+    assert ax.get_window_extent().height > 150
+    assert legend_rows(names) == 8
+    assert legend_rows(["ce", "0", "0,0.5", "el"]) == 2
 
 
 def test_the_first_styles_read_in_grey():
@@ -254,7 +271,7 @@ def test_names_of_ranks_lie_within_the_figure():
     ranks = pd.Series({"a method with a longish name": 1.0, "ce": 2.0, "0": 3.0})
     figure = Figure(figsize=(4.7, 2), layout="constrained")
     ax = plot_ranks(ranks, [], figure.subplots())
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert min(box.x0 for box in boxes) >= 0
 

@@ -219,7 +219,7 @@ def test_the_page_has_the_verdict_first_and_all_tables_and_figures(small_study):
         for text in (table.title, table.caption, *(cell for row in table.texts() for cell in row)):
             assert text in page.text
     assert "make it" in page.text
-    assert len(page.of("svg")) == 3 + 3 * 2  # and three of curves for each task
+    assert len(page.of("svg")) == 3 + 2 * 2 + 1  # and two of curves for each task, and the weights
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.of("svg"))
 
 
@@ -253,11 +253,17 @@ def test_ids_are_there_once_and_links_have_a_target(small_study):
 def test_black_is_the_colour_of_the_text(small_study):
     text = render_page(results_of(small_study))
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(svgs) == 9
+    assert len(svgs) == 8
     for svg in svgs:
         assert "#000000" not in svg
         assert "currentColor" in svg
         assert "#ffffff" not in svg
+
+
+def test_of_many_tasks_only_the_first_have_curves(record):
+    page = Page(render_page(results_of([record(f"t{k}", "ce", 0, 0.5) for k in range(11)])))
+    assert "3 more tasks are in data/curves.csv" in page.text
+    assert len(page.of("svg")) == 1 + 2 * 8 + 1
 
 
 def test_whatever_names_say_it_is_text(nasty_study, tmp_path):
