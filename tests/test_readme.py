@@ -12,7 +12,7 @@ from glue_runs.__main__ import _parser
 from hf_elmix.schedules import MixingSchedule
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "README.md", ROOT / "hf_elmix" / "README.md"]
+READMES = [ROOT / "README.md", ROOT / "hf_elmix" / "README.md", ROOT / "hf_elmix" / "analysis" / "README.md"]
 
 
 def blocks(path: Path, language: str) -> list[str]:
