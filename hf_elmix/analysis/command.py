@@ -107,6 +107,10 @@ def _from_folder(source: str) -> tuple[Any, Any, list[Any]]:
         )
     store = Store(source)
     records = list(store.records())
+    if not records:
+        raise UsageError(
+            f"Expected a folder of runs, but {source!r} holds no record. Name the --output_dir of a study."
+        )
     return runs_table(records, expected_runs(_declaration(store))), curves_table(records), records
 
 

@@ -70,22 +70,24 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         ([], "required: scores"),
         (["nowhere.csv"], "Expected a CSV file of scores or a folder of runs, but there is no 'nowhere.csv'"),
         (["notes.txt"], "Expected a .csv or .parquet file, or a folder of runs, but 'notes.txt' is a file"),
-        (["."], "there are 0 runs and none has one"),
+        (["."], "Expected a folder of runs, but '.' holds no record. Name the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "--basline"),
         (["broken.csv"], "Expected the columns experiment, method and score"),
         (["empty.csv"], "but No columns to parse from file"),
         (["scoreless.csv"], "there are 1 runs and none has one"),
         (["damaged"], "is no declaration of a study"),
+        (["unscored"], "there are 1 runs and none has one"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(scores, tmp_path, monkeypatch, capsys, words, message):
+def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
+    for folder in ("unscored", "damaged"):
+        Store(tmp_path / folder).write(record("a", "ce", 0, status="failed"))
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "broken.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "scoreless.csv").write_text("experiment,method,score\na,ce,\n")
-    (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "study.json").write_text("{")
     assert main(words) == 2
     shown = capsys.readouterr()
