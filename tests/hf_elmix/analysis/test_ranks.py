@@ -25,6 +25,7 @@ from hf_elmix.analysis.ranks import (
     groups,
     mean_gain,
     mean_rank,
+    problem_gains,
     seeds_needed,
     visible_effect,
     wins,
@@ -380,6 +381,22 @@ def test_one_problem_has_the_interval_of_the_paired_t_test(gains):
     row = compare(grid({"x": gains}), "ce", level=0.9).loc["a"]
     low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.9)
     assert (row["low"], row["high"]) == pytest.approx((low, high))
+
+
+def test_the_gains_of_each_problem_have_the_interval_of_its_paired_t_test():
+    gains = {"x": [0.1, 0.2, 0.4], "y": [0.1, -0.3, 0.2, 0.2], "z": [0.3]}
+    scores = grid(gains).assign(b=NAN)
+    scores.loc[("y", 1), "b"] = 0.75
+    table = problem_gains(scores, "ce")
+    assert table.index.tolist() == [(problem, method) for problem in "xyz" for method in "ab"]
+    for problem, values in gains.items():
+        row = table.loc[(problem, "a")]
+        assert (row["pairs"], row["difference"]) == (len(values), pytest.approx(mean(values)))
+        interval = stats.ttest_1samp(values, 0).confidence_interval() if len(values) > 1 else (NAN, NAN)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(interval), nan_ok=True)
+    assert table["pairs"].tolist() == [3, 0, 4, 1, 1, 0]
+    assert table.loc[("y", "b"), "difference"] == 0.25
+    assert math.isnan(table.loc[("x", "b"), "difference"])
 
 
 def test_experiments_without_seeds_have_the_interval_over_experiments(paper_tables):
