@@ -84,8 +84,10 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     table = _read(Path(path)).rename(columns={"experiment": "problem"})
     missing = [name for name in ("problem", "method", "score") if name not in table]
     if missing:
-        found = ", ".join(table.columns.map(repr)) or "none"
-        raise UsageError(f"Expected the columns experiment, method and score in {path}, but it has {found}.")
+        found = ", ".join(table.columns.map(repr))
+        raise UsageError(
+            f"Expected the columns experiment, method and score in {path}, separated by commas, but it has {found}."
+        )
     names = {name: table[name].astype(str) for name in ("problem", "method")}
     table = table.assign(score=_numbers(table["score"], path), seed=_seeds(table), **names)
     twice = table[table.duplicated(KEY)]
@@ -156,7 +158,7 @@ def _read(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         # A method may be called '0' or 'NA'.
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # pandas' and pyarrow's own are kinds of it

@@ -228,7 +228,7 @@ def test_parquet_is_read_too(tmp_path):
     [
         (
             "experiment;method;score\na;ce;1\n",
-            "Expected the columns experiment, method and score .*'experiment;method",
+            "Expected the columns experiment, method and score .*separated by commas.*'experiment;method",
         ),
         ("task,score\na,1\n", "Expected the columns .* it has 'task', 'score'"),
         ("experiment,method,score\na,ce,high\n", "to be numbers, but row 1 of .* has 'high'"),
