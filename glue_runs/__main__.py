@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from glue_runs import protocol
+from hf_elmix.analysis.command import add_arguments, report
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.keep import KEEP
+from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
     from hf_elmix.study.spec import Study
@@ -149,7 +151,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_report)
     parser.add_argument("runs", help="folder of the records")
-    parser.add_argument("--output_dir", help="folder of the report (default: RUNS/report)")
+    add_arguments(parser)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -203,13 +205,13 @@ def _status(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _report(args: argparse.Namespace, rest: list[str]) -> int:
     _refuse_rest(rest)
-    from hf_elmix.analysis.report import write_report
-    from hf_elmix.study.store import Store
+    from glue_runs.remake import study_commands
 
-    folder = Path(args.output_dir or Path(args.runs, "report"))
-    print(write_report(Store(args.runs).records(), folder))
-    print(f"\nFigure and tables: {folder / 'profile.png'}, {folder / 'profile.svg'}, {folder}/*.csv")
-    return 0
+    again = ["glue-runs", "report", args.runs]
+    for name in ("output_dir", "baseline", "title"):
+        if getattr(args, name) is not None:
+            again += [f"--{name}", getattr(args, name)]
+    return report(args.runs, args, lambda records: [*study_commands(records, args.runs), shlex.join(again)])
 
 
 def _demo(args: argparse.Namespace, rest: list[str]) -> int:
@@ -220,7 +222,16 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> int:
     folder = Path(args.output_dir)
     workers = argparse.Namespace(engine="local", workers=os.cpu_count() or 1)
     code = _run(demo_study(folder), folder / "runs", _engine(workers))
-    _report(argparse.Namespace(runs=str(folder / "runs"), output_dir=str(folder / "report")), [])
+    options = {
+        "output_dir": str(folder / "report"),
+        "baseline": None,
+        "title": "The demo: generated rows, seven tasks",
+    }
+    report(
+        str(folder / "runs"),
+        argparse.Namespace(**options),
+        [shlex.join(["glue-runs", "demo", "--output_dir", args.output_dir])],
+    )
     return code
 
 

@@ -12,7 +12,8 @@ from glue_runs.__main__ import _parser
 from hf_elmix.schedules import MixingSchedule
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "README.md", ROOT / "hf_elmix" / "README.md", ROOT / "hf_elmix" / "study" / "README.md"]
+PACKAGES = ("hf_elmix", "hf_elmix/study", "hf_elmix/analysis")
+READMES = [ROOT / "README.md", *(ROOT / package / "README.md" for package in PACKAGES)]
 
 
 def blocks(path: Path, language: str) -> list[str]:

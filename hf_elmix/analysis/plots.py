@@ -2,38 +2,99 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
-__all__ = ["method_label", "plot_profile"]
+__all__ = [
+    "legend_rows",
+    "method_label",
+    "plot_differences",
+    "plot_losses",
+    "plot_profile",
+    "plot_ranks",
+    "plot_scores",
+    "plot_weights",
+    "style_of",
+]
 
-# Colour, line style and width of each method. The colours differ in lightness too, so that figures read in grey, and
-# later lines are thinner than earlier ones, so that lines which coincide are all seen.
+
+class Style(NamedTuple):
+    """How a method is drawn, in all figures."""
+
+    colour: str
+    line: Any
+    width: float
+    marker: str
+
+
+# The colours differ in lightness too, so that figures read in grey, and later lines are thinner than earlier ones, so
+# that lines which coincide are all seen.
 STYLES = (
-    ("#BBBBBB", "-", 6.0),
-    ("#56B4E9", "-", 4.0),
-    ("#000000", "--", 2.4),
-    ("#D55E00", "-", 1.4),
-    ("#009E73", "-.", 1.4),
-    ("#0072B2", ":", 1.4),
+    Style("#BBBBBB", "-", 6.0, "o"),
+    Style("#56B4E9", "-", 4.0, "s"),
+    Style("#000000", "--", 2.4, "D"),
+    Style("#D55E00", "-", 1.4, "^"),
+    Style("#009E73", "-.", 1.4, "v"),
+    Style("#0072B2", ":", 1.4, "X"),
 )
+# From the seventh method on the colours come again, each round with dashes and markers of its own.
+MARKERS = ("P", "*", "h", "<", ">", "d", "p")
+DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 1, 1, 1, 1, 1)))
+LONGEST = 28  # letters of a name in a figure; tables have the whole
+ROWS = 40  # problems in a figure of differences
+SHADE = 0.1
+CROWD = 4  # methods whose legend still leaves a profile to see
 
 
 def method_label(method: str) -> str:
-    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``."""
+    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is."""
     if method in ("ce", "el"):
         return method.upper()
-    return f"F = {method}" if method[:1].isdigit() and ":" not in method else method
+    focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)
+    low = all(float(number) <= 0.5 for number in re.findall(r"[\d.]+", method)) if focus else False
+    return f"F = {method}" if low else method
 
 
-def plot_profile(profile: pd.DataFrame, ax: Axes | None = None, *, experiments: int | None = None) -> Axes:
+def legend_rows(methods: Sequence[str]) -> int:
+    """Rows of a legend outside its axis, which take height of a figure."""
+    names = [_name(method) for method in methods]
+    return -(-len(names) // _columns(names))
+
+
+def style_of(place: int) -> Style:
+    """Style of the method at a place in the order of methods, from 0."""
+    style, again = STYLES[place % len(STYLES)], place // len(STYLES)
+    if not again:
+        return style
+    marker = MARKERS[(place - len(STYLES)) % len(MARKERS)]
+    return style._replace(line=DASHES[(again - 1) % len(DASHES)], width=1.4, marker=marker)
+
+
+def plot_profile(
+    profile: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    experiments: int | None = None,
+    bands: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+) -> Axes:
     """Draw a performance profile (Fig. 2): thresholds across, share of experiments upwards.
+
+    A method of which runs have no score says so in the legend (``27/28``). Where experiments have a best score that
+    is zero or negative, a line below the axis says what was done with them.
 
     Args:
         profile: From `performance_profile`.
         ax: Where to draw; the current axis if left out.
         experiments: Number of experiments, for the title.
+        bands: From `profile_bands`, at the same or other thresholds.
 
     Returns:
         The axis.
@@ -42,19 +103,267 @@ def plot_profile(profile: pd.DataFrame, ax: Axes | None = None, *, experiments: 
     start = profile.index[0]
     if profile.attrs.get("complete"):  # Nothing changes below the first step: a little room to see a flat line in.
         start = min(start, 0.95)
-        profile = pd.concat([profile.iloc[:1].set_axis([start]), profile])
+        profile = _held_from(profile, start)
+        bands = bands and (_held_from(bands[0], start), _held_from(bands[1], start))
     # The profile is a step function that falls right after each threshold, so each value holds back to the one before.
     for k, method in enumerate(profile):
-        colour, style, width = STYLES[k % len(STYLES)]
-        ax.step(
-            profile.index, profile[method], where="pre", label=method_label(method), color=colour, ls=style, lw=width
-        )
+        style, label = style_of(k), _name(method) + _runs(method, profile.attrs)
+        look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": style.width}
+        ax.step(profile.index, profile[method], where="pre", label=label, **look)
+        if bands:
+            low, high = (band[method] for band in bands)
+            ax.fill_between(low.index, low, high, step="pre", color=style.colour, alpha=SHADE, lw=0)
+            for end in (low, high):  # The shades of several methods mix; their edges do not.
+                ax.step(end.index, end, where="pre", color=style.colour, ls=style.line, lw=0.5)
     ax.set_xlim(start, 1 + 0.02 * (1 - start))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(0, 1.03)
-    ax.set_xlabel("threshold τ (share of the best score of the experiment)")
+    ax.set_xlabel("threshold τ (share of the best score of the experiment)" + _undefined(profile.attrs))
     ax.set_ylabel("share of experiments with score ≥ τ · best")
     ax.set_title("Performance profile" + ("" if experiments is None else f" over {experiments} experiments"))
-    ax.legend(loc="lower left", frameon=False)
+    return _finished(ax, legend="lower left" if len(profile.columns) <= CROWD else "below")
+
+
+def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | None = None) -> Axes:
+    """Draw mean ranks with bars that join methods which do not differ (Fig. 3).
+
+    Args:
+        ranks: Mean rank of each method, 1 the best.
+        groups: From `groups`; a group of one has no bar.
+        ax: Where to draw; the current axis if left out.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    bars = [group for group in groups if len(group) > 1]
+    order = ranks.sort_values(kind="stable")
+    places = {method: place for place, method in enumerate(ranks.index)}
+    for row, (method, rank) in enumerate(order.items()):
+        style, height = style_of(places[method]), -(row + 1 + 0.5 * len(bars))
+        ax.plot([rank, rank], [0, height], color="#888888", lw=0.8, zorder=1)
+        ax.plot(rank, height, style.marker, color=style.colour, mec="#000000", ms=8, zorder=3)
+        # To the left: the lines of the methods below are to the right.
+        place: dict[str, Any] = {"xytext": (-9, 0), "textcoords": "offset points", "va": "center", "ha": "right"}
+        ax.annotate(f"{_name(method)}  {rank:.2f}", (rank, height), **place)
+    for k, group in enumerate(bars):
+        ends = ranks[list(group)]
+        ax.plot([ends.min() - 0.03, ends.max() + 0.03], [-0.5 * (k + 1)] * 2, color="#000000", lw=4, zorder=2)
+    room = 0.1 + 0.019 * max(len(_name(method)) for method in ranks.index)  # of the width, for a name at rank 1
+    ax.set_xlim(1 - (len(ranks) - 0.9) * room / (1 - room), len(ranks) + 0.1)
+    ax.set_xticks(range(1, len(ranks) + 1))
+    ax.set_ylim(-(len(ranks) + 0.6 + 0.5 * len(bars)), 0)
+    ax.xaxis.set_ticks_position("top")
+    ax.xaxis.set_label_position("top")
+    ax.set_xlabel("mean rank (1 is best); a bar joins methods that do not differ")
+    ax.set_yticks([])
+    ax.spines[["left", "right", "bottom"]].set_visible(False)
+    return ax
+
+
+def plot_differences(
+    gains: pd.DataFrame,
+    baseline: str,
+    ax: Axes | None = None,
+    *,
+    order: Sequence[str] | None = None,
+    scale: float = 100,
+) -> Axes:
+    """Draw how far each method is from the baseline on each problem, with the interval over seeds.
+
+    Args:
+        gains: From `problem_gains`. Of more than 40 problems, those with the largest differences are drawn.
+        baseline: What they are compared with.
+        ax: Where to draw; the current axis if left out.
+        order: All methods in the study's order, which gives each its style; left out, the baseline is the first.
+        scale: Factor on the differences: 100 draws points of percent.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    table = (gains[["difference", "low", "high"]] * scale).unstack("method", sort=False)
+    largest = table["difference"].abs().max(axis=1).nlargest(ROWS).index
+    table = table[table.index.isin(largest)].iloc[::-1]
+    methods = list(dict.fromkeys(gains.index.get_level_values("method")))
+    places = {method: place for place, method in enumerate(order or [baseline, *methods])}
+    for k, method in enumerate(methods):
+        style, rows = style_of(places[method]), np.arange(len(table)) + 0.6 * (0.5 - (k + 0.5) / len(methods))
+        middle = table["difference", method]
+        reach = np.nan_to_num((table["high", method] - middle).to_numpy())
+        look: dict[str, Any] = {
+            "color": style.colour,
+            "mec": "#000000",
+            "mew": 0.6,
+            "ms": 6,
+            "ls": "",
+            "elinewidth": 1.6,
+        }
+        ax.errorbar(middle, rows, xerr=reach, marker=style.marker, label=_name(method), **look)
+    ax.axvline(0, color="#000000", lw=1)
+    for row in range(1, len(table)):
+        ax.axhline(row - 0.5, color="#888888", lw=0.4)
+    ax.set_yticks(range(len(table)), [_short(str(problem)) for problem in table.index])
+    ax.set_ylim(-0.5, len(table) - 0.5)
+    ax.set_xlabel(f"points above {_name(baseline)} (95 % interval)")
+    return _finished(ax, legend="below")
+
+
+def plot_scores(
+    curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None, scale: float = 100
+) -> Axes:
+    """Draw the score at the end of each epoch: the mean over seeds, and whiskers from the lowest to the highest.
+
+    Args:
+        curves_df: From `curves_table`, of one problem.
+        ax: Where to draw; the current axis if left out.
+        order: All methods in the study's order, which gives each its style; left out, that of appearance.
+        scale: Factor on the scores.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    curves = _curves(curves_df, "score", order)
+    for k, (method, style, curve) in enumerate(curves):
+        aside = 0.3 * (k + 0.5) / len(curves) - 0.15  # so that whiskers stand beside each other
+        middle, reach = scale * curve["mean"], scale * (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
+        look: dict[str, Any] = {
+            "color": style.colour,
+            "ls": style.line,
+            "lw": style.width,
+            "marker": style.marker,
+            "ms": 4,
+        }
+        ax.errorbar(curve.index + aside, middle, reach, label=_name(method), elinewidth=1.2, **look)
+    ax.set_ylabel("score: mean, lowest, highest")
+    return _over_epochs(ax)
+
+
+def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
+    """Draw both terms of the loss on the training rows, the mean over seeds: CE with lines, EL with dots between.
+
+    Args:
+        curves_df: From `curves_table`, of one problem.
+        ax: Where to draw; the current axis if left out.
+        order: As in `plot_scores`.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    for quantity, line in {"loss_ce": "-", "loss_el": (0, (1, 1.2))}.items():
+        for method, style, curve in _curves(curves_df, quantity, order):
+            label = _name(method) if quantity == "loss_ce" else None
+            look: dict[str, Any] = {
+                "color": style.colour,
+                "ls": line,
+                "lw": style.width,
+                "marker": style.marker,
+                "ms": 4,
+            }
+            ax.plot(curve.index, curve["mean"], label=label, **look)
+    ax.set_ylabel("mean loss: CE solid, EL dotted")
+    ax.set_ylim(bottom=0)
+    return _over_epochs(ax)
+
+
+def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
+    """Draw the weights of the loss while a run trains: α with lines, β with dots between.
+
+    Args:
+        curves_df: From `curves_table`, of one problem.
+        ax: Where to draw; the current axis if left out.
+        order: As in `plot_scores`.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    for quantity, line in {"alpha": "-", "beta": (0, (1, 1.2))}.items():
+        for method, style, curve in _curves(curves_df, quantity, order):
+            label = _name(method) if quantity == "alpha" else None
+            look: dict[str, Any] = {
+                "color": style.colour,
+                "ls": line,
+                "lw": style.width,
+                "marker": style.marker,
+                "ms": 4,
+            }
+            # What is logged held since the log before.
+            ax.plot(curve.index, curve["mean"], drawstyle="steps-pre", label=label, **look)
+    ax.set_ylabel("weight: α solid, β dotted")
+    ax.set_ylim(bottom=0)
+    return _over_epochs(ax)
+
+
+def _curves(
+    curves_df: pd.DataFrame, quantity: str, order: Sequence[str] | None
+) -> list[tuple[str, Style, pd.DataFrame]]:
+    """Mean, lowest and highest value at each epoch, for each method that has any."""
+    methods = order or list(dict.fromkeys(curves_df["method"]))
+    chosen = curves_df[(curves_df["quantity"] == quantity) & curves_df["value"].notna()]
+    parts = {method: chosen[chosen["method"] == method].groupby("epoch")["value"] for method in methods}
+    return [
+        (method, style_of(place), values.agg(["mean", "min", "max"]))
+        for place, (method, values) in enumerate(parts.items())
+        if len(values)
+    ]
+
+
+def _over_epochs(ax: Axes) -> Axes:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finished(ax, legend="above")
+
+
+def _held_from(table: pd.DataFrame, start: float) -> pd.DataFrame:
+    """The same steps, with the first value held back to `start`."""
+    held = pd.concat([table.iloc[:1].set_axis([min(start, table.index[0])]), table])
+    held.attrs = table.attrs
+    return held
+
+
+def _runs(method: str, attrs: Mapping[str, Any]) -> str:
+    runs, experiments = attrs.get("runs", {}).get(method), attrs.get("experiments")
+    return "" if runs == experiments else f" ({runs}/{experiments} runs)"
+
+
+def _undefined(attrs: Mapping[str, Any]) -> str:
+    count = attrs.get("undefined", 0)
+    of = "1 experiment" if count == 1 else f"{count} experiments"
+    return f"\nin {of} the best score is not positive:\nonly the best method counts as solving it" if count else ""
+
+
+def _name(method: str) -> str:
+    return _short(method_label(str(method)))
+
+
+def _short(text: str) -> str:
+    """A name that fits, without what Matplotlib reads as mathematics or as a line to hide from the legend."""
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
+
+
+def _columns(names: Sequence[str]) -> int:
+    """As many columns of a legend as fit beside each other."""
+    longest = max(map(len, names), default=0)
+    return 3 if longest <= 10 else 2 if longest <= 18 else 1
+
+
+def _finished(ax: Axes, *, legend: str) -> Axes:
+    """Legend, frame and grid; a legend above or below the axis hides nothing."""
+    names = ax.get_legend_handles_labels()[1]
+    columns = _columns(names)
+    below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
+    shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
+    outside: dict[str, dict[str, Any]] = {
+        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
+        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
+    }
+    if names:
+        ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
     return ax

@@ -1,44 +1,200 @@
-"""From a folder of runs to its figure and tables."""
+"""From runs to a page, its figures and its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
+import jinja2
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from hf_elmix.analysis.plots import plot_profile
-from hf_elmix.analysis.profile import performance_profile
-from hf_elmix.analysis.tables import runs_table, scores_table, summary_table, summary_text
-from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.analysis.plots import (
+    CROWD,
+    legend_rows,
+    plot_differences,
+    plot_losses,
+    plot_profile,
+    plot_ranks,
+    plot_scores,
+    plot_weights,
+)
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.text import to_latex, to_markdown
+from hf_elmix.analysis.views import report_tables, runs_view, settings_view
+from hf_elmix.analysis.words import verdict
 
-__all__ = ["write_report"]
+__all__ = ["PAGE", "render_page", "write_report"]
+
+PAGE = "report.html"
+LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
+WIDTH = 4.7  # inches: on a phone's width letters are still read
+CURVES = 8  # problems whose curves are drawn
 
 
-def write_report(records: Iterable[RunRecord], folder: str | Path) -> str:
-    """Write the profile (Fig. 2) as PNG and SVG and the tables as CSV, and return the summary as text.
+def write_report(
+    results: StudyResults, folder: str | Path, *, title: str = "Report of a study", commands: Sequence[str] = ()
+) -> str:
+    """Write the page, its figures and its tables, and return the verdict and the scores as text.
 
     Args:
-        records: The runs.
-        folder: Where ``profile.png``, ``profile.svg``, ``profile.csv``, ``runs.csv`` and ``summary.csv`` go.
-
-    Raises:
-        UsageError: (a ValueError) If no run has a score.
+        results: The study.
+        folder: Where ``report.html``, ``tables.md``, ``tables.tex``, ``figures/`` (SVG and PNG) and ``data/`` (CSV and
+            Parquet) go; made if need be.
+        title: Heading of the page.
+        commands: What to type to make all of this again.
     """
-    runs_df = runs_table(records)
-    if runs_df["score"].isna().all():
-        raise UsageError(f"Expected runs with a score, but there are {len(runs_df)} runs and none has one.")
-    scores, summary = scores_table(runs_df), summary_table(runs_df)
-    profile = performance_profile(scores)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {"runs": runs_df, "summary": summary, "profile": profile.reset_index()}.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
-    with plt.rc_context({"svg.hashsalt": "hf_elmix", "svg.fonttype": "none"}):
-        figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        plot_profile(profile, ax, experiments=len(scores))
-        for kind in ("png", "svg"):
-            figure.savefig(folder / f"profile.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
-        plt.close(figure)
-    return summary_text(summary)
+    for part in ("figures", "data"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, figure in _figures(results).items():
+        for kind in ("svg", "png"):
+            (folder / "figures" / f"{name}.{kind}").write_bytes(_drawn(figure, name, kind))
+    for name, table in _data(results).items():
+        table.to_csv(folder / "data" / f"{name}.csv", index=False)
+        table.to_parquet(folder / "data" / f"{name}.parquet", index=False)
+    tables = report_tables(results)
+    (folder / "tables.md").write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
+    (folder / "tables.tex").write_text("\n".join(map(to_latex, tables)), encoding="utf-8")
+    (folder / PAGE).write_text(render_page(results, title=title, commands=commands), encoding="utf-8")
+    scores = next(table for table in tables if table.name == "scores")
+    return "\n".join([*verdict(results), "", to_markdown(scores)])
+
+
+def render_page(results: StudyResults, *, title: str = "Report of a study", commands: Sequence[str] = ()) -> str:
+    """The page as HTML: everything it shows is in it, and nothing is loaded from elsewhere."""
+    loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    shared, settings = settings_view(results.runs_df)
+    return page.get_template("page.html").render(
+        title=title,
+        verdict=verdict(results),
+        results=results,
+        figures={name: _inline(figure, name) for name, figure in _figures(results).items()},
+        curves=_curve_figures(results),
+        weights=_weights_figure(results) if _problems(results) else "",
+        undrawn=max(0, len(_problems(results)) - CURVES),
+        tables={table.name: table for table in report_tables(results)},
+        runs=runs_view(results),
+        shared=shared,
+        settings=settings,
+        cost=_cost(results.runs_df),
+        commands=commands,
+    )
+
+
+def _figures(results: StudyResults) -> dict[str, Figure]:
+    """Fig. 2, and where there is something to compare Fig. 3 and the differences by task."""
+    legend = 0.2 * legend_rows(results.methods)
+    figures = {"profile": _figure(_profile(results), 3.9 + (legend if len(results.methods) > CROWD else 0))}
+    if not results.others:
+        return figures
+    if results.groups:
+        ranks = results.methods_df["rank"].dropna()
+        height = 0.9 + 0.28 * len(ranks) + 0.12 * len(results.groups)
+        figures["ranks"] = _figure(lambda ax: plot_ranks(ranks, results.groups, ax), height)
+    look: dict[str, Any] = {"order": results.methods, "scale": results.scale}
+    rows = min(40, results.gains_df.index.get_level_values(0).nunique()) * max(0.32, 0.12 * len(results.others))
+    figures["differences"] = _figure(
+        lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look), 0.9 + legend + rows
+    )
+    return figures
+
+
+def _profile(results: StudyResults) -> Callable[[Axes], Axes]:
+    return lambda ax: plot_profile(results.profile, ax, experiments=len(results.scores), bands=results.bands)
+
+
+def _curve_figures(results: StudyResults) -> dict[str, list[str]]:
+    """For each problem, as far as they are drawn, its score by epoch and the terms of its loss."""
+    return {problem: _curves(results, problem, k) for k, problem in enumerate(_problems(results)[:CURVES])}
+
+
+def _curves(results: StudyResults, problem: str, place: int) -> list[str]:
+    part, order, size = _curves_of(results, problem), results.methods, _small(results)
+    scores = _figure(lambda ax: plot_scores(part, ax, order=order, scale=results.scale), *size)
+    losses = _figure(lambda ax: plot_losses(part, ax, order=order), *size)
+    return [_inline(scores, f"score-{place}"), _inline(losses, f"loss-{place}")]
+
+
+def _weights_figure(results: StudyResults) -> str:
+    """The weights of the loss, from the first problem: schedules are those of the methods."""
+    part = _curves_of(results, _problems(results)[0])
+    return _inline(_figure(lambda ax: plot_weights(part, ax, order=results.methods), *_small(results)), "weights")
+
+
+def _small(results: StudyResults) -> tuple[float, float]:
+    """Height and width of a figure of which several stand in a row."""
+    return 3.0 + 0.2 * legend_rows(results.methods), 4.4
+
+
+def _curves_of(results: StudyResults, problem: str) -> pd.DataFrame:
+    assert results.curves_df is not None
+    return results.curves_df[results.curves_df["problem"] == problem]
+
+
+def _problems(results: StudyResults) -> list[str]:
+    """Problems of which something was logged."""
+    return [] if results.curves_df is None else sorted(results.curves_df["problem"].unique())
+
+
+def _figure(draw: Callable[[Axes], Axes], height: float, width: float = WIDTH) -> Figure:
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+    return figure
+
+
+def _drawn(figure: Figure, name: str, kind: str) -> bytes:
+    """The file of a figure: the same numbers give the same bytes."""
+    out = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Type", "Format")) if kind == "svg" else None
+    # The salt is of this figure, so that what it refers to has a name of its own in a page of several.
+    with matplotlib.rc_context({**LOOK, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has fonts that Matplotlib has not
+        figure.savefig(out, format=kind, dpi=160, metadata=nothing)
+    return out.getvalue()
+
+
+def _inline(figure: Figure, name: str) -> str:
+    """A figure as part of a page: its black is the colour of the text, its ground that of the page."""
+    figure.patch.set_alpha(0)
+    for ax in figure.axes:
+        ax.patch.set_alpha(0)
+    svg = _drawn(figure, name, "svg").decode()
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*" width="[^"]*"', r"\1\2", svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(name)}" ', 1)
+
+
+def _cost(runs_df: pd.DataFrame) -> dict[str, float]:
+    """Sums over runs: seconds, steps that were trained, and steps taken over from runs that share them."""
+    names = [name for name in ("seconds", "steps_trained", "steps_inherited") if name in runs_df]
+    return {name: float(pd.to_numeric(runs_df[name], errors="coerce").sum()) for name in names}
+
+
+def _data(results: StudyResults) -> dict[str, pd.DataFrame]:
+    """Every number of the page, under the names of its tables."""
+    tables = {
+        "runs": results.runs_df,
+        "scores": results.scores.reset_index(),
+        "summary": results.summary_df,
+        "profile": results.profile.reset_index(),
+        "profile_low": results.bands[0].reset_index(),
+        "profile_high": results.bands[1].reset_index(),
+        "methods": results.methods_df.reset_index(),
+    }
+    if results.others:
+        tables |= {"pairs": results.pairs_df.reset_index(), "gains": results.gains_df.reset_index()}
+        tables |= {"conover": results.conover.rename_axis("method").reset_index()}
+        tables |= {"friedman": pd.DataFrame([results.friedman._asdict()])}
+    return tables if results.curves_df is None else {**tables, "curves": results.curves_df}

@@ -1,32 +1,106 @@
 """Tables from records.
 
 ``runs_df`` has one row for each run; ``scores`` one row for each experiment (problem, seed) and one column for each
-method.
+method; ``curves_df`` one row for each number that was logged while a run trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.schedules import REGIMES
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.study.spec import RunKey, RunRecord
 
-__all__ = ["runs_table", "scores_table", "summary_table", "summary_text"]
+__all__ = [
+    "curves_table",
+    "expected_runs",
+    "read_scores",
+    "runs_table",
+    "scores_table",
+    "summary_table",
+]
 
 EXPERIMENT = ["problem", "seed"]
+KEY = ["problem", "method", "seed"]
+COST = ("seconds", "steps_trained", "steps_inherited")
+LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
 
 
-def runs_table(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row for each run: key, status, the score, cost, and every metric at the last evaluation.
+def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
+    """One row for each run: key, status, score, cost, error, every metric at the last evaluation, and the settings.
 
     ``score`` is the study's score where the run is done, else missing: a run that failed or diverged has none.
+
+    Args:
+        records: The runs.
+        expected: Runs that were asked for (see `expected_runs`); one without a record has the status ``missing``.
     """
-    rows = [_row(record) for record in sorted(records, key=_order)]
-    columns = ["problem", "method", "seed", "status", "score", "seconds", "steps_trained"]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *(name for row in rows for name in row)])))
+    known = {record.key: record for record in records}
+    keys = sorted({*known, *expected}, key=_order)
+    rows = [_row(known[key]) if key in known else {**_key(key), "status": "missing"} for key in keys]
+    columns = [*KEY, "status", "score", *COST, "error"]
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row), "settings"])
+    return pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
+
+
+def expected_runs(declaration: Mapping[str, Any]) -> list[RunKey]:
+    """Every run of the grids of a declared study: ``{"grids": [{"problems": [], "methods": [], "seeds": []}]}``."""
+    grids = declaration.get("grids", [])
+    parts = [itertools.product(grid["problems"], grid["methods"], grid["seeds"]) for grid in grids]
+    return [RunKey(*key) for key in dict.fromkeys(itertools.chain.from_iterable(parts))]
+
+
+def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """What was logged while runs trained, in long form.
+
+    Columns: ``problem``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is ``score``
+    (at the end of each epoch), ``loss_ce`` and ``loss_el`` (the terms of the loss on the training rows, unweighted),
+    ``alpha`` or ``beta``.
+    """
+    rows = [row for record in records for row in _curves(record)]
+    return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """The runs of any study, from a CSV (or Parquet) with the columns ``experiment``, ``method`` and ``score``.
+
+    A column ``seed`` tells repeats of one experiment apart; without it every experiment has one. An empty score is a
+    run that has none. Larger scores are better. Other columns are kept as they are.
+
+    Returns:
+        ``runs_df``: the experiment under ``problem``, its seed, the status ``done`` or ``missing``.
+
+    Raises:
+        UsageError: (a ValueError) If a column is missing, a score is no number or a run is there twice.
+    """
+    table = _read(Path(path)).rename(columns={"experiment": "problem"})
+    missing = [name for name in ("problem", "method", "score") if name not in table]
+    if missing:
+        found = ", ".join(table.columns.map(repr))
+        raise UsageError(
+            f"Expected the columns experiment, method and score in {path}, separated by commas, but it has {found}."
+        )
+    names = {name: table[name].astype(str) for name in ("problem", "method")}
+    table = table.assign(score=_numbers(table["score"], path), seed=_seeds(table), **names)
+    twice = table[table.duplicated(KEY)]
+    if len(twice):
+        row = twice.iloc[0]
+        raise UsageError(
+            f"Expected each run of {path} once, but experiment {row['problem']!r}, method {row['method']!r} is there "
+            "twice. A column named seed tells repeats apart."
+        )
+    table["status"] = np.where(table["score"].isna(), "missing", "done")
+    first = [*KEY, "status", "score"]
+    order = sorted(table.index, key=lambda k: (table["problem"][k], table["seed"][k], _place(table["method"][k])))
+    return table.loc[order, [*first, *table.columns.drop(first)]].reset_index(drop=True)
 
 
 def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
@@ -47,27 +121,8 @@ def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
     return summary.sort_values(["problem", "method"], key=lambda column: column.map(_place), ignore_index=True)
 
 
-def summary_text(summary: pd.DataFrame, scale: float = 100) -> str:
-    """The summary as a Markdown table: a row for each problem, ``mean ± sd (runs)`` for each method.
-
-    Args:
-        summary: From `summary_table`.
-        scale: Factor on the scores; 100 shows them in percent, as the paper does.
-    """
-    cells = summary.assign(cell=[_cell(row, scale) for row in summary.itertuples()])
-    table = cells.pivot(index="problem", columns="method", values="cell").fillna("no run")
-    methods = sorted(table.columns, key=_place)
-    table = table[methods]
-    rows = [["task", *methods], *([str(name), *row] for name, row in zip(table.index, table.to_numpy(), strict=True))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def _order(record: RunRecord) -> tuple[str, int, tuple[int, str]]:
-    return record.key.problem, record.key.seed, _place(record.key.method)
+def _order(key: RunKey) -> tuple[str, int, tuple[int, str]]:
+    return key.problem, key.seed, _place(key.method)
 
 
 def _place(method: str) -> tuple[int, str]:
@@ -79,16 +134,51 @@ def _place(method: str) -> tuple[int, str]:
 def _row(record: RunRecord) -> dict[str, Any]:
     last = {name: values["last"] for name, values in record.scores.items()}
     score = last.get(record.settings.get("score", "")) if record.status == "done" else None
-    cost = {name: record.cost.get(name) for name in ("seconds", "steps_trained")}
-    key = {"problem": record.key.problem, "method": record.key.method, "seed": record.key.seed}
-    run = {**key, "status": record.status, "score": score, **cost}
+    cost = {name: record.cost.get(name) for name in COST}
+    settings = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
+    run = {**_key(record.key), "status": record.status, "score": score, **cost}
+    run |= {"error": record.error, "settings": settings}
     return {**run, **{name: value for name, value in last.items() if name not in run}}
 
 
-def _cell(row: Any, scale: float) -> str:
-    """``mean ± sd (runs)``; the count is ``k/n`` where runs have no score."""
-    count = str(row.runs) if row.runs == row.expected else f"{row.runs}/{row.expected}"
-    if not row.runs:
-        return f"no score ({count})"
-    spread = f" ± {scale * row.sd:.2f}" if row.runs > 1 else ""
-    return f"{scale * row.mean:.2f}{spread} ({count})"
+def _key(key: RunKey) -> dict[str, Any]:
+    return {"problem": key.problem, "method": key.method, "seed": key.seed}
+
+
+def _curves(record: RunRecord) -> Iterator[tuple[Any, ...]]:
+    key = (record.key.problem, record.key.method, record.key.seed)
+    epochs = record.scores.get(record.settings.get("score", ""), {}).get("epochs", [])
+    yield from ((*key, float(k), "score", value) for k, value in enumerate(epochs, start=1))
+    for log in record.training:
+        yield from ((*key, log.get("epoch"), name, log[name]) for name in LOGGED if name in log)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        # A method may be called '0' or 'NA'.
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:  # pandas' and pyarrow's own are kinds of it
+        raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
+
+
+def _numbers(column: pd.Series, path: str | Path) -> pd.Series:
+    texts = column.astype(str).str.strip()
+    numbers = pd.to_numeric(texts, errors="coerce")
+    missing = column.isna() | texts.str.lower().isin(["", "nan", "na", "none"])
+    bad = np.isinf(numbers) | (numbers.isna() & ~missing)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UsageError(f"Expected scores to be numbers, but row {row + 1} of {path} has {column.iloc[row]!r}.")
+    return numbers.astype(float)
+
+
+def _seeds(table: pd.DataFrame) -> pd.Series:
+    """Seeds as numbers where they all are; 0 where there are none."""
+    if "seed" not in table:
+        return pd.Series(0, table.index)
+    numbers = pd.to_numeric(table["seed"], errors="coerce")
+    return numbers.astype(int) if (numbers % 1 == 0).all() else table["seed"].astype(str)

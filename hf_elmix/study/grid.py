@@ -17,8 +17,8 @@ from typing import Any
 from hf_elmix.errors import UsageError
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.fork import Branch, Outcome, roots, share
-from hf_elmix.study.keep import KEEP, keep_best
-from hf_elmix.study.spec import Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.keep import keep_best
+from hf_elmix.study.spec import KEEP, Method, Problem, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store, claim_of, component, remove
 from hf_elmix.study.view import View
 from hf_elmix.study.workers import Engine, Progress, run_here

@@ -5,9 +5,7 @@ from __future__ import annotations
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, Store, remove
 
-__all__ = ["KEEP", "keep_best"]
-
-KEEP = ("models", "best", "none")
+__all__ = ["keep_best"]
 
 
 def keep_best(store: Store, records: list[RunRecord]) -> None:

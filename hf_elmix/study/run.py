@@ -153,7 +153,7 @@ class _Training:
                 self.train(trainer, segment, steps, scratch)
                 return Outcome(self.branch, self.ended(trainer, scratch))
             name = self.name(trainer, segment, steps)
-            if not self.checkpoints.has(name):
+            if self.needed(trainer, segment, segments):
                 self.reach(trainer, segment, steps, scratch)
             return Outcome(self.branch, children=self.branch.children(segments), checkpoint=name)
 
@@ -181,6 +181,14 @@ class _Training:
             "software": [self.provenance["versions"], self.provenance["commit"], trainer.args.device.type],
         }
         return name_of(segment.stop, identity)
+
+    def needed(self, trainer: MixedLossTrainer, segment: Segment, segments: list[Segment]) -> bool:
+        """Whether a segment is to be trained: not if it has been, nor if everything that goes on from it has been."""
+        steps = segments[-1].stop
+        if segment.stop < steps and self.checkpoints.has(self.name(trainer, segment, steps)):
+            return False
+        below = [s for s in segments if s.parent == segment and set(s.methods) & set(self.branch.methods)]
+        return segment.stop == steps or any(self.needed(trainer, child, segments) for child in below)
 
     def reach(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
         """Train up to the end of a segment and keep a checkpoint there."""

@@ -16,8 +16,9 @@ from hf_elmix.errors import UsageError
 from hf_elmix.schedules import MixingSchedule
 
 STATUSES = ("done", "failed", "diverged")
+KEEP = ("models", "best", "none")  # which trained models stay beside their records
 
-__all__ = ["Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
+__all__ = ["KEEP", "Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
 
 
 @dataclass(frozen=True, order=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Started:
 
     def kill(self) -> None:
         """End it as the out-of-memory killer does, and nothing else with it."""
-        os.kill(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(self.process.pid, signal.SIGKILL)
         self.wait()
 
     def alive(self) -> list[int]:

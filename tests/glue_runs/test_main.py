@@ -47,8 +47,17 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     capfd.readouterr()
     assert main(["report", str(runs)]) == 0
     assert "| cola |" in capfd.readouterr().out
-    files = {"profile.png", "profile.svg", "profile.csv", "runs.csv", "summary.csv"}
+    files = {"report.html", "tables.md", "tables.tex", "figures", "data"}
     assert {path.name for path in (runs / "report").iterdir()} == files
+    page = (runs / "report" / "report.html").read_text()
+    assert f"glue-runs study --output_dir {runs} --tasks cola --seeds 0 1 --mixings ce 0 0,0.5 0-0.5" in page
+    assert f"glue-runs report {runs}" in page
+    assert main(["report", str(runs), "--baseline", "0", "--output_dir", str(tmp_path / "other")]) == 0
+    assert "CE cannot be told from F = 0:" in capfd.readouterr().out
+    assert (
+        f"glue-runs report {runs} --output_dir {tmp_path / 'other'} --baseline 0"
+        in (tmp_path / "other" / "report.html").read_text()
+    )
 
 
 def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encoder, tmp_path):
@@ -210,6 +219,7 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
         ["report", "nowhere"],
         ["report", "."],
         ["report", ".", "--what"],
+        ["report", ".", "--baseline"],
         ["status"],
         ["status", "nowhere"],
         ["status", "."],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib
+import pandas as pd
 import pytest
 
 from hf_elmix.study.spec import RunKey, RunRecord
@@ -24,12 +25,12 @@ def make_record(
     return RunRecord(RunKey(problem, method, seed), status, scores, [], {"score": "accuracy"}, {}, cost)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_study() -> list[RunRecord]:
     """Two problems, three methods, two seeds; one run failed, one diverged, one is missing; in no order."""
     return [
@@ -45,3 +46,49 @@ def small_study() -> list[RunRecord]:
         make_record("cola", "0-0.5", 1, 0.5, mcc=0.125),
         make_record("cola", "0.3", 1, 0.25, mcc=0.0),
     ]
+
+
+PAPER_METHODS = ["ce", "0", "0,0.5", "0-0.5"]
+
+# Accuracies in percent, as printed. Table 1 has CIFAR100 and CINIC10 for each of its eight models.
+TABLE_1 = """
+ShuffleNetV2    68.10 68.46 68.46 68.51  81.35 81.55 81.59 81.79
+ResNet20        68.25 68.58 68.58 68.48  83.35 83.53 83.53 83.72
+ResNet32        69.66 70.02 70.02 69.83  84.74 84.91 84.96 85.10
+ResNet44        70.71 71.06 71.06 70.93  84.81 84.99 85.00 85.18
+ResNet18        74.54 74.58 74.58 74.60  88.02 88.22 88.26 88.25
+ResNet34        74.35 74.77 74.77 74.69  88.10 88.74 88.77 88.85
+PreActResnet18  74.39 74.82 74.82 74.81  85.97 86.55 86.60 86.71
+ResNext29       76.04 76.47 76.47 76.52  88.35 88.58 88.59 88.72
+"""
+TABLE_2 = """
+ResNet18    69.82 70.19 70.25 70.50
+ResNet34    73.26 73.65 73.91 74.07
+ResNet50    75.74 75.86 76.06 76.35
+ResNet101   77.59 77.90 78.37 78.51
+SuffleNet   65.28 65.92 65.51 65.99
+ResNeXt50   77.30 77.63 78.01 78.25
+ResNeXt101  79.20 79.45 79.73 79.99
+"""
+TABLE_3 = """
+Arch1  61.08 60.81 60.95 61.57
+Arch2  60.46 61.52 61.52 61.36
+Arch3  60.07 61.12 61.12 61.27
+Arch4  63.26 63.20 63.20 63.46
+Arch5  63.14 63.79 63.79 63.77
+"""
+
+
+def read_table(text: str) -> pd.DataFrame:
+    """One row for each experiment, four columns; a line of eight numbers is two experiments."""
+    rows = {}
+    for name, *numbers in map(str.split, text.strip().splitlines()):
+        for part in range(0, len(numbers), 4):
+            rows[f"{name}.{part // 4}"] = [float(number) for number in numbers[part : part + 4]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=PAPER_METHODS)
+
+
+@pytest.fixture
+def paper_tables() -> list[pd.DataFrame]:
+    """Tables 1 to 3 of the paper."""
+    return [read_table(table) for table in (TABLE_1, TABLE_2, TABLE_3)]

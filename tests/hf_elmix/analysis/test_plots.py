@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import itertools
+import warnings
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -7,10 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_elmix.analysis.plots import method_label, plot_profile
+from hf_elmix.analysis.plots import (
+    STYLES,
+    legend_rows,
+    method_label,
+    plot_differences,
+    plot_losses,
+    plot_profile,
+    plot_ranks,
+    plot_scores,
+    plot_weights,
+    style_of,
+)
 from hf_elmix.analysis.profile import performance_profile
 
 SCORES = pd.DataFrame(
@@ -84,11 +99,12 @@ def test_the_lines_are_the_profile_at_its_thresholds_and_between_them(ax):
     taus = profile.index.to_numpy()
     between = (taus[1:] + taus[:-1]) / 2
     for k, method in enumerate(SCORES):
-        line = lines[method_label(method)]
+        (label,) = [label for label in lines if label.split(" (")[0] == method_label(method)]
+        line = lines[label]
         assert [drawn_at(line, tau) for tau in taus] == profile[method].tolist()
         expected = performance_profile(SCORES, between)[method]
         assert [drawn_at(line, tau) for tau in between] == expected.tolist()
-        assert list(lines)[k] == method_label(method)
+        assert list(lines)[k] == label
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,12 @@ def test_thresholds_end_at_one_and_the_axis_holds_every_value(ax):
 
 def test_the_legend_and_the_labels_say_what_is_drawn(ax):
     plot_profile(performance_profile(SCORES), ax, experiments=4)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CE", "F = 0", "F = 0-0.5", "F = 0.3"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "CE",
+        "F = 0",
+        "F = 0-0.5 (3/4 runs)",
+        "F = 0.3",
+    ]
     assert ax.get_title() == "Performance profile over 4 experiments"
     assert "τ" in ax.get_xlabel()
     assert "share of experiments" in ax.get_ylabel()
@@ -145,3 +166,195 @@ def test_methods_differ_in_colour_and_in_style_and_none_hides_another(ax):
 def test_more_methods_than_styles_can_be_drawn(ax):
     scores = pd.DataFrame({f"0.{k:02}": [k / 8, 1.0] for k in range(1, 9)})
     assert len(plot_profile(performance_profile(scores), ax).get_lines()) == 8
+
+
+# Names of any kind.
+
+
+@pytest.mark.parametrize(
+    ("method", "label"), [("1", "1"), ("2024-01", "2024-01"), ("0 0.25 0.5", "F = 0 0.25 0.5"), ("", ""), ("0.", "0.")]
+)
+def test_other_names_stay_as_they_are(method, label):
+    assert method_label(method) == label
+
+
+@pytest.mark.parametrize(
+    "name", ["$x^", "_hidden", "a$b$c", "ein sehr langer Name " * 5, "两个", "%s {0} \\frac", "a\nb"]
+)
+def test_any_name_can_be_drawn_and_is_in_the_legend(ax, name):
+    scores = SCORES.rename(columns={"0": name})
+    plot_profile(performance_profile(scores), ax)
+    assert len(ax.get_legend().get_texts()) == 4
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        ax.figure.savefig(io.BytesIO(), format="svg")
+
+
+def test_more_methods_than_styles_look_different(ax):
+    looks = {(style.colour, str(style.line), style.width) for style in map(style_of, range(24))}
+    assert len(looks) == 24
+    assert len({style_of(place).marker for place in range(13)}) == 13
+
+
+def test_a_legend_of_many_or_long_names_stands_below_and_within_the_figure():
+    names = ["a method with a long name", *(f"method {k}" for k in range(7))]
+    scores = pd.DataFrame(np.random.default_rng(0).uniform(size=(5, 8)), columns=names)
+    figure = Figure(figsize=(4.7, 5.5), layout="constrained")
+    ax = plot_profile(performance_profile(scores), figure.subplots())
+    figure.draw_without_rendering()
+    legend, axis = ax.get_legend().get_window_extent(), ax.xaxis.label.get_window_extent()
+    assert legend.y1 <= axis.y0 + 1
+    assert legend.y0 >= 0
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+    assert ax.get_window_extent().height > 150
+    assert legend_rows(names) == 8
+    assert legend_rows(["ce", "0", "0,0.5", "el"]) == 2
+
+
+def test_the_first_styles_read_in_grey():
+    rgb = np.array([to_rgb(style.colour) for style in STYLES[:4]])
+    grey = np.sort(rgb @ [0.299, 0.587, 0.114])
+    assert np.diff(grey).min() > 0.08
+    assert len({style.marker for style in STYLES}) == len(STYLES)
+
+
+# Bands and notes of the profile.
+
+
+def test_bands_are_drawn_from_the_low_to_the_high_end(ax):
+    profile, taus = performance_profile(SCORES), [0.5, 0.8, 1.0]
+    bands = (performance_profile(SCORES, taus) * 0.5, performance_profile(SCORES, taus) * 0.5 + 0.5)
+    plot_profile(profile, ax, bands=bands)
+    assert len(ax.collections) == 4
+    for method, shade in zip(SCORES, ax.collections, strict=True):
+        x, y = shade.get_paths()[0].vertices.T
+        ends = [band.loc[1.0, method] for band in bands]
+        assert [min(y[x == 1]), max(y[x == 1])] == pytest.approx(ends)
+    assert [text.get_text().split(" (")[0] for text in ax.get_legend().get_texts()] == [*map(method_label, SCORES)]
+
+
+def test_the_figure_says_what_is_done_with_scores_that_are_not_positive(ax):
+    assert "not positive" not in plot_profile(performance_profile(SCORES), ax).get_xlabel()
+    scores = pd.DataFrame({"ce": [0.0, 0.5], "0": [-0.5, 0.5]})
+    label = plot_profile(performance_profile(scores), ax).get_xlabel()
+    assert "in 1 experiment the best score is not positive:\nonly the best method counts" in label
+
+
+# Ranks.
+
+RANKS = pd.Series({"ce": 2.5, "0": 2.75, "0-0.5": 1.25})
+
+
+def test_ranks_stand_at_their_place_the_best_on_top(ax):
+    assert plot_ranks(RANKS, [("0-0.5",), ("ce", "0")], ax) is ax
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["F = 0-0.5  1.25", "CE  2.50", "F = 0  2.75"]
+    assert [text.xy[0] for text in ax.texts] == [1.25, 2.5, 2.75]
+    heights = [text.xy[1] for text in ax.texts]
+    assert heights == sorted(heights, reverse=True)
+    left, right = ax.get_xlim()
+    assert left < 1
+    assert right > 3
+    assert list(ax.get_xticks()) == [1, 2, 3]
+
+
+def test_a_bar_joins_each_group_of_two_or_more(ax):
+    plot_ranks(RANKS, [("0-0.5",), ("ce", "0")], ax)
+    bars = [line for line in ax.get_lines() if line.get_linewidth() == 4]
+    assert [line.get_xdata() for line in bars] == [pytest.approx([2.47, 2.78])]
+    plot_ranks(RANKS, [("0-0.5", "ce"), ("ce", "0")], ax)
+    bars = [line.get_ydata()[0] for line in ax.get_lines() if line.get_linewidth() == 4]
+    assert len(set(bars[1:])) == 2
+
+
+def test_names_of_ranks_lie_within_the_figure():
+    ranks = pd.Series({"a method with a longish name": 1.0, "ce": 2.0, "0": 3.0})
+    figure = Figure(figsize=(4.7, 2), layout="constrained")
+    ax = plot_ranks(ranks, [], figure.subplots())
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert min(box.x0 for box in boxes) >= 0
+
+
+# Differences.
+
+
+def gains(problems: int = 2) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([[f"p{k}" for k in range(problems)], ["0", "el"]], names=["problem", "method"])
+    middle = np.arange(len(index)) / 100
+    return pd.DataFrame({"pairs": 4, "difference": middle, "low": middle - 0.01, "high": middle + 0.02}, index)
+
+
+def test_differences_have_a_row_for_each_problem_and_a_mark_for_each_method(ax):
+    table = gains().assign(high=lambda t: t["difference"] + 0.01)
+    assert plot_differences(table, "ce", ax) is ax
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["p1", "p0"]  # the first on top
+    marks = {bars.get_label(): bars.lines[0] for bars in ax.containers}
+    assert marks["F = 0"].get_xdata().tolist() == pytest.approx([2, 0])
+    assert marks["EL"].get_xdata().tolist() == pytest.approx([3, 1])
+    (whiskers,) = ax.containers[0].lines[2]
+    assert [segment[:, 0].tolist() for segment in whiskers.get_segments()] == [
+        pytest.approx([1, 3]),
+        pytest.approx([-1, 1]),
+    ]
+    assert "points above CE" in ax.get_xlabel()
+
+
+def test_a_difference_without_an_interval_is_a_mark_alone(ax):
+    plot_differences(gains().assign(low=np.nan, high=np.nan), "ce", ax)
+    (whiskers,) = ax.containers[0].lines[2]
+    assert all(np.ptp(segment[:, 0]) == 0 for segment in whiskers.get_segments())
+
+
+def test_of_many_problems_those_with_the_largest_differences_are_drawn(ax):
+    plot_differences(gains(60), "ce", ax)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"p{k}" for k in range(59, 19, -1)]
+
+
+def test_a_method_looks_the_same_in_all_figures(ax):
+    order = ["0", "ce", "el"]
+    plot_differences(gains(), "ce", ax, order=order)
+    assert [bars.lines[0].get_color() for bars in ax.containers] == [style_of(0).colour, style_of(2).colour]
+
+
+# Curves.
+
+
+def curves() -> pd.DataFrame:
+    rows = []
+    for method, seed, epoch in itertools.product(["el", "ce"], [0, 1], [1.0, 2.0]):
+        numbers = {"score": 0.5 + 0.1 * seed, "loss_ce": epoch, "loss_el": 0.5, "alpha": 1.0, "beta": epoch - 1}
+        rows += [("a", method, seed, epoch, quantity, value) for quantity, value in numbers.items()]
+    return pd.DataFrame(rows, columns=["problem", "method", "seed", "epoch", "quantity", "value"])
+
+
+def test_scores_by_epoch_are_means_with_whiskers_to_the_ends(ax):
+    assert plot_scores(curves(), ax, order=["ce", "el"]) is ax
+    first = ax.containers[0]
+    assert first.get_label() == "CE"
+    assert first.lines[0].get_ydata().tolist() == pytest.approx([55, 55])
+    (whiskers,) = first.lines[2]
+    assert whiskers.get_segments()[0][:, 1].tolist() == pytest.approx([50, 60])
+
+
+def test_losses_and_weights_have_two_lines_for_each_method(ax):
+    for plot, values in ((plot_losses, [[1, 2], [0.5, 0.5]]), (plot_weights, [[1, 1], [0, 1]])):
+        ax.clear()
+        assert plot(curves(), ax, order=["ce", "el", "unseen"]) is ax
+        lines = ax.get_lines()
+        assert [line.get_ydata().tolist() for line in lines] == [values[0]] * 2 + [values[1]] * 2
+        assert lines[0].get_linestyle() != lines[2].get_linestyle()
+        assert [line.get_color() for line in lines] == [style_of(0).colour, style_of(1).colour] * 2
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CE", "EL"]
+
+
+def test_weights_hold_until_they_are_logged_anew(ax):
+    assert {line.get_drawstyle() for line in plot_weights(curves(), ax).get_lines()} == {"steps-pre"}
+
+
+def test_figures_need_no_axis(current_figure):
+    ax = current_figure.subplots()
+    assert plot_ranks(RANKS, []) is ax
+    assert plot_differences(gains(), "ce") is ax
+    assert plot_scores(curves()) is plot_losses(curves()) is plot_weights(curves()) is ax

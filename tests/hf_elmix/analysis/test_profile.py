@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from hf_elmix.analysis.profile import performance_profile, ratios
+from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios, strata
 
 NAN = math.nan
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
@@ -220,3 +220,116 @@ def test_whole_numbers_are_scores_too_and_the_table_is_left_as_it_was():
 def test_a_table_without_scores_is_refused(scores):
     with pytest.raises(ValueError, match="at least one run"):
         performance_profile(scores)
+
+
+def test_a_profile_says_how_many_runs_it_rests_on():
+    scores = pd.DataFrame({"ce": [0.5, NAN, 0.0], "0": [0.25, 0.5, -1.0], "el": [NAN, NAN, NAN]})
+    attrs = performance_profile(scores).attrs
+    assert attrs["experiments"] == 3
+    assert attrs["runs"] == {"ce": 2, "0": 3, "el": 0}
+    assert attrs["undefined"] == 1
+
+
+@pytest.mark.parametrize("tau", [0.95, 0.99, 1.0])
+def test_the_profile_of_the_papers_tables(paper_tables, tau):
+    for table in paper_tables:
+        counts = [sum(row[k] >= tau * max(row) for row in table.to_numpy()) for k in range(4)]
+        assert performance_profile(table, [tau]).iloc[0].tolist() == [count / len(table) for count in counts]
+
+
+def test_the_wins_of_table_2_and_3_are_the_ends_of_their_profiles(paper_tables):
+    assert performance_profile(paper_tables[1]).loc[1.0].tolist() == [0, 0, 0, 1]
+    assert performance_profile(paper_tables[2]).loc[1.0].tolist() == [0, 0.4, 0.4, 0.6]
+
+
+def area_under_steps(scores: pd.DataFrame, method: str, start: float) -> float:
+    """The area under a left-continuous step function, rectangle by rectangle, as a share of the widest."""
+    ends = sorted({start, 1.0} | {tau for tau in steps_of(scores) if start < tau < 1})
+    heights = plain_profile(scores, ends)[method]
+    steps = zip(ends, ends[1:], strict=False)
+    return sum((right - left) * heights[right] for left, right in steps) / (1 - start)
+
+
+@unhurried
+@given(score_tables(), st.sampled_from([-0.5, 0.0, 0.25, 0.9, 0.999]))
+def test_the_area_is_that_under_the_steps(scores, start):
+    area = profile_area(scores, start)
+    for method in scores:
+        assert area[method] == pytest.approx(area_under_steps(scores, method, start), abs=1e-12)
+
+
+def test_areas_by_hand():
+    scores = pd.DataFrame({"ce": [0.95, 1.0], "0": [1.0, NAN], "el": [0.1, 0.9]})
+    assert profile_area(scores).to_dict() == pytest.approx({"ce": 0.75, "0": 0.5, "el": 0.0})
+    with pytest.raises(ValueError, match="tau_min < 1, but got 1"):
+        profile_area(scores, 1)
+
+
+def grid_scores(values: dict[str, list[list[float]]]) -> pd.DataFrame:
+    """Scores by method, problem and seed."""
+    first = next(iter(values.values()))
+    index = [(f"p{p}", seed) for p, seeds in enumerate(first) for seed in range(len(seeds))]
+    columns = {method: [score for seeds in problems for score in seeds] for method, problems in values.items()}
+    return pd.DataFrame(columns, pd.MultiIndex.from_tuples(index, names=["problem", "seed"]))
+
+
+def test_bands_are_the_quantiles_of_every_resample():
+    scores = grid_scores({"ce": [[1, 1, 0.5], [0.5, 1]], "0": [[0.5, 1, 1], [1, 1]]})
+    solved = {"ce": [[1, 1, 0], [0, 1]], "0": [[0, 1, 1], [1, 1]]}  # at tau = 1
+    low, high = profile_bands(scores, np.random.default_rng(0), [1.0], level=0.7, resamples=40_000)
+    for method, problems in solved.items():
+        draws = [list(itertools.product(seeds, repeat=len(seeds))) for seeds in problems]
+        shares = sorted(sum(a + b) / 5 for a, b in itertools.product(*draws))
+        assert len(shares) == 27 * 4
+        assert low.loc[1.0, method] == pytest.approx(shares[round(0.15 * 108)])
+        assert high.loc[1.0, method] == pytest.approx(shares[round(0.85 * 108)])
+
+
+def test_seeds_are_resampled_within_their_problem_and_experiments_where_there_is_one_seed():
+    # ce solves all of p0 and nothing of p1: no other draw of seeds changes that. Experiments drawn freely would.
+    scores = grid_scores({"ce": [[1, 1], [0.5, 0.5]], "0": [[0.5, 0.5], [1, 1]]})
+    low, high = profile_bands(scores, np.random.default_rng(0), [1.0])
+    assert low.loc[1.0].tolist() == high.loc[1.0].tolist() == [0.5, 0.5]
+    for single in (scores.reset_index(drop=True), scores.set_axis(list("abcd"))):
+        low, high = profile_bands(single, np.random.default_rng(0), [1.0])
+        assert (low.loc[1.0] == 0).all()
+        assert (high.loc[1.0] == 1).all()
+
+
+def test_the_methods_of_an_experiment_are_drawn_together():
+    scores = grid_scores({"ce": [[1, 0.5, 1, 0.5]], "0": [[0.5, 1, 0.5, 1]]})
+    low, high = profile_bands(scores, np.random.default_rng(1), [1.0], resamples=7)
+    assert low.loc[1.0, "ce"] == pytest.approx(1 - high.loc[1.0, "0"])
+    assert high.loc[1.0, "ce"] == pytest.approx(1 - low.loc[1.0, "0"])
+
+
+@unhurried
+@given(score_tables())
+def test_bands_have_the_shape_of_the_profile_and_lie_in_it(scores):
+    profile = performance_profile(scores)
+    low, high = profile_bands(scores, np.random.default_rng(0), resamples=20)
+    for band in (low, high):
+        assert band.index.equals(profile.index)
+        assert list(band) == list(profile)
+        assert ((band >= 0) & (band <= 1)).all(axis=None)
+        assert (band.diff().dropna() <= 1e-12).all(axis=None)
+    assert (low <= high).all(axis=None)
+
+
+def test_bands_depend_on_their_generator_and_on_nothing_else():
+    scores = pd.DataFrame(np.random.default_rng(5).uniform(size=(40, 3)), columns=list("abc"))
+    bands = []
+    for state in (1, 2):
+        np.random.seed(state)  # noqa: NPY002
+        bands.append(profile_bands(scores, 7 if state == 1 else np.random.default_rng(7), resamples=11)[0])
+    other = profile_bands(scores, np.random.default_rng(8), resamples=11)[0]
+    assert_frame_equal(*bands, check_exact=True)
+    assert not bands[0].equals(other)
+
+
+def test_strata():
+    scores = grid_scores({"ce": [[1, 1], [1], [1, 1, 1]]})
+    assert strata(scores).tolist() == [0, 0, 1, 2, 2, 2]
+    assert strata(scores.set_axis(list("abcdef"))).tolist() == [0] * 6
+    assert strata(scores.set_axis(list("aabbcc"))).tolist() == [0, 0, 1, 1, 2, 2]
+    assert strata(scores[scores.index.get_level_values("seed") == 0]).tolist() == [0, 0, 0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import statistics
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.tables import runs_table, scores_table, summary_table, summary_text
+from hf_elmix.analysis.tables import curves_table, expected_runs, read_scores, runs_table, scores_table, summary_table
+from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey, RunRecord
 
 NAN = math.nan
@@ -28,16 +30,10 @@ def make_record(problem: str, method: str, seed: int) -> RunRecord:
     return RunRecord(RunKey(problem, method, seed), "done", scores, [], {"score": "accuracy"}, {}, {"seconds": 1.0})
 
 
-def cells(text: str) -> list[list[str]]:
-    """The cells of a Markdown table, without the rule below its header."""
-    header, _, *body = text.splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *body)]
-
-
 def test_runs_have_their_key_status_score_cost_and_every_metric(small_study):
     runs_df = runs_table(small_study)
-    first = ["problem", "method", "seed", "status", "score", "seconds", "steps_trained"]
-    assert list(runs_df) == [*first, "accuracy", "mcc"]
+    first = ["problem", "method", "seed", "status", "score", "seconds", "steps_trained", "steps_inherited", "error"]
+    assert list(runs_df) == [*first, "accuracy", "mcc", "settings"]
     columns = ["problem", "method", "seed", "status", "score", "mcc"]
     expected = pd.DataFrame(
         [
@@ -102,13 +98,11 @@ def test_methods_stand_in_the_papers_order_and_others_follow(record):
     runs_df = runs_table(record("a", method, 0, 0.5) for method in ["0.3", "0.1", *reversed(PAPER)])
     assert list(scores_table(runs_df)) == [*PAPER, "0.1", "0.3"]
     assert summary_table(runs_df)["method"].tolist() == [*PAPER, "0.1", "0.3"]
-    assert cells(summary_text(summary_table(runs_df)))[0] == ["task", *PAPER, "0.1", "0.3"]
 
 
 def test_methods_stand_in_the_papers_order_though_the_first_experiment_lacks_some(record):
     runs_df = runs_table([record("a", "0-0.5", 0, 0.5), *(record("b", method, 0, 0.5) for method in PAPER)])
     assert list(scores_table(runs_df)) == PAPER
-    assert cells(summary_text(summary_table(runs_df)))[0] == ["task", *PAPER]
 
 
 def test_a_summary_by_hand(small_study):
@@ -138,33 +132,127 @@ def test_mean_and_standard_deviation_are_those_of_the_standard_library(values):
     assert (row["runs"], row["expected"]) == (len(values), len(values))
 
 
-def test_the_text_by_hand(small_study):
-    assert summary_text(summary_table(runs_table(small_study))) == "\n".join(
-        [
-            "| task | ce                | 0-0.5             | 0.3         |",
-            "|------|-------------------|-------------------|-------------|",
-            "| cola | 62.50 ± 17.68 (2) | 75.00 ± 35.36 (2) | 25.00 (1/2) |",
-            "| rte  | 50.00 (1/2)       | 68.75 ± 8.84 (2)  | 50.00 (1/2) |",
-        ]
-    )
-
-
-def test_runs_without_a_score_or_a_record_are_counted_against_the_seeds_of_the_problem(record):
-    failed = [record("a", "0", seed, status="failed") for seed in range(3)]
-    summary = summary_table(runs_table([*failed, record("a", "ce", 0, 0.5), record("b", "ce", 0, 0.25)]))
-    assert cells(summary_text(summary)) == [
-        ["task", "ce", "0"],
-        ["a", "50.00 (1/3)", "no score (0/3)"],
-        ["b", "25.00 (1)", "no run"],
-    ]
-
-
 def test_a_study_in_which_every_run_failed_still_has_a_summary(record):
     summary = summary_table(runs_table([record("a", "ce", seed, status="failed") for seed in (0, 1)]))
     assert summary[["runs", "expected"]].to_numpy().tolist() == [[0, 2]]
-    assert "no score (0/2)" in summary_text(summary)
 
 
-def test_scores_can_be_shown_in_another_unit(record):
-    summary = summary_table(runs_table([record("a", "ce", 0, 12.5), record("a", "ce", 1, 13.5)]))
-    assert "| a    | 13.00 ± 0.71 (2) |" in summary_text(summary, scale=1)
+def test_runs_that_were_asked_for_and_have_no_record_are_missing(record):
+    declared = {"grids": [{"problems": ["a"], "methods": ["0", "ce"], "seeds": [0, 1]}]}
+    runs_df = runs_table([record("a", "ce", 0, 0.5), record("a", "0", 0, status="failed")], expected_runs(declared))
+    rows = runs_df[["method", "seed", "status"]].to_numpy().tolist()
+    assert rows == [["ce", 0, "done"], ["0", 0, "failed"], ["ce", 1, "missing"], ["0", 1, "missing"]]
+    assert runs_df["score"].isna().tolist() == [False, True, True, True]
+    summary = summary_table(runs_df).set_index("method")
+    assert summary[["runs", "expected"]].to_numpy().tolist() == [[1, 2], [0, 2]]
+    assert len(scores_table(runs_df)) == 2
+
+
+def test_expected_runs_are_those_of_all_grids_each_once():
+    grids = [
+        {"problems": ["a"], "methods": ["ce"], "seeds": [0, 1]},
+        {"problems": ["a", "b"], "methods": ["ce"], "seeds": [1]},
+    ]
+    keys = [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
+    assert expected_runs({"grids": grids, "methods": {}}) == keys
+    assert expected_runs({}) == []
+
+
+def test_errors_and_settings_are_kept(record):
+    run = record("a", "ce", 0, status="failed", settings=0.5)
+    run.settings["note"] = "β"
+    run = RunRecord(**{**vars(run), "error": "out of memory\nat step 3"})
+    row = runs_table([run]).iloc[0]
+    assert row["error"] == "out of memory\nat step 3"
+    # A metric of that name does not take the settings' place.
+    assert json.loads(row["settings"]) == {"score": "accuracy", "note": "β"}
+    assert "β" in row["settings"]
+
+
+def test_curves_are_what_was_logged_in_long_form(record):
+    run = record("a", "ce", 3, 0.5)
+    log = {"step": 4, "epoch": 0.5, "loss": 2.0, "loss_ce": 1.0, "loss_el": 0.25, "alpha": 1.0, "beta": 0.0}
+    run.training.extend([log, {"step": 8, "epoch": 1.0, "loss": 1.0}])
+    curves_df = curves_table([run, record("b", "0", 0, status="failed")])
+    assert (curves_df[["problem", "method", "seed"]] == ["a", "ce", 3]).all(axis=None)
+    assert curves_df[["epoch", "quantity", "value"]].to_numpy().tolist() == [
+        [1.0, "score", 0.625],
+        [2.0, "score", 0.5],
+        [0.5, "loss_ce", 1.0],
+        [0.5, "loss_el", 0.25],
+        [0.5, "alpha", 1.0],
+        [0.5, "beta", 0.0],
+    ]
+
+
+# Scores of any study.
+
+
+def write(path, text: str):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_scores_of_any_study(tmp_path):
+    text = "\ufeffmethod,score,experiment,gpu\n0,0.5,b,x\nce, 0.25,b,y\nNA,,a,x\n0,1e-3,a,\n"
+    runs_df = read_scores(write(tmp_path / "scores.csv", text))
+    assert list(runs_df) == ["problem", "method", "seed", "status", "score", "gpu"]
+    expected = [
+        ["a", "0", 0, "done", 0.001],
+        ["a", "NA", 0, "missing", NAN],
+        ["b", "ce", 0, "done", 0.25],
+        ["b", "0", 0, "done", 0.5],
+    ]
+    assert_frame_equal(runs_df.drop(columns="gpu"), pd.DataFrame(expected, columns=runs_df.columns[:5]))
+
+
+def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
+    text = "experiment,method,score,seed\na,ce,1,10\na,ce,2,9\n"
+    assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == [9, 10]
+    text = "experiment,method,score,seed\na,ce,1,fold 2\na,ce,2,fold 1\n"
+    assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["fold 1", "fold 2"]
+
+
+def test_parquet_is_read_too(tmp_path):
+    table = pd.DataFrame({"experiment": [1, 1], "method": ["x", "y"], "score": [0.5, None], "seed": [3, 3]})
+    table.to_parquet(tmp_path / "scores.parquet")
+    runs_df = read_scores(tmp_path / "scores.parquet")
+    assert runs_df[["problem", "method", "seed", "status"]].to_numpy().tolist() == [
+        ["1", "x", 3, "done"],
+        ["1", "y", 3, "missing"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "experiment;method;score\na;ce;1\n",
+            "Expected the columns experiment, method and score .*separated by commas.*'experiment;method",
+        ),
+        ("task,score\na,1\n", "Expected the columns .* it has 'task', 'score'"),
+        ("experiment,method,score\na,ce,high\n", "to be numbers, but row 1 of .* has 'high'"),
+        ("experiment,method,score\na,ce,1\na,x,inf\n", "to be numbers, but row 2 of .* has 'inf'"),
+        (
+            "experiment,method,score\na,ce,1\na,ce,2\n",
+            "experiment 'a', method 'ce' is there twice. A column named seed",
+        ),
+        ("experiment,method,score,seed\na,ce,1,0\na,ce,2,0.0\n", "is there twice"),
+        ("", "to be a CSV or Parquet file, but No columns"),
+        ('experiment,method,score\na,"ce,1\n', "to be a CSV or Parquet file"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message) as error:
+        read_scores(write(tmp_path / "scores.csv", text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_other_bytes_is_refused_in_one_line(tmp_path):
+    for name in ("scores.csv", "scores.parquet"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\x00experiment")
+        with pytest.raises(UsageError, match="to be a CSV or Parquet file") as error:
+            read_scores(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="Cannot read .*nowhere.csv: No such file"):
+        read_scores(tmp_path / "nowhere.csv")

@@ -4,9 +4,9 @@ import pytest
 
 from hf_elmix.errors import UsageError
 from hf_elmix.study.grid import run_grid
-from hf_elmix.study.keep import KEEP, keep_best
+from hf_elmix.study.keep import keep_best
 from hf_elmix.study.run import run_branch
-from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.study.spec import KEEP, RunKey, RunRecord
 from hf_elmix.study.store import Store
 
 

@@ -1,0 +1,73 @@
+"""The report of a grid of 10,000 runs, from its records and from a CSV: python tests/benchmarks/bench_report.py."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hf_elmix.analysis.command import main as make_report
+from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.study.store import Store
+
+METHODS = ("ce", "0", "0,0.5", "0-0.5")
+EPOCHS = 6
+
+
+def record(problem: str, method: str, seed: int, rng: np.random.Generator) -> RunRecord:
+    """A record as long as one of the GLUE study."""
+    scores = {
+        name: {"last": values[-1], "best": max(values), "epochs": values}
+        for name, values in zip(
+            ("accuracy", "f1", "loss", "loss_el"), rng.uniform(size=(4, EPOCHS)).tolist(), strict=True
+        )
+    }
+    log = {"loss": 0.5, "loss_ce": 0.4, "loss_el": 0.3, "alpha": 1.0, "beta": 1.0, "focus": 0.0, "learning_rate": 1e-5}
+    training = [{"step": 10 * k, "epoch": float(k), **log, "grad_norm": 1.0} for k in range(1, EPOCHS + 1)]
+    settings = {
+        "mixing": method,
+        "score": "accuracy",
+        "arguments": {"learning_rate": 2e-5},
+        "rows": {"train": problem},
+    }
+    cost = {"seconds": 1.0, "steps_trained": 60, "steps_inherited": 0}
+    return RunRecord(RunKey(problem, method, seed), "done", scores, training, settings, {"device": "cpu"}, cost)
+
+
+def timed(words: list[str]) -> float:
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert make_report(words) == 0
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=25)
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    problems = [f"problem {k}" for k in range(args.problems)]
+    keys = list(itertools.product(problems, METHODS, range(args.seeds)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = Store(folder / "runs")
+        for key in keys:
+            store.write(record(*key, rng))
+        csv = pd.DataFrame(keys, columns=["experiment", "method", "seed"]).assign(score=rng.uniform(size=len(keys)))
+        csv.to_csv(folder / "scores.csv", index=False)
+        for source in ("runs", "scores.csv"):
+            seconds = timed([str(folder / source), "--output_dir", str(folder / "report")])
+            size = (folder / "report" / "report.html").stat().st_size / 1e6
+            print(f"{len(keys)} runs from {source}: {seconds:.1f} s, page of {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

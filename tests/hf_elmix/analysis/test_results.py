@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal, assert_series_equal
+
+from hf_elmix.analysis import ranks
+from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.tables import runs_table, summary_table
+from hf_elmix.errors import UsageError
+
+
+def runs(scores: dict[str, list[float]], seeds: int = 2) -> pd.DataFrame:
+    rows = [
+        (f"p{k // seeds}", method, k % seeds, "done", score)
+        for method, values in scores.items()
+        for k, score in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["problem", "method", "seed", "status", "score"])
+
+
+def test_each_number_is_that_of_its_function(small_study):
+    runs_df = runs_table(small_study)
+    results = StudyResults(runs_df, seed=3)
+    scores = results.scores
+    assert results.methods == ["ce", "0-0.5", "0.3"]
+    assert results.others == ["0-0.5", "0.3"]
+    assert results.complete == 2
+    assert_frame_equal(results.profile, performance_profile(scores))
+    assert_frame_equal(results.bands[0], profile_bands(scores, 3)[0])
+    assert_frame_equal(results.pairs_df.drop(columns="visible"), ranks.compare(scores, "ce"))
+    assert_series_equal(results.pairs_df["visible"], ranks.visible_effect(scores, "ce", 3), check_names=False)
+    assert_frame_equal(results.gains_df, ranks.problem_gains(scores, "ce"))
+    assert_frame_equal(results.conover, ranks.conover(scores))
+    assert_frame_equal(results.summary_df, summary_table(runs_df))
+    assert results.friedman == ranks.friedman(scores)
+    table = results.methods_df
+    assert table["wins"].tolist() == ranks.wins(scores).tolist()
+    assert table["gain"].tolist() == ranks.mean_gain(scores, "ce").tolist()
+    assert table["rank"].tolist() == ranks.mean_rank(scores).tolist()
+    assert table["area"].tolist() == profile_area(scores, results.tau_min).tolist()
+    assert table["runs"].tolist() == [3, 4, 2]
+    assert (table["expected"] == 4).all()
+
+
+def test_the_baseline_is_ce_or_else_the_first_or_the_one_named():
+    assert StudyResults(runs({"b": [1, 2], "ce": [1, 2], "a": [0, 1]})).baseline == "ce"
+    assert StudyResults(runs({"b": [1, 2], "a": [0, 1]})).baseline == "a"
+    assert StudyResults(runs({"b": [1, 2], "a": [0, 1]}), baseline="b").others == ["a"]
+    with pytest.raises(UsageError, match=r"one of the methods \('a', 'b'\), but got 'c'"):
+        StudyResults(runs({"b": [1, 2], "a": [0, 1]}), baseline="c")
+
+
+def test_without_a_score_there_is_nothing_to_say():
+    with pytest.raises(UsageError, match="there are 2 runs and none has one"):
+        StudyResults(runs({"ce": [np.nan, np.nan]}))
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale"),
+    [([0.5, 1.0], 100), ([-0.5, 0.2], 100), ([0.5, 1.01], 1), ([-50, 0.1], 1), ([np.nan, 0.3], 100)],
+)
+def test_shares_are_shown_in_percent_and_other_scores_as_they_are(scores, scale):
+    assert StudyResults(runs({"ce": scores})).scale == scale
+
+
+@pytest.mark.parametrize(
+    ("worst", "start"), [(0.97, 0.95), (0.93, 0.9), (0.9, 0.9), (0.31, 0.3), (-0.5, 0.0), (1, 0.95)]
+)
+def test_the_area_starts_at_the_lowest_ratio_rounded_down(worst, start):
+    assert StudyResults(runs({"ce": [worst, 1], "0": [1, 1]})).tau_min == pytest.approx(start)
+
+
+def test_bands_have_no_more_thresholds_than_are_drawn():
+    values = np.random.default_rng(0).uniform(size=(2, 600))
+    results = StudyResults(runs({"ce": list(values[0]), "0": list(values[1])}))
+    low, _ = results.bands
+    assert len(results.profile) > 500
+    assert len(low) == 200
+    assert (low.index[0], low.index[-1]) == (results.profile.index[0], 1)
+
+
+def test_without_a_difference_by_friedman_all_are_one_group():
+    # Conover's test alone would tell some apart where Friedman's does not.
+    rng = np.random.default_rng(12)
+    for _ in range(200):
+        scores = dict(zip(["ce", "0", "el", "a"], rng.normal(size=(4, 8)), strict=True))
+        results = StudyResults(runs(scores))
+        if results.friedman.pvalue >= 0.05 and (results.conover < 0.05).any(axis=None):
+            break
+    else:
+        pytest.fail("no such study among 200")
+    assert [set(group) for group in results.groups] == [set(results.methods)]
+
+
+def test_where_friedman_tells_some_apart_groups_are_conovers():
+    results = StudyResults(
+        runs({"ce": list(range(8)), "0": [k + 0.5 for k in range(8)], "el": [k - 1 for k in range(8)]})
+    )
+    assert results.groups == [("0",), ("ce",), ("el",)]
+
+
+def test_no_complete_experiment_no_groups():
+    assert StudyResults(runs({"ce": [1, np.nan], "0": [np.nan, 1]})).groups == []
+
+
+def test_seeds():
+    results = StudyResults(runs({"ce": [0.5] * 4, "0": [0.5, 0.6, 0.55, 0.65]}))
+    assert results.has_seeds
+    assert results.seeds_for("0", 0.05) == ranks.seeds_needed(results.scores, 0.05, "ce")["0"]
+    assert results.seeds_for("0", 1e-9) is None
+    assert not StudyResults(runs({"ce": [0.5] * 4, "0": [0.5, 0.6, 0.55, 0.65]}, seeds=1)).has_seeds
