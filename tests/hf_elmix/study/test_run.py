@@ -535,6 +535,14 @@ def test_a_damaged_checkpoint_is_noticed_and_trained_again(toy, tmp_path, damage
     assert folder.left() == []
 
 
+def test_what_leads_only_to_a_checkpoint_that_is_there_is_not_trained_again(toy, tmp_path):
+    folder = Folder(toy.study(None, "0-0.5", "0", "0,0.5"), tmp_path)
+    interrupted(folder, 4)  # the checkpoint after 4 steps has gone with its children; that after 19 waits for the last
+    assert [path.name.split("-")[0] for path in folder.checkpoints()] == ["step19"]
+    folder.go()
+    assert folder.steps == 4 + 16 + 15 + 1 + 1
+
+
 def test_a_checkpoint_lost_far_back_is_trained_again_from_the_start(folder, undisturbed):
     def lose(branch: Branch) -> None:
         if branch.start == 19 and branch.methods == ("0",):
