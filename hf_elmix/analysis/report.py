@@ -27,7 +27,7 @@ from hf_elmix.analysis.plots import (
     plot_weights,
 )
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.text import to_latex, to_markdown
+from hf_elmix.analysis.text import Table, to_latex, to_markdown
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
 from hf_elmix.analysis.words import verdict
 
@@ -36,6 +36,7 @@ __all__ = ["PAGE", "render_page", "write_report"]
 PAGE = "report.html"
 LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches: on a phone's width letters are still read
+SHOWN = 40  # rows of the table of scores that a terminal gets
 CURVES = 8  # problems whose curves are drawn
 
 
@@ -63,13 +64,28 @@ def write_report(
     tables = report_tables(results)
     (folder / "tables.md").write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(to_latex, tables)), encoding="utf-8")
-    (folder / PAGE).write_text(render_page(results, title=title, commands=commands), encoding="utf-8")
+    (folder / PAGE).write_text(render_page(results, tables, title=title, commands=commands), encoding="utf-8")
     scores = next(table for table in tables if table.name == "scores")
-    return "\n".join([*verdict(results), "", to_markdown(scores)])
+    long = f"Scores of {len(scores.rows)} tasks: tables.md\n"
+    return "\n".join([*verdict(results), "", to_markdown(scores) if len(scores.rows) <= SHOWN else long])
 
 
-def render_page(results: StudyResults, *, title: str = "Report of a study", commands: Sequence[str] = ()) -> str:
-    """The page as HTML: everything it shows is in it, and nothing is loaded from elsewhere."""
+def render_page(
+    results: StudyResults,
+    tables: Sequence[Table] | None = None,
+    *,
+    title: str = "Report of a study",
+    commands: Sequence[str] = (),
+) -> str:
+    """The page as HTML: everything it shows is in it, and nothing is loaded from elsewhere.
+
+    Args:
+        results: The study.
+        tables: From `report_tables`, where they are there already.
+        title: Its heading.
+        commands: What to type to make all of this again.
+    """
+    tables = report_tables(results) if tables is None else tables
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     shared, settings = settings_view(results.runs_df)
@@ -81,7 +97,7 @@ def render_page(results: StudyResults, *, title: str = "Report of a study", comm
         curves=_curve_figures(results),
         weights=_weights_figure(results) if _problems(results) else "",
         undrawn=max(0, len(_problems(results)) - CURVES),
-        tables={table.name: table for table in report_tables(results)},
+        tables={table.name: table for table in tables},
         runs=runs_view(results),
         shared=shared,
         settings=settings,
@@ -118,21 +134,16 @@ def _curve_figures(results: StudyResults) -> dict[str, list[str]]:
 
 
 def _curves(results: StudyResults, problem: str, place: int) -> list[str]:
-    part, order, size = _curves_of(results, problem), results.methods, _small(results)
-    scores = _figure(lambda ax: plot_scores(part, ax, order=order, scale=results.scale), *size)
-    losses = _figure(lambda ax: plot_losses(part, ax, order=order), *size)
+    part, order = _curves_of(results, problem), results.methods
+    scores = _small_figure(lambda ax: plot_scores(part, ax, order=order, scale=results.scale), order)
+    losses = _small_figure(lambda ax: plot_losses(part, ax, order=order), order)
     return [_inline(scores, f"score-{place}"), _inline(losses, f"loss-{place}")]
 
 
 def _weights_figure(results: StudyResults) -> str:
     """The weights of the loss, from the first problem: schedules are those of the methods."""
-    part = _curves_of(results, _problems(results)[0])
-    return _inline(_figure(lambda ax: plot_weights(part, ax, order=results.methods), *_small(results)), "weights")
-
-
-def _small(results: StudyResults) -> tuple[float, float]:
-    """Height and width of a figure of which several stand in a row."""
-    return 3.0 + 0.2 * legend_rows(results.methods), 4.4
+    part, order = _curves_of(results, _problems(results)[0]), results.methods
+    return _inline(_small_figure(lambda ax: plot_weights(part, ax, order=order), order), "weights")
 
 
 def _curves_of(results: StudyResults, problem: str) -> pd.DataFrame:
@@ -149,6 +160,17 @@ def _figure(draw: Callable[[Axes], Axes], height: float, width: float = WIDTH) -
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
+    return figure
+
+
+def _small_figure(draw: Callable[[Axes], Axes], methods: Sequence[str]) -> Figure:
+    """One of several in a row, with margins of fixed size: finding them out would take as long as drawing does."""
+    legend = 0.2 + 0.2 * legend_rows(methods)
+    height, width = 2.8 + legend, 4.4
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(width, height))
+        margins = {"left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - legend / height}
+        draw(figure.subplots(gridspec_kw=margins))
     return figure
 
 

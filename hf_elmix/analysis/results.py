@@ -72,7 +72,7 @@ class StudyResults:
         """Whether some problem has a second experiment."""
         return bool(self.scores.index.get_level_values(0).duplicated().any())
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Factor on scores where they are shown: 100 where all lie in [-1, 1], so that they are in points."""
         return 100.0 if self.scores.abs().max(axis=None) <= 1 else 1.0

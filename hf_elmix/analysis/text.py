@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Cell", "Table", "to_latex", "to_markdown"]
 
@@ -33,8 +33,7 @@ LATEX = {
 MARKDOWN = "\\`*_{}[]<>|~$#"
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """What is read, and what the column is sorted by (a number, or the text itself)."""
 
     text: str

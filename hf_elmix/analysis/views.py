@@ -129,20 +129,18 @@ def _pairs(results: StudyResults) -> Table:
 
 
 def _gains(results: StudyResults) -> Table:
-    gains = results.gains_df
-    rows = []
-    for problem in dict.fromkeys(gains.index.get_level_values("problem")):
-        parts = [gains.loc[(problem, method)] for method in results.others]
-        cells = [_gain_cell(part, results.scale) for part in parts]
-        rows.append([Cell(str(problem)), *cells])
+    found: dict[str, dict[str, Cell]] = {}
+    for row in results.gains_df.reset_index().itertuples():
+        found.setdefault(str(row.problem), {})[str(row.method)] = _gain_cell(row, results.scale)
+    rows = [[Cell(problem), *(cells[method] for method in results.others)] for problem, cells in found.items()]
     caption = f"Difference from {method_label(results.baseline)} on each task, in points, with its 95 % interval."
     header = ["task", *map(method_label, results.others)]
     return Table("gains", "Differences by task", caption, header, rows)
 
 
-def _gain_cell(part: pd.Series, scale: float) -> Cell:
-    text = f"{gain_text(part['difference'], scale)} {interval_text(part['low'], part['high'], scale)}".rstrip()
-    return Cell(text, part["difference"])
+def _gain_cell(row: Any, scale: float) -> Cell:
+    text = f"{gain_text(row.difference, scale)} {interval_text(row.low, row.high, scale)}".rstrip()
+    return Cell(text, row.difference)
 
 
 def _scores(results: StudyResults) -> Table:
@@ -160,7 +158,7 @@ def _scores(results: StudyResults) -> Table:
     return Table("scores", "Scores", caption, ["task", *map(method_label, results.methods)], rows)
 
 
-def _score_cell(row: object, scale: float) -> Cell:
+def _score_cell(row: Any, scale: float) -> Cell:
     mean, sd, runs, expected = (getattr(row, name) for name in ("mean", "sd", "runs", "expected"))
     count = f"({runs})" if runs == expected else f"({runs}/{expected})"
     if not runs:

@@ -261,9 +261,16 @@ def test_black_is_the_colour_of_the_text(small_study):
 
 
 def test_of_many_tasks_only_the_first_have_curves(record):
-    page = Page(render_page(results_of([record(f"t{k}", "ce", 0, 0.5) for k in range(11)])))
+    results = results_of([record(f"t{k}", "ce", 0, 0.5) for k in range(11)])
+    page = Page(render_page(results))
     assert "3 more tasks are in data/curves.csv" in page.text
     assert len(page.of("svg")) == 1 + 2 * 8 + 1
+
+
+def test_a_terminal_gets_no_table_longer_than_a_screen(record, tmp_path):
+    runs_df = runs_table(record(f"t{k}", "ce", 0, 0.5) for k in range(41))
+    assert write_report(StudyResults(runs_df), tmp_path).endswith("Scores of 41 tasks: tables.md\n")
+    assert "| t40  | 50.00 (1) |" in (tmp_path / "tables.md").read_text()
 
 
 def test_whatever_names_say_it_is_text(nasty_study, tmp_path):
