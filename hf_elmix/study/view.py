@@ -119,7 +119,7 @@ class View:
         ended = sum(state in ("done", "failed", "diverged") for state in self.states.values())
         words = [f"{ended} of {len(self.states)} runs"]
         now = time.monotonic()
-        if self.start is not None and now > self.start + 1 and self.share > 0:  # sooner, both would be guesses
+        if self.start is not None and now >= self.start + 1 and self.share > 0:  # sooner, both would be guesses
             span = min(WINDOW, now - self.start)
             words.append(f"{len([t for t in self.steps if t > now - WINDOW]) / span:.1f} steps/s")
             words.append(f"{duration((now - self.start) * (1 - self.share) / self.share)} left")
