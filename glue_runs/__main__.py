@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from glue_runs import protocol
 from hf_elmix.analysis.command import add_arguments, report
+from hf_elmix.commands import EXIT_FAILED, OneLineParser, exit_code
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import KEEP
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from hf_elmix.study.workers import Engine
 
 __all__ = ["main"]
-
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 STOPPED = {
     "study": "What is done is kept; the same command goes on from there.",
@@ -48,41 +47,21 @@ OWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words[:1] == ["finetune"]:  # Its flags are those of the Trainer, which has a parser of its own.
-            from glue_runs.finetune import finetune
-
-            return finetune(words[1:])
-        args, rest = _parser().parse_known_args(words)
-        return args.command(args, rest)
-    except UsageError as error:
-        print(f"glue-runs: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except ModuleNotFoundError as error:
-        print(f"glue-runs: {error}. It comes with: pip install 'hf-elmix[{_extra(error)}]'", file=sys.stderr)
-        return EXIT_USAGE
-    except OSError as error:  # a disk that is full, a folder that is not ours: its own words say it
-        print(f"glue-runs: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print(f"\nglue-runs: stopped. {STOPPED.get(words[0], 'What is done is kept.')}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    stopped = STOPPED.get(words[0] if words else "", "What is done is kept.")
+    return exit_code("glue-runs", lambda: _run_command(words), extra="glue", stopped=stopped)
 
 
-def _extra(error: ModuleNotFoundError) -> str:
-    """The extra that a missing module comes with."""
-    return "ray" if error.name == "ray" else "glue"
+def _run_command(words: list[str]) -> int:
+    if words[:1] == ["finetune"]:  # Its flags are those of the Trainer, which has a parser of its own.
+        from glue_runs.finetune import finetune
 
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See {self.prog} --help.")
+        return finetune(words[1:])
+    args, rest = _parser().parse_known_args(words)
+    return args.command(args, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="glue-runs", description="The GLUE study of the mixed loss.")
+    parser = OneLineParser(prog="glue-runs", description="The GLUE study of the mixed loss.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing", add_help=False)
     _add_study(

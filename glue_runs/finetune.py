@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -15,6 +15,7 @@ from glue_runs.problems import glue_problem
 from glue_runs.protocol import BERT, GLUE, MAX_LENGTH, PADDINGS
 from glue_runs.tasks import Task
 from hf_elmix.arguments import MixedLossArguments
+from hf_elmix.commands import OneLineParser
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.trainer import MixedLossTrainer
 
@@ -56,19 +57,11 @@ class FinetuneArguments(MixedLossArguments):
     logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between two logs."})
 
 
-class FlagParser(HfArgumentParser):
+class FlagParser(OneLineParser, HfArgumentParser):
     """The Trainer's parser; a mistake is one line, where argparse would show more than a hundred flags first."""
 
     def __init__(self, kinds: Any, prog: str) -> None:
         super().__init__(kinds, prog=prog, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(f"{message}. See {self.prog} --help.")
 
 
 def finetune(words: Sequence[str]) -> int:

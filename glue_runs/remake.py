@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, TASK_NAMES
+from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, TASK_NAMES
 from hf_elmix.study.spec import RunRecord
 
 __all__ = ["study_commands"]
@@ -17,6 +17,7 @@ FLAGS = {
     "model": ("--model_name_or_path", BERT),
     "dataset": ("--dataset_name", GLUE),
     "max_length": ("--max_seq_length", MAX_LENGTH),
+    "padding": ("--padding", PADDINGS[0]),
     "max_train_samples": ("--max_train_samples", None),
     "max_eval_samples": ("--max_eval_samples", None),
 }

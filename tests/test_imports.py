@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Each module and what it may import of this project. Everything points one way: the order of this table.
 ARROWS = {
     "hf_elmix.errors": [],
+    "hf_elmix.commands": ["hf_elmix.errors"],
     "hf_elmix.losses": [],
     "hf_elmix.schedules": ["hf_elmix.errors"],
     "hf_elmix.callback": ["hf_elmix.schedules"],
@@ -90,6 +91,7 @@ ARROWS = {
     ],
     "hf_elmix.analysis.command": [
         "hf_elmix.errors",
+        "hf_elmix.commands",
         "hf_elmix.study.store",
         "hf_elmix.analysis.tables",
         "hf_elmix.analysis.results",

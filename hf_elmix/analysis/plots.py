@@ -228,14 +228,7 @@ def plot_scores(
     for k, (method, style, curve) in enumerate(curves):
         aside = 0.3 * (k + 0.5) / len(curves) - 0.15  # so that whiskers stand beside each other
         middle, reach = scale * curve["mean"], scale * (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
-        look: dict[str, Any] = {
-            "color": style.colour,
-            "ls": style.line,
-            "lw": style.width,
-            "marker": style.marker,
-            "ms": 4,
-        }
-        ax.errorbar(curve.index + aside, middle, reach, label=_name(method), elinewidth=1.2, **look)
+        ax.errorbar(curve.index + aside, middle, reach, label=_name(method), elinewidth=1.2, **_line(style))
     ax.set_ylabel("score: mean, lowest, highest")
     return _over_epochs(ax)
 
@@ -251,18 +244,7 @@ def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Seque
     Returns:
         The axis.
     """
-    ax = plt.gca() if ax is None else ax
-    for quantity, line in {"loss_ce": "-", "loss_el": (0, (1, 1.2))}.items():
-        for method, style, curve in _curves(curves_df, quantity, order):
-            label = _name(method) if quantity == "loss_ce" else None
-            look: dict[str, Any] = {
-                "color": style.colour,
-                "ls": line,
-                "lw": style.width,
-                "marker": style.marker,
-                "ms": 4,
-            }
-            ax.plot(curve.index, curve["mean"], label=label, **look)
+    ax = _plot_both(curves_df, ("loss_ce", "loss_el"), ax, order)
     ax.set_ylabel("mean loss: CE solid, EL dotted")
     ax.set_ylim(bottom=0)
     return _over_epochs(ax)
@@ -279,22 +261,28 @@ def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequ
     Returns:
         The axis.
     """
-    ax = plt.gca() if ax is None else ax
-    for quantity, line in {"alpha": "-", "beta": (0, (1, 1.2))}.items():
-        for method, style, curve in _curves(curves_df, quantity, order):
-            label = _name(method) if quantity == "alpha" else None
-            look: dict[str, Any] = {
-                "color": style.colour,
-                "ls": line,
-                "lw": style.width,
-                "marker": style.marker,
-                "ms": 4,
-            }
-            # What is logged held since the log before.
-            ax.plot(curve.index, curve["mean"], drawstyle="steps-pre", label=label, **look)
+    # What is logged held since the log before.
+    ax = _plot_both(curves_df, ("alpha", "beta"), ax, order, drawstyle="steps-pre")
     ax.set_ylabel("weight: α solid, β dotted")
     ax.set_ylim(bottom=0)
     return _over_epochs(ax)
+
+
+def _plot_both(
+    curves_df: pd.DataFrame, quantities: tuple[str, str], ax: Axes | None, order: Sequence[str] | None, **more: Any
+) -> Axes:
+    """Draw two quantities of each method: the first with a line and in the legend, the second dotted."""
+    ax = plt.gca() if ax is None else ax
+    for quantity, dotted in zip(quantities, (False, True), strict=True):
+        for method, style, curve in _curves(curves_df, quantity, order):
+            name = {"ls": (0, (1, 1.2))} if dotted else {"ls": "-", "label": _name(method)}
+            ax.plot(curve.index, curve["mean"], **{**_line(style), **name, **more})
+    return ax
+
+
+def _line(style: Style) -> dict[str, Any]:
+    """A method's style, for a line with markers."""
+    return {"color": style.colour, "ls": style.line, "lw": style.width, "marker": style.marker, "ms": 4}
 
 
 def _curves(

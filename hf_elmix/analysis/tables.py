@@ -6,9 +6,8 @@ method; ``curves_df`` one row for each number that was logged while a run traine
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = [
     "curves_table",
-    "expected_runs",
     "read_scores",
     "runs_table",
     "scores_table",
@@ -41,7 +39,7 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
 
     Args:
         records: The runs.
-        expected: Runs that were asked for (see `expected_runs`); one without a record has the status ``missing``.
+        expected: Runs that were asked for (see `Store.asked`); one without a record has the status ``missing``.
     """
     known = {record.key: record for record in records}
     keys = sorted({*known, *expected}, key=_order)
@@ -49,13 +47,6 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     columns = [*KEY, "status", "score", *COST, "error"]
     names = dict.fromkeys([*columns, *(name for row in rows for name in row), "settings"])
     return pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
-
-
-def expected_runs(declaration: Mapping[str, Any]) -> list[RunKey]:
-    """Every run of the grids of a declared study: ``{"grids": [{"problems": [], "methods": [], "seeds": []}]}``."""
-    grids = declaration.get("grids", [])
-    parts = [itertools.product(grid["problems"], grid["methods"], grid["seeds"]) for grid in grids]
-    return [RunKey(*key) for key in dict.fromkeys(itertools.chain.from_iterable(parts))]
 
 
 def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:

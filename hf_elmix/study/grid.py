@@ -43,11 +43,7 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
         UsageError: (a ValueError) If a record of the study's problems was made with other settings than the study's,
             be it of a seed or method that is not in the study: a report compares all runs of a folder.
     """
-    records = {record.key: record for record in store.records()} if store.folder.exists() else {}
-    others = store.declaration()["methods"] if records else {}
-    for record in records.values():
-        _check_settings(study, record, store, others)
-    return [key for key in study.runs() if _is_missing(study, records.get(key), retry_failed)]
+    return [key for key, state in _states(study, store, retry_failed).items() if state == "missing"]
 
 
 def run_grid(
@@ -89,10 +85,9 @@ def run_grid(
     with _alone(store):
         if overwrite:
             _clear(study, store)
-        missing = missing_runs(study, store, retry_failed=retry_failed)
+        states = _states(study, store, retry_failed)
         _declare(study, store)
-    _tidy(study, store, missing, keep)
-    states = _states(study, store, missing)
+    _tidy(study, store, states, keep)
     todo = _Todo(study, store, states, sharing=sharing, retry_failed=retry_failed)
     view = View(states, todo.work())
     work: Callable[[Branch, Progress], Outcome] = partial(run, study, store, keep_models=keep != "none")
@@ -108,7 +103,7 @@ def run_grid(
                 if keep == "best":
                     _keep_best(study, store, record.key)
             check_interrupt()
-    return Counter(done.status for key in study.runs() if (done := store.read(key)))
+    return Counter(states.values())
 
 
 def _outcomes(todo: _Todo, view: View, engine: Callable[[], Iterator[Outcome]]) -> Iterator[Outcome]:
@@ -307,13 +302,13 @@ def _clear(study: Study, store: Store) -> None:
         store.declare({**said, "grids": [grid for grid in grids if grid["problems"]], "settings": settings})
 
 
-def _tidy(study: Study, store: Store, missing: list[RunKey], keep: str) -> None:
+def _tidy(study: Study, store: Store, states: Mapping[RunKey, str], keep: str) -> None:
     """Delete what a process that was killed after its last record has left of experiments that are complete."""
-    begun = {(key.problem, key.seed) for key in missing}
-    for experiment in dict.fromkeys((key.problem, key.seed) for key in study.runs()):
+    incomplete = {(key.problem, key.seed) for key, state in states.items() if state == "missing"}
+    for experiment in dict.fromkeys((key.problem, key.seed) for key in states):
         segments = store.segments_of(*experiment)
         # To ask who holds a claim ends one that nobody holds any more.
-        if experiment not in begun and store.holder(claim_of(*experiment)) is None and segments.exists():
+        if experiment not in incomplete and store.holder(claim_of(*experiment)) is None and segments.exists():
             with store.claim(claim_of(*experiment)) as free:
                 if free:
                     Checkpoints(segments).clear()
@@ -326,9 +321,17 @@ def _keep_best(study: Study, store: Store, key: RunKey) -> None:
     keep_best(store, [record for key in keys if (record := store.read(key))])
 
 
-def _states(study: Study, store: Store, missing: list[RunKey]) -> dict[RunKey, str]:
-    records = {record.key: record.status for record in store.records()} if store.folder.exists() else {}
-    return {key: "missing" if key in missing else records[key] for key in study.runs()}
+def _states(study: Study, store: Store, retry_failed: bool) -> dict[RunKey, str]:
+    """The status of each run of the study, or ``missing``; records are read once, and checked."""
+    records = {record.key: record for record in store.records()} if store.folder.exists() else {}
+    others = store.declaration()["methods"] if records else {}
+    for record in records.values():
+        _check_settings(study, record, store, others)
+    found = {key: records.get(key) for key in study.runs()}
+    return {
+        key: "missing" if record is None or _is_missing(study, record, retry_failed) else record.status
+        for key, record in found.items()
+    }
 
 
 @contextmanager
@@ -370,9 +373,10 @@ def _check_json(study: Study) -> None:
             raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
 
-def _is_missing(study: Study, record: RunRecord | None, retry_failed: bool) -> bool:
-    if record is None or record.status != "failed":
-        return record is None
+def _is_missing(study: Study, record: RunRecord, retry_failed: bool) -> bool:
+    """Whether a run is to be done although it has a record: it failed, and is to be tried again."""
+    if record.status != "failed":
+        return False
     return retry_failed or bool(_difference(record.settings, _settings(study, record.key, {})))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import pickle
 import platform
 import random
 import subprocess
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -144,8 +143,9 @@ class _Training:
         """Train the branch's segment, from its parent's end."""
         with self.checkpoints.scratch() as scratch, _full_disk_named(scratch):
             trainer = self.trainer(scratch)
-            steps = _steps_of(trainer)
-            if len(self.branch.among) > 1 and not _can_share(trainer):
+            loader = _loader(trainer)
+            steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+            if len(self.branch.among) > 1 and not _can_share(trainer, loader):
                 return Outcome(self.branch, children=self.branch.alone())
             segments = fork.plan({name: method.schedule for name, method in self.methods.items()}, steps)
             segment = self.branch.segment(segments)
@@ -274,33 +274,32 @@ def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any])
     return trainer
 
 
-def _steps_of(trainer: MixedLossTrainer) -> int:
-    """How many optimizer steps a training will take; asking must not change what it draws."""
+def _loader(trainer: MixedLossTrainer) -> Any:
+    """The loader of a training, to ask it things; asking must not change what the training draws."""
     with torch.random.fork_rng(devices=[]):
-        return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
+        return trainer.get_train_dataloader()
 
 
-def _can_share(trainer: MixedLossTrainer) -> bool:
+def _can_share(trainer: MixedLossTrainer, loader: Any) -> bool:
     """Whether a training that goes on from a checkpoint ends with the very weights of one that never stopped."""
     # Any other callback may have a state that the checkpoint lacks, or write a log of each training.
     callbacks = all(isinstance(known, OWN) for known in trainer.callback_handler.callbacks)
     arguments = not any(getattr(trainer.args, name, False) for name in UNSHARED)
     saving = trainer.args.save_strategy != SaveStrategy.BEST  # with it, the Trainer alone says when to save
-    return callbacks and arguments and saving and has_length(trainer.train_dataset) and not _draws_rows(trainer)
+    return callbacks and arguments and saving and has_length(trainer.train_dataset) and not _draws_rows(loader)
 
 
-def _draws_rows(trainer: MixedLossTrainer) -> bool:
+def _draws_rows(loader: Any) -> bool:
     """Whether making a batch of given rows takes random numbers, as masking does: in mid-epoch those are lost."""
     with torch.random.fork_rng(devices=[]):
-        loader: Any = trainer.get_train_dataloader()
         before = _random_states()
         loader.collate_fn([loader.dataset[0]])
         return _random_states() != before
 
 
-def _random_states() -> bytes:
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()  # noqa: NPY002, it is asked for
-    return pickle.dumps(states)
+def _random_states() -> tuple[Any, ...]:
+    _, words, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002, it is asked for
+    return random.getstate(), bytes(words), rest, torch.get_rng_state().numpy().tobytes()
 
 
 def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:

@@ -10,6 +10,7 @@ Layout below the folder, which may be a local one or any fsspec URL (``s3://buck
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -119,6 +120,14 @@ class Store:
             return {"grids": list(values["grids"]), **{name: dict(values[name]) for name in ("methods", "settings")}}
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path} is damaged ({error}). Delete it: the study writes it again.") from None
+
+    def asked(self) -> list[RunKey]:
+        """Every run that was asked for so far, each once, in the order of the grids they were asked for in."""
+        parts = [
+            itertools.product(grid["problems"], grid["seeds"], grid["methods"]) for grid in self.declaration()["grids"]
+        ]
+        keys = [RunKey(problem, method, seed) for part in parts for problem, seed, method in part]
+        return list(dict.fromkeys(keys))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
         """Write what the study is declared to be."""

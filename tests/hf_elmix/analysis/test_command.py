@@ -76,7 +76,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["broken.csv"], "Expected the columns experiment, method and score"),
         (["empty.csv"], "but No columns to parse from file"),
         (["scoreless.csv"], "there are 1 runs and none has one"),
-        (["damaged"], "is no declaration of a study"),
+        (["damaged"], "study.json is damaged"),
         (["unscored"], "there are 1 runs and none has one"),
     ],
 )
@@ -120,3 +120,15 @@ def test_the_command_needs_no_pytorch(scores):
     code = f"import sys; from hf_elmix.analysis.command import main; main([{str(scores)!r}])\n"
     code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_folder_at_a_url_becomes_a_page_here(small_study, tmp_path, monkeypatch, capsys):
+    store = Store("memory://runs")
+    for record in small_study:
+        store.write(record)
+    monkeypatch.chdir(tmp_path)
+    assert main(["memory://runs"]) == 0
+    assert "9 of 11 runs have a score" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.html").exists()
+    assert main(["memory://nowhere"]) == 2
+    assert "there is no 'memory://nowhere'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.tables import curves_table, expected_runs, read_scores, runs_table, scores_table, summary_table
+from hf_elmix.analysis.tables import curves_table, read_scores, runs_table, scores_table, summary_table
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -138,24 +138,14 @@ def test_a_study_in_which_every_run_failed_still_has_a_summary(record):
 
 
 def test_runs_that_were_asked_for_and_have_no_record_are_missing(record):
-    declared = {"grids": [{"problems": ["a"], "methods": ["0", "ce"], "seeds": [0, 1]}]}
-    runs_df = runs_table([record("a", "ce", 0, 0.5), record("a", "0", 0, status="failed")], expected_runs(declared))
+    asked = [RunKey("a", method, seed) for method in ("0", "ce") for seed in (0, 1)]
+    runs_df = runs_table([record("a", "ce", 0, 0.5), record("a", "0", 0, status="failed")], asked)
     rows = runs_df[["method", "seed", "status"]].to_numpy().tolist()
     assert rows == [["ce", 0, "done"], ["0", 0, "failed"], ["ce", 1, "missing"], ["0", 1, "missing"]]
     assert runs_df["score"].isna().tolist() == [False, True, True, True]
     summary = summary_table(runs_df).set_index("method")
     assert summary[["runs", "expected"]].to_numpy().tolist() == [[1, 2], [0, 2]]
     assert len(scores_table(runs_df)) == 2
-
-
-def test_expected_runs_are_those_of_all_grids_each_once():
-    grids = [
-        {"problems": ["a"], "methods": ["ce"], "seeds": [0, 1]},
-        {"problems": ["a", "b"], "methods": ["ce"], "seeds": [1]},
-    ]
-    keys = [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
-    assert expected_runs({"grids": grids, "methods": {}}) == keys
-    assert expected_runs({}) == []
 
 
 def test_errors_and_settings_are_kept(record):

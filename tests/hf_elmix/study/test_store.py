@@ -468,3 +468,13 @@ def test_what_a_killed_process_left_of_a_file_is_replaced(store):
 def test_a_local_path_is_one_of_this_machine(tmp_path):
     assert local_path(Store(tmp_path).folder) == tmp_path
     assert local_path(Store("memory://runs").folder) is None
+
+
+def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):
+    assert store.asked() == []
+    grids = [
+        {"problems": ["a"], "methods": ["ce"], "seeds": [0, 1]},
+        {"problems": ["a", "b"], "methods": ["ce"], "seeds": [1]},
+    ]
+    store.declare({"grids": grids, "methods": {}, "settings": {}})
+    assert store.asked() == [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
