@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import tempfile
 import time
@@ -48,13 +49,13 @@ def stock_loop(task: str, args: argparse.Namespace, arguments: dict[str, Any]) -
     glue, tokenizer = find_task(task), load_tokenizer(args.model_name_or_path)
     rows = load_task(glue, args.dataset_name, max_train_samples=args.rows, max_eval_samples=args.eval_rows)
     tokens = tokenise(rows, glue, tokenizer, LENGTH)
-    for _ in MIXINGS:
+    for seed, _ in itertools.product(args.seeds, MIXINGS):
         with tempfile.TemporaryDirectory() as folder:
             quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "epoch"}
             device = {"dataloader_pin_memory": torch.cuda.is_available(), "eval_strategy": "epoch"}
             trainer = Trainer(
-                model=load_model(args.model_name_or_path, glue, seed=0),
-                args=TrainingArguments(folder, seed=0, **quiet, **device, **arguments),
+                model=load_model(args.model_name_or_path, glue, seed=seed),
+                args=TrainingArguments(folder, seed=seed, **quiet, **device, **arguments),
                 train_dataset=tokens["train"],
                 eval_dataset=tokens[glue.splits[0]],
                 data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=LENGTH),
@@ -69,7 +70,7 @@ def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung:
     _, padding, sharing, workers, more = RUNGS[rung]
     study = glue_study(
         [task],
-        [0],
+        args.seeds,
         model=args.model_name_or_path,
         dataset=args.dataset_name,
         max_length=LENGTH,
@@ -81,11 +82,11 @@ def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung:
     crew: Engine = functools.partial(run_in_workers, workers=args.workers) if workers else run_here
     with tempfile.TemporaryDirectory() as folder:
         counts = run_grid(study, Store(folder), run_branch, engine=crew, sharing=sharing)
-    assert counts == {"done": len(MIXINGS)}, counts
+    assert counts == {"done": len(args.seeds) * len(MIXINGS)}, counts
 
 
 def useful_work(task: str, args: argparse.Namespace, epochs: float) -> tuple[float, float]:
-    """Floating-point operations of the four runs that go into tokens of text, and the share of tokens that are text.
+    """Floating-point operations of all runs that go into tokens of text, and the share of tokens that are text.
 
     A multiply-add counts as two and the backward pass as two forward passes: 6 per weight of the layers and token, and
     12 per layer, width, token and token it attends to. Embeddings are looked up and count as nothing.
@@ -103,7 +104,7 @@ def useful_work(task: str, args: argparse.Namespace, epochs: float) -> tuple[flo
 
     lengths = [len(row) for row in tokens["train"]["input_ids"]]
     operations = epochs * (3 * forward("train") + forward(glue.splits[0]))
-    return len(MIXINGS) * operations, sum(lengths) / (LENGTH * len(lengths))
+    return len(args.seeds) * len(MIXINGS) * operations, sum(lengths) / (LENGTH * len(lengths))
 
 
 def gemm_rate(seconds: float = 2.0) -> float:
@@ -129,15 +130,17 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["cola", "mrpc", "sst2"])
     parser.add_argument("--dataset_name", default=GLUE)
     parser.add_argument("--model_name_or_path", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--rows", type=int, default=512, help="training rows of each task")
-    parser.add_argument("--eval_rows", type=int, default=256)
-    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rows", type=int, default=192, help="training rows of each task")
+    parser.add_argument("--eval_rows", type=int, default=96)
+    parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rungs", type=int, nargs="+", default=list(range(len(RUNGS))))
     args = parser.parse_args()
     arguments = {**ARGUMENTS, "num_train_epochs": args.epochs}
     rate = gemm_rate()
-    print(f"{args.rows} rows, {args.epochs:g} epochs, {len(MIXINGS)} regimes, {torch.get_num_threads()} threads")
+    runs = f"{len(args.seeds)} seeds, {len(MIXINGS)} regimes"
+    print(f"{args.rows} rows, {args.epochs:g} epochs, {runs}, {args.workers} workers, {torch.get_num_threads()} threads")
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
     for task in args.tasks:
         work, text = useful_work(task, args, args.epochs)
