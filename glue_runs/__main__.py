@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
-    from hf_elmix.study.spec import Study
+    from hf_elmix.study.spec import RunRecord, Study
     from hf_elmix.study.workers import Engine
 
 __all__ = ["main"]
@@ -118,6 +118,9 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--ray_address", metavar="ADDRESS", help="of a Ray cluster; left out, one is started on this machine")
     add("--no_sharing", action="store_true", help="train every run from the start, also what runs have in common")
     add("--keep", choices=KEEP, default="none", help="which trained models stay (%(default)s); best: of each mixing")
+    add(
+        "--report_to", nargs="+", default=[], metavar="TRACKER", help="tensorboard, trackio, wandb; a run when it ends"
+    )
     add("--retry_failed", action="store_true", help="do failed runs again")
     add("--overwrite", action="store_true", help="first delete what the folder holds of these tasks")
 
@@ -160,6 +163,8 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
         arguments=arguments,
     )
     options = {name: getattr(args, name) for name in ("keep", "retry_failed", "overwrite")}
+    if args.report_to:
+        options["track"] = _tracking(args.report_to, args.output_dir)
     return _run(study, args.output_dir, _engine(args), sharing=not args.no_sharing, **options)
 
 
@@ -227,6 +232,15 @@ def _engine(args: argparse.Namespace) -> Engine:
     return run_here if alone else partial(run_in_workers, workers=args.workers)
 
 
+def _tracking(names: list[str], folder: str) -> Callable[[RunRecord], None]:
+    """What hands the runs of a study over to trackers."""
+    from hf_elmix.study.store import Store
+    from hf_elmix.study.trackers import check_trackers, track
+
+    store = Store(folder)
+    return partial(track, store=store, trackers=check_trackers(names, store))
+
+
 def _run(study: Study, folder: str | Path, engine: Engine, **options: Any) -> int:
     from hf_elmix.study.grid import run_grid
     from hf_elmix.study.run import run_branch
@@ -251,7 +265,7 @@ def _training_arguments(rest: list[str]) -> dict[str, Any]:
         return {}
     from transformers import TrainingArguments
 
-    from glue_runs.finetune import FlagParser, check_arguments
+    from glue_runs.flags import FlagParser, check_arguments
 
     kind: Any = TrainingArguments
     parsed, unknown = FlagParser(kind, prog="glue-runs study").parse_known_args([*rest, "--output_dir", "unused"])

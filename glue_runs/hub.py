@@ -26,6 +26,7 @@ CONFIG = "config.json"
 TEXTS = (CONFIG, "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 OTHERS = ("*.model", "bpe.codes")
 SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+CODE = ("*.py",)
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 # The client's errors without an answer (no connection, a time out) share this class with those that have one.
@@ -41,12 +42,14 @@ class ModelSource:
         revision: Commit on the Hub; None for a folder.
         files: The files it is read from.
         fingerprint: A hash over their names and contents, equal wherever they lie.
+        code: Whether Python code among the files may be run.
     """
 
     name: str
     revision: str | None
     files: tuple[str, ...]
     fingerprint: str
+    code: bool = False
 
     def folder(self) -> Path:
         """Where the files lie on this machine; those of the Hub are fetched first where they are not in the cache."""
@@ -55,27 +58,29 @@ class ModelSource:
         return _fetch(self.name, self.revision, self.files)
 
 
-def find_model(name: str) -> ModelSource:
+def find_model(name: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """Find a model on the Hub, or in a folder, and pin it.
 
     Where the Hub cannot be reached, the newest state of the model in the cache is taken.
 
     Args:
         name: Model id or folder.
+        revision: Branch, tag or commit on the Hub; left out, its main branch.
+        code: Take Python code along that the model brings, for it to be run.
 
     Raises:
         OSError: If there is none, or the Hub cannot be reached and the cache has none.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files = _chosen(path.name for path in folder.iterdir() if path.is_file())
-        return ModelSource(name, None, files, _fingerprint(folder, files))
+        files = _chosen((path.name for path in folder.iterdir() if path.is_file()), code)
+        return ModelSource(name, None, files, _fingerprint(folder, files), code)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"{name} is no folder.")
-    snapshot = Path(with_retries(partial(hf_hub_download, name, CONFIG))).parent
-    files = _listed(name, snapshot)
+    snapshot = Path(with_retries(partial(hf_hub_download, name, CONFIG, revision=revision))).parent
+    files = _listed(name, snapshot, code)
     _fetch(name, snapshot.name, files)
-    return ModelSource(name, snapshot.name, files, _fingerprint(snapshot, files))
+    return ModelSource(name, snapshot.name, files, _fingerprint(snapshot, files), code)
 
 
 def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
@@ -119,23 +124,23 @@ def _chain(error: Any) -> Iterator[Any]:
         error = error.__cause__ or error.__context__
 
 
-def _listed(name: str, snapshot: Path) -> tuple[str, ...]:
+def _listed(name: str, snapshot: Path, code: bool) -> tuple[str, ...]:
     """The files of a model at the commit that a snapshot is of."""
     try:
         info = with_retries(partial(HfApi().model_info, name, revision=snapshot.name))
     except (OSError, HTTPError):
-        held = _chosen(path.name for path in snapshot.iterdir())
+        held = _chosen((path.name for path in snapshot.iterdir()), code)
         if not any(file.endswith((".safetensors", ".bin")) for file in held):
             raise
         return held
-    return _chosen(file.rfilename for file in info.siblings or ())
+    return _chosen((file.rfilename for file in info.siblings or ()), code)
 
 
-def _chosen(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the files that are read: no pickles where there are safetensors."""
+def _chosen(names: Iterable[str], code: bool) -> tuple[str, ...]:
+    """Those of the files that are read: no pickles where there are safetensors, and code only if it was asked for."""
     top = sorted(name for name in names if "/" not in name)
     weights = _matching(top, SAFETENSORS) or _matching(top, PICKLES)
-    return (*_matching(top, TEXTS + OTHERS), *weights)
+    return (*_matching(top, TEXTS + OTHERS + (CODE if code else ())), *weights)
 
 
 def _matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:

@@ -9,12 +9,13 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 from transformers import EvalPrediction
 
-from glue_runs.tasks import TASKS, Task
+from glue_runs.tasks import GLUE_TASKS, Task
 
-__all__ = ["GlueMetric", "compute_metrics_for", "predicted_classes"]
+__all__ = ["COMBINED", "GlueMetric", "compute_metrics_for", "predicted_classes", "predicted_values"]
 
 CITATION = """\
 @inproceedings{wang2018glue,
@@ -28,46 +29,79 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
     "f1": f1_score,
     "matthews_correlation": matthews_corrcoef,
+    "mse": mean_squared_error,
+    "pearson": lambda references, predictions: pearsonr(references, predictions).statistic,
+    "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
 }
+
+# GLUE ranks these tasks by the mean of two metrics, which run_glue reports beside them.
+COMBINED = "combined_score"
+PAIRS = (("accuracy", "f1"), ("pearson", "spearmanr"))
 
 
 class GlueMetric(evaluate.Metric):
-    """Metrics of one GLUE task; the configuration name is the task's.
+    """Metrics of one task.
 
     ``GlueMetric("mrpc").compute(predictions=[0, 1], references=[0, 1])`` gives ``{"accuracy": 1.0, "f1": 1.0}``.
+
+    Args:
+        task: Name of a GLUE task, or any `Task`.
+        **kwargs: Further arguments of `evaluate.Metric`.
+
+    Raises:
+        KeyError: If GLUE has no task of that name.
     """
 
+    def __init__(self, task: str | Task, **kwargs: Any) -> None:
+        if isinstance(task, str) and task not in GLUE_TASKS:
+            raise KeyError(f"Expected one of {', '.join(GLUE_TASKS)}, but got {task!r}.")
+        self.task = GLUE_TASKS[task] if isinstance(task, str) else task
+        super().__init__(config_name=self.task.name, **kwargs)
+
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in TASKS:
-            raise KeyError(f"Expected one of {', '.join(TASKS)}, but got {self.config_name!r}.")
+        value = datasets.Value("float32" if self.task.regression else "int64")
         return evaluate.MetricInfo(
             description="Accuracy, and the metric GLUE ranks the task by where that is another one.",
             citation=CITATION,
-            inputs_description="predictions and references: class ids.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
+            inputs_description="predictions and references: class ids, or numbers for a regression.",
+            features=datasets.Features({"predictions": value, "references": value}),
             format="numpy",
         )
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        names = TASKS[self.config_name].metrics
-        return {name: float(METRICS[name](references, predictions)) for name in names}
+        return {name: float(METRICS[name](references, predictions)) for name in self.task.metrics}
 
 
 def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
     """The Trainer's `preprocess_logits_for_metrics`: the class of each row (rows,), all of an output that is kept."""
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits.argmax(-1)
+    return _logits(outputs).argmax(-1)
 
 
-def compute_metrics_for(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The Trainer's `compute_metrics` for a task: classes (rows,) or logits (rows, C), and labels (rows,)."""
-    metric = GlueMetric(task.name, keep_in_memory=True)
+def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """As `predicted_classes` for a regression: the number that is predicted for each row (rows,)."""
+    return _logits(outputs).squeeze(-1)
+
+
+def compute_metrics_for(task: Task, *, combined: bool = False) -> Callable[[EvalPrediction], dict[str, float]]:
+    """The Trainer's `compute_metrics` for a task.
+
+    It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).
+
+    Args:
+        task: The task.
+        combined: Add the mean of two metrics where GLUE ranks a task by it.
+    """
+    metric = GlueMetric(task, keep_in_memory=True)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        classes = outputs if np.ndim(outputs) == 1 else np.argmax(outputs, axis=-1)
-        return metric.compute(predictions=classes, references=prediction.label_ids)
+        outputs = _logits(prediction.predictions)
+        predictions = outputs if np.ndim(outputs) == 1 else np.argmax(outputs, axis=-1)
+        scores = metric.compute(predictions=predictions, references=prediction.label_ids)
+        pair = combined and task.metrics in PAIRS
+        return {**scores, COMBINED: float(np.mean(list(scores.values())))} if pair else scores
 
     return compute_metrics
+
+
+def _logits(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

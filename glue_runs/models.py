@@ -29,13 +29,20 @@ __all__ = ["find_model", "load_config", "load_model", "load_tokenizer"]
 T = TypeVar("T")
 
 
-def find_model(name: str | ModelSource) -> ModelSource:
+def find_model(name: str | ModelSource, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """A model on the Hub or in a folder, pinned: from here on, no run asks the Hub which state of it to take.
+
+    Args:
+        name: Model id or folder, or one that has been found.
+        revision: Branch, tag or commit on the Hub; left out, its main branch.
+        code: Run Python code that the model brings along.
 
     Raises:
         UsageError: (a ValueError) If there is none.
     """
-    return name if isinstance(name, ModelSource) else _explained(name, lambda: hub.find_model(name))
+    if isinstance(name, ModelSource):
+        return name
+    return _explained(name, lambda: hub.find_model(name, revision, code=code))
 
 
 def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
@@ -64,40 +71,56 @@ def load_config(model: str | ModelSource) -> PreTrainedConfig:
     return _explained(source.name, lambda: _load(AutoConfig.from_pretrained, source))
 
 
-def load_model(model: str | ModelSource, task: Task, seed: int) -> PreTrainedModel:
-    """An encoder with a fresh classifier for the task's labels.
+def load_model(
+    model: str | ModelSource, task: Task, seed: int, *, ignore_mismatched_sizes: bool = False
+) -> PreTrainedModel:
+    """An encoder with a fresh classifier for the task's labels, or a regression head.
 
-    The classifier is drawn while the model is loaded, so the seed is set before: all methods of one seed start from
-    the same weights.
+    The head is drawn while the model is loaded, so the seed is set before: all methods of one seed start from the same
+    weights. A head of the right size that the model has already is kept.
 
     Args:
         model: A model that `find_model` has found, or the name of one.
         task: The task.
-        seed: Seed of the classifier, and of everything that is drawn afterwards.
+        seed: Seed of the head, and of everything that is drawn afterwards.
+        ignore_mismatched_sizes: Draw a fresh head where the model has one for another number of labels.
 
     Raises:
         UsageError: (a ValueError) If it cannot be loaded.
     """
     source = find_model(model)
-    labels = {
+
+    def load() -> PreTrainedModel:
+        source.folder()  # What it takes to fetch the files must not come between the seed and the draw.
+        set_seed(seed)
+        kind = AutoModelForSequenceClassification
+        try:
+            return _load(kind.from_pretrained, source, ignore_mismatched_sizes=ignore_mismatched_sizes, **_head(task))
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            text = f"its head is for another number of labels than {len(task.labels) or 1}; --ignore_mismatched_sizes "
+            raise ValueError(f"{text}draws a fresh one") from None
+
+    return _explained(source.name, load)
+
+
+def _head(task: Task) -> dict[str, Any]:
+    """What the configuration of a model says of its head."""
+    if task.regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
         "num_labels": len(task.labels),
         "id2label": dict(enumerate(task.labels)),
         "label2id": {label: index for index, label in enumerate(task.labels)},
         "problem_type": "single_label_classification",
     }
 
-    def load() -> PreTrainedModel:
-        source.folder()  # What it takes to fetch the files must not come between the seed and the draw.
-        set_seed(seed)
-        return _load(AutoModelForSequenceClassification.from_pretrained, source, **labels)
-
-    return _explained(source.name, load)
-
 
 def _load(load: Callable[..., T], source: ModelSource, **kwargs: Any) -> T:
     """Load from the files on this machine, under the name that was given: a path into a cache says nothing."""
     # Left open, a model that brings code along would make transformers ask on the terminal whether to run it.
-    loaded: Any = load(source.folder(), trust_remote_code=False, **kwargs)
+    loaded: Any = load(source.folder(), trust_remote_code=source.code, **kwargs)
     if source.revision is not None:
         loaded.name_or_path = source.name
         if hasattr(loaded, "config"):

@@ -19,7 +19,7 @@ from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Materials, Method, Problem, Study
 
-__all__ = ["glue_problem", "glue_study"]
+__all__ = ["collator_for", "glue_problem", "glue_study", "possible_padding"]
 
 
 def glue_study(
@@ -108,7 +108,7 @@ def glue_problem(
     tokenizer = load_tokenizer(source)
     if max_length < 1:
         raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
-    padding = _possible(padding, source, tokenizer)
+    padding = possible_padding(padding, source, tokenizer)
     limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     rows = load_task(task, dataset, **limits)
     provenance = {
@@ -128,9 +128,7 @@ def glue_problem(
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
     score = task.metrics[0] if len(task.splits) == 1 else f"{_short(task.splits[0])}_{task.metrics[0]}"
-    collator = DataCollatorWithPadding(tokenizer)
-    if padding == "max_length":
-        collator = DataCollatorWithPadding(tokenizer, padding=padding, max_length=max_length)
+    collator = collator_for(tokenizer, padding, max_length)
     materials = partial(_materials, task, source, tokens, collator, padding == "free", provenance)
     return Problem(task.name, score, materials, settings, work=count_tokens(tokens["train"]))
 
@@ -159,12 +157,22 @@ def _materials(
     return Materials(trainer, dict(provenance))
 
 
-def _possible(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The padding that is asked for, or the longest row's where it takes a model that is not known to do without."""
+def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The padding that is asked for, or the longest row's where it takes a model that is not known to do without.
+
+    Raises:
+        UsageError: (a ValueError) If there is no such padding.
+    """
     if padding not in PADDINGS:
         raise UsageError(f"Expected --padding to be one of {', '.join(PADDINGS)}, but got {padding!r}.")
     can = tokenizer.padding_side == "right" and can_drop_padding(load_config(source))
     return padding if can or padding != "free" else "longest"
+
+
+def collator_for(tokenizer: PreTrainedTokenizerBase, padding: str, max_length: int) -> DataCollatorWithPadding:
+    """The collator of a padding; where there is to be none, it is taken out again later (see `drop_padding`)."""
+    whole = {"padding": padding, "max_length": max_length} if padding == "max_length" else {}
+    return DataCollatorWithPadding(tokenizer, **whole)
 
 
 def _short(split: str) -> str:

@@ -32,6 +32,7 @@ ARROWS = {
     "hf_elmix.study.fork": ["hf_elmix.schedules", "hf_elmix.study.spec"],
     "hf_elmix.study.store": ["hf_elmix.errors", "hf_elmix.study.spec"],
     "hf_elmix.study.status": ["hf_elmix.errors", "hf_elmix.study.spec", "hf_elmix.study.store"],
+    "hf_elmix.study.trackers": ["hf_elmix.errors", "hf_elmix.study.spec", "hf_elmix.study.store"],
     "hf_elmix.study.keep": ["hf_elmix.study.spec", "hf_elmix.study.store"],
     "hf_elmix.study.checkpoints": ["hf_elmix.study.store"],
     "hf_elmix.study.view": ["hf_elmix.study.spec", "hf_elmix.study.fork"],
@@ -101,7 +102,10 @@ ARROWS = {
 LIGHT = [
     "hf_elmix.errors",
     "hf_elmix.schedules",
-    *(f"hf_elmix.study.{name}" for name in ("spec", "fork", "store", "status", "keep", "view", "workers", "grid")),
+    *(
+        f"hf_elmix.study.{name}"
+        for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
+    ),
     "hf_elmix.analysis.report",
     "glue_runs.protocol",
 ]

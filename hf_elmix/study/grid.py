@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.fork import Branch, Outcome, roots, share
 from hf_elmix.study.keep import keep_best
@@ -56,6 +56,7 @@ def run_grid(
     keep: str = "none",
     retry_failed: bool = False,
     overwrite: bool = False,
+    track: Callable[[RunRecord], None] | None = None,
 ) -> Counter[str]:
     """Do the missing runs, writing each record as soon as its run ends; started again, it goes on where it stopped.
 
@@ -71,6 +72,7 @@ def run_grid(
             that of the run with the best score) or ``none``.
         retry_failed: Do failed runs again.
         overwrite: First delete all that the folder holds of the study's problems.
+        track: Called with each record that has been written; see `hf_elmix.study.trackers`.
 
     Returns:
         How many runs of the study are done, failed and diverged.
@@ -100,6 +102,8 @@ def run_grid(
         for outcome in _outcomes(todo, view, partial(engine, todo.take, work, progress)):
             for record in todo.ended(outcome):
                 view.ended(record)
+                if track is not None:
+                    _hand_over(track, record, view)
                 if keep == "best":
                     _keep_best(study, store, record.key)
             check_interrupt()
@@ -115,6 +119,14 @@ def _outcomes(todo: _Todo, view: View, engine: Callable[[], Iterator[Outcome]]) 
         while todo.elsewhere == held:
             time.sleep(PATIENCE)
             yield from engine()
+
+
+def _hand_over(track: Callable[[RunRecord], None], record: RunRecord, view: View) -> None:
+    """Let a tracker have a record; the record is safe already, so that a tracker that fails stops nothing."""
+    try:
+        track(record)
+    except Exception as error:  # a server that is away, a full disk: each tracker has errors of its own
+        view.say(f"{record.key}: not tracked: {in_one_line(error)}")
 
 
 class _Todo:

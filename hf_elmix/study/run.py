@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -101,18 +101,22 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         history: `trainer.state.log_history`; evaluations on several datasets at one step are read together.
 
     Returns:
-        ``{metric: {"last": x, "best": x, "epochs": [x, ...]}}``; the best loss is the smallest, else the largest.
+        ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best loss is the smallest,
+        else the largest.
     """
     by_step: dict[int, dict[str, float]] = {}
     for log in history:
         values = {name.removeprefix("eval_"): value for name, value in log.items() if name.startswith("eval_")}
         by_step.setdefault(log["step"], {}).update(values)
     names = {name for values in by_step.values() for name in values if not name.endswith(SPEED)}
-    series = {name: [values[name] for values in by_step.values() if name in values] for name in sorted(names)}
-    return {
-        name: {"last": values[-1], "best": (min if "loss" in name else max)(values), "epochs": values}
-        for name, values in series.items()
-    }
+    series = {name: {step: values[name] for step, values in by_step.items() if name in values} for name in names}
+    return {name: _series(values, min if "loss" in name else max) for name, values in sorted(series.items())}
+
+
+def _series(values: Mapping[int, float], best: Callable[[Iterable[float]], float]) -> dict[str, Any]:
+    """A metric at each step it was evaluated at."""
+    epochs = list(values.values())
+    return {"last": epochs[-1], "best": best(epochs), "epochs": epochs, "steps": list(values)}
 
 
 @cache

@@ -143,7 +143,8 @@ class RunRecord:
     Attributes:
         key: Problem, method and seed.
         status: ``done``, ``failed`` (an error ended it) or ``diverged`` (its loss is no number).
-        scores: For each metric its value at the ``last`` evaluation, the ``best`` one, and all of them (``epochs``).
+        scores: For each metric its value at the ``last`` evaluation, the ``best`` one, and all of them (``epochs``),
+            with the completed optimizer ``steps`` they were made at.
         training: The training logs: step, epoch, loss and its terms, alpha, beta, focus, learning rate.
         settings: Everything that determines the result.
         provenance: Versions, commit, data and model revisions, device.

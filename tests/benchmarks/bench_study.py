@@ -140,7 +140,9 @@ def main() -> None:
     arguments = {**ARGUMENTS, "num_train_epochs": args.epochs}
     rate = gemm_rate()
     runs = f"{len(args.seeds)} seeds, {len(MIXINGS)} regimes"
-    print(f"{args.rows} rows, {args.epochs:g} epochs, {runs}, {args.workers} workers, {torch.get_num_threads()} threads")
+    print(
+        f"{args.rows} rows, {args.epochs:g} epochs, {runs}, {args.workers} workers, {torch.get_num_threads()} threads"
+    )
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
     for task in args.tasks:
         work, text = useful_work(task, args, args.epochs)

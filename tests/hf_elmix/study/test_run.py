@@ -315,7 +315,7 @@ HISTORY = [
 
 def test_scores_of_a_history_by_hand():
     assert scores_of(HISTORY) == {
-        "m_accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75]},
+        "m_accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75], "steps": [4, 8]},
         "m_loss": {"last": 0.6, "best": 0.6, "epochs": [0.7, 0.6]},
         "mm_accuracy": {"last": 0.3, "best": 0.4, "epochs": [0.4, 0.3]},
         "mm_loss": {"last": 0.9, "best": 0.8, "epochs": [0.8, 0.9]},
