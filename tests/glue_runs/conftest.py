@@ -25,9 +25,10 @@ def good_rows(task: str, count: int = 12) -> list[dict[str, Any]]:
 
 def write_glue(folder: Path, task: str, **splits: list[dict[str, Any]] | Dataset) -> str:
     """A folder like the Hub's dataset with one task; returns its name for `load_dataset`."""
-    names = splits or {split: good_rows(task) for split in ("train", *TASKS[task].splits)}
+    if not splits:
+        splits = {split: good_rows(task) for split in ("train", *TASKS[task].splits)}
     lines = ["---", "configs:", f"- config_name: {task}", "  data_files:"]
-    for split, rows in names.items():
+    for split, rows in splits.items():
         path = folder / task / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         (rows if isinstance(rows, Dataset) else Dataset.from_list(rows)).to_parquet(path)

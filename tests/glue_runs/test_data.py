@@ -11,7 +11,7 @@ from datasets import Dataset
 from glue_runs import cache, data
 from glue_runs.data import count_tokens, digest, find_task, load_task, revision, tokenise
 from glue_runs.models import load_tokenizer
-from glue_runs.tasks import TASKS
+from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import UsageError
 
 
@@ -24,6 +24,12 @@ def test_unknown_task(name, hint):
         find_task(name)
     assert f"Unknown task {name!r}" in str(error.value)
     assert hint in str(error.value)
+
+
+def test_all_tasks_of_glue():
+    assert find_task("wnli", GLUE_TASKS).labels == ("not_entailment", "entailment")
+    with pytest.raises(UsageError, match="Did you mean 'stsb'"):
+        find_task("sts-b", GLUE_TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -207,6 +213,35 @@ def test_empty_split(glue, good_rows):
     assert '"validation" corresponds to no data!' in refusal(
         "cola", glue("cola", train=good_rows("cola"), validation=empty)
     )
+
+
+def test_test_rows_have_labels_where_all_are_known(glue, good_rows):
+    rows = good_rows("cola")
+    for labels, kept in (([-1] * 12, False), ([0, 1] * 6, True), ([0, None] * 6, False), ([0, -1] * 6, False)):
+        test = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+        loaded = load_task(TASKS["cola"], glue("cola", train=rows, test=test), splits=("test",), max_predict_samples=7)
+        assert list(loaded) == ["test"]
+        assert len(loaded["test"]) == 7
+        assert ("label" in loaded["test"].column_names) == kept
+
+
+def test_rows_without_labels_are_tokenised(glue, good_rows, encoder):
+    rows = good_rows("cola")
+    test = [{name: value for name, value in row.items() if name != "label"} for row in rows]
+    loaded = load_task(TASKS["cola"], glue("cola", test=test), splits=("test",))
+    tokens = tokenise(loaded, TASKS["cola"], load_tokenizer(encoder), 64)["test"]
+    assert set(tokens.column_names) == {"input_ids", "token_type_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize(("label", "message"), [(float("nan"), "row 3 has nan"), ("high", "Expected numbers")])
+def test_numbers_to_be_met(glue, label, message):
+    rows = [{"sentence1": "a", "sentence2": "b", "label": float(k)} for k in range(5)]
+    task = GLUE_TASKS["stsb"]
+    assert load_task(task, glue("stsb", train=rows, validation=rows))["train"]["label"][:] == [0, 1, 2, 3, 4]
+    for row in rows[3:4] if isinstance(label, float) else rows:
+        row["label"] = label
+    with pytest.raises(UsageError, match=message):
+        load_task(task, glue("stsb", train=rows, validation=rows))
 
 
 def test_missing_split(glue, good_rows):

@@ -1,38 +1,60 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
-from transformers import pipeline
+import torch
+from scipy.stats import pearsonr
+from transformers import AutoModelForSequenceClassification, Trainer, pipeline
 
-from glue_runs.finetune import FinetuneArguments, finetune
-from glue_runs.protocol import ARGUMENTS
-from hf_elmix import UsageError
+from glue_runs import finetune as module
+from glue_runs.finetune import finetune
+from glue_runs.models import load_model
+from glue_runs.tasks import GLUE_TASKS, TASKS
+from hf_elmix import MixedLossTrainer, UsageError
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--max_steps", "3", "--use_cpu"]
 
+# What run_glue leaves after training and evaluation, model card aside.
+FILES = {"all_results.json", "train_results.json", "eval_results.json", "trainer_state.json", "config.json"}
+FILES |= {"model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
-def words(glue, encoder, output, *more):
+
+def words(glue, encoder, output, *more, task="cola", **splits):
     return [
-        "--task_name", "cola", "--dataset_name", glue("cola"), "--model_name_or_path", encoder,
+        "--task_name", task, "--dataset_name", glue(task, **splits), "--model_name_or_path", encoder,
         "--output_dir", str(output), *QUICK, *more,
     ]  # fmt: skip
 
 
-def test_defaults_are_the_protocols(tmp_path):
-    args = FinetuneArguments(str(tmp_path))
-    assert {name: getattr(args, name) for name in ARGUMENTS} == ARGUMENTS
-    assert args.mixing == "0-0.5"
+def read(path):
+    return json.loads(path.read_text())
+
+
+def predicted(path):
+    header, *lines = path.read_text().splitlines()
+    assert header == "index\tprediction"
+    assert [int(line.split("\t")[0]) for line in lines] == list(range(len(lines)))
+    return [line.split("\t")[1] for line in lines]
+
+
+def unlabelled(rows):
+    """As GLUE's test rows come."""
+    return [{**row, "label": -1} for row in rows]
 
 
 def test_trains_evaluates_and_leaves_run_glues_files(glue, encoder, tmp_path):
     output = tmp_path / "out"
     assert finetune(words(glue, encoder, output, "--mixing", "0,0.5", "--logging_steps", "1")) == 0
-    results = json.loads((output / "all_results.json").read_text())
-    assert results["eval_accuracy"] == json.loads((output / "eval_results.json").read_text())["eval_accuracy"]
+    assert {path.name for path in output.iterdir()} >= FILES
+    results = read(output / "all_results.json")
+    assert results["eval_accuracy"] == read(output / "eval_results.json")["eval_accuracy"]
     assert {"eval_loss", "eval_loss_el", "eval_matthews_correlation", "train_loss"} <= results.keys()
-    state = json.loads((output / "trainer_state.json").read_text())
+    assert (results["train_samples"], results["eval_samples"]) == (12, 12)
+    state = read(output / "trainer_state.json")
     assert [log["beta"] for log in state["log_history"] if "beta" in log] == [1, 1, 1]
     answer = pipeline("text-classification", model=str(output))("the dog sleeps")[0]
     assert answer["label"] in ("unacceptable", "acceptable")
@@ -42,6 +64,169 @@ def test_only_evaluation(glue, encoder, tmp_path):
     assert finetune(words(glue, encoder, tmp_path / "out", "--do_eval")) == 0
     assert (tmp_path / "out/eval_results.json").exists()
     assert not (tmp_path / "out/train_results.json").exists()
+
+
+def test_unlabelled_rows_are_predicted(glue, good_rows, encoder, tmp_path):
+    """As the model that was saved says of them one by one."""
+    rows = good_rows("mrpc")
+    output = tmp_path / "out"
+    line = words(
+        glue, encoder, output, "--do_train", "--do_predict", "--learning_rate", "1e-2", "--max_predict_samples", "5",
+        task="mrpc", train=rows, test=unlabelled(rows),
+    )  # fmt: skip
+    assert finetune(line) == 0
+    answers = predicted(output / "predict_results_mrpc.txt")
+    classify = pipeline("text-classification", model=str(output))
+    pairs = [{"text": row["sentence1"], "text_pair": row["sentence2"]} for row in rows[:5]]
+    assert answers == [classify(pair)["label"] for pair in pairs]
+    assert not (output / "eval_results.json").exists()  # nobody asked, and there are no such rows
+    assert not (output / "predict_results.json").exists()
+
+
+def test_mnli_has_both_sets(glue, good_rows, encoder, tmp_path):
+    rows = good_rows("mnli")
+    matched, mismatched = ([{**row, "label": label} for row in rows] for label in (0, 1))
+    line = words(
+        glue, encoder, tmp_path / "out", "--do_train", "--do_eval", "--do_predict", "--metric_for_best_model", "accuracy",
+        task="mnli", train=rows, validation_matched=matched, validation_mismatched=mismatched[:7],
+        test_matched=unlabelled(rows), test_mismatched=unlabelled(rows[:4]),
+    )  # fmt: skip
+    assert finetune(line) == 0
+    results = read(tmp_path / "out/eval_results.json")
+    assert (results["eval_samples"], results["eval_samples_mm"]) == (12, 7)
+    assert results["eval_accuracy"] + results["eval_accuracy_mm"] <= 1.5
+    assert {"eval_loss", "eval_loss_mm", "eval_loss_el_mm"} <= results.keys()
+    names = [predicted(tmp_path / f"out/predict_results_mnli{suffix}.txt") for suffix in ("", "-mm")]
+    assert list(map(len, names)) == [12, 4]
+    assert {*names[0], *names[1]} <= {"entailment", "neutral", "contradiction"}
+
+
+def test_a_regression_has_the_stock_loss(glue, encoder, tmp_path):
+    texts = ["the dog sleeps", "a cat sees the bird", "every child likes music", "the film was awful"]
+    rows = [{"sentence1": texts[k % 4], "sentence2": texts[k % 3], "label": k / 2, "idx": k} for k in range(10)]
+    parts = {"train": rows, "validation": rows, "test": unlabelled(rows)}
+    with pytest.raises(UsageError, match="stsb is a regression.*Add --mixing none"):
+        finetune(words(glue, encoder, tmp_path / "out", task="stsb", **parts))
+    more = ["--mixing", "none", "--do_train", "--do_eval", "--do_predict"]
+    assert finetune(words(glue, encoder, tmp_path / "out", *more, task="stsb", **parts)) == 0
+    results = read(tmp_path / "out/eval_results.json")
+    values = list(map(float, predicted(tmp_path / "out/predict_results_stsb.txt")))
+    expected = pearsonr(values, [row["label"] for row in rows]).statistic
+    assert results["eval_pearson"] == pytest.approx(expected, abs=0.02)  # three digits were written
+    assert results["eval_combined_score"] == pytest.approx((results["eval_pearson"] + results["eval_spearmanr"]) / 2)
+    config = read(tmp_path / "out/config.json")
+    assert config["problem_type"] == "regression"
+    assert results["eval_loss"] == pytest.approx(
+        np.mean([(v - row["label"]) ** 2 for v, row in zip(values, rows, strict=True)]), abs=0.02
+    )
+
+
+def test_the_stock_loss_is_the_stock_trainer(glue, encoder, tmp_path, monkeypatch):
+    """Weights equal to those of a Trainer that nothing of ours has touched."""
+    kinds = []
+    monkeypatch.setattr(module, "Trainer", lambda **parts: kinds.append(Trainer(**parts)) or kinds[-1])
+    for name, mixing in (("stock", "none"), ("ce", "ce")):
+        finetune(words(glue, encoder, tmp_path / name, "--mixing", mixing))
+    (stock,) = kinds
+    assert not isinstance(stock, MixedLossTrainer)
+    models = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("stock", "ce")]
+    assert all(torch.equal(a, b) for a, b in zip(*(model.state_dict().values() for model in models), strict=True))
+
+
+def test_wnli(glue, encoder, tmp_path):
+    rows = [{"sentence1": "the dog sleeps", "sentence2": "a cat", "label": k % 2, "idx": k} for k in range(8)]
+    assert finetune(words(glue, encoder, tmp_path / "out", task="wnli", train=rows, validation=rows)) == 0
+    assert read(tmp_path / "out/config.json")["id2label"] == {"0": "not_entailment", "1": "entailment"}
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def test_own_files(encoder, tmp_path):
+    rows = [{"id": k, "text": ["so good", "so bad"][k % 2], "label": ["up", "down"][k % 2]} for k in range(8)]
+    train, validation = (write_csv(tmp_path / f"{name}.csv", rows) for name in ("mood", "validation"))
+    test = write_csv(tmp_path / "test.csv", [{"id": k, "text": "so good"} for k in range(3)])
+    line = ["--train_file", train, "--validation_file", validation, "--test_file", test, "--do_train", "--do_eval"]
+    line += ["--do_predict", "--model_name_or_path", encoder, "--output_dir", str(tmp_path / "out"), *QUICK]
+    assert finetune(line) == 0
+    assert read(tmp_path / "out/config.json")["id2label"] == {"0": "down", "1": "up"}
+    answers = predicted(tmp_path / "out/predict_results_mood.txt")
+    assert len(answers) == 3
+    # What was trained predicts by itself: its labels are those of its configuration.
+    alone = ["--test_file", test, "--do_predict", "--model_name_or_path", str(tmp_path / "out")]
+    assert finetune([*alone, "--output_dir", str(tmp_path / "again"), *QUICK]) == 0
+    assert predicted(tmp_path / "again/predict_results_test.txt") == answers
+
+
+def test_any_dataset_without_rows_to_evaluate(glue, good_rows, encoder, tmp_path):
+    """The second command of run_glue's page: a dataset with texts, labels, and labelled test rows."""
+    rows = [{"text": row["sentence"], "label": row["label"]} for row in good_rows("cola")]
+    folder = glue("plain_text", train=rows, test=rows)
+    line = ["--model_name_or_path", encoder, "--dataset_name", folder, "--do_train", "--do_predict"]
+    line += ["--max_seq_length", "128", "--per_device_train_batch_size", "32", "--learning_rate", "2e-5"]
+    assert finetune([*line, "--output_dir", str(tmp_path / "out"), *QUICK]) == 0
+    answers = predicted(tmp_path / "out/predict_results_glue.txt")
+    right = np.mean([int(answer) == row["label"] for answer, row in zip(answers, rows, strict=True)])
+    assert read(tmp_path / "out/predict_results.json")["predict_accuracy"] == pytest.approx(right)
+    with pytest.raises(UsageError, match="--validation_split_name"):
+        finetune([*line, "--do_eval", "--output_dir", str(tmp_path / "other"), *QUICK])
+    scored = [*line, "--do_eval", "--validation_split_name", "test", "--output_dir", str(tmp_path / "other"), *QUICK]
+    assert finetune(scored) == 0
+
+
+def test_a_model_with_the_classes_in_another_order_is_scored_right(glue, good_rows, encoder, tmp_path):
+    rows = good_rows("mnli")
+    parts = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
+    more = ["--learning_rate", "1e-2"]
+    assert finetune(words(glue, encoder, tmp_path / "ours", *more, task="mnli", **parts)) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
+    order = [2, 0, 1]
+    with torch.no_grad():
+        for parameter in (model.classifier.weight, model.classifier.bias):
+            parameter.copy_(parameter[order].clone())
+    model.config.id2label = {k: TASKS["mnli"].labels[j].upper() for k, j in enumerate(order)}
+    model.config.label2id = {name: k for k, name in model.config.id2label.items()}
+    shutil.copytree(tmp_path / "ours", tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "theirs")
+    scores = []
+    for name in ("ours", "theirs"):
+        line = words(glue, str(tmp_path / name), tmp_path / f"{name} scored", "--do_eval", task="mnli", **parts)
+        assert finetune(line) == 0
+        scores.append(read(tmp_path / f"{name} scored/eval_results.json"))
+    assert scores[0]["eval_loss"] == pytest.approx(scores[1]["eval_loss"])
+    assert scores[0]["eval_accuracy"] == scores[1]["eval_accuracy"]
+
+
+def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
+    rows = good_rows("mnli")
+    parts = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
+    load_model(encoder, GLUE_TASKS["cola"], 0).save_pretrained(shutil.copytree(encoder, tmp_path / "two"))
+    line = words(glue, str(tmp_path / "two"), tmp_path / "out", task="mnli", **parts)
+    with pytest.raises(
+        UsageError, match="another number of labels than 3; --ignore_mismatched_sizes draws a fresh one"
+    ):
+        finetune(line)
+    assert finetune([*line, "--ignore_mismatched_sizes"]) == 0
+
+
+def test_going_on_from_a_checkpoint(glue, encoder, tmp_path):
+    more = ["--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4"]
+    whole = words(glue, encoder, tmp_path / "whole", *more)
+    finetune(whole)
+    shutil.copytree(tmp_path / "whole/checkpoint-2", tmp_path / "part/checkpoint-2")
+    part = words(glue, encoder, tmp_path / "part", *more)
+    with pytest.raises(UsageError, match="holds checkpoints of an unfinished run.*--resume_from_checkpoint last"):
+        finetune(part)
+    assert finetune([*part, "--resume_from_checkpoint", "last"]) == 0
+    ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
+    assert ends[0] == ends[1]
+    with pytest.raises(UsageError, match="has none"):
+        finetune([*words(glue, encoder, tmp_path / "empty"), "--resume_from_checkpoint", "true"])
 
 
 def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
@@ -57,22 +242,24 @@ def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--mixing", "0-0.6"], "Did you mean '0-0.5'"),
         (["--task_name", "cloa"], "Did you mean 'cola'"),
-        (["--learning_rat", "1"], "learning_rat"),
         (["--resume_from_checkpoint", "nosuch"], "'nosuch' is none"),
         (["--report_to", "nope"], "nope"),
-        (["--per_device_train_batch_size", "0"], "1 or more, but got 0"),
-        (["--seed", "-1"], "0 or more, but got -1"),
         (["--max_seq_length", "0"], "1 or more, but got 0"),
-        (["--metric_for_best_model", "eval_f1"], "loss, loss_el, accuracy, matthews_correlation"),
-        (["--eval_strategy", "epoch", "--save_strategy", "steps", "--load_best_model_at_end"], "match"),
+        (["--metric_for_best_model", "eval_f1"], "loss, loss_el, combined_score, accuracy, matthews_correlation"),
+        (["--do_predict"], "to have the split 'test' for task cola"),
     ],
 )
 def test_mistakes(glue, encoder, tmp_path, more, message):
     with pytest.raises(UsageError, match=message):
         finetune(words(glue, encoder, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_said(glue, encoder, tmp_path, capsys):
+    finetune(words(glue, encoder, tmp_path / "out", "--do_eval"))
+    expected = "cola: 12 validation rows; text from sentence; label: unacceptable, acceptable"
+    assert expected in capsys.readouterr().out
 
 
 def test_the_model_it_starts_from_is_not_written_over(glue, encoder, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from glue_runs.metrics import GlueMetric, compute_metrics_for, predicted_classes
-from glue_runs.tasks import TASKS
+from glue_runs.metrics import GlueMetric, compute_metrics_for, predicted_classes, predicted_values
+from glue_runs.tasks import GLUE_TASKS, TASKS, Task
 
 
 def by_hand(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -46,7 +46,7 @@ def test_predicting_one_class_is_no_error():
 
 def test_unknown_task():
     with pytest.raises(KeyError, match="Expected one of cola"):
-        GlueMetric("stsb")
+        GlueMetric("snli")
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -60,3 +60,34 @@ def test_classes_score_as_their_logits_do(name):
         classes = predicted_classes(outputs, labels)
         assert classes.shape == (50,)
         assert compute(EvalPrediction(classes.numpy(), labels.numpy())) == expected
+
+
+def test_a_regression():
+    """Pearson's correlation by its formula, Spearman's as that of the ranks, whether values come with an axis or not."""
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=30).astype("float32")
+    values = (labels + generator.normal(size=30)).astype("float32")
+
+    def pearson(a, b):
+        a, b = a - a.mean(), b - b.mean()
+        return (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())
+
+    def rank(x):
+        return np.array([(x < value).sum() for value in x], dtype=float)
+
+    expected = {"pearson": pearson(values, labels), "spearmanr": pearson(rank(values), rank(labels))}
+    kept = predicted_values(torch.tensor(values)[:, None], torch.tensor(labels))
+    assert kept.shape == (30,)
+    scores = compute_metrics_for(GLUE_TASKS["stsb"])(EvalPrediction(kept.numpy(), labels))
+    assert scores == pytest.approx(expected, rel=1e-5)
+    own = compute_metrics_for(Task("mine", ("text",), (), ("mse",)))(EvalPrediction(kept.numpy(), labels))
+    assert own == pytest.approx({"mse": np.mean((values - labels) ** 2)}, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "has"), [("mrpc", True), ("qqp", True), ("cola", False), ("sst2", False)])
+def test_the_combined_score_of_two_metrics(name, has):
+    prediction = EvalPrediction(np.array([1, 0, 1, 1]), np.array([1, 0, 0, 1]))
+    scores = compute_metrics_for(TASKS[name], combined=True)(prediction)
+    assert ("combined_score" in scores) == has
+    if has:
+        assert scores["combined_score"] == pytest.approx((0.75 + 0.8) / 2)

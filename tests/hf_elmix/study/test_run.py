@@ -106,9 +106,10 @@ def test_a_done_record_is_plain_json(done):
 def test_scores_are_kept_for_every_epoch(done):
     assert done.scores.keys() == {"accuracy", "loss", "loss_el"}
     for name, series in done.scores.items():
-        assert series.keys() == {"last", "best", "epochs"}
+        assert series.keys() == {"last", "best", "epochs", "steps"}
         assert len(series["epochs"]) == 4
         assert series["last"] == series["epochs"][-1]
+        assert len(series["steps"]) == 4
         assert series["best"] == (min if "loss" in name else max)(series["epochs"])
     assert [log["epoch"] for log in done.training] == [1, 2, 3, 4]
 
@@ -315,16 +316,16 @@ HISTORY = [
 
 def test_scores_of_a_history_by_hand():
     assert scores_of(HISTORY) == {
-        "m_accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75], "steps": [4, 8]},
-        "m_loss": {"last": 0.6, "best": 0.6, "epochs": [0.7, 0.6]},
-        "mm_accuracy": {"last": 0.3, "best": 0.4, "epochs": [0.4, 0.3]},
-        "mm_loss": {"last": 0.9, "best": 0.8, "epochs": [0.8, 0.9]},
+        "m_accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75], "steps": [6, 12]},
+        "m_loss": {"last": 0.6, "best": 0.6, "epochs": [0.7, 0.6], "steps": [6, 12]},
+        "mm_accuracy": {"last": 0.3, "best": 0.4, "epochs": [0.4, 0.3], "steps": [6, 12]},
+        "mm_loss": {"last": 0.9, "best": 0.8, "epochs": [0.8, 0.9], "steps": [6, 12]},
     }
 
 
 def test_a_second_evaluation_at_the_same_step_takes_the_place_of_the_first():
     again = [*HISTORY, {"eval_m_accuracy": 0.625, "epoch": 2.0, "step": 12}]
-    assert scores_of(again)["m_accuracy"] == {"last": 0.625, "best": 0.625, "epochs": [0.5, 0.625]}
+    assert scores_of(again)["m_accuracy"] == {"last": 0.625, "best": 0.625, "epochs": [0.5, 0.625], "steps": [6, 12]}
 
 
 @pytest.mark.parametrize("history", [[], HISTORY[:1], [HISTORY[-1]]])

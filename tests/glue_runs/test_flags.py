@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from glue_runs.flags import GONE, FinetuneArguments, parse
+from glue_runs.protocol import ARGUMENTS
+from hf_elmix import UsageError
+
+BASE = ["--task_name", "cola", "--output_dir", "out", "--use_cpu"]
+
+
+def test_defaults_are_the_protocols(tmp_path):
+    args = FinetuneArguments(str(tmp_path))
+    assert {name: getattr(args, name) for name in ARGUMENTS} == ARGUMENTS
+    assert args.mixing == "0-0.5"
+
+
+@pytest.mark.parametrize(
+    ("more", "done"),
+    [
+        ([], "train eval"),
+        (["--do_train"], "train"),
+        (["--do_train", "--do_predict"], "train predict"),
+        (["--do_train", "--eval_strategy", "epoch"], "train eval"),
+        (["--do_predict=true"], "predict"),
+        (["--do-eval"], "eval"),
+    ],
+)
+def test_what_is_done_is_what_was_asked_for(more, done):
+    """An evaluation strategy switches `do_eval` on, and the protocol has one: only the words tell."""
+    _, _, args = parse([*BASE, *more])
+    assert [name for name in ("train", "eval", "predict") if getattr(args, f"do_{name}")] == done.split()
+    assert (args.eval_strategy != "no") == ("eval" in done)
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_flag_that_is_gone_says_what_to_type(name):
+    with pytest.raises(UsageError, match=f"--{name} is no flag here: (type|leave|set|log in|save)"):
+        parse([*BASE, f"--{name.replace('_', '-')}", "1"])
+
+
+def test_no_flag_that_is_gone_exists():
+    fields = set(FinetuneArguments.__dataclass_fields__)
+    assert not set(GONE) & fields
+
+
+@pytest.mark.parametrize(("words", "padding"), [([], "free"), (["true"], "max_length"), (["false"], "longest")])
+def test_run_glues_name_for_padding(words, padding):
+    data, _, _ = parse([*BASE, *(["--pad_to_max_length", *words] if words else [])])
+    assert data.padding == padding
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml", "first word"])
+def test_a_file_of_arguments(tmp_path, kind):
+    values = {
+        "task_name": "rte",
+        "output_dir": "out",
+        "do_train": True,
+        "use_cpu": True,
+        "learning_rate": 1e-4,
+        "mixing": "0,0.5",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "include_for_metrics": ["inputs", "loss"],
+        "max_train_samples": None,
+        "remove_unused_columns": False,
+    }
+    path = tmp_path / ("a.yml" if kind == "yaml" else "a.json")
+    path.write_text(json.dumps(values))  # JSON is YAML too
+    config = [str(path)] if kind == "first word" else ["--config", str(path)]
+    data, _, args = parse([*config, "--learning_rate", "2e-4"])
+    assert (data.task_name, data.max_train_samples, args.mixing) == ("rte", None, "0,0.5")
+    assert args.learning_rate == 2e-4  # the command line goes before the file
+    assert (args.do_train, args.do_eval, args.remove_unused_columns) == (True, False, False)
+    assert args.include_for_metrics == ["inputs", "loss"]
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+def test_a_yaml_file_and_the_words_before_it(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("task_name: mrpc\nmax_seq_length: 128\nseed: 3\n")
+    data, _, args = parse(["--output_dir", "out", "--use_cpu", f"--config={path}", "--seed=4"])
+    assert (data.task_name, data.max_seq_length, args.seed, args.output_dir) == ("mrpc", 128, 4, "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("{", "Cannot read"),
+        ("[1, 2]", "names of flags and their values"),
+        ('{"learning_rat": 1}', "'--learning_rat'"),
+        ('{"learning_rate": "fast"}', "learning_rate: invalid float value: 'fast'"),
+    ],
+)
+def test_a_file_that_holds_no_arguments(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        parse([*BASE, "--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_dir", "out"], "to be told which rows"),
+        ([*BASE, "--train_file", "a.csv"], "files or a dataset, but got both"),
+        ([*BASE, "--mixing", "0-0.6"], "Did you mean '0-0.5'"),
+        ([*BASE, "--learning_rat", "1"], "learning_rat"),
+        ([*BASE, "--per_device_train_batch_size", "0"], "1 or more, but got 0"),
+        ([*BASE, "--seed", "-1"], "0 or more, but got -1"),
+        ([*BASE, "--config"], "Cannot read the arguments in ''"),
+        ([*BASE, "--eval_strategy", "epoch", "--save_strategy", "steps", "--load_best_model_at_end"], "match"),
+    ],
+)
+def test_mistakes(words, message):
+    with pytest.raises(UsageError, match=message):
+        parse(words)
+
+
+def test_the_stock_loss():
+    assert parse([*BASE, "--mixing", "none"])[2].mixing == "none"
