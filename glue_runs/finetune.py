@@ -48,6 +48,7 @@ def finetune(words: Sequence[str]) -> int:
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
+    args.run_name = args.run_name or f"{task.name} {args.mixing} seed {args.seed}"  # what trackers call it
     print(_about(task, rows))
     tokenizer = load_tokenizer(source)
     length = _length(data, tokenizer)

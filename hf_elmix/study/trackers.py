@@ -89,7 +89,9 @@ def _start(name: str, record: RunRecord, store: Store) -> Any:
         place = "/".join((component(key.problem), component(key.method), f"seed{key.seed}"))
         tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
     else:
-        tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group)
+        # The run is over: what the machine does now says nothing about it.
+        quiet = {"auto_log_cpu": False, "auto_log_gpu": False} if name == "trackio" else {}
+        tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group, **quiet)
     tracker.start()
     return tracker
 

@@ -86,11 +86,10 @@ def test_unlabelled_rows_are_predicted(glue, good_rows, encoder, tmp_path):
 def test_mnli_has_both_sets(glue, good_rows, encoder, tmp_path):
     rows = good_rows("mnli")
     matched, mismatched = ([{**row, "label": label} for row in rows] for label in (0, 1))
-    line = words(
-        glue, encoder, tmp_path / "out", "--do_train", "--do_eval", "--do_predict", "--metric_for_best_model", "accuracy",
-        task="mnli", train=rows, validation_matched=matched, validation_mismatched=mismatched[:7],
-        test_matched=unlabelled(rows), test_mismatched=unlabelled(rows[:4]),
-    )  # fmt: skip
+    parts = {"train": rows, "validation_matched": matched, "validation_mismatched": mismatched[:7]}
+    parts |= {"test_matched": unlabelled(rows), "test_mismatched": unlabelled(rows[:4])}
+    more = ["--do_train", "--do_eval", "--do_predict", "--metric_for_best_model", "accuracy"]
+    line = words(glue, encoder, tmp_path / "out", *more, task="mnli", **parts)
     assert finetune(line) == 0
     results = read(tmp_path / "out/eval_results.json")
     assert (results["eval_samples"], results["eval_samples_mm"]) == (12, 7)

@@ -63,7 +63,7 @@ def test_classes_score_as_their_logits_do(name):
 
 
 def test_a_regression():
-    """Pearson's correlation by its formula, Spearman's as that of the ranks, whether values come with an axis or not."""
+    """Pearson's correlation by its formula, and Spearman's as that of the ranks."""
     generator = np.random.default_rng(0)
     labels = generator.normal(size=30).astype("float32")
     values = (labels + generator.normal(size=30)).astype("float32")
