@@ -148,9 +148,10 @@ def without_unknown_labels(dataset: Dataset, task: Task) -> Dataset:
     """The rows without the column of labels if one of them is not known; GLUE marks those of its test rows by -1."""
     if "label" not in dataset.column_names:
         return dataset
-    labels = dataset.with_format("arrow")[:]["label"]
-    known = not labels.null_count and (task.regression or not len(_outside(np.asarray(labels), task)))
-    if known and not (task.regression and np.all(np.asarray(labels) == -1)):
+    column = dataset.with_format("arrow")[:]["label"]
+    labels = np.asarray(column)
+    known = labels.dtype.kind in "iuf" and not column.null_count and not len(_outside(labels, task))
+    if known and not (task.regression and (labels == -1).all()):
         return dataset
     return dataset.remove_columns("label")
 

@@ -49,7 +49,8 @@ def finetune(words: Sequence[str]) -> int:
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
     args.run_name = args.run_name or f"{task.name} {args.mixing} seed {args.seed}"  # what trackers call it
-    print(_about(task, rows))
+    if args.process_index == 0:
+        print(_about(task, rows))
     tokenizer = load_tokenizer(source)
     length = _length(data, tokenizer)
     tokens = tokenise(rows, task, tokenizer, length)
@@ -88,7 +89,9 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
 
 def _own_rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[Task, DatasetDict]:
     files = data.files
-    name = Path(next(iter(files.values()))).stem if files else Path(data.dataset_name or "").name
+    name = (
+        Path(next(iter(files.values()))).stem if files else Path(data.dataset_name or "").expanduser().resolve().name
+    )
     rows = read_files(files) if files else read_dataset(data.dataset_name or "", data.dataset_config_name)
     splits = find_splits(rows, data.validation_split_name)
     test_splits = find_splits(rows, data.test_split_name, test=True)

@@ -66,7 +66,7 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
         UsageError: (a ValueError) If a label is none of these.
     """
     feature = dataset.features[column]
-    values = dataset[column]
+    values = _values(dataset, column)
     if labels:
         own = feature.names if isinstance(feature, ClassLabel) else None
         ids = {name: index for index, name in enumerate(labels)}
@@ -79,7 +79,7 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
                 f"({values.count(UNKNOWN)} such rows)."
             )
     rest = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
-    return rest.add_column("label", list(values))
+    return rest.add_column("label", values)
 
 
 def named_labels(config: PreTrainedConfig) -> tuple[str, ...]:
@@ -104,7 +104,12 @@ def in_order_of(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tupl
 def _renumbered(dataset: Dataset, ids: Sequence[int]) -> Dataset:
     if "label" not in dataset.column_names:
         return dataset
-    return dataset.remove_columns("label").add_column("label", [ids[label] for label in dataset["label"]])
+    labels = [ids[label] for label in _values(dataset, "label")]
+    return dataset.remove_columns("label").add_column("label", labels)
+
+
+def _values(dataset: Dataset, column: str) -> list[Any]:
+    return dataset.with_format("arrow")[:][column].to_pylist()
 
 
 def _name(value: Any, names: Sequence[str] | None) -> str | None:
