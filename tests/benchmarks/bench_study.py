@@ -23,7 +23,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 
 from glue_runs.data import find_task, load_task, tokenise
 from glue_runs.metrics import compute_metrics_for
-from glue_runs.models import load_model, load_tokenizer
+from glue_runs.models import load_config, load_model, load_tokenizer
 from glue_runs.problems import glue_study
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
 from hf_elmix.study.grid import run_grid
@@ -86,36 +86,37 @@ def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung:
 
 
 def useful_work(task: str, args: argparse.Namespace, epochs: float) -> tuple[float, float]:
-    """Floating-point operations of all runs that go into tokens of text, and the share of tokens that are text.
+    """Floating-point operations that the runs cannot do without, and the share of tokens padded to 64 that are text.
 
-    A multiply-add counts as two and the backward pass as two forward passes: 6 per weight of the layers and token, and
-    12 per layer, width, token and token it attends to. Embeddings are looked up and count as nothing.
+    A multiply-add counts as two and the backward pass as two forward passes. A layer of width h has 4 h^2 weights of
+    attention for each token, 8 h^2 behind it, and each token attends to those of its row; behind the last attention
+    only the first token of a row is needed. Embeddings are looked up, and the head is small: both count as nothing.
     """
     glue = find_task(task)
     rows = load_task(glue, args.dataset_name, max_train_samples=args.rows, max_eval_samples=args.eval_rows)
     tokens = tokenise(rows, glue, load_tokenizer(args.model_name_or_path), LENGTH)
-    model: Any = load_model(args.model_name_or_path, glue, seed=0)
-    weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
-    size = 2 * model.config.num_hidden_layers * model.config.hidden_size
+    config: Any = load_config(args.model_name_or_path)
+    layers, width = config.num_hidden_layers, config.hidden_size
 
     def forward(split: str) -> float:
         lengths = [len(row) for row in tokens[split]["input_ids"]]
-        return sum(2 * weights * length + 2 * size * length**2 for length in lengths)
+        behind = sum((layers - 1) * length + 1 for length in lengths) * 9 * width**2  # its output projection, too
+        attention = sum(layers * (3 * width**2 * length + 2 * width * length**2) for length in lengths)
+        return 2 * float(behind + attention)
 
     lengths = [len(row) for row in tokens["train"]["input_ids"]]
     operations = epochs * (3 * forward("train") + forward(glue.splits[0]))
     return len(args.seeds) * len(MIXINGS) * operations, sum(lengths) / (LENGTH * len(lengths))
 
 
-def gemm_rate(seconds: float = 2.0) -> float:
-    """Floating-point operations per second of large matrix products with all threads, the best of several."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best, until = 0.0, time.perf_counter() + seconds
+def gemm_rate(pause: float = 4.0) -> float:
+    """Floating-point operations per second of matrix products with all threads: the best of some sizes, many times."""
+    best, until = 0.0, time.perf_counter() + pause
     while time.perf_counter() < until:
-        start = time.perf_counter()
-        for _ in range(5):
-            torch.mm(a, b)
-        best = max(best, 5 * 2 * 1024**3 / (time.perf_counter() - start))
+        for rows, inner, columns in ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 384, 1536), (512, 1536, 384)):
+            a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+            took = min(seconds(lambda a=a, b=b: torch.mm(a, b)) for _ in range(5))  # type: ignore[misc]
+            best = max(best, 2 * rows * inner * columns / took)
     return best
 
 
@@ -138,16 +139,13 @@ def main() -> None:
     parser.add_argument("--rungs", type=int, nargs="+", default=list(range(len(RUNGS))))
     args = parser.parse_args()
     arguments = {**ARGUMENTS, "num_train_epochs": args.epochs}
-    rate = gemm_rate()
-    runs = f"{len(args.seeds)} seeds, {len(MIXINGS)} regimes"
-    print(
-        f"{args.rows} rows, {args.epochs:g} epochs, {runs}, {args.workers} workers, {torch.get_num_threads()} threads"
-    )
-    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
+    print(f"{args.rows} rows, {args.epochs:g} epochs, {len(args.seeds)} seeds, {len(MIXINGS)} regimes")
+    print(f"{args.workers} workers, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for task in args.tasks:
+        rate = gemm_rate()
         work, text = useful_work(task, args, args.epochs)
         peer = seconds(lambda task=task: stock_loop(task, args, arguments))  # type: ignore[misc]
-        print(f"{task}: {text:.0%} of the tokens padded to {LENGTH} are text")
+        print(f"{task}: {text:.0%} of the tokens are text; matrix products: {rate / 1e9:.0f} GFLOP/s")
         before = peer
         print(f"  {'stock Trainer, padded to 64, every regime':45} {peer:7.1f} s   1.00x  {work / peer / rate:6.1%}")
         for rung in args.rungs:
