@@ -62,7 +62,7 @@ def finetune(words: Sequence[str]) -> int:
     collator = collator_for(tokenizer, padding, length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     if args.do_train:
-        _train(trainer, checkpoint)
+        _train(trainer, checkpoint, len(tokens["train"]))
     if args.do_eval:
         _evaluate(trainer, task, tokens)
     if args.do_predict:
@@ -160,10 +160,10 @@ def _trainer(args: FinetuneArguments, task: Task, tokens: DatasetDict, **parts: 
         raise UsageError(in_one_line(error)) from error
 
 
-def _train(trainer: Trainer, checkpoint: str | None) -> None:
+def _train(trainer: Trainer, checkpoint: str | None, rows: int) -> None:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    _save(trainer, "train", {**result.metrics, "train_samples": len(trainer.train_dataset)})
+    _save(trainer, "train", {**result.metrics, "train_samples": rows})
     trainer.save_state()
 
 
@@ -185,7 +185,7 @@ def _predict(trainer: Trainer, task: Task, tokens: DatasetDict) -> None:
         if trainer.is_world_process_zero():
             _write_predictions(
                 Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix}.txt"),
-                output.predictions,
+                np.asarray(output.predictions),
                 task.labels,
             )
 
@@ -230,15 +230,15 @@ def _check_nothing_is_lost(args: FinetuneArguments, model: Path) -> None:
         raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
     if args.resume_from_checkpoint is not None or not output_dir.exists():
         return
-    checkpoint = get_last_checkpoint(str(output_dir)) if args.do_train else None
-    if checkpoint is not None:
-        raise UsageError(
-            f"{args.output_dir} holds checkpoints of an unfinished run. Go on from the last with "
-            "--resume_from_checkpoint last, choose another --output_dir, or delete it."
-        )
     uses_it = not args.do_train and model.resolve() == output_dir.resolve()
     held = [name for name in ("all_results.json", "config.json") if (output_dir / name).exists()]
     if held and not uses_it:
         raise UsageError(
             f"{args.output_dir} holds a model or a finished run ({held[0]}). Choose another --output_dir or delete it."
+        )
+    checkpoint = get_last_checkpoint(str(output_dir)) if args.do_train else None
+    if checkpoint is not None:
+        raise UsageError(
+            f"{args.output_dir} holds checkpoints of an unfinished run. Go on from the last with "
+            "--resume_from_checkpoint last, choose another --output_dir, or delete it."
         )

@@ -15,6 +15,7 @@ from hf_elmix.errors import UsageError
 
 __all__ = ["class_names", "in_order_of", "named_labels", "with_ids"]
 
+CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
 UNKNOWN = -1  # as GLUE marks the labels of its test rows
 SHOWN = 10  # labels in an error
 
@@ -41,7 +42,7 @@ def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
         )
     if pa.types.is_floating(values.type):
         return ()
-    if not (pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_boolean(values.type)):
+    if not any(is_kind(values.type) for is_kind in CLASSES):
         raise UsageError(
             f"Expected one class or number in the column {column!r} of {place}, but it holds {values.type}. Several "
             "labels at once (multi-label) have no single true class."
@@ -71,7 +72,7 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
         own = feature.names if isinstance(feature, ClassLabel) else None
         ids = {name: index for index, name in enumerate(labels)}
         names = [_name(value, own) for value in values]
-        values = [ids.get(name, UNKNOWN) for name in names]
+        values = [UNKNOWN if name is None else ids.get(name, UNKNOWN) for name in names]
         if known and UNKNOWN in values:
             row = values.index(UNKNOWN)
             raise UsageError(
@@ -84,7 +85,8 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
 
 def named_labels(config: PreTrainedConfig) -> tuple[str, ...]:
     """Names of a model's classes, in the order of its logits; none if it was given no names."""
-    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if config.id2label else ()
+    given: dict[Any, Any] = config.id2label or {}
+    names = tuple(str(given[index]) for index in sorted(given))
     return () if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
 
 

@@ -109,7 +109,7 @@ def glue_problem(
     if max_length < 1:
         raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
     padding = possible_padding(padding, source, tokenizer)
-    limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
+    limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     rows = load_task(task, dataset, **limits)
     provenance = {
         "data_rows": {split: len(part) for split, part in rows.items()},
@@ -171,8 +171,8 @@ def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTok
 
 def collator_for(tokenizer: PreTrainedTokenizerBase, padding: str, max_length: int) -> DataCollatorWithPadding:
     """The collator of a padding; where there is to be none, it is taken out again later (see `drop_padding`)."""
-    whole = {"padding": padding, "max_length": max_length} if padding == "max_length" else {}
-    return DataCollatorWithPadding(tokenizer, **whole)
+    whole = padding == "max_length"
+    return DataCollatorWithPadding(tokenizer, "max_length" if whole else True, max_length if whole else None)
 
 
 def _short(split: str) -> str:

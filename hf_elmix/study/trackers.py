@@ -7,8 +7,10 @@ the values are those that the Trainer's own integrations use.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 from hf_elmix.errors import UsageError
@@ -56,13 +58,14 @@ def track(record: RunRecord, store: Store, trackers: Iterable[str]) -> None:
         trackers: Names of trackers that `check_trackers` has passed.
     """
     for name in trackers:
-        tracker = _start(name, record, store)
-        try:
-            tracker.store_init_configuration(_config(record))
-            for step, values in logs_of(record):
-                tracker.log(values, step=step)
-        finally:
-            tracker.finish()
+        with redirect_stdout(io.StringIO()):  # some have five lines to say for each run
+            tracker = _start(name, record, store)
+            try:
+                tracker.store_init_configuration(_config(record))
+                for step, values in logs_of(record):
+                    tracker.log(values, step=step)
+            finally:
+                tracker.finish()
 
 
 def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, float]]]:

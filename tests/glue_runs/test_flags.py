@@ -91,7 +91,7 @@ def test_a_yaml_file_and_the_words_before_it(tmp_path):
         ("{", "Cannot read"),
         ("[1, 2]", "names of flags and their values"),
         ('{"learning_rat": 1}', "'--learning_rat'"),
-        ('{"learning_rate": "fast"}', "learning_rate: invalid float value: 'fast'"),
+        ('{"learning_rate": "fast"}', "invalid float value: 'fast'"),
     ],
 )
 def test_a_file_that_holds_no_arguments(tmp_path, text, message):

@@ -34,7 +34,7 @@ def test_declared_names_keep_their_order():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a", None, "b"], "row 1 has none .1 such rows"),
+        (["a", None, "b"], "row 1 has none .1 rows"),
         ([[0], [1, 2]], "multi-label"),
         (["a", "a"], "two classes or more"),
     ],
@@ -64,8 +64,8 @@ def test_a_label_that_was_not_in_training():
 
 
 def test_unknown_class_ids():
-    features = Features({"label": ClassLabel(names=["a", "b"])})
-    dataset = Dataset.from_dict({"label": [-1, 1]}, features)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    dataset = Dataset.from_dict({"text": ["x", "y"], "label": [-1, 1]}, features)
     assert with_ids(dataset, "label", ("a", "b"), "rows", known=False)["label"][:] == [-1, 1]
 
 
