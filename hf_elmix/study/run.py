@@ -41,7 +41,7 @@ from hf_elmix.study.store import MODEL, Store, put_folder
 from hf_elmix.study.workers import Progress
 from hf_elmix.trainer import MixedLossTrainer
 
-__all__ = ["run_branch", "scores_of"]
+__all__ = ["run_branch", "scores_of", "software"]
 
 
 PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers")
