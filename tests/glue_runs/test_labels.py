@@ -76,13 +76,13 @@ def test_names_of_a_model():
 
 def test_the_models_order():
     """A model that has the task's classes in another order and case keeps its head."""
-    config = BertConfig(id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"})
+    config = BertConfig(id2label={0: "CONTRADICTION", 1: "ENTAILMENT", 2: "NEUTRAL"})
     splits = DatasetDict(train=rows([0, 1, 2, 0]), test=Dataset.from_dict({"text": ["a"]}))
     task, ordered = in_order_of(config, TASKS["mnli"], splits)
-    assert task.labels == ("contradiction", "neutral", "entailment")
+    assert task.labels == ("contradiction", "entailment", "neutral")
     names = [TASKS["mnli"].labels[label] for label in splits["train"]["label"]]
     assert [task.labels[label] for label in ordered["train"]["label"]] == names
-    assert ordered["train"]["label"][:] == [2, 1, 0, 2]
+    assert ordered["train"]["label"][:] == [1, 2, 0, 1]
     assert ordered["test"].column_names == ["text"]
 
 
