@@ -37,7 +37,12 @@ DRAWS = 2000  # simulated studies for each number of seeds
 
 
 class FriedmanResult(NamedTuple):
-    """Whether any method differs: the statistic, chi-square with (methods - 1) degrees of freedom, and its p-value."""
+    """Whether any method differs.
+
+    Attributes:
+        statistic: Chi-square with (methods - 1) degrees of freedom, where none differs.
+        pvalue: Its p-value, in [0, 1].
+    """
 
     statistic: float
     pvalue: float
