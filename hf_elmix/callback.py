@@ -19,10 +19,16 @@ class MixingCallback(TrainerCallback):
     reads `alpha` and `beta` from it and reports its two terms. The weights are computed afresh from the state each
     time, so a resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
 
+    Args:
+        schedule: A schedule, or what `MixingSchedule.parse` reads.
+
     Attributes:
         schedule: The schedule that is followed.
         alpha: Weight of the cross entropy in the current optimizer step.
         beta: Weight of the expectation loss in the current optimizer step.
+
+    Raises:
+        UsageError: (a ValueError) If it is no schedule.
     """
 
     def __init__(self, schedule: MixingSchedule | str | float) -> None:
@@ -39,7 +45,11 @@ class MixingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget the terms of an earlier training, and follow `args.mixing`, which a search may have changed."""
+        """Forget the terms of an earlier training, and follow `args.mixing`, which a search may have changed.
+
+        Raises:
+            UsageError: (a ValueError) If that is no schedule.
+        """
         self.schedule = MixingSchedule.parse(getattr(args, "mixing", self.schedule))
         self.take_terms()
 
@@ -51,7 +61,11 @@ class MixingCallback(TrainerCallback):
         self._steps += 1
 
     def add_terms(self, terms: Tensor) -> None:
-        """Add a batch's share of both terms, shape (2,); they stay on their device until they are logged."""
+        """Add a batch's share of both terms; they stay on their device until they are logged.
+
+        Args:
+            terms: Cross entropy and expectation loss, unweighted, shape (2,).
+        """
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:
@@ -59,7 +73,12 @@ class MixingCallback(TrainerCallback):
         return self._terms, self._steps
 
     def resume(self, terms: Tensor | None, steps: int) -> None:
-        """Go on from what `pending` gave where training was left."""
+        """Go on from what `pending` gave where training was left.
+
+        Args:
+            terms: Sum of both terms, shape (2,), or None.
+            steps: Optimizer steps it is over.
+        """
         self._terms, self._steps = terms, steps
 
     def take_terms(self) -> Tensor | None:

@@ -20,6 +20,9 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print.
 
+        Args:
+            message: What is wrong.
+
         Raises:
             UsageError: Always.
         """

@@ -10,7 +10,11 @@ class UsageError(ValueError):
 
 
 def in_one_line(error: BaseException) -> str:
-    """The first lines of another library's error, and of its cause where it says little, as one full sentence."""
+    """The first lines of another library's error, and of its cause where it says little, as one full sentence.
+
+    Args:
+        error: The error.
+    """
     lines = [line.strip() for cause in (error, error.__cause__) for line in str(cause or "").splitlines()]
     text = " ".join([line for line in lines if line][:3]) or type(error).__name__
     return text if text.endswith((".", "!", "?")) else f"{text}."

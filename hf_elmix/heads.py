@@ -29,7 +29,11 @@ USE_TRAINER = "The mixed loss needs one probability p_y of a true class; use tra
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model under a PEFT wrapper, which has the class, the config and the signature."""
+    """The model under a PEFT wrapper, which has the class, the config and the signature.
+
+    Args:
+        model: A model, wrapped or not.
+    """
     get_base_model: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
 
@@ -66,6 +70,10 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
     A dictionary stands for the datasets in it. Only what a dataset declares is read, never a row: reading one could
     draw from a random transform.
 
+    Args:
+        dataset: As handed to the Trainer, or None.
+        model: The model, for the message.
+
     Raises:
         UsageError: (a ValueError) If the declared labels are floats.
     """
@@ -89,6 +97,9 @@ def predicts_next_token(model: nn.Module) -> bool:
     """Whether logits at one position predict the label of the next, as in a decoder-only language model.
 
     Classes such as `GPT2LMHeadModel` have no loss type of their own; their output class tells.
+
+    Args:
+        model: The model, under no wrapper.
     """
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
@@ -98,7 +109,11 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def requires_labels(model: nn.Module) -> bool:
-    """Whether `forward` cannot be called without labels."""
+    """Whether `forward` cannot be called without labels.
+
+    Args:
+        model: The model, under no wrapper.
+    """
     labels = inspect.signature(model.forward).parameters.get("labels")
     return labels is not None and labels.default is inspect.Parameter.empty
 

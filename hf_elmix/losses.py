@@ -1,15 +1,16 @@
-r"""Cross entropy, expectation loss and their mixture, as functions of (logits, labels).
+"""Cross entropy, expectation loss and their mixture, as functions of (logits, labels).
 
-Everything rests on one identity. With :math:`\mathrm{CE} = -\log p_y` for one sample, :math:`p_y = e^{-\mathrm{CE}}`,
-so the mixed loss (Eq. 12) is a scalar function of the per-sample cross entropy,
+Everything rests on one identity. With CE = −log p_y for one sample, p_y = exp(−CE), so the mixed loss (Eq. 12) is a
+scalar function of the per-sample cross entropy,
 
-.. math:: L = \alpha\,\mathrm{CE} + \beta\,(1 - e^{-\mathrm{CE}}),
+    L = α · CE + β · (1 − exp(−CE)),
 
-and its gradient is the cross-entropy gradient times :math:`\alpha + \beta p_y` (Eq. 13). One cross-entropy call is
-all that is computed: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
+and its gradient is the cross-entropy gradient (Eq. 8) times α + β · p_y (Eq. 13). One cross-entropy call is all that
+is computed: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
 
 Shapes, in every function: ``logits`` (..., C) of any floating type, ``labels`` (...) of class ids in [0, C) or
-``ignore_index``. Half-precision logits are reduced in float32, and the result is then float32.
+``ignore_index``. Half-precision logits are reduced in float32, and the result is then float32. Units: cross entropy is
+in nats, 0 or more; the expectation loss is a probability, in [0, 1].
 """
 
 from __future__ import annotations
@@ -35,7 +36,24 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     num_items: int | Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy ``-log p_y`` (Eq. 1). Arguments and errors as for :func:`mixed_loss` with ``alpha=1, beta=0``."""
+    """Cross entropy ``-log p_y`` (Eq. 1), in nats: `mixed_loss` with ``alpha=1, beta=0``.
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...).
+        reduction: As in `mixed_loss`.
+        ignore_index: As in `mixed_loss`.
+        weight: Shape (C,), as in `mixed_loss`.
+        label_smoothing: As in `mixed_loss`.
+        num_items: As in `mixed_loss`.
+
+    Returns:
+        A scalar, or shape (...) with ``reduction="none"``.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
     return mixed_loss(
         logits,
         labels,
@@ -60,7 +78,22 @@ def expectation_loss(
 ) -> Tensor:
     """Expectation loss ``1 - p_y`` (Eq. 9), the expected zero-one loss of a label drawn from the softmax.
 
-    Arguments and errors as for :func:`mixed_loss` with ``alpha=0, beta=1``.
+    It is `mixed_loss` with ``alpha=0, beta=1``.
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...).
+        reduction: As in `mixed_loss`.
+        ignore_index: As in `mixed_loss`.
+        weight: Shape (C,), as in `mixed_loss`.
+        num_items: As in `mixed_loss`.
+
+    Returns:
+        A scalar, or shape (...) with ``reduction="none"``; in [0, 1] where nothing is weighted.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
     """
     return mixed_loss(
         logits,
@@ -87,6 +120,8 @@ def mixed_loss(
     num_items: int | Tensor | None = None,
 ) -> Tensor:
     """Mixture ``alpha * CE + beta * EL`` of cross entropy and expectation loss (Eq. 12).
+
+    Its gradient in the logit of class j is ``(alpha + beta * p_y) * (p_j - [j = y])`` (Eq. 13).
 
     Args:
         logits: Shape (..., C).
@@ -139,8 +174,8 @@ def loss_terms(
         label_smoothing: Smoothing of the first term.
 
     Returns:
-        Cross entropy (smoothed, weighted), expectation loss (weighted) and the weight with which each sample counts
-        in a mean (0 where ignored), each of shape (...).
+        Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight with which each sample
+        counts in a mean (0 where ignored), each of shape (...).
 
     Raises:
         TypeError: If the labels are not integers.
@@ -165,18 +200,41 @@ def loss_terms(
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:
-    """What a mean over `count` labels is divided by: their sum, or 1 where none counts, so that the mean is 0."""
+    """What a mean over `count` labels is divided by: their sum, or 1 where none counts, so that the mean is 0.
+
+    Args:
+        count: Number of labels, or a tensor of any shape whose entries add up to it.
+        like: Tensor that is divided.
+
+    Returns:
+        A scalar of the type and on the device of `like`.
+    """
     total = total_of(count, like)
     return total.where(total > 0, 1)
 
 
 def total_of(count: int | Tensor, like: Tensor) -> Tensor:
-    """Sum of the counts as a scalar of the type and on the device of `like`."""
+    """Sum of the counts as a scalar of the type and on the device of `like`.
+
+    Args:
+        count: A number, or a tensor of any shape.
+        like: Tensor that the sum is used with.
+    """
     return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha * ce + beta * el``; a term without weight is left out, so that 0 * inf cannot make a NaN."""
+    """``alpha * ce + beta * el`` (Eq. 12); a term without weight is left out, so that 0 * inf cannot make a NaN.
+
+    Args:
+        ce: Cross entropy, of any shape.
+        el: Expectation loss, of the same shape.
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+
+    Returns:
+        The shape of both.
+    """
     if not beta:
         return alpha * ce
     return alpha * ce + beta * el if alpha else beta * el

@@ -53,7 +53,7 @@ def focus_to_weights(focus: Number) -> tuple[float, float]:
         ``(1, 1 / (1 - 2F))`` for F < 0.5, and ``(0, 1)`` for F = 0.5.
 
     Raises:
-        ValueError: If `focus` is no number in [0, 0.5].
+        UsageError: (a ValueError) If `focus` is no number in [0, 0.5].
     """
     alpha, beta = _exact_weights(_fraction(focus))
     return float(alpha), float(beta)
@@ -64,6 +64,10 @@ def focus_of(alpha: float, beta: float) -> float:
 
     It is ``(1 - alpha / beta) / 2`` (the inverse of Eq. 14) and 0 where that is negative: with more cross entropy than
     expectation loss, and with cross entropy alone, the gradient is largest for the samples that are most wrong.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
     """
     return max(0.0, (1 - alpha / beta) / 2) if beta else 0.0
 
@@ -76,6 +80,9 @@ class Phase:
         start: Where it starts, as a share of training in [0, 1).
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
+
+    Raises:
+        UsageError: (a ValueError) If one of them is no number.
     """
 
     start: Fraction
@@ -125,6 +132,9 @@ class MixingSchedule:
                 ``0@0 0.3@0.5 0.5@0.9``, ``ce@0 0.5@5/6``, ``1:1@0 1:2.5@0.5``, ``0 0.25 0.5`` (equal lengths). A
                 number is a focus; a schedule is returned as it is.
 
+        Returns:
+            The schedule.
+
         Raises:
             UsageError: (a ValueError) If the text is no schedule; the message says what is accepted.
         """
@@ -152,6 +162,10 @@ class MixingSchedule:
         A phase is entered at the first step with ``step / max_steps >= start``, compared exactly. After the last step
         the last phase stays.
 
+        Args:
+            step: Optimizer steps done, 0 or more.
+            max_steps: Optimizer steps of the whole training, 1 or more.
+
         Raises:
             ValueError: If `step` is negative or `max_steps` is not positive.
         """
@@ -160,7 +174,15 @@ class MixingSchedule:
         return next(phase for phase in reversed(self.phases) if step >= phase.start * max_steps)
 
     def weights(self, step: int, max_steps: int) -> tuple[float, float]:
-        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones; see :meth:`phase_at`."""
+        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones; see `phase_at`.
+
+        Args:
+            step: Optimizer steps done, 0 or more.
+            max_steps: Optimizer steps of the whole training, 1 or more.
+
+        Raises:
+            ValueError: If `step` is negative or `max_steps` is not positive.
+        """
         phase = self.phase_at(step, max_steps)
         return float(phase.alpha), float(phase.beta)
 

@@ -106,7 +106,16 @@ class MixedLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mixed loss of a batch while the model trains, cross entropy while it is evaluated.
+        """Mixed loss of a batch while the model trains (Eq. 12), cross entropy while it is evaluated (Eq. 1).
+
+        Args:
+            model: The model, in whatever wraps it.
+            inputs: The batch, with ``labels`` of shape (...) where the logits are (..., C).
+            return_outputs: Return what the model returned as well.
+            num_items_in_batch: Labels that count in the whole optimizer step; left out, those of the batch.
+
+        Returns:
+            The loss, a scalar; with `return_outputs`, the loss and the outputs.
 
         Raises:
             UsageError: (a ValueError) If the batch has no labels, or they do not fit the logits.
@@ -194,7 +203,7 @@ class MixedLossMixin(_Base):
         return self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the weights and the two terms of the loss to the training logs."""
+        """Add the weights and the two terms of the loss to the training logs; arguments as the Trainer's."""
         if "loss" in logs:
             logs.update(self._mixing_logs())
         super().log(logs, start_time)
@@ -214,7 +223,7 @@ class MixedLossMixin(_Base):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the Trainer's; the expectation loss of the batch is kept for `eval_loss_el`."""
+        """As the Trainer's, arguments and all; the expectation loss of the batch is kept for `eval_loss_el`."""
         self._el = None
         prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         if self._el is not None:
@@ -230,7 +239,7 @@ class MixedLossMixin(_Base):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As the Trainer's, with the expectation loss among the metrics."""
+        """As the Trainer's, arguments and all, with the expectation loss among the metrics."""
         self._el_of_batches = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._el_of_batches and output.metrics is not None:

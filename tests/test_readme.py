@@ -1,4 +1,4 @@
-"""What the READMEs say must run as written."""
+"""What the Markdown files say must run as written, and show what the package shows."""
 
 from __future__ import annotations
 
@@ -6,39 +6,69 @@ import re
 import shlex
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 from glue_runs.__main__ import _parser
+from hf_elmix.analysis.report import write_report
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.tables import read_scores
 from hf_elmix.schedules import MixingSchedule
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("hf_elmix", "hf_elmix/study", "hf_elmix/analysis")
-READMES = [ROOT / "README.md", *(ROOT / package / "README.md" for package in PACKAGES)]
+PAGES = ROOT / "hf_elmix" / "docs" / "pages"
+MARKDOWN = [
+    ROOT / "README.md",
+    *(path for top in ("hf_elmix", "glue_runs") for path in sorted((ROOT / top).rglob("*.md"))),
+]
+
+# What the programs of a file must show, and the files they must leave.
+SHOWN = {
+    "README.md": ("'alpha'", "'loss_el'"),
+    "loss.md": (),
+    "schedules.md": ("50 (1.0, 2.5)",),
+    "study.md": ("2.883 runs",),
+    "report.md": (),
+    "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
+}
+LEFT = {"loss.md": "gradients.png", "python.md": "report/report.html"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
-def test_examples_run(path, tmp_path, monkeypatch, capsys):
+def same_picture(one: Path, other: Path) -> bool:
+    """Up to what fonts and versions of Matplotlib change at the edges of lines."""
+    first, second = (matplotlib.image.imread(path) for path in (one, other))
+    return first.shape == second.shape and float(np.abs(first - second).mean()) < 0.01
+
+
+@pytest.mark.parametrize("path", [path for path in MARKDOWN if blocks(path, "python")], ids=lambda path: path.name)
+def test_programs_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    examples = blocks(path, "python")
-    assert examples
-    for code in examples:
+    for code in blocks(path, "python"):
         exec(compile(code, str(path), "exec"), {"__name__": "example"})
     shown = capsys.readouterr().out
-    if path.parent.name == "study":
-        assert "Counter({'done': 6})" in shown
-    if path.parent == ROOT:
-        assert "'alpha'" in shown
-        assert "'loss_el'" in shown
+    assert [text for text in SHOWN.get(path.name, ()) if text not in shown] == []
+    assert path.name not in LEFT or (tmp_path / LEFT[path.name]).is_file()
+    if path.name == "loss.md":
+        assert same_picture(tmp_path / "gradients.png", PAGES / "figures" / "gradients.png")
+
+
+def test_files_that_have_programs():
+    assert {path.name for path in MARKDOWN if blocks(path, "python")} >= set(SHOWN)
 
 
 def test_the_swap_in_is_ten_lines():
     (code,) = blocks(ROOT / "README.md", "python")
     assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
+
+
+def test_the_readme_is_under_200_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
 def test_the_commands_for_a_fresh_machine():
@@ -50,23 +80,34 @@ def test_the_commands_for_a_fresh_machine():
 
 
 def test_study_commands_are_understood():
-    lines = [line.split("#")[0] for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
+    lines = [line.split("#")[0] for path in MARKDOWN for block in blocks(path, "bash") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith(("glue-runs study", "glue-runs report"))]
-    assert len(commands) >= 3
+    assert len(commands) >= 4
     for words in commands:
         _, rest = _parser().parse_known_args(words)
         assert [word for word in rest if word.startswith("--")] in ([], ["--learning_rate"])
 
 
 def test_the_table_of_schedules_parses():
-    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "hf_elmix" / "README.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \|", (PAGES / "schedules.md").read_text(), flags=re.MULTILINE)
     schedules = [row for row in rows if row != "mixing"]
     assert len(schedules) >= 8
     for text in schedules:
         MixingSchedule.parse(text)
 
 
-def test_links_lead_somewhere():
-    for path in [*READMES, *(ROOT / "glue_runs").rglob("README.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            assert target.startswith("https://") or (path.parent / target).exists(), f"{path}: {target}"
+def test_the_report_that_is_explained(tmp_path):
+    """The words and figures of the page are those of its table; hf_elmix/docs/README.md says how to make them."""
+    said = write_report(StudyResults(read_scores(PAGES / "demo.csv")), tmp_path)
+    text = " ".join((PAGES / "report.md").read_text().replace("\n> ", " ").split())
+    verdict = said.split("\n\n")[0].splitlines()
+    assert len(verdict) >= 5
+    assert [sentence for sentence in verdict if sentence not in text] == []
+    for name in ("profile", "differences", "ranks"):
+        assert same_picture(tmp_path / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png"), name
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target

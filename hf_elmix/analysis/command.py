@@ -22,7 +22,14 @@ ABOUT = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make a report; a user's mistake ends in one line on standard error and exit code 2."""
+    """Make a report; a user's mistake ends in one line on standard error and exit code 2.
+
+    Args:
+        argv: Words of the command line; left out, those of this process.
+
+    Returns:
+        The exit code.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code("elmix-report", lambda: _run_command(words), extra="report")
 
@@ -36,7 +43,11 @@ def _run_command(words: list[str]) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every report has."""
+    """The options that every report has.
+
+    Args:
+        parser: Where they are added.
+    """
     parser.add_argument(
         "--output_dir",
         help="folder of the report (default: report, beside a file, in a folder, here for a URL)",
@@ -56,6 +67,9 @@ def report(
         source: The file or folder.
         args: With the options of `add_arguments`.
         commands: What to type to make it again, or what tells it from the records.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
         UsageError: (a ValueError) If there are no scores, or the source is no such file or folder.

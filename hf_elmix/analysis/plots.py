@@ -55,7 +55,11 @@ CROWD = 4  # methods whose legend still leaves a profile to see
 
 
 def method_label(method: str) -> str:
-    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is."""
+    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is.
+
+    Args:
+        method: Its name in records.
+    """
     if method in ("ce", "el"):
         return method.upper()
     focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)
@@ -64,13 +68,24 @@ def method_label(method: str) -> str:
 
 
 def legend_rows(methods: Sequence[str]) -> int:
-    """Rows of a legend outside its axis, which take height of a figure."""
+    """Rows of a legend outside its axis, which take height of a figure.
+
+    Args:
+        methods: Their names.
+    """
     names = [_name(method) for method in methods]
     return -(-len(names) // _columns(names))
 
 
 def style_of(place: int) -> Style:
-    """Style of the method at a place in the order of methods, from 0."""
+    """Style of a method.
+
+    Args:
+        place: In the order of methods, from 0.
+
+    Returns:
+        Colour, line, width (points) and marker, as Matplotlib takes them.
+    """
     style, again = STYLES[place % len(STYLES)], place // len(STYLES)
     if not again:
         return style

@@ -41,6 +41,12 @@ def ratios(scores: pd.DataFrame) -> pd.DataFrame:
 def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = None) -> pd.DataFrame:
     """Share of experiments in which a method's score is at least `tau` times the best one's (Fig. 2).
 
+    With s(m, e) the score of method m in experiment e of E,
+
+        ρ_m(τ) = |{ e : s(m, e) ≥ τ · max_k s(k, e) }| / E
+
+    (Dolan and Moré 2002, turned from times, where less is better, to scores).
+
     Args:
         scores: One row for each experiment, one column for each method; missing where a run has no score. A missing
             run counts as an experiment that the method did not solve. See `ratios` for scores that are not positive.
@@ -73,7 +79,7 @@ def profile_area(scores: pd.DataFrame, tau_min: float = 0.9) -> pd.Series:
 
     Args:
         scores: As in `performance_profile`.
-        tau_min: Left end, below 1.
+        tau_min: Left end, below 1; no unit, as thresholds have none.
 
     Returns:
         A number in [0, 1] for each method: 1 for one that is always best, 0 for one that never reaches `tau_min`.
@@ -111,6 +117,9 @@ def profile_bands(
 
     Returns:
         Lower and upper ends, each in the shape of the profile.
+
+    Raises:
+        ValueError: If there are no scores.
     """
     profile = performance_profile(scores, taus)
     ratio = ratios(scores)
@@ -125,6 +134,9 @@ def profile_bands(
 
 def strata(scores: pd.DataFrame) -> np.ndarray:
     """Number of the group within which each experiment is one draw of several, shape (experiments,).
+
+    Args:
+        scores: One row for each experiment, indexed by (problem, seed).
 
     Returns:
         The number of its problem (first level of the index) where some problem has two experiments or more; else 0

@@ -37,19 +37,38 @@ DRAWS = 2000  # simulated studies for each number of seeds
 
 
 class FriedmanResult(NamedTuple):
-    """Whether any method differs: the statistic, chi-square with (methods - 1) degrees of freedom, and its p-value."""
+    """Whether any method differs.
+
+    Attributes:
+        statistic: Chi-square with (methods - 1) degrees of freedom, where none differs.
+        pvalue: Its p-value, in [0, 1].
+    """
 
     statistic: float
     pvalue: float
 
 
 def wins(scores: pd.DataFrame) -> pd.Series:
-    """In how many experiments each method has the best score (Table 4); ties count for every winner."""
+    """In how many experiments each method has the best score (Table 4); ties count for every winner.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+
+    Returns:
+        A number for each method.
+    """
     return scores.eq(scores.max(axis=1), axis=0).sum()
 
 
 def mean_gain(scores: pd.DataFrame, baseline: str) -> pd.Series:
     """Mean over experiments of the score minus the baseline's (Table 4), where both runs have a score.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+        baseline: One of the methods.
+
+    Returns:
+        A number for each method, in the unit of the scores; 0 for the baseline.
 
     Raises:
         UsageError: (a ValueError) If the baseline is none of the methods.
@@ -58,7 +77,14 @@ def mean_gain(scores: pd.DataFrame, baseline: str) -> pd.Series:
 
 
 def mean_rank(scores: pd.DataFrame) -> pd.Series:
-    """Mean rank over the complete experiments (Table 4): 1 is best, ties share the average of their places."""
+    """Mean rank over the complete experiments (Table 4): 1 is best, ties share the average of their places.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+
+    Returns:
+        A number for each method; missing where no experiment is complete.
+    """
     return pd.Series(_ranks(scores).mean(axis=0) if len(complete(scores)) else np.nan, scores.columns)
 
 
@@ -67,6 +93,9 @@ def friedman(scores: pd.DataFrame) -> FriedmanResult:
 
     ``scipy.stats.friedmanchisquare`` is the same for three methods and more, and refuses two; with all scores equal
     it has no answer, where this one says that nothing differs.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
 
     Returns:
         Statistic and p-value; (nan, nan) for fewer than two methods or no complete experiment.
@@ -88,6 +117,9 @@ def conover(scores: pd.DataFrame) -> pd.DataFrame:
     of ``2 (b A - sum R_j^2) / ((b - 1)(k - 1))`` is a t with (b - 1)(k - 1) degrees of freedom (Conover 1999, section
     5.8, eq. 6). Written out, since ``scikit_posthocs.posthoc_conover_friedman`` (0.17), the same elsewhere, gives nan
     where every experiment ranks the methods alike or all tie.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
 
     Returns:
         Methods x methods, symmetric, 1 on the diagonal; nan with fewer than two complete experiments.
@@ -129,6 +161,13 @@ def groups(pvalues: pd.DataFrame, order: Sequence[str], alpha: float = 0.05) -> 
 def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Score of each method minus the baseline's in the same experiment, missing where one of the two is.
 
+    Args:
+        scores: One row for each experiment, one column for each method.
+        baseline: One of the methods.
+
+    Returns:
+        The same shape, in the unit of the scores.
+
     Raises:
         UsageError: (a ValueError) If the baseline is none of the methods.
     """
@@ -140,6 +179,11 @@ def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
     """Each method beside the baseline in the same experiments: same problem, same seed.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+        baseline: One of the methods.
+        level: Share of studies whose interval holds the true difference, in (0, 1).
 
     Returns:
         One row for each method but the baseline, with
@@ -163,6 +207,11 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
 
 def problem_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
     """How far each method is from the baseline on each problem, over the seeds that both have.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+        baseline: One of the methods.
+        level: As in `compare`.
 
     Returns:
         One row for each (problem, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline),
@@ -235,7 +284,10 @@ def visible_effect(
         power: Share of the simulated studies that must see it.
 
     Returns:
-        A gain for each method but the baseline; missing where no spread could be measured.
+        A gain for each method but the baseline, in the unit of the scores; missing where no spread could be measured.
+
+    Raises:
+        UsageError: (a ValueError) If the baseline is none of the methods.
     """
     baseline, rng = scores.columns[0] if baseline is None else baseline, np.random.default_rng(rng)
     gains = differences(scores, baseline)
@@ -248,7 +300,11 @@ def visible_effect(
 
 
 def complete(scores: pd.DataFrame) -> pd.DataFrame:
-    """The experiments in which every method has a score."""
+    """The experiments in which every method has a score.
+
+    Args:
+        scores: One row for each experiment, one column for each method.
+    """
     return scores.dropna()
 
 

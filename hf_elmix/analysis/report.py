@@ -51,6 +51,12 @@ def write_report(
             Parquet) go; made if need be.
         title: Heading of the page.
         commands: What to type to make all of this again.
+
+    Returns:
+        The verdict, a sentence a line, and the table of scores as Markdown where it has no more than 40 rows.
+
+    Raises:
+        OSError: If something cannot be written.
     """
     folder = Path(folder)
     for part in ("figures", "data"):

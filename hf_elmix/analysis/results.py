@@ -41,6 +41,11 @@ class StudyResults:
         baseline: Method that the others are compared with; left out, ``ce``, or else the first.
         seed: Of the bootstrap and the simulations.
 
+    Attributes:
+        scores: One row for each experiment, indexed by (problem, seed), and one column for each method.
+        methods: Their names, in that order.
+        baseline: The one that the others are compared with.
+
     Raises:
         UsageError: (a ValueError) If no run has a score, or the baseline is none of the methods.
     """
@@ -146,6 +151,17 @@ class StudyResults:
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
 
     def seeds_for(self, method: str, effect: float) -> int | None:
-        """Seeds that would show a gain of that size."""
+        """Seeds that would show a gain of that size.
+
+        Args:
+            method: One of the methods but the baseline.
+            effect: True gain, above 0, in the unit of the scores.
+
+        Returns:
+            A number, or None where 256 are not enough or no spread was measured.
+
+        Raises:
+            UsageError: (a ValueError) If the effect is not above 0.
+        """
         needed = seeds_needed(self.scores[[self.baseline, method]], effect, self.baseline, self.seed)[method]
         return None if pd.isna(needed) else int(needed)

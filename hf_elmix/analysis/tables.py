@@ -40,6 +40,9 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     Args:
         records: The runs.
         expected: Runs that were asked for (see `Store.asked`); one without a record has the status ``missing``.
+
+    Returns:
+        One row for each run, by problem, seed and method. ``seconds`` are on the clock, steps are optimizer steps.
     """
     known = {record.key: record for record in records}
     keys = sorted({*known, *expected}, key=_order)
@@ -52,9 +55,13 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
 def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """What was logged while runs trained, in long form.
 
-    Columns: ``problem``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is ``score``
-    (at the end of each epoch), ``loss_ce`` and ``loss_el`` (the terms of the loss on the training rows, unweighted),
-    ``alpha`` or ``beta``.
+    Args:
+        records: The runs.
+
+    Returns:
+        Columns ``problem``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is
+        ``score`` (at the end of each epoch), ``loss_ce`` and ``loss_el`` (the terms of the loss on the training rows,
+        unweighted), ``alpha`` or ``beta``.
     """
     rows = [row for record in records for row in _curves(record)]
     return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
@@ -65,6 +72,9 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 
     A column ``seed`` tells repeats of one experiment apart; without it every experiment has one. An empty score is a
     run that has none. Larger scores are better. Other columns are kept as they are.
+
+    Args:
+        path: The file; a name that ends in ``.parquet`` is read as Parquet, any other as CSV.
 
     Returns:
         ``runs_df``: the experiment under ``problem``, its seed, the status ``done`` or ``missing``.
@@ -95,7 +105,14 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 
 
 def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each experiment by method, missing where there is none; the paper's methods first, in its order."""
+    """Scores of each experiment by method, missing where there is none; the paper's methods first, in its order.
+
+    Args:
+        runs_df: From `runs_table` or `read_scores`.
+
+    Returns:
+        One row for each experiment, indexed by (problem, seed), and one column for each method.
+    """
     table = runs_df.pivot(index=EXPERIMENT, columns="method", values="score")
     return table.reindex(columns=sorted(table.columns, key=_place))
 
@@ -103,8 +120,12 @@ def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
 def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation (n - 1) and counts of the score over seeds, for each problem and method.
 
-    Columns: ``problem``, ``method``, ``mean``, ``sd`` (missing for a single run), ``runs`` (with a score),
-    ``expected`` (the problem's seeds: those that any method has a record of).
+    Args:
+        runs_df: From `runs_table` or `read_scores`.
+
+    Returns:
+        Columns ``problem``, ``method``, ``mean``, ``sd`` (missing for a single run), ``runs`` (with a score) and
+        ``expected`` (the problem's seeds: those that any method has a record of).
     """
     groups = runs_df.groupby(["problem", "method"])["score"]
     summary = groups.agg(mean="mean", sd="std", runs="count").reset_index()

@@ -64,7 +64,11 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """The table for GitHub and others, every sign as it is meant, with its caption above."""
+    """The table for GitHub and others, every sign as it is meant, with its caption above.
+
+    Args:
+        table: The table.
+    """
     rows = [[_escaped_markdown(cell) for cell in row] for row in [list(table.header), *table.texts()]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows]
@@ -73,7 +77,11 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""The table for a paper that has ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``."""
+    r"""The table for a paper that has ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``.
+
+    Args:
+        table: The table.
+    """
     rows = [" & ".join(map(_escaped_latex, row)) + r" \\" for row in [list(table.header), *table.texts()]]
     lines = [
         r"\begin{table}",

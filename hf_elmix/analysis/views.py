@@ -19,7 +19,11 @@ TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 
 
 def report_tables(results: StudyResults) -> list[Table]:
-    """The tables of a paper, in the order of the page."""
+    """The tables of a paper, in the order of the page.
+
+    Args:
+        results: The study.
+    """
     tables = [_methods(results), _scores(results), _profile(results)]
     if results.others:
         tables[1:1] = [_pairs(results), _gains(results), _conover(results)]
@@ -27,7 +31,11 @@ def report_tables(results: StudyResults) -> list[Table]:
 
 
 def settings_view(runs_df: pd.DataFrame) -> tuple[dict[str, str], Table]:
-    """The settings that all runs share, by name, and a table of those in which they differ, numbered from 1."""
+    """The settings that all runs share, by name, and a table of those in which they differ, numbered from 1.
+
+    Args:
+        runs_df: From `runs_table`.
+    """
     found = [_flat(text) for text in _distinct(runs_df)]
     names = list(dict.fromkeys(name for settings in found for name in settings))
     shared = [name for name in names if len({settings.get(name) for settings in found}) == 1]
@@ -41,7 +49,11 @@ def settings_view(runs_df: pd.DataFrame) -> tuple[dict[str, str], Table]:
 
 
 def runs_view(results: StudyResults) -> Table:
-    """Every run: its score, what it cost, and the number of its settings."""
+    """Every run: its score, what it cost, and the number of its settings.
+
+    Args:
+        results: The study.
+    """
     runs_df = results.runs_df
     numbers = {text: k for k, text in enumerate(_distinct(runs_df), start=1)}
     settings = runs_df["settings"].map(numbers).fillna(0).astype(int) if numbers else pd.Series(0, runs_df.index)

@@ -11,7 +11,11 @@ __all__ = ["gain_text", "interval_text", "number", "pvalue_text", "verdict"]
 
 
 def verdict(results: StudyResults) -> list[str]:
-    """Sentences that answer: did it help, by how much, how sure is that, on which problems; the first one first."""
+    """Sentences that answer: did it help, by how much, how sure is that, on which problems; the first one first.
+
+    Args:
+        results: The study.
+    """
     if not results.others:
         return [
             f"Only {method_label(results.baseline)} has runs: there is nothing to compare it with.",
@@ -24,22 +28,42 @@ def verdict(results: StudyResults) -> list[str]:
 
 
 def gain_text(value: float, scale: float) -> str:
-    """A difference with its sign."""
+    """A difference with its sign.
+
+    Args:
+        value: The difference, in the unit of the scores.
+        scale: Factor on it: 100 writes points of percent.
+    """
     return "n/a" if pd.isna(value) else f"{scale * value:+.2f}".replace("-", "−")
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number, or n/a where there is none."""
+    """A number, or n/a where there is none.
+
+    Args:
+        value: The number.
+        digits: After the point.
+    """
     return "n/a" if pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def interval_text(low: float, high: float, scale: float) -> str:
-    """The ends of an interval."""
+    """The ends of an interval, or nothing where it has none.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        scale: Factor on both.
+    """
     return "" if pd.isna(low) else f"[{number(scale * low)}, {number(scale * high)}]"
 
 
 def pvalue_text(value: float) -> str:
-    """A p-value to three digits."""
+    """A p-value to three digits.
+
+    Args:
+        value: In [0, 1], or missing.
+    """
     return "n/a" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

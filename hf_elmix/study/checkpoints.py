@@ -32,6 +32,9 @@ def name_of(stop: int, identity: Mapping[str, Any]) -> str:
     Args:
         stop: Optimizer steps done.
         identity: Everything that determines it, as plain JSON values.
+
+    Returns:
+        ``step<stop>-<16 hexadecimal digits>``.
     """
     text = json.dumps(identity, sort_keys=True)
     return f"step{stop}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -74,6 +77,9 @@ class Checkpoints:
             name: From `name_of`.
             source: The folder; it is moved or copied.
             notes: What `find` gives back with it, as plain JSON values.
+
+        Raises:
+            OSError: If it cannot be written.
         """
         files = {path.relative_to(source).as_posix(): _digest(path) for path in _files(source)}
         (source / MANIFEST).write_text(json.dumps({"files": files, "notes": notes}), encoding="utf-8")
@@ -84,7 +90,11 @@ class Checkpoints:
                 raise
 
     def has(self, name: str) -> bool:
-        """Whether there is a checkpoint of this name, be it intact or not."""
+        """Whether there is a checkpoint of this name, be it intact or not.
+
+        Args:
+            name: From `name_of`.
+        """
         return (self.folder / name / MANIFEST).exists()
 
     def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -108,7 +118,11 @@ class Checkpoints:
         return None
 
     def delete(self, name: str) -> None:
-        """Remove a checkpoint that nothing goes on from any more."""
+        """Remove a checkpoint that nothing goes on from any more.
+
+        Args:
+            name: From `name_of`.
+        """
         remove(self.folder / name)
 
     def clear(self) -> None:

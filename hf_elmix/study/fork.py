@@ -58,7 +58,11 @@ def plan(schedules: Mapping[str, MixingSchedule], steps: int) -> list[Segment]:
 
 
 def cost(segments: Iterable[Segment]) -> int:
-    """Optimizer steps that the segments take altogether."""
+    """Optimizer steps that the segments take altogether.
+
+    Args:
+        segments: From `plan`, or some of them.
+    """
     return sum(segment.stop - segment.start for segment in segments)
 
 
@@ -78,6 +82,14 @@ def prefix(schedule: MixingSchedule, stop: int, steps: int) -> list[tuple[int, W
     """What a schedule does in the first `stop` of `steps` steps: each change of weights, and the step it comes at.
 
     Two methods whose prefixes are equal are the same training that far.
+
+    Args:
+        schedule: The schedule.
+        stop: Optimizer steps to look at.
+        steps: Optimizer steps of a run.
+
+    Returns:
+        Pairs of a step and the exact weights (alpha, beta) from there on.
     """
     changes: list[tuple[int, Weights]] = []
     for step in [0, *_changes(schedule, steps)]:
@@ -112,11 +124,19 @@ class Branch:
         return tuple(RunKey(self.problem, method, self.seed) for method in self.methods)
 
     def segment(self, segments: Iterable[Segment]) -> Segment:
-        """The segment of a plan that this branch is to train."""
+        """The segment of a plan that this branch is to train.
+
+        Args:
+            segments: From `plan`, for the methods the training is shared among.
+        """
         return next(s for s in segments if s.start == self.start and self.methods[0] in s.methods)
 
     def children(self, segments: Iterable[Segment]) -> tuple[Branch, ...]:
-        """The branches that go on from where this one ends."""
+        """The branches that go on from where this one ends.
+
+        Args:
+            segments: From `plan`, for the methods the training is shared among.
+        """
         segments = list(segments)
         parent = self.segment(segments)
         below = [(child, self._only(child.methods)) for child in segments if child.parent == parent]
@@ -165,6 +185,9 @@ def roots(
         methods: The methods of the study.
         missing: Names of those that are to be done.
         sharing: Train what methods have in common once.
+
+    Returns:
+        One branch for each group of methods that begin alike, without those of which nothing is to be done.
     """
     wanted = set(missing)
     groups: list[list[Method]] = []

@@ -39,6 +39,9 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
         store: Its records.
         retry_failed: Count failed runs as missing. Those that failed under other settings always are.
 
+    Returns:
+        Their keys, experiment by experiment.
+
     Raises:
         UsageError: (a ValueError) If a record of the study's problems was made with other settings than the study's,
             be it of a seed or method that is not in the study: a report compares all runs of a folder.

@@ -79,7 +79,12 @@ class PauseCallback(TrainerCallback):
 
     @staticmethod
     def go_on(trainer: MixedLossTrainer, checkpoint: Path) -> None:
-        """Prepare a Trainer whose `train` is going to resume from a checkpoint that was left here."""
+        """Prepare a Trainer whose `train` is going to resume from a checkpoint that was left here.
+
+        Args:
+            trainer: The Trainer, before it trains.
+            checkpoint: The folder that a `PauseCallback` has left.
+        """
         trainer.args.eval_on_start = False  # that was the start of another one
         callbacks = trainer.callback_handler.callbacks
         # After the mixing callback, which starts afresh; before one that pauses again and keeps what is restored here.

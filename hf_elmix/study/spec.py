@@ -23,7 +23,13 @@ __all__ = ["KEEP", "Materials", "Method", "Problem", "RunKey", "RunRecord", "Stu
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """Names one run."""
+    """Names one run.
+
+    Attributes:
+        problem: Name of the problem.
+        method: Name of the method.
+        seed: The seed.
+    """
 
     problem: str
     method: str
@@ -52,7 +58,7 @@ class Problem:
 
     Attributes:
         name: Short name, used in folders.
-        score: Name of the evaluation metric that is maximised, without the prefix ``eval_``.
+        score: Name of the evaluation metric that is maximised, without the prefix ``eval_``, in any unit.
         materials: Makes what a run with a given seed is made of; a fresh model each time.
         settings: Everything that determines the result and is no training argument, as plain JSON values.
         work: What one run costs, in any unit, beside the study's other problems; used to estimate the time left.
@@ -127,7 +133,15 @@ class Study:
         return {RunKey(problem.name, method.name, seed): (problem, method) for problem, seed, method in grid}
 
     def settings(self, problem: Problem, method: Method) -> dict[str, Any]:
-        """Everything that determines the result of a run besides its seed."""
+        """Everything that determines the result of a run besides its seed.
+
+        Args:
+            problem: The problem.
+            method: The method.
+
+        Returns:
+            Plain JSON values: ``mixing``, ``score``, ``arguments`` and what the problem adds.
+        """
         return {
             "mixing": str(method.schedule),
             "score": problem.score,
@@ -148,7 +162,8 @@ class RunRecord:
         training: The training logs: step, epoch, loss and its terms, alpha, beta, focus, learning rate.
         settings: Everything that determines the result.
         provenance: Versions, commit, data and model revisions, device.
-        cost: ``seconds``, ``steps_trained`` and ``steps_inherited``, the steps summing to the run's.
+        cost: ``seconds`` on the clock while it trained, and the optimizer steps ``steps_trained`` for it and
+            ``steps_inherited`` from training it shares, summing to the run's.
         error: What ended a failed run.
     """
 
@@ -168,6 +183,9 @@ class RunRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
         """The record that `to_dict` was called on.
+
+        Args:
+            values: What it gave.
 
         Raises:
             ValueError: If the values are none of a record.

@@ -65,15 +65,27 @@ class Store:
         return fresh(self._folder)
 
     def folder_of(self, key: RunKey) -> UPath:
-        """Folder of a run. Names are quoted where they would not be one path component."""
+        """Folder of a run. Names are quoted where they would not be one path component.
+
+        Args:
+            key: The run.
+        """
         return self.folder / component(key.problem) / component(key.method) / f"seed{key.seed}"
 
     def segments_of(self, problem: str, seed: int) -> UPath:
-        """Where an experiment keeps training that its runs share."""
+        """Where an experiment keeps training that its runs share.
+
+        Args:
+            problem: Name of the problem.
+            seed: The seed.
+        """
         return self.folder / ".segments" / component(problem) / f"seed{seed}"
 
     def read(self, key: RunKey) -> RunRecord | None:
         """The record of a run, or None if there is none.
+
+        Args:
+            key: The run.
 
         Raises:
             UsageError: (a ValueError) If the file is no record.
@@ -82,7 +94,17 @@ class Store:
         return self._read(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> UPath:
-        """Write a record by rename, so that nobody ever sees half of it."""
+        """Write a record by rename, so that nobody ever sees half of it.
+
+        Args:
+            record: The record; it replaces an earlier one of the same run.
+
+        Returns:
+            Its file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         path = self.folder_of(record.key) / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.local:  # a process that was killed may have left half a model
@@ -130,7 +152,14 @@ class Store:
         return list(dict.fromkeys(keys))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
-        """Write what the study is declared to be."""
+        """Write what the study is declared to be.
+
+        Args:
+            declaration: As `declaration` gives it.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / DECLARATION, declaration)
 
@@ -165,7 +194,11 @@ class Store:
             lock.release()
 
     def holder(self, name: str) -> str | None:
-        """Who holds a claim, in words, or None if nobody does."""
+        """Who holds a claim, in words, or None if nobody does.
+
+        Args:
+            name: What is claimed; see `claim_of`.
+        """
         about = self.folder / ".locks" / f"{component(name)}.json"
         if not self.local or not about.exists():
             return None
@@ -207,19 +240,35 @@ def claim_of(problem: str, seed: int) -> str:
 
 
 def local_path(path: UPath) -> Path | None:
-    """A path as one of this machine's file system, or None if it is that of a URL."""
+    """A path as one of this machine's file system, or None if it is that of a URL.
+
+    Args:
+        path: Of either kind.
+    """
     return Path(str(path)) if isinstance(path, Path) else None
 
 
 def fresh(path: UPath) -> UPath:
-    """A path that is looked up anew: what is listed on a URL is remembered, but other processes write there too."""
+    """A path that is looked up anew: what is listed on a URL is remembered, but other processes write there too.
+
+    Args:
+        path: Of a local file or a URL.
+    """
     if local_path(path) is None:
         path.fs.invalidate_cache()
     return path
 
 
 def write_json(path: UPath, values: Mapping[str, Any]) -> None:
-    """Write a JSON file that a person can read: whole under a temporary name, then renamed."""
+    """Write a JSON file that a person can read: whole under a temporary name, then renamed.
+
+    Args:
+        path: The file.
+        values: Plain JSON values; a number that is none (NaN, infinity) becomes null.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     here = local_path(path)
     if here is None:  # an object is there when it is whole
@@ -247,6 +296,9 @@ def put_folder(source: Path, target: UPath) -> None:
     Args:
         source: The folder; it is moved if it is on the file system of the target, else copied.
         target: Its place. Of a remote one, the files that sort last (say, a manifest) are written last.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     here = local_path(target)
     if here is None:
@@ -265,7 +317,11 @@ def put_folder(source: Path, target: UPath) -> None:
 
 
 def remove(path: UPath) -> None:
-    """Remove a folder and all that is in it, if it is there."""
+    """Remove a folder and all that is in it, if it is there.
+
+    Args:
+        path: The folder.
+    """
     here = local_path(path)
     if here is not None:
         shutil.rmtree(here, ignore_errors=True)

@@ -59,7 +59,7 @@ class View:
     Args:
         states: The state of each run of the study.
         work: What there is to do, in units of `Problem.work`.
-        console: Where to show it.
+        console: Where to show it; standard error if left out.
     """
 
     def __init__(self, states: dict[RunKey, str], work: float, console: Console | None = None) -> None:
@@ -85,7 +85,11 @@ class View:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a line that stays.
+
+        Args:
+            text: The line.
+        """
         self.console.print(Text(text), soft_wrap=True)
 
     def progress(self, branch: Branch, step: int, steps: int, work: float) -> None:
@@ -110,7 +114,11 @@ class View:
             self.say(self.summary())
 
     def ended(self, record: RunRecord) -> None:
-        """Note that a run has ended, with a line that stays."""
+        """Note that a run has ended, with a line that stays.
+
+        Args:
+            record: Of the run.
+        """
         self.states[record.key] = record.status
         self.say(_line(record))
 
@@ -138,7 +146,11 @@ class View:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: ``40 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
+    """A length of time as people say it: ``40 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``.
+
+    Args:
+        seconds: How long, 0 or more.
+    """
     minutes, hours, days = round(seconds / 60), seconds / 3600, seconds / 86400
     if seconds < 90:
         return f"{seconds:.0f} s"

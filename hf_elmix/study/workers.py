@@ -48,6 +48,15 @@ def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: i
     that dies takes only its own branch with it, and another one takes its place. However this ends, no process is left
     behind.
 
+    Args:
+        take: Gives the next branch, or None.
+        run: Does one branch; each process gets a pickle of it, and of all it refers to.
+        progress: Called after every optimizer step, with the branch.
+        workers: How many processes, 1 or more.
+
+    Yields:
+        The outcome of each branch, as it ends.
+
     Raises:
         OSError: If a branch raised it.
     """
