@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from glue_runs.protocol import GLUE
 from glue_runs.tasks import TASKS, Task
 from hf_elmix.card import ModelFacts, Origin, Score
 from hf_elmix.study.keep import best_first
 from hf_elmix.study.spec import RunRecord
 
-__all__ = ["facts_of", "model_facts", "public"]
+__all__ = ["facts_of", "model_facts", "public", "scores_on"]
 
 # Settings that a card shows, before the training arguments; the others are told elsewhere in it.
 SHOWN = ("max_length", "padding", "max_train_samples", "max_eval_samples")
@@ -27,20 +28,21 @@ def model_facts(
     task: Task,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    metrics: Mapping[str, float | None],
+    scores: Iterable[Score],
     seed: int,
     *,
     notes: Iterable[str] = (),
 ) -> ModelFacts:
-    """The facts of one training on a GLUE task.
+    """The facts of one training.
 
     Args:
         task: The task.
-        settings: As in a record: those of `glue_problem`, with ``mixing`` (None for the Trainer's own loss) and
-            ``arguments`` (training arguments by name).
-        provenance: As in a record: that of the problem's materials, with ``versions``, ``commit``, ``dirty`` and
-            ``device``.
-        metrics: Values of the task's metrics, with or without the prefix ``eval_``; others are left out.
+        settings: As in a record: ``model`` and ``dataset`` as they were given, ``mixing`` (None for the Trainer's own
+            loss) and ``arguments`` (training arguments by name); ``max_length`` and others are shown where they are
+            there. ``config`` is the configuration of the dataset if it is not the task's name.
+        provenance: As in a record: ``model_revision``, ``data_revision`` (None for a folder), ``data_rows`` and, as
+            far as they are known, ``versions``, ``commit``, ``dirty`` and ``device``.
+        scores: What was measured (see `scores_on`).
         seed: Seed of the run.
         notes: Sentences on the scores.
     """
@@ -55,17 +57,30 @@ def model_facts(
         task=task.name,
         base=_origin(settings["model"], provenance.get("model_revision")),
         data=_origin(settings["dataset"], provenance.get("data_revision")),
-        config=task.name,
+        config=settings.get("config", task.name),
         rows=provenance.get("data_rows", {}),
         columns=task.columns,
         labels=task.labels,
         mixing=settings["mixing"],
-        scores=tuple(_scores(task, {name.removeprefix("eval_"): value for name, value in metrics.items()})),
+        scores=tuple(scores),
         settings=_known(shown),
         versions=_known({**provenance.get("versions", {}), **about}),
         notes=tuple(notes),
-        language="en",  # of all tasks (Wang et al. 2018)
+        language="en" if settings["dataset"] == GLUE else None,  # of all its tasks (Wang et al. 2018)
     )
+
+
+def scores_on(split: str, task: Task, metrics: Mapping[str, float | None], start: str = "eval_") -> list[Score]:
+    """The task's metrics on a split, as far as they are there.
+
+    Args:
+        split: The rows they were measured on.
+        task: The task.
+        metrics: Values by name.
+        start: What the names begin with.
+    """
+    found = {metric: metrics.get(start + metric) for metric in task.metrics}
+    return [Score(split, metric, value) for metric, value in found.items() if value is not None]
 
 
 def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
@@ -75,10 +90,10 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
         record: The run.
         others: Runs with the same task and mixing and other seeds, which the card tells of.
     """
-    metrics = {name: values["last"] for name, values in record.scores.items()}
+    task, last = TASKS[record.key.problem], {name: values["last"] for name, values in record.scores.items()}
+    scores = [score for split in task.splits for score in scores_on(split, task, last, _start(task, split))]
     notes = _notes(record, [run for run in others if run.key != record.key and run.status == "done"])
-    task = TASKS[record.key.problem]
-    return model_facts(task, record.settings, record.provenance, metrics, record.key.seed, notes=notes)
+    return model_facts(task, record.settings, record.provenance, scores, record.key.seed, notes=notes)
 
 
 def public(record: RunRecord) -> RunRecord:
@@ -95,13 +110,9 @@ def _origin(name: str, revision: str | None) -> Origin:
     return Origin(name if revision else PurePath(name).name, revision)
 
 
-def _scores(task: Task, metrics: Mapping[str, float | None]) -> Iterable[Score]:
-    for split in task.splits:
-        start = "" if len(task.splits) == 1 else f"{split.removeprefix('validation_')}_"
-        for metric in task.metrics:
-            value = metrics.get(start + metric)
-            if value is not None:
-                yield Score(split, metric, value)
+def _start(task: Task, split: str) -> str:
+    """What the names of metrics in a record begin with."""
+    return "" if len(task.splits) == 1 else f"{split.removeprefix('validation_')}_"
 
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:

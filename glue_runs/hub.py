@@ -18,13 +18,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from hf_elmix.errors import UsageError, in_one_line
 
 __all__ = [
+    "OTHERS",
+    "SAFETENSORS",
+    "TEXTS",
     "HTTPError",
     "ModelSource",
     "access_token",
     "explained",
     "find_model",
     "may_pass",
-    "model_files",
     "with_retries",
 ]
 
@@ -80,7 +82,7 @@ def find_model(name: str) -> ModelSource:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files = model_files(path.name for path in folder.iterdir() if path.is_file())
+        files = _chosen(path.name for path in folder.iterdir() if path.is_file())
         return ModelSource(name, None, files, _fingerprint(folder, files))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"{name} is no folder.")
@@ -88,13 +90,6 @@ def find_model(name: str) -> ModelSource:
     files = _listed(name, snapshot)
     _fetch(name, snapshot.name, files)
     return ModelSource(name, snapshot.name, files, _fingerprint(snapshot, files))
-
-
-def model_files(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of a folder's files that model and tokenizer are read from: no pickles where there are safetensors."""
-    top = sorted(name for name in names if "/" not in name)
-    weights = _matching(top, SAFETENSORS) or _matching(top, PICKLES)
-    return (*_matching(top, TEXTS + OTHERS), *weights)
 
 
 def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
@@ -197,11 +192,18 @@ def _listed(name: str, snapshot: Path) -> tuple[str, ...]:
     try:
         info = with_retries(partial(HfApi().model_info, name, revision=snapshot.name))
     except (OSError, HTTPError):
-        held = model_files(path.name for path in snapshot.iterdir())
+        held = _chosen(path.name for path in snapshot.iterdir())
         if not any(file.endswith((".safetensors", ".bin")) for file in held):
             raise
         return held
-    return model_files(file.rfilename for file in info.siblings or ())
+    return _chosen(file.rfilename for file in info.siblings or ())
+
+
+def _chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the files that are read: no pickles where there are safetensors."""
+    top = sorted(name for name in names if "/" not in name)
+    weights = _matching(top, SAFETENSORS) or _matching(top, PICKLES)
+    return (*_matching(top, TEXTS + OTHERS), *weights)
 
 
 def _matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path
@@ -16,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from glue_runs.hub import access_token, explained, model_files, with_retries
+from glue_runs.hub import OTHERS, SAFETENSORS, TEXTS, access_token, explained, with_retries
 from hf_elmix.card import CARD, MARK, PICTURE
 from hf_elmix.errors import UsageError
 
@@ -166,7 +167,9 @@ def files_of_model(folder: Any) -> dict[str, Content]:
     Raises:
         UsageError: (a ValueError) If there is no model in safetensors.
     """
-    names = model_files(path.name for path in folder.iterdir() if path.is_file())
+    patterns = TEXTS + OTHERS + SAFETENSORS
+    found = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = [name for name in found if any(fnmatch(name, pattern) for pattern in patterns)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UsageError(f"Expected a model in {str(folder)!r}, but it holds no .safetensors file.")
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}

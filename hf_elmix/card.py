@@ -105,10 +105,10 @@ class ModelFacts:
         task: Name of the task.
         base: The model that training started from.
         data: The dataset.
-        config: Configuration of the dataset.
+        config: Configuration of the dataset, if it has any.
         rows: Number of rows that were used of each split.
         columns: Columns of text that are fed to the model, one or two.
-        labels: Names of the labels, in the order of their ids.
+        labels: Names of the labels, in the order of their ids; none where the model answers with a number.
         mixing: Schedule of the mixed loss; None for the Trainer's own loss.
         scores: What was measured at the end of training.
         settings: Hyperparameters by name.
@@ -121,7 +121,7 @@ class ModelFacts:
     task: str
     base: Origin
     data: Origin
-    config: str
+    config: str | None
     rows: Mapping[str, int]
     columns: tuple[str, ...]
     labels: tuple[str, ...]
@@ -213,7 +213,7 @@ def _result(facts: ModelFacts, score: Score) -> EvalResult:
     return EvalResult(
         task_type=facts.pipeline,
         dataset_type=facts.data.name,
-        dataset_name=f"{facts.data.name} {facts.config}",
+        dataset_name=" ".join(filter(None, (facts.data.name, facts.config))),
         dataset_config=facts.config,
         dataset_split=score.split,
         dataset_revision=facts.data.revision,
@@ -226,7 +226,7 @@ def _about(facts: ModelFacts) -> str:
     how = "the Trainer's own loss" if facts.mixing is None else f"the mixed loss under the regime {_regime(facts)}"
     return (
         f"{facts.base.link()}, fine-tuned on the task {markdown_text(facts.task)} of {facts.data.link('datasets/')} "
-        f"with {how} by hf\\_elmix. It answers with {_listing(facts.labels, 'or')}."
+        f"with {how} by hf\\_elmix. It answers with {_listing(facts.labels, 'or') if facts.labels else 'a number'}."
     )
 
 
@@ -284,7 +284,8 @@ def _scores(facts: ModelFacts) -> str:
 
 def _data(facts: ModelFacts) -> str:
     rows = markdown_table(["split", "rows"], [[split, str(count)] for split, count in facts.rows.items()])
-    return f"{facts.data.link('datasets/')}, configuration {markdown_text(facts.config)}.\n\n{rows}".rstrip()
+    config = f", configuration {markdown_text(facts.config)}" if facts.config else ""
+    return f"{facts.data.link('datasets/')}{config}.\n\n{rows}".rstrip()
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

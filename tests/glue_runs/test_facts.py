@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from glue_runs.facts import facts_of, model_facts, public
+from glue_runs.facts import facts_of, model_facts, public, scores_on
 from glue_runs.tasks import TASKS
 from hf_elmix.card import CARD, Origin, Score, card_files
 
@@ -58,7 +58,8 @@ def test_a_run_of_its_own(run_of):
     """What ``glue-runs finetune`` has at its end."""
     record = run_of()
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
-    facts = model_facts(TASKS["mrpc"], {**record.settings, "mixing": None}, record.provenance, metrics, 0)
+    scores = scores_on("validation", TASKS["mrpc"], metrics)
+    facts = model_facts(TASKS["mrpc"], {**record.settings, "mixing": None}, record.provenance, scores, 0)
     assert facts.mixing is None
     assert facts.scores == (Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8))
 

@@ -255,5 +255,7 @@ def test_what_was_pushed_is_loaded_as_its_cards_say(local_hub, glue, encoder, go
     assert loaded["curves"] == ["problem", "method", "seed", "epoch", "quantity", "value"]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in files if local_hub.token.encode() in path.read_bytes()] == []
-    config = held(local_hub, "org/encoder-cola-ce")["config.json"].decode()
+    pushed = held(local_hub, "org/encoder-cola-ce")
+    assert pushed["tokenizer.json"] == (runs / "cola/ce/seed0/model/tokenizer.json").read_bytes()
+    config = pushed["config.json"].decode()
     assert not re.search(re.escape(str(tmp_path)) + "|" + re.escape(encoder), config)

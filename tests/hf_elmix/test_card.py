@@ -142,6 +142,13 @@ def test_what_is_not_known_is_left_out():
     assert not re.search(r"^## (Scores|Settings|Versions)", text, flags=re.MULTILINE)
 
 
+def test_a_regression_on_rows_of_ones_own():
+    text = card(replace(FACTS, labels=(), config=None, mixing=None))
+    assert "It answers with a number." in text
+    assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
+    assert "configuration" not in text
+
+
 def test_a_local_folder_is_no_id_on_the_hub():
     text = card(replace(FACTS, base=Origin("encoder"), data=Origin("rows")))
     assert metadata(text).keys() & {"base_model", "datasets"} == set()
