@@ -1,4 +1,4 @@
-"""The command line: ``glue-runs finetune | study | status | report | demo``."""
+"""The command line: ``glue-runs finetune | study | status | report | push | demo``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ __all__ = ["main"]
 STOPPED = {
     "study": "What is done is kept; the same command goes on from there.",
     "demo": "What is done is kept; the same command goes on from there.",
+    "push": "What is on the Hub is whole; the same command goes on from there.",
     "finetune": "--resume_from_checkpoint FOLDER goes on from a checkpoint, where one was saved (see --save_steps).",
 }
 
@@ -71,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("status", allow_abbrev=False, help="which runs are done, running, failed, missing")
     )
     _add_report(commands.add_parser("report", allow_abbrev=False, help="figure and tables of a folder of runs"))
+    _add_push(
+        commands.add_parser("push", allow_abbrev=False, help="kept models, or the runs, to the Hugging Face Hub")
+    )
     _add_demo(commands.add_parser("demo", allow_abbrev=False, help="the whole study on generated rows, offline"))
     return parser
 
@@ -136,6 +140,23 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_push)
+    parser.description = (
+        "Publishes the models that --keep has left beside their records, each with a card, or with --results the runs "
+        "themselves as a dataset. Only what the Hub does not have yet is uploaded. The access token is that of `hf "
+        "auth login`, or HF_TOKEN."
+    )
+    parser.add_argument("runs", help="folder of the records, or its URL")
+    parser.add_argument(
+        "--hub_id_template", metavar="ID", help="id of each model, such as name/{model}-{task}-{mixing}, also {seed}"
+    )
+    parser.add_argument("--results", action="store_true", help="publish the runs as a dataset")
+    parser.add_argument("--hub_id", metavar="ID", help="id of that dataset, such as name/my-study")
+    parser.add_argument("--private", action="store_true", default=None, help="make new repositories private")
+    parser.add_argument("--overwrite", action="store_true", help="replace repositories that hold something else")
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_demo)
     parser.add_argument("--output_dir", default="demo", help="folder of rows, records and report (%(default)s)")
@@ -196,6 +217,23 @@ def _report(args: argparse.Namespace, rest: list[str]) -> int:
         if getattr(args, name) is not None:
             again += [f"--{name}", getattr(args, name)]
     return report(args.runs, args, lambda records: [*study_commands(records, args.runs), shlex.join(again)])
+
+
+def _push(args: argparse.Namespace, rest: list[str]) -> int:
+    _refuse_rest(rest)
+    needed, other = ("hub_id", "hub_id_template") if args.results else ("hub_id_template", "hub_id")
+    if getattr(args, needed) is None or getattr(args, other) is not None:
+        raise UsageError("Expected --hub_id_template ID for models, or --results --hub_id ID for the runs.")
+    from glue_runs.push import push_models, push_results
+    from hf_elmix.study.store import Store
+
+    options = {"private": args.private, "overwrite": args.overwrite}
+    if args.results:
+        print(push_results(Store(args.runs), args.hub_id, **options))
+        return 0
+    for published in push_models(Store(args.runs), args.hub_id_template, **options):
+        print(published, flush=True)
+    return 0
 
 
 def _demo(args: argparse.Namespace, rest: list[str]) -> int:

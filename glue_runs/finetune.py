@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from glue_runs.own import find_splits, own_task, read_files
 from glue_runs.padding_free import drop_padding
 from glue_runs.problems import collator_for, possible_padding
 from glue_runs.protocol import GLUE
+from glue_runs.sharing import facts_of_run, share, take_hub
 from glue_runs.tasks import GLUE_TASKS, Task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.trainer import MixedLossTrainer
@@ -43,14 +45,18 @@ def finetune(words: Sequence[str]) -> int:
         UsageError: (a ValueError) If an argument, the data or the model cannot be used.
     """
     data, model, args = parse(words)
+    hub = take_hub(args)
     _check_nothing_is_lost(args, Path(model.model_name_or_path))
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
     args.run_name = args.run_name or f"{task.name} {args.mixing} seed {args.seed}"  # what trackers call it
+    facts = partial(facts_of_run, data, args, source, task, rows)
     if args.process_index == 0:
         print(_about(task, rows))
+        if hub is not None:
+            hub.claim(facts({}))
     tokenizer = load_tokenizer(source)
     length = _length(data, tokenizer)
     tokens = tokenise(rows, task, tokenizer, length)
@@ -63,10 +69,11 @@ def finetune(words: Sequence[str]) -> int:
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))
-    if args.do_eval:
-        _evaluate(trainer, task, tokens)
+    metrics = _evaluate(trainer, task, tokens) if args.do_eval else {}
     if args.do_predict:
         _predict(trainer, task, tokens)
+    if args.do_train and trainer.is_world_process_zero():
+        share(args, facts(metrics), hub)
     return 0
 
 
@@ -167,12 +174,13 @@ def _train(trainer: Trainer, checkpoint: str | None, rows: int) -> None:
     trainer.save_state()
 
 
-def _evaluate(trainer: Trainer, task: Task, tokens: DatasetDict) -> None:
+def _evaluate(trainer: Trainer, task: Task, tokens: DatasetDict) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for split, suffix in zip(task.splits, ("", "_mm"), strict=False):
         scores = {**trainer.evaluate(tokens[split]), "eval_samples": len(tokens[split])}
         metrics |= {name + suffix: value for name, value in scores.items()}
     _save(trainer, "eval", metrics)
+    return metrics
 
 
 def _predict(trainer: Trainer, task: Task, tokens: DatasetDict) -> None:

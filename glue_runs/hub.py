@@ -5,16 +5,30 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-__all__ = ["ModelSource", "find_model", "may_pass", "with_retries"]
+from hf_elmix.errors import UsageError, in_one_line
+
+__all__ = [
+    "OTHERS",
+    "SAFETENSORS",
+    "TEXTS",
+    "HTTPError",
+    "ModelSource",
+    "access_token",
+    "explained",
+    "find_model",
+    "may_pass",
+    "with_retries",
+]
 
 T = TypeVar("T")
 
@@ -108,14 +122,68 @@ def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later: a server's own failure, or no connection."""
-    links = list(_chain(error))
-    # Libraries wrap what the Hub answers in errors of their own: the answer decides, where there is one.
-    answers = [link.response.status_code for link in links if getattr(link, "response", None) is not None]
-    if answers:
-        return answers[0] == TOO_MANY_REQUESTS or answers[0] >= SERVER_ERROR
+    status, links = _status(error), list(_chain(error))
+    if status is not None:
+        return status == TOO_MANY_REQUESTS or status >= SERVER_ERROR
     if any(isinstance(link, OfflineModeIsEnabled) for link in links):
         return False
     return any(isinstance(link, ConnectionError | TimeoutError | HTTPError) for link in links)
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the answer that an error came of, or None if there was none."""
+    # Libraries wrap what the Hub answers in errors of their own: the answer decides, where there is one.
+    answers = (link.response.status_code for link in _chain(error) if getattr(link, "response", None) is not None)
+    return next(answers, None)
+
+
+def access_token(given: str | None = None) -> str:
+    """The token that is given, or else that of the standard login (``HF_TOKEN``, ``hf auth login``).
+
+    Raises:
+        UsageError: (a ValueError) If there is none.
+    """
+    token = given or get_token()
+    if not token:
+        raise UsageError("You are not logged in to the Hugging Face Hub. Type: hf auth login (or set HF_TOKEN).")
+    return token
+
+
+@contextmanager
+def explained(repo_id: str, token: str) -> Iterator[None]:
+    """Say in one line what went wrong and what to do, without the token, which an answer may repeat.
+
+    Args:
+        repo_id: The repository that the requests are about.
+        token: Access token that they are made with.
+
+    Raises:
+        UsageError: (a ValueError) If the Hub refuses something or cannot be reached.
+    """
+    try:
+        yield
+    except (HfHubHTTPError, HTTPError, HFValidationError, ConnectionError, RuntimeError) as error:
+        # The client wraps what comes of uploading a file in a RuntimeError; any other is none of the Hub's.
+        if isinstance(error, RuntimeError) and _status(error) is None and not may_pass(error):
+            raise
+        raise UsageError(_reason(error, repo_id).replace(token, "hf_…")) from None
+
+
+def _reason(error: BaseException, repo_id: str) -> str:
+    said, again = in_one_line(error), "What is there is whole; the same command goes on."
+    if isinstance(error, HFValidationError):
+        return f"{said} Expected an id such as 'name/bert-mrpc'."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it to push."
+    reasons = {
+        None: f"Cannot reach {constants.ENDPOINT}: {said} {again}",
+        401: "The Hugging Face Hub does not know your access token. Type: hf auth login (or set HF_TOKEN).",
+        403: f"Your access token gives no right to write to {repo_id}: {said} Choose a namespace of yours, or a token "
+        "that may write.",
+        409: f"{repo_id} is there already, and your access token does not open it. Choose another name.",
+        412: f"{repo_id} has changed while it was pushed to. The same command looks at it anew.",
+    }
+    return reasons.get(_status(error), f"The Hub failed at {repo_id}: {said} {again}")
 
 
 def _chain(error: Any) -> Iterator[Any]:

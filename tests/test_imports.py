@@ -67,7 +67,7 @@ ARROWS = {
     "hf_elmix.analysis.profile": [],
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
-    "hf_elmix.analysis.plots": [],
+    "hf_elmix.analysis.plots": ["hf_elmix.schedules"],
     "hf_elmix.analysis.results": [
         "hf_elmix.errors",
         "hf_elmix.analysis.profile",
@@ -90,6 +90,15 @@ ARROWS = {
         "hf_elmix.analysis.words",
         "hf_elmix.analysis.views",
     ],
+    "hf_elmix.card": ["hf_elmix.schedules", "hf_elmix.analysis.plots", "hf_elmix.analysis.text"],
+    "hf_elmix.analysis.dataset": [
+        "hf_elmix.analysis.plots",
+        "hf_elmix.analysis.results",
+        "hf_elmix.analysis.text",
+        "hf_elmix.analysis.words",
+        "hf_elmix.analysis.views",
+        "hf_elmix.card",
+    ],
     "hf_elmix.analysis.command": [
         "hf_elmix.errors",
         "hf_elmix.commands",
@@ -107,6 +116,8 @@ LIGHT = [
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
     ),
     "hf_elmix.analysis.report",
+    "hf_elmix.analysis.dataset",
+    "hf_elmix.card",
     "glue_runs.protocol",
 ]
 

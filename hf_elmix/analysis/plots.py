@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from hf_elmix.schedules import MixingSchedule, focus_of
+
 __all__ = [
     "legend_rows",
     "method_label",
@@ -20,6 +22,7 @@ __all__ = [
     "plot_losses",
     "plot_profile",
     "plot_ranks",
+    "plot_schedule",
     "plot_scores",
     "plot_weights",
     "style_of",
@@ -281,6 +284,38 @@ def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequ
     ax.set_ylabel("weight: α solid, β dotted")
     ax.set_ylim(bottom=0)
     return _over_epochs(ax)
+
+
+def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
+    """Draw a schedule over training: the weights α and β, and the focus at an axis of its own on the right.
+
+    Args:
+        schedule: The schedule.
+        ax: Where to draw; the current axis if left out.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    right = ax.twinx()
+    weights = [(float(phase.alpha), float(phase.beta)) for phase in schedule.phases]
+    lines = {
+        "α (CE)": (ax, [alpha for alpha, _ in weights], STYLES[1]),
+        "β (EL)": (ax, [beta for _, beta in weights], STYLES[3]),
+        "focus F": (right, [focus_of(*pair) for pair in weights], STYLES[2]),
+    }
+    ends = [*(100 * float(phase.start) for phase in schedule.phases), 100]
+    for label, (side, values, style) in lines.items():
+        look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": style.width}
+        side.step(ends, [*values, values[-1]], where="post", **look)
+        ax.plot([], [], label=label, **look)  # the legend is that of both axes
+    for side, label, top in ((ax, "weight", max(map(max, weights))), (right, "focus F", 0.5)):
+        side.set_ylabel(label)
+        side.set_ylim(-0.04 * top, 1.08 * top)
+        side.spines["top"].set_visible(False)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("training (% of the steps)")
+    return _finished(ax, legend="above")
 
 
 def _plot_both(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Cell", "Table", "to_latex", "to_markdown"]
+__all__ = ["Cell", "Table", "markdown_table", "markdown_text", "to_latex", "to_markdown"]
 
 LATEX = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
@@ -30,7 +30,7 @@ LATEX = {
     "[": "{[}",  # after a line break a bracket would be its argument
 }
 # Signs that mean something in Markdown, in a table or anywhere.
-MARKDOWN = "\\`*_{}[]<>|~$#"
+MARKDOWN = "\\`*_{}[]<>|~$#&"
 
 
 class Cell(NamedTuple):
@@ -69,11 +69,27 @@ def to_markdown(table: Table) -> str:
     Args:
         table: The table.
     """
-    rows = [[_escaped_markdown(cell) for cell in row] for row in [list(table.header), *table.texts()]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows]
+    caption = f"**{table.title}.** {markdown_text(table.caption)}"
+    return f"{caption}\n\n{markdown_table(table.header, table.texts())}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for GitHub and others, every sign as it is meant.
+
+    Args:
+        header: Names of the columns.
+        rows: Texts of the cells.
+    """
+    escaped = [[markdown_text(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in escaped]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    return "\n".join([f"**{table.title}.** {_escaped_markdown(table.caption)}", "", lines[0], rule, *lines[1:]]) + "\n"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """Text for Markdown, in one line, every sign as it is meant."""
+    return "".join(f"\\{sign}" if sign in MARKDOWN else sign for sign in _one_line(text))
 
 
 def to_latex(table: Table) -> str:
@@ -98,10 +114,6 @@ def to_latex(table: Table) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _escaped_markdown(text: str) -> str:
-    return "".join(f"\\{sign}" if sign in MARKDOWN else sign for sign in _one_line(text))
 
 
 def _escaped_latex(text: str) -> str:

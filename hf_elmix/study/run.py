@@ -310,8 +310,10 @@ def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
     """Model and tokenizer as `from_pretrained` reads them, and nothing else that the Trainer would write."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     model.save_pretrained(folder)
-    if trainer.processing_class is not None:
-        trainer.processing_class.save_pretrained(folder)
+    # Where the Trainer looks for it too. Without its files, a tokenizer that knows no word would be loaded, silently.
+    tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from huggingface_hub import constants
 
 from glue_runs.pocket.dataset import write_dataset
 from glue_runs.pocket.encoder import encoder_path
 from glue_runs.tasks import TASKS
+from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.study.store import Store
+
+sys.path.append(str(Path(__file__).parents[1]))  # where the local Hub is
+
+TOKEN = "hf_theTokenThatMayBeNowhere"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def good_rows(task: str, count: int = 12) -> list[dict[str, Any]]:
@@ -60,3 +72,82 @@ def good_rows_fixture():
 def glue(tmp_path):
     """Writes a GLUE-like folder: ``glue("cola", train=[...], validation=[...])``."""
     return lambda task, **splits: write_glue(tmp_path / "glue", task, **splits)
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hub of its own for a test; the client in this process talks to it over HTTP, and waits for nothing."""
+    from hub_server import LocalHub
+
+    with LocalHub([tmp_path / "elsewhere", tmp_path / "hub"], TOKEN) as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        changes = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": hub.url}
+        changes |= {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "login")}
+        changes["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in changes.items():
+            monkeypatch.setattr(constants, name, value)
+        at_once = SimpleNamespace(sleep=lambda seconds: None)
+        for module in ("glue_runs.hub", "huggingface_hub.utils._http"):
+            monkeypatch.setattr(f"{module}.time", at_once)
+        yield hub
+
+
+def make_run(
+    task: str = "mrpc", mixing: str = "0-0.5", seed: int = 0, score: float | None = 0.75, **fields: Any
+) -> RunRecord:
+    """A record as a run of the study leaves it."""
+    names = ("matched_accuracy", "mismatched_accuracy") if task == "mnli" else TASKS[task].metrics
+    values: dict[str, Any] = {
+        "status": "done",
+        "scores": {name: {"last": score, "best": score, "epochs": [score]} for name in (*names, "loss")},
+        "training": [{"step": 3, "epoch": 1.0, "loss_ce": 0.7, "loss_el": 0.5, "alpha": 1.0, "beta": 1.0}],
+        "settings": {
+            **{"mixing": mixing, "score": names[0], "model": "google-bert/bert-base-uncased", "weights": "ab12"},
+            **{"dataset": "nyu-mll/glue", "max_length": 64, "padding": "free", "max_train_samples": None},
+            "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
+        },
+        "provenance": {
+            **{"versions": {"python": "3.11", "torch": "2.13.0"}, "commit": "c0ffee", "dirty": False},
+            **{"device": "cpu x86_64", "data_rows": {"train": 3668, "validation": 408}},
+            **{"model_revision": COMMIT, "data_revision": COMMIT},
+        },
+        "cost": {"seconds": 1.5, "steps_trained": 3, "steps_inherited": 0},
+    }
+    return RunRecord(RunKey(task, mixing, seed), **{**values, **fields})
+
+
+@pytest.fixture(scope="session")
+def run_of() -> Callable[..., RunRecord]:
+    return make_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Callable[..., Store]:
+    """A folder of runs; those of which it is said have a model beside them: ``runs((record, True), ...)``."""
+
+    def make(*records: tuple[RunRecord, bool]) -> Store:
+        store = Store(tmp_path / "runs")
+        for record, kept in records:
+            store.write(record)
+            if kept:
+                folder = Path(store.folder_of(record.key), "model")
+                folder.mkdir()
+                write_model(folder, str(record.key))
+        return store
+
+    return make
+
+
+def write_model(folder: Path, weights: str = "weights") -> None:
+    """What a training may leave: files of a model, and those that are nobody's business."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights.encode())
+    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth", "scheduler.pkl", "notes.txt", ".env"):
+        (folder / name).write_text("private")
+    shutil.copytree(folder, folder / "checkpoint-3")
+
+
+@pytest.fixture(name="write_model")
+def write_model_fixture() -> Callable[..., None]:
+    return write_model

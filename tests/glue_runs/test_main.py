@@ -85,7 +85,7 @@ def test_sharing_changes_nothing_but_the_cost(glue, encoder, tmp_path):
 
 
 def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_rows, tmp_path):
-    from transformers import pipeline
+    from transformers import AutoTokenizer, pipeline
 
     rows = good_rows("cola")
     runs = tmp_path / "runs"
@@ -94,6 +94,8 @@ def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_row
     for path, record in records(runs).items():
         folder = (runs / path).parent / "model"
         assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
+        # Without a tokenizer of its own, one that knows no word is loaded.
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(encoder).get_vocab()
         classify = pipeline("text-classification", str(folder), device="cpu")
         said = [answer["label"] for answer in classify([row["sentence"] for row in rows])]
         right = [said[k] == ("unacceptable", "acceptable")[row["label"]] for k, row in enumerate(rows)]

@@ -22,11 +22,13 @@ from hf_elmix.analysis.plots import (
     plot_losses,
     plot_profile,
     plot_ranks,
+    plot_schedule,
     plot_scores,
     plot_weights,
     style_of,
 )
 from hf_elmix.analysis.profile import performance_profile
+from hf_elmix.schedules import REGIMES, MixingSchedule, focus_of
 
 SCORES = pd.DataFrame(
     {
@@ -353,8 +355,39 @@ def test_weights_hold_until_they_are_logged_anew(ax):
     assert {line.get_drawstyle() for line in plot_weights(curves(), ax).get_lines()} == {"steps-pre"}
 
 
+# A schedule.
+
+
+@pytest.mark.parametrize("mixing", [*REGIMES, "ce@0 1:4@5/6 0.5@0.95"])
+def test_a_schedule_is_drawn_as_it_is_followed(ax, mixing):
+    schedule = MixingSchedule.parse(mixing)
+    assert plot_schedule(schedule, ax) is ax
+    right = next(other for other in ax.figure.axes if other is not ax)
+    alpha, beta, focus = (line for side in (ax, right) for line in side.get_lines() if len(line.get_xdata()))
+    for step in range(1000):  # between two steps that are drawn as one line
+        percent = (step + 0.5) / 10
+        drawn = [np.interp(percent, *line.get_path().vertices.T) for line in (alpha, beta, focus)]
+        weights = schedule.weights(2 * step + 1, 2000)
+        assert drawn == pytest.approx([*weights, focus_of(*weights)], abs=1e-9)
+
+
+def test_a_schedule_says_which_line_is_which_and_shows_all_of_each(ax):
+    plot_schedule(MixingSchedule.parse("0-0.5"), ax)
+    right = next(other for other in ax.figure.axes if other is not ax)
+    legend = dict(zip((t.get_text() for t in ax.get_legend().get_texts()), ax.get_legend().get_lines(), strict=True))
+    drawn = [line for side in (ax, right) for line in side.get_lines() if len(line.get_xdata())]
+    assert list(legend) == ["α (CE)", "β (EL)", "focus F"]
+    assert [line.get_color() for line in legend.values()] == [line.get_color() for line in drawn]
+    for side, top in ((ax, 5), (right, 0.5)):
+        low, high = side.get_ylim()
+        assert low < 0 < top < high
+    assert "% of the steps" in ax.get_xlabel()
+    assert right.get_ylabel() == "focus F"
+
+
 def test_figures_need_no_axis(current_figure):
     ax = current_figure.subplots()
     assert plot_ranks(RANKS, []) is ax
     assert plot_differences(gains(), "ce") is ax
     assert plot_scores(curves()) is plot_losses(curves()) is plot_weights(curves()) is ax
+    assert plot_schedule(MixingSchedule.parse("0")) is ax
