@@ -181,7 +181,7 @@ def _card(facts: ModelFacts, repo_id: str) -> str:
     parts = {
         "": _about(facts),
         "How to use it": _example(facts, repo_id),
-        "The loss": _loss(facts.mixing),
+        "The loss": _loss(facts),
         "Scores": _scores(facts),
         "Data": _data(facts),
         "Settings": _pairs(facts.settings),
@@ -253,10 +253,11 @@ def _example(facts: ModelFacts, repo_id: str) -> str:
     return "\n".join(lines) + (pair if len(facts.columns) == 2 else "")
 
 
-def _loss(mixing: str | None) -> str:
-    if mixing is None:
-        return "The model was trained with the loss that the Trainer takes by itself: cross entropy."
-    schedule = MixingSchedule.parse(mixing)
+def _loss(facts: ModelFacts) -> str:
+    if facts.mixing is None:
+        own = "cross entropy" if facts.labels else "the mean squared error"
+        return f"The model was trained with the loss that the Trainer takes by itself: {own}."
+    schedule = MixingSchedule.parse(facts.mixing)
     phases = schedule.phases
     ends = [*(f"{100 * float(phase.start):.4g} %" for phase in phases[1:]), "100 %"]
     rows = [
