@@ -91,7 +91,7 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
         others: Runs with the same task and mixing and other seeds, which the card tells of.
     """
     task, last = TASKS[record.key.problem], {name: values["last"] for name, values in record.scores.items()}
-    scores = [score for split in task.splits for score in scores_on(split, task, last, _start(task, split))]
+    scores = [score for split in task.splits for score in scores_on(split, task, last, _start(task, split, last))]
     notes = _notes(record, [run for run in others if run.key != record.key and run.status == "done"])
     return model_facts(task, record.settings, record.provenance, scores, record.key.seed, notes=notes)
 
@@ -110,9 +110,10 @@ def _origin(name: str, revision: str | None) -> Origin:
     return Origin(name if revision else PurePath(name).name, revision)
 
 
-def _start(task: Task, split: str) -> str:
-    """What the names of metrics in a record begin with."""
-    return "" if len(task.splits) == 1 else f"{split.removeprefix('validation_')}_"
+def _start(task: Task, split: str, metrics: Mapping[str, Any]) -> str:
+    """What the names of metrics in a record begin with: that of their set, where there are several."""
+    start = f"{split.removeprefix('validation_')}_"
+    return start if start + task.metrics[0] in metrics else ""
 
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from glue_runs.data import count_tokens, digest, find_task, load_task, revision, tokenise
@@ -20,6 +21,9 @@ from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Materials, Method, Problem, Study
 
 __all__ = ["collator_for", "glue_problem", "glue_study", "possible_padding"]
+
+NO_KINDS: Mapping[str, str] = MappingProxyType({})
+OF_A_KIND = 64  # rows that are scored of each, the first ones: what they take is a small part of an epoch
 
 
 def glue_study(
@@ -35,6 +39,7 @@ def glue_study(
     padding: str = PADDINGS[0],
     in_memory: bool = False,
     arguments: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> Study:
     """The grid of the paper's Fig. 2, or any part of it.
 
@@ -53,6 +58,7 @@ def glue_study(
             to work), ``longest`` or ``max_length``. With ``torch_compile``, ``free`` is ``longest``.
         in_memory: Hold the rows in memory, for workers that share no disk with this process.
         arguments: Training arguments in place of the protocol's.
+        kinds: Kinds of training rows to score by themselves (see `glue_problem`).
 
     Raises:
         UsageError: (a ValueError) If a task or mixing is unknown, or data or model cannot be used.
@@ -72,6 +78,7 @@ def glue_study(
             max_eval_samples=max_eval_samples,
             padding=padding,
             in_memory=in_memory,
+            kinds=kinds,
         )
         for task in chosen
     )
@@ -88,6 +95,7 @@ def glue_problem(
     max_eval_samples: int | None = None,
     padding: str = PADDINGS[0],
     in_memory: bool = False,
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> Problem:
     """A GLUE task with a pre-trained model: found, loaded and tokenised here, once for all runs.
 
@@ -100,6 +108,9 @@ def glue_problem(
         max_eval_samples: Keep so many of the first rows of each evaluation split.
         padding: What batches are padded to (see `glue_study`); the settings say what is really done.
         in_memory: Hold the rows in memory, so that a pickle of the problem takes them along.
+        kinds: Kinds of training rows, told by their column ``kind``, on which the model is scored too (on so many of
+            the first rows of a kind as `OF_A_KIND` says), each with what the share of rows that get their label stands
+            for. A report shows it beside the score.
 
     Raises:
         UsageError: (a ValueError) If data or model cannot be used.
@@ -111,6 +122,7 @@ def glue_problem(
     padding = possible_padding(padding, source, tokenizer)
     limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     rows = load_task(task, dataset, **limits)
+    rows.update({f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds})
     provenance = {
         "data_rows": {split: len(part) for split, part in rows.items()},
         "data_revision": revision(rows["train"]),
@@ -127,10 +139,12 @@ def glue_problem(
         **limits,
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
-    score = task.metrics[0] if len(task.splits) == 1 else f"{_short(task.splits[0])}_{task.metrics[0]}"
+    metric = task.metrics[0]  # with the name of its set before it where there are several
+    score = metric if len(rows) == 2 else f"{_short(task.splits[0])}_{metric}"
     collator = collator_for(tokenizer, padding, max_length)
     materials = partial(_materials, task, source, tokens, collator, padding == "free", provenance)
-    return Problem(task.name, score, materials, settings, work=count_tokens(tokens["train"]))
+    aside = {f"train_{kind}_{metric}": label for kind, label in kinds.items()}
+    return Problem(task.name, score, materials, settings, work=count_tokens(tokens["train"]), aside=aside)
 
 
 def _materials(
@@ -142,7 +156,7 @@ def _materials(
     provenance: Mapping[str, Any],
     seed: int,
 ) -> Materials:
-    evaluated = {_short(split): rows[split] for split in task.splits}
+    evaluated = {_short(split): part for split, part in rows.items() if split != "train"}
     model = load_model(source, task, seed)
     if padding_free:
         drop_padding(model)
@@ -155,6 +169,14 @@ def _materials(
         "preprocess_logits_for_metrics": predicted_classes,
     }
     return Materials(trainer, dict(provenance))
+
+
+def _of_kind(rows: Dataset, kind: str, task: Task) -> Dataset:
+    kinds = rows["kind"] if "kind" in rows.column_names else []
+    found = [place for place, one in enumerate(kinds) if one == kind]
+    if not found:
+        raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")
+    return rows.select(found[:OF_A_KIND])
 
 
 def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:

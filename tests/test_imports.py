@@ -68,15 +68,18 @@ ARROWS = {
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
     "hf_elmix.analysis.plots": ["hf_elmix.schedules"],
+    "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.results": [
         "hf_elmix.errors",
+        "hf_elmix.analysis.aside",
         "hf_elmix.analysis.profile",
         "hf_elmix.analysis.ranks",
         "hf_elmix.analysis.tables",
     ],
     "hf_elmix.analysis.text": [],
-    "hf_elmix.analysis.words": ["hf_elmix.analysis.plots", "hf_elmix.analysis.results"],
+    "hf_elmix.analysis.words": ["hf_elmix.analysis.aside", "hf_elmix.analysis.plots", "hf_elmix.analysis.results"],
     "hf_elmix.analysis.views": [
+        "hf_elmix.analysis.aside",
         "hf_elmix.analysis.profile",
         "hf_elmix.analysis.plots",
         "hf_elmix.analysis.results",
@@ -84,6 +87,7 @@ ARROWS = {
         "hf_elmix.analysis.words",
     ],
     "hf_elmix.analysis.report": [
+        "hf_elmix.analysis.aside",
         "hf_elmix.analysis.plots",
         "hf_elmix.analysis.results",
         "hf_elmix.analysis.text",

@@ -84,7 +84,7 @@ def report(
     folder = Path(args.output_dir or _place(path))
     typed = commands(records) if callable(commands) else commands
     print(write_report(results, folder, title=args.title or f"Report: {path.name}", commands=typed))
-    print(f"Page, figures, tables and data: {folder / PAGE}")
+    print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = [
     "method_label",
     "plot_differences",
     "plot_losses",
+    "plot_means",
     "plot_profile",
     "plot_ranks",
     "plot_schedule",
@@ -251,6 +253,35 @@ def plot_scores(
     return _over_epochs(ax)
 
 
+def plot_means(
+    curves_df: pd.DataFrame,
+    quantity: str,
+    ax: Axes | None = None,
+    *,
+    order: Sequence[str] | None = None,
+    scale: float = 100,
+    label: str = "",
+) -> Axes:
+    """Draw a quantity at the end of each epoch: the mean over all runs of each method.
+
+    Args:
+        curves_df: From `curves_table`.
+        quantity: Which one.
+        ax: Where to draw; the current axis if left out.
+        order: As in `plot_scores`.
+        scale: Factor on its values.
+        label: What it is, for the axis; left out, its name.
+
+    Returns:
+        The axis.
+    """
+    ax = plt.gca() if ax is None else ax
+    for method, style, curve in _curves(curves_df, quantity, order):
+        ax.plot(curve.index, scale * curve["mean"], label=_name(method), **_line(style))
+    ax.set_ylabel("\n".join(map(_plain, textwrap.wrap(label or quantity, LONGEST))))
+    return _over_epochs(ax)
+
+
 def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
     """Draw both terms of the loss on the training rows, the mean over seeds: CE with lines, EL with dots between.
 
@@ -380,7 +411,10 @@ def _name(method: str) -> str:
 def _short(text: str) -> str:
     """A name that fits, without what Matplotlib reads as mathematics or as a line to hide from the legend."""
     text = " ".join(text.split())
-    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return _plain(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
+def _plain(text: str) -> str:
     return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
 
 

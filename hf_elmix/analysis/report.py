@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_elmix.analysis.aside import Aside
 from hf_elmix.analysis.plots import (
     CROWD,
     legend_rows,
     plot_differences,
     plot_losses,
+    plot_means,
     plot_profile,
     plot_ranks,
     plot_scores,
@@ -29,7 +32,7 @@ from hf_elmix.analysis.plots import (
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.text import Table, to_latex, to_markdown
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
-from hf_elmix.analysis.words import verdict
+from hf_elmix.analysis.words import aside_sentence, verdict
 
 __all__ = ["PAGE", "render_page", "write_report"]
 
@@ -73,7 +76,8 @@ def write_report(
     (folder / PAGE).write_text(render_page(results, tables, title=title, commands=commands), encoding="utf-8")
     scores = next(table for table in tables if table.name == "scores")
     long = f"Scores of {len(scores.rows)} tasks: tables.md\n"
-    return "\n".join([*verdict(results), "", to_markdown(scores) if len(scores.rows) <= SHOWN else long])
+    said = [*verdict(results), *_beside(results)]
+    return "\n".join([*said, "", to_markdown(scores) if len(scores.rows) <= SHOWN else long])
 
 
 def render_page(
@@ -94,6 +98,7 @@ def render_page(
     tables = report_tables(results) if tables is None else tables
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page.filters["unbroken"] = _unbroken
     shared, settings = settings_view(results.runs_df)
     return page.get_template("page.html").render(
         title=title,
@@ -104,6 +109,7 @@ def render_page(
         weights=_weights_figure(results) if _problems(results) else "",
         undrawn=max(0, len(_problems(results)) - CURVES),
         tables={table.name: table for table in tables},
+        beside=_beside(results),
         runs=runs_view(results),
         shared=shared,
         settings=settings,
@@ -112,10 +118,16 @@ def render_page(
     )
 
 
+def _unbroken(text: str) -> str:
+    """A sentence in which no line ends within ``F = 0`` or ``12 %``."""
+    return text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
+
+
 def _figures(results: StudyResults) -> dict[str, Figure]:
-    """Fig. 2, and where there is something to compare Fig. 3 and the differences by task."""
+    """Fig. 2, what is told beside the score, and where there is something to compare Fig. 3 and the differences."""
     legend = 0.2 * legend_rows(results.methods)
     figures = {"profile": _figure(_profile(results), 3.9 + (legend if len(results.methods) > CROWD else 0))}
+    figures |= _aside_figures(results)
     if not results.others:
         return figures
     if results.groups:
@@ -132,6 +144,26 @@ def _figures(results: StudyResults) -> dict[str, Figure]:
 
 def _profile(results: StudyResults) -> Callable[[Axes], Axes]:
     return lambda ax: plot_profile(results.profile, ax, experiments=len(results.scores), bands=results.bands)
+
+
+def _aside_figures(results: StudyResults) -> dict[str, Figure]:
+    """Each metric that is told beside the score, by epoch."""
+    curves, height = results.curves_df, 2.8 + 0.2 * legend_rows(results.methods)
+    if curves is None:
+        return {}
+    return {
+        f"aside-{place}": _figure(partial(_draw_aside, curves, aside, results.methods), height)
+        for place, aside in enumerate(results.asides, start=1)
+    }
+
+
+def _draw_aside(curves: pd.DataFrame, aside: Aside, order: Sequence[str], ax: Axes) -> Axes:
+    return plot_means(curves, aside.metric, ax, order=order, scale=aside.scale, label=aside.label)
+
+
+def _beside(results: StudyResults) -> list[str]:
+    """What is told beside the score, a sentence for each metric."""
+    return [aside_sentence(aside, results.baseline) for aside in results.asides]
 
 
 def _curve_figures(results: StudyResults) -> dict[str, list[str]]:
@@ -225,4 +257,13 @@ def _data(results: StudyResults) -> dict[str, pd.DataFrame]:
         tables |= {"pairs": results.pairs_df.reset_index(), "gains": results.gains_df.reset_index()}
         tables |= {"conover": results.conover.rename_axis("method").reset_index()}
         tables |= {"friedman": pd.DataFrame([results.friedman._asdict()])}
+    if results.asides:
+        tables["aside"] = _stacked({aside.metric: aside.summary_df for aside in results.asides})
+    if results.asides and results.others:
+        tables["aside_pairs"] = _stacked({aside.metric: aside.pairs_df.reset_index() for aside in results.asides})
     return tables if results.curves_df is None else {**tables, "curves": results.curves_df}
+
+
+def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several metrics, one below the other."""
+    return pd.concat(tables, names=["metric"]).reset_index(level="metric").reset_index(drop=True)

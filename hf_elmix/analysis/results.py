@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.aside import Aside, find_asides
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import (
     FriedmanResult,
@@ -24,7 +25,7 @@ from hf_elmix.analysis.ranks import (
     visible_effect,
     wins,
 )
-from hf_elmix.analysis.tables import scores_table, summary_table
+from hf_elmix.analysis.tables import scale_of, scores_table, summary_table
 from hf_elmix.errors import UsageError
 
 __all__ = ["StudyResults"]
@@ -79,8 +80,8 @@ class StudyResults:
 
     @cached_property
     def scale(self) -> float:
-        """Factor on scores where they are shown: 100 where all lie in [-1, 1], so that they are in points."""
-        return 100.0 if self.scores.abs().max(axis=None) <= 1 else 1.0
+        """Factor on scores where they are shown (see `scale_of`)."""
+        return scale_of(self.scores)
 
     @property
     def complete(self) -> int:
@@ -131,6 +132,11 @@ class StudyResults:
     def summary_df(self) -> pd.DataFrame:
         """Mean and standard deviation over seeds, for each problem and method."""
         return summary_table(self.runs_df)
+
+    @cached_property
+    def asides(self) -> list[Aside]:
+        """What is reported beside the score."""
+        return find_asides(self.runs_df, self.baseline)
 
     @cached_property
     def friedman(self) -> FriedmanResult:

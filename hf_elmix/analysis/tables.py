@@ -20,8 +20,10 @@ from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = [
     "curves_table",
+    "metric_runs",
     "read_scores",
     "runs_table",
+    "scale_of",
     "scores_table",
     "summary_table",
 ]
@@ -35,7 +37,8 @@ LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
 def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
     """One row for each run: key, status, score, cost, error, every metric at the last evaluation, and the settings.
 
-    ``score`` is the study's score where the run is done, else missing: a run that failed or diverged has none.
+    ``score`` is the study's score where the run is done, else missing: a run that failed or diverged has none. The
+    attribute ``aside`` has the metrics that problems want reported beside it, each with its meaning in words.
 
     Args:
         records: The runs.
@@ -49,7 +52,15 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     rows = [_row(known[key]) if key in known else {**_key(key), "status": "missing"} for key in keys]
     columns = [*KEY, "status", "score", *COST, "error"]
     names = dict.fromkeys([*columns, *(name for row in rows for name in row), "settings"])
-    return pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
+    table = pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
+    settings = [known[key].settings for key in keys if key in known]
+    table.attrs["aside"] = {name: label for part in settings for name, label in part.get("aside", {}).items()}
+    return table
+
+
+def metric_runs(runs_df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The same runs with another metric in the place of the score: missing, too, where a run is not done."""
+    return runs_df.assign(score=runs_df[metric].where(runs_df["status"] == "done"))
 
 
 def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -60,8 +71,8 @@ def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
 
     Returns:
         Columns ``problem``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is
-        ``score`` (at the end of each epoch), ``loss_ce`` and ``loss_el`` (the terms of the loss on the training rows,
-        unweighted), ``alpha`` or ``beta``.
+        ``score`` or the name of a metric that is reported beside it (at the end of each epoch), ``loss_ce`` and
+        ``loss_el`` (the terms of the loss on the training rows, unweighted), ``alpha`` or ``beta``.
     """
     rows = [row for record in records for row in _curves(record)]
     return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
@@ -117,6 +128,11 @@ def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=sorted(table.columns, key=_place))
 
 
+def scale_of(scores: pd.DataFrame) -> float:
+    """Factor on scores where they are shown: 100 where all lie in [-1, 1], so that they are in points."""
+    return 100.0 if scores.abs().max(axis=None) <= 1 else 1.0
+
+
 def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation (n - 1) and counts of the score over seeds, for each problem and method.
 
@@ -159,8 +175,10 @@ def _key(key: RunKey) -> dict[str, Any]:
 
 def _curves(record: RunRecord) -> Iterator[tuple[Any, ...]]:
     key = (record.key.problem, record.key.method, record.key.seed)
-    epochs = record.scores.get(record.settings.get("score", ""), {}).get("epochs", [])
-    yield from ((*key, float(k), "score", value) for k, value in enumerate(epochs, start=1))
+    aside = record.settings.get("aside", {})
+    for name, metric in {**{name: name for name in aside}, "score": record.settings.get("score", "")}.items():
+        epochs = record.scores.get(metric, {}).get("epochs", [])
+        yield from ((*key, float(k), name, value) for k, value in enumerate(epochs, start=1))
     for log in record.training:
         yield from ((*key, log.get("epoch"), name, log[name]) for name in LOGGED if name in log)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from hf_elmix.analysis.aside import ALL, Aside
 from hf_elmix.analysis.plots import method_label
 from hf_elmix.analysis.profile import performance_profile, profile_bands
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.text import Cell, Table
-from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text
+from hf_elmix.analysis.words import first_upper, gain_text, interval_text, number, pvalue_text
 
 __all__ = ["report_tables", "runs_view", "settings_view"]
 
@@ -27,7 +28,7 @@ def report_tables(results: StudyResults) -> list[Table]:
     tables = [_methods(results), _scores(results), _profile(results)]
     if results.others:
         tables[1:1] = [_pairs(results), _gains(results), _conover(results)]
-    return tables
+    return [*tables, *(_aside(results, aside, k) for k, aside in enumerate(results.asides, start=1))]
 
 
 def settings_view(runs_df: pd.DataFrame) -> tuple[dict[str, str], Table]:
@@ -156,18 +157,29 @@ def _gain_cell(row: Any, scale: float) -> Cell:
 
 
 def _scores(results: StudyResults) -> Table:
-    summary = results.summary_df.set_index(["problem", "method"])
-    found = {
-        key: _score_cell(row, results.scale) for key, row in zip(summary.index, summary.itertuples(), strict=True)
-    }
-    problems = dict.fromkeys(results.summary_df["problem"])
-    rows = [
-        [Cell(str(problem)), *(found.get((problem, method), Cell("no run")) for method in results.methods)]
-        for problem in problems
-    ]
     unit = " in percent" if results.scale == 100 else ""
     caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs."
+    rows = _score_rows(results.summary_df, results.methods, results.scale)
     return Table("scores", "Scores", caption, ["task", *map(method_label, results.methods)], rows)
+
+
+def _aside(results: StudyResults, aside: Aside, place: int) -> Table:
+    unit = ", in percent" if aside.scale == 100 else ""
+    over = f" ({ALL}: over their runs)" if ALL in set(aside.summary_df["problem"]) else ""
+    caption = f"{aside.label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs."
+    rows = _score_rows(aside.summary_df, results.methods, aside.scale)
+    header = ["task", *map(method_label, results.methods)]
+    return Table(f"aside-{place}", first_upper(aside.label), first_upper(caption), header, rows)
+
+
+def _score_rows(summary_df: pd.DataFrame, methods: list[str], scale: float) -> list[list[Cell]]:
+    """A row for each problem, a cell for each method."""
+    summary = summary_df.set_index(["problem", "method"])
+    found = {key: _score_cell(row, scale) for key, row in zip(summary.index, summary.itertuples(), strict=True)}
+    return [
+        [Cell(str(problem)), *(found.get((problem, method), Cell("no run")) for method in methods)]
+        for problem in dict.fromkeys(summary_df["problem"])
+    ]
 
 
 def _score_cell(row: Any, scale: float) -> Cell:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from hf_elmix.analysis.aside import Aside
 from hf_elmix.analysis.plots import method_label
 from hf_elmix.analysis.results import StudyResults
 
-__all__ = ["gain_text", "interval_text", "number", "pvalue_text", "verdict"]
+__all__ = ["aside_sentence", "first_upper", "gain_text", "interval_text", "number", "pvalue_text", "verdict"]
 
 
 def verdict(results: StudyResults) -> list[str]:
@@ -25,6 +26,37 @@ def verdict(results: StudyResults) -> list[str]:
     sentences = [_comparison(results, str(method)) for method in gains.index]
     sentences += [_sight(results), _ranks(results), _runs(results), _undefined(results)]
     return [sentence for sentence in sentences if sentence]
+
+
+def aside_sentence(aside: Aside, baseline: str) -> str:
+    """What a metric beside the score is for each method, and which methods differ from the baseline in it."""
+    unit = " %" if aside.scale == 100 else ""
+    means = [f"{method_label(name)} {number(aside.scale * mean)}{unit}" for name, mean in aside.values.mean().items()]
+    counts = sorted(set(aside.values.count()))
+    runs = " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
+    said = f"{first_upper(aside.label)}: {', '.join(means)} (means of {runs} runs)."
+    return f"{said} {_told_apart(aside, baseline)}".rstrip()
+
+
+def _told_apart(aside: Aside, baseline: str) -> str:
+    """Which methods are above or below the baseline, by their intervals."""
+    if aside.pairs_df.empty:
+        return ""
+    known = aside.pairs_df[(aside.pairs_df["low"] > 0) | (aside.pairs_df["high"] < 0)]
+    told = [
+        f"{method_label(row.Index)} {gain_text(row.difference, aside.scale)} "
+        f"{interval_text(row.low, row.high, aside.scale)}"
+        for row in known.itertuples()
+    ]
+    if not told:
+        return f"No method can be told from {method_label(baseline)} in this."
+    rest = "; the others cannot be told from it" if len(told) < len(aside.pairs_df) else ""
+    return f"Points beside {method_label(baseline)}: {', '.join(told)}{rest}."
+
+
+def first_upper(text: str) -> str:
+    """A text that begins like a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def gain_text(value: float, scale: float) -> str:

@@ -230,9 +230,10 @@ class _Training:
         """Records of the runs that end with this branch."""
         history = trainer.state.log_history
         scores = scores_of(history)
-        if self.problem.score not in scores:
+        missing = [name for name in (self.problem.score, *self.problem.aside) if name not in scores]
+        if missing:
             given = ", ".join(scores)
-            text = f"UsageError: Expected the evaluation to give {self.problem.score!r}, but it gives {given}."
+            text = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {given}."
             return tuple(self.record(key, "failed", scores=scores, error=text) for key in self.branch.keys)
         if self.keep_models:
             for key in self.branch.keys:

@@ -62,6 +62,7 @@ class Problem:
         materials: Makes what a run with a given seed is made of; a fresh model each time.
         settings: Everything that determines the result and is no training argument, as plain JSON values.
         work: What one run costs, in any unit, beside the study's other problems; used to estimate the time left.
+        aside: Metrics that a report shows beside the score, each with what it measures in words.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Problem:
     materials: Callable[[int], Materials]
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: float = 1.0
+    aside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Study:
             "mixing": str(method.schedule),
             "score": problem.score,
             "arguments": {**self.arguments, **method.arguments},
+            **({"aside": dict(problem.aside)} if problem.aside else {}),
             **problem.settings,
         }
 

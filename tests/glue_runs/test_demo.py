@@ -7,9 +7,10 @@ import sys
 import pandas as pd
 import pytest
 
-from glue_runs.demo import ABOUT, REAL, demo_study
+from glue_runs.demo import ABOUT, APART, REAL, demo_study
 from glue_runs.protocol import SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
+from hf_elmix.analysis.words import first_upper
 
 
 def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
@@ -18,6 +19,11 @@ def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     assert len(before) == 7 + 8  # a training and an evaluation split each, and MNLI's second one
     settings = [study.settings(problem, study.methods[0]) for problem in study.problems]
+    for problem, made in zip(study.problems, settings, strict=True):
+        assert list(made["aside"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous", "clean")]
+        assert made["aside"] == problem.aside
+    sizes = study.problems[0].materials(0).provenance["data_rows"]
+    assert [sizes[f"train_{kind}"] for kind in APART] == [16, 32, 64]
     again = demo_study(tmp_path)
     assert settings == [again.settings(problem, again.methods[0]) for problem in again.problems]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
@@ -27,6 +33,7 @@ def test_it_says_what_its_rows_are():
     assert "GENERATED" in ABOUT
     assert "cannot show" in ABOUT
     assert REAL in ABOUT
+    assert "memorising" in ABOUT
 
 
 @pytest.mark.slow
@@ -42,9 +49,21 @@ def test_the_whole_demo(tmp_path):
     assert ABOUT.strip() in done.stdout
     assert "112 done" in done.stdout
     assert "Traceback" not in done.stderr
-    runs_df = pd.read_csv(tmp_path / "demo/report/data/runs.csv")
+    report = tmp_path / "demo/report"
+    assert done.stdout.endswith(f"{report / 'report.html'}\nOpen it: {(report / 'report.html').as_uri()}\n")
+    runs_df = pd.read_csv(report / "data/runs.csv")
     means = runs_df.groupby("problem")["score"].mean()
     for name, task in TASKS.items():
-        assert 1 / len(task.labels) + 0.1 < means[name] < 0.97, name
+        rows = pd.read_parquet(next((tmp_path / "demo/rows" / name).glob(f"{task.splits[0]}-*")))
+        assert rows["label"].value_counts(normalize=True).max() + 0.1 < means[name] < 0.97, name
     assert (runs_df.groupby(["problem", "method"])["score"].std() > 0).all()
-    assert "glue-runs demo --output_dir" in (tmp_path / "demo/report/report.html").read_text()
+    page = (report / "report.html").read_text()
+    assert "glue-runs demo --output_dir" in page
+    for kind, label in APART.items():
+        said = f"{first_upper(label)}: CE {100 * means_of(runs_df, 'ce', kind):.2f} %, F = 0 "
+        assert said in done.stdout
+        assert said in page
+
+
+def means_of(runs_df: pd.DataFrame, method: str, kind: str) -> float:
+    return runs_df.loc[runs_df["method"] == method, f"train_{kind}_accuracy"].mean()

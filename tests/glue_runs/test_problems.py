@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -55,6 +56,38 @@ def test_materials(glue, encoder):
     single = glue_problem(TASKS["cola"], encoder, glue("cola"), 16)
     assert single.score == "accuracy"
     assert isinstance(single.materials(0).trainer["eval_dataset"], Dataset)
+
+
+def rows_of_kinds(rows: list[dict[str, Any]], kinds: str) -> list[dict[str, Any]]:
+    return [{**row, "kind": {"c": "clean", "w": "wrong"}[kind]} for row, kind in zip(rows, kinds, strict=True)]
+
+
+@pytest.mark.parametrize(("task", "score"), [("cola", "validation_accuracy"), ("mnli", "matched_accuracy")])
+def test_training_rows_of_a_kind_are_scored_by_themselves(glue, encoder, good_rows, task, score):
+    rows = rows_of_kinds(good_rows(task), "cwccwwcccccc")
+    folder = glue(task, train=rows, **{split: good_rows(task, 5) for split in TASKS[task].splits})
+    plain = glue_problem(TASKS[task], encoder, folder, 16)
+    problem = glue_problem(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"})
+    assert (problem.score, problem.aside) == (score, {"train_wrong_accuracy": "wrong rows memorised"})
+    trainer = problem.materials(0).trainer
+    *others, last = trainer["eval_dataset"]
+    assert (len(others), last) == (len(TASKS[task].splits), "train_wrong")
+    expected = [trainer["train_dataset"][place] for place in (1, 4, 5)]
+    assert list(trainer["eval_dataset"][last]) == expected
+    assert trainer["train_dataset"].to_list() == plain.materials(0).trainer["train_dataset"].to_list()
+    assert (plain.aside, problem.work) == ({}, plain.work)
+    # Which rows they are is part of the settings.
+    other = rows_of_kinds(good_rows(task), "wcccwwcccccc")
+    folder = glue(task, train=other, **{split: good_rows(task, 5) for split in TASKS[task].splits})
+    again = glue_problem(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"}).settings["rows"]
+    assert {split for split in again if again[split] != problem.settings["rows"][split]} == {"train_wrong"}
+
+
+def test_a_kind_that_is_not_there_is_refused(glue, encoder, good_rows):
+    some = glue("cola", train=rows_of_kinds(good_rows("cola"), 12 * "c"), validation=good_rows("cola"))
+    for folder in (some, glue("cola")):
+        with pytest.raises(UsageError, match="task cola with 'wrong' in a column 'kind', but got none"):
+            glue_problem(TASKS["cola"], encoder, folder, 16, kinds={"wrong": ""})
 
 
 def test_batches_are_padded_to_their_longest_row(glue, encoder, good_rows):

@@ -30,8 +30,9 @@ def test_a_file_of_scores_becomes_a_page(scores, capsys):
     shown = capsys.readouterr()
     assert shown.err == ""
     assert shown.out.startswith("new beats old: +2.00 points [2.00, 2.00], higher on 2 of 2 tasks.\n")
-    assert shown.out.endswith(f"{scores.parent / 'report' / 'report.html'}\n")
-    page = (scores.parent / "report" / "report.html").read_text()
+    path = scores.parent / "report" / "report.html"
+    assert shown.out.endswith(f"tables and data: {path}\nOpen it: file://{path}\n")
+    page = path.read_text()
     assert f"elmix-report {scores} --baseline old" in page
     assert "<h1>Report: scores.csv</h1>" in page
 

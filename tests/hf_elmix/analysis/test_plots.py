@@ -20,6 +20,7 @@ from hf_elmix.analysis.plots import (
     method_label,
     plot_differences,
     plot_losses,
+    plot_means,
     plot_profile,
     plot_ranks,
     plot_schedule,
@@ -349,6 +350,20 @@ def test_losses_and_weights_have_two_lines_for_each_method(ax):
         assert lines[0].get_linestyle() != lines[2].get_linestyle()
         assert [line.get_color() for line in lines] == [style_of(0).colour, style_of(1).colour] * 2
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CE", "EL"]
+
+
+def test_means_are_over_all_runs_and_the_axis_says_of_what(ax):
+    rows = curves().assign(problem=lambda table: "p" + table["seed"].astype(str))
+    label = "a long label that takes more than one line of $5"
+    assert plot_means(rows, "score", ax, order=["unseen", "ce", "el"], label=label) is ax
+    assert [line.get_ydata().tolist() for line in ax.get_lines()] == [pytest.approx([55, 55])] * 2
+    assert [line.get_color() for line in ax.get_lines()] == [style_of(1).colour, style_of(2).colour]
+    assert ax.get_ylabel().replace("\n", " ") == label.replace("$", r"\$")
+    assert max(map(len, ax.get_ylabel().splitlines())) <= 28
+    ax.clear()
+    plot_means(rows, "loss_ce", ax, scale=1)
+    assert ax.get_lines()[0].get_ydata().tolist() == [1, 2]
+    assert ax.get_ylabel() == "loss_ce"
 
 
 def test_weights_hold_until_they_are_logged_anew(ax):

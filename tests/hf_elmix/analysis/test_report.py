@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hf_elmix.analysis.report import render_page, write_report
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import curves_table, runs_table, scores_table
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
-from hf_elmix.analysis.words import verdict
+from hf_elmix.analysis.words import aside_sentence, verdict
 from hf_elmix.study.spec import RunRecord
 
 DATA = [
@@ -95,7 +96,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
-            self.text += data
+            self.text += data.replace("\u00a0", " ")
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attrs for name, attrs in self.tags if name == tag]
@@ -258,6 +259,44 @@ def test_black_is_the_colour_of_the_text(small_study):
         assert "#000000" not in svg
         assert "currentColor" in svg
         assert "#ffffff" not in svg
+
+
+def test_what_is_told_beside_the_score_is_apart_from_the_verdict(record, tmp_path):
+    records = [
+        record(problem, method, seed, 0.5 + seed / 8, wrong=0.25 + seed / 8 + place / 4)
+        for problem, (place, method), seed in itertools.product("ab", enumerate(["ce", "0"]), range(2))
+    ]
+    for one in records:
+        one.settings["aside"] = {"wrong": f"rows{NASTY} memorised"}
+    results = results_of(records)
+    text = write_report(results, tmp_path, title="A title")
+    (sentence,) = [aside_sentence(aside, "ce") for aside in results.asides]
+    assert f"{verdict(results)[-1]}\n{sentence}\n\n" in text
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.index(verdict(results)[-1]) < page.text.index("Beside the score\n") < page.text.index(sentence)
+    table = report_tables(results)[-1]
+    assert table.texts() == [
+        ["a", "31.25 ± 8.84 (2)", "56.25 ± 8.84 (2)"],
+        ["b", "31.25 ± 8.84 (2)", "56.25 ± 8.84 (2)"],
+        ["all tasks", "31.25 ± 7.22 (4)", "56.25 ± 7.22 (4)"],
+    ]
+    for written in (page.text, (tmp_path / "tables.md").read_text(), (tmp_path / "tables.tex").read_text()):
+        assert "56.25" in written
+    assert len(page.of("svg")) == 3 + 1 + 2 * 2 + 1
+    ElementTree.parse(tmp_path / "figures/aside-1.svg")
+    assert files(tmp_path) - FILES == {
+        *(f"figures/aside-1.{kind}" for kind in ("png", "svg")),
+        *(f"data/{name}.{kind}" for name in ("aside", "aside_pairs") for kind in ("csv", "parquet")),
+    }
+    summary = read_csv(tmp_path / "data/aside.csv").set_index(["metric", "problem", "method"])
+    assert summary.loc[("wrong", "all tasks", "0"), "mean"] == 0.5625
+    pairs = read_csv(tmp_path / "data/aside_pairs.csv").set_index(["metric", "method"])
+    assert pairs.loc[("wrong", "0"), "difference"] == 0.25
+
+
+def test_nothing_is_said_beside_the_score_where_nothing_is_declared(small_study):
+    page = render_page(results_of(small_study))
+    assert "beside" not in page.replace("Each method beside", "").lower()
 
 
 def test_of_many_tasks_only_the_first_have_curves(record):

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.tables import curves_table, read_scores, runs_table, scores_table, summary_table
+from hf_elmix.analysis.tables import (
+    curves_table,
+    metric_runs,
+    read_scores,
+    runs_table,
+    scale_of,
+    scores_table,
+    summary_table,
+)
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -173,6 +181,26 @@ def test_curves_are_what_was_logged_in_long_form(record):
         [0.5, "alpha", 1.0],
         [0.5, "beta", 0.0],
     ]
+
+
+def test_what_is_reported_beside_the_score_has_its_curve_and_its_meaning(record):
+    run = record("a", "ce", 3, 0.5, wrong=0.25, other=0.75)
+    run.settings["aside"] = {"wrong": "wrong rows memorised"}
+    curves_df = curves_table([run])
+    assert curves_df[["epoch", "quantity", "value"]].to_numpy().tolist() == [
+        [1.0, "wrong", 0.375],
+        [2.0, "wrong", 0.25],
+        [1.0, "score", 0.625],
+        [2.0, "score", 0.5],
+    ]
+    runs_df = runs_table([run, record("b", "ce", 3, 0.5)])
+    assert runs_df.attrs["aside"] == {"wrong": "wrong rows memorised"}
+    assert metric_runs(runs_df, "wrong")["score"].tolist() == [0.25, pytest.approx(NAN, nan_ok=True)]
+
+
+def test_scores_from_minus_one_to_one_are_shown_in_points():
+    values = pd.DataFrame({"a": [-1.0, NAN], "b": [0.5, 1.0]})
+    assert [scale_of(values * factor) for factor in (1, 1.01)] == [100, 1]
 
 
 # Scores of any study.

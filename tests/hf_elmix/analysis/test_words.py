@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hf_elmix.analysis.aside import Aside
+from hf_elmix.analysis.ranks import compare
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import runs_table
-from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text, verdict
+from hf_elmix.analysis.words import aside_sentence, gain_text, interval_text, number, pvalue_text, verdict
 
 NAN = math.nan
 
@@ -34,6 +36,25 @@ def test_numbers_as_they_are_written():
     assert interval_text(-0.0005, 0.0058, 100) == "[−0.05, 0.58]"
     assert interval_text(NAN, NAN, 100) == ""
     assert [pvalue_text(p) for p in (0.0004, 0.001, 0.0496, 1, NAN)] == ["< 0.001", "0.001", "0.050", "1.000", "n/a"]
+
+
+def aside(*values: list[float]) -> Aside:
+    """A share told beside the score: CE, F = 0 and F = 0-0.5 on one problem, by seed."""
+    table = pd.DataFrame(dict(zip(("ce", "0", "0-0.5"), values, strict=False)))
+    table.index = pd.MultiIndex.from_product([["a"], table.index], names=["problem", "seed"])
+    pairs = compare(table, "ce") if len(values) > 1 else pd.DataFrame()
+    return Aside("wrong", "wrong rows memorised", table, pd.DataFrame(), pairs)
+
+
+def test_what_stands_beside_the_score():
+    far, near = [0.1, 0.11, 0.12], [0.4, 0.44, 0.45]
+    text = "Wrong rows memorised: CE 43.00 %, F = 0 11.00 %, F = 0-0.5 43.00 % (means of 3 runs). Points beside CE: "
+    # Differences of 31, 32 and 33 points: a standard error of 1 / sqrt(3), and t = 4.303 with 2 degrees of freedom.
+    text += "F = 0 −32.00 [−34.48, −29.52]; the others cannot be told from it."
+    assert aside_sentence(aside([0.41, 0.43, 0.45], far, near), "ce") == text
+    text = aside_sentence(aside([0.4, 0.5, NAN], [0.5, 0.4, 0.3]), "ce")
+    assert text.endswith("F = 0 40.00 % (means of 2 to 3 runs). No method can be told from CE in this.")
+    assert aside_sentence(aside([40.0, 50.0]), "ce") == "Wrong rows memorised: CE 45.00 (means of 2 runs)."
 
 
 def test_a_method_that_helps():

@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -358,6 +359,15 @@ def test_a_score_that_no_metric_gives_is_a_failure_and_not_done(toy, train):
     assert "Expected the evaluation to give 'accuracy'" in record.error
     assert "other" in record.error
     assert (record.cost["steps_trained"], record.cost["steps_inherited"]) == (20, 0)
+
+
+def test_a_metric_beside_the_score_that_nothing_gives_is_a_failure_too(toy, tmp_path):
+    study = toy.study(None, "ce", num_train_epochs=1)
+    (problem,) = study.problems
+    for name, status in {"loss": "done", "wrong_accuracy": "failed"}.items():
+        record = run_alone(replace(study, problems=(replace(problem, aside={name: "what it is"}),)), tmp_path)
+        assert record.status == status
+    assert "Expected the evaluation to give 'wrong_accuracy'" in record.error
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -79,6 +79,13 @@ def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
     }
 
 
+def test_settings_name_what_is_reported_beside_the_score():
+    task = Problem("a", "accuracy", no_materials, aside={"wrong_accuracy": "wrong rows memorised"})
+    whole = Study((task,), (Method("ce"),), (0,), {})
+    said = {"mixing": "ce", "score": "accuracy", "arguments": {}, "aside": {"wrong_accuracy": "wrong rows memorised"}}
+    assert whole.settings(task, whole.methods[0]) == said
+
+
 def test_arguments_of_a_method_win_over_those_of_the_study_and_change_nothing_else():
     shared = {"learning_rate": 2e-5, "num_train_epochs": 6}
     method = Method("ce", {"learning_rate": 3e-5, "warmup_steps": 10})

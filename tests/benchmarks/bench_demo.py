@@ -1,0 +1,82 @@
+"""The demo as its user runs it: how long it takes, what it scores, what it memorises.
+
+    python tests/benchmarks/bench_demo.py           # on an idle machine
+    python tests/benchmarks/bench_demo.py --keep    # and write glue_runs/pocket/profile.png and scores.csv anew
+
+A chance score is the share of the largest class among the rows that are scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+import glue_runs.pocket
+from glue_runs.demo import APART
+from glue_runs.tasks import TASKS, Task
+
+POCKET = Path(glue_runs.pocket.__file__).parent
+
+
+def run_demo(folder: Path) -> str:
+    """What it prints, after a line that says how long it took."""
+    load, start = os.getloadavg()[0], time.perf_counter()
+    command = [sys.executable, "-m", "glue_runs", "demo", "--output_dir", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, work = time.perf_counter() - start, spent.ru_utime + spent.ru_stime
+    cores = len(os.sched_getaffinity(0))
+    print(f"{seconds:.1f} s on {cores} cores, {work:.1f} s of processor time; load before it started: {load:.2f}\n")
+    return done.stdout
+
+
+def chance(folder: Path, task: Task) -> float:
+    """The share of the largest class among the rows that the task is scored on."""
+    (path,) = (folder / "rows" / task.name).glob(f"{task.splits[0]}-*.parquet")
+    return float(pd.read_parquet(path)["label"].value_counts(normalize=True).max())
+
+
+def summary(folder: Path, runs_df: pd.DataFrame) -> pd.DataFrame:
+    """For each task what chance gives, the scores over all runs, and how far seeds of one regime are apart."""
+    by_method = runs_df.groupby(["problem", "method"])["score"]
+    columns = {
+        "chance": {name: chance(folder, task) for name, task in TASKS.items()},
+        "score": runs_df.groupby("problem")["score"].mean(),
+        "lowest": runs_df.groupby("problem")["score"].min(),
+        "highest": runs_df.groupby("problem")["score"].max(),
+        "sd over seeds": by_method.std().groupby("problem").mean(),
+    }
+    return pd.DataFrame(columns)
+
+
+def keep(runs_df: pd.DataFrame, report: Path) -> None:
+    """Put the figure and the numbers it is drawn from beside the rows' generator."""
+    shutil.copy(report / "figures" / "profile.png", POCKET / "profile.png")
+    named = runs_df.rename(columns={"problem": "experiment", **{f"train_{kind}_accuracy": kind for kind in APART}})
+    named[["experiment", "seed", "method", "score", *APART]].to_csv(POCKET / "scores.csv", index=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="write the README's figure and its numbers anew")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "demo"
+        print(run_demo(folder))
+        runs_df = pd.read_csv(folder / "report" / "data" / "runs.csv", dtype={"method": str})
+        print(summary(folder, runs_df).map("{:.3f}".format).to_string())
+        if args.keep:
+            keep(runs_df, folder / "report")
+
+
+if __name__ == "__main__":
+    main()
