@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from glue_runs.__main__ import _parser
+from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import read_scores
@@ -73,7 +75,10 @@ def test_the_readme_is_under_200_lines():
 
 def test_the_commands_for_a_fresh_machine():
     text = (ROOT / "README.md").read_text()
-    for name, end in {"demo": ".venv/bin/glue-runs demo", "test": ".venv/bin/python -m pytest"}.items():
+    for name, end in {
+        "demo": ".venv/bin/glue-runs demo",
+        "test": ".venv/bin/python -m pytest -n auto --dist loadfile",
+    }.items():
         (command,) = re.findall(rf"<!-- command: {name} -->\n```bash\n(.*?)\n```", text)
         assert command.endswith(f"&& {end}")
         assert '"torch==2.13.*"' in command
@@ -86,6 +91,28 @@ def test_study_commands_are_understood():
     for words in commands:
         _, rest = _parser().parse_known_args(words)
         assert [word for word in rest if word.startswith("--")] in ([], ["--learning_rate"])
+
+
+def test_finetune_commands_are_understood(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    text = "\n".join(block for path in MARKDOWN for block in blocks(path, "bash")).replace("\\\n", " ")
+    commands = [shlex.split(words) for words in re.findall(r"^glue-runs finetune ([^#\n]*)", text, flags=re.MULTILINE)]
+    assert len(commands) >= 6
+    for words in commands:
+        parse(words)
+
+
+def test_the_flags_of_run_glue_are_what_the_table_says():
+    """A flag is there, or refused with what to type instead."""
+    rows = re.findall(r"^\| (`--.*?) \| ([\w ]+) \|", (PAGES / "run_glue.md").read_text(), flags=re.MULTILINE)
+    kinds = (DataArguments, ModelArguments, FinetuneArguments)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"config"}
+    assert len(rows) >= 20
+    for flags, verdict in rows:
+        names = re.findall(r"--(\w+)", flags.split("`,")[0] if "FILE" in flags else flags)
+        assert names
+        for name in names:
+            assert (name in GONE, name in known) == (verdict == "left out", verdict != "left out"), name
 
 
 def test_the_table_of_schedules_parses():

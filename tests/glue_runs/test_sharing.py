@@ -26,7 +26,10 @@ def test_the_card_lies_beside_the_model(glue, encoder, tmp_path):
     finetune(words(glue, encoder, tmp_path / "out", *more))
     data, text = card(tmp_path / "out")
     results = data["model-index"][0]["results"]
-    assert {metric["type"] for result in results for metric in result["metrics"]} == {"accuracy", "matthews_correlation"}
+    assert {metric["type"] for result in results for metric in result["metrics"]} == {
+        "accuracy",
+        "matthews_correlation",
+    }
     assert (data["hf_elmix"]["task"], data["hf_elmix"]["mixing"]) == ("cola", "0,0.5")
     assert "| weight\\_decay " in text
     assert "0.125" in text
