@@ -177,9 +177,9 @@ def _reason(error: BaseException, repo_id: str) -> str:
         return "HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it to push."
     reasons = {
         None: f"Cannot reach {constants.ENDPOINT}: {said} {again}",
-        401: "The Hugging Face Hub does not know your access token. Type: hf auth login (or set HF_TOKEN).",
-        403: f"Your access token gives no right to write to {repo_id}: {said} Choose a namespace of yours, or a token "
-        "that may write.",
+        401: "The Hugging Face Hub does not know your access token. Type: hf auth login (or set another HF_TOKEN).",
+        403: f"Your access token gives no right to write to {repo_id} ({getattr(error, 'server_message', said)}). "
+        "Choose a namespace of yours, or a token that may write.",
         409: f"{repo_id} is there already, and your access token does not open it. Choose another name.",
         412: f"{repo_id} has changed while it was pushed to. The same command looks at it anew.",
     }

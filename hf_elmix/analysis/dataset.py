@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from hf_elmix.analysis.plots import plot_profile
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.text import markdown_table, markdown_text, to_markdown
+from hf_elmix.analysis.text import markdown_table, markdown_text
 from hf_elmix.analysis.views import report_tables, settings_view
 from hf_elmix.analysis.words import verdict
 from hf_elmix.card import CARD, CITATION, MARK, drawn
@@ -90,7 +90,8 @@ def _about(results: StudyResults) -> str:
 
 def _scores(results: StudyResults) -> str:
     table = next(table for table in report_tables(results) if table.name == "scores")
-    return f"{to_markdown(table)}\n![Performance profile]({PICTURE})"
+    cells = markdown_table(table.header, table.texts())
+    return f"{markdown_text(table.caption)}\n\n{cells}\n![Performance profile]({PICTURE})"
 
 
 def _example(repo_id: str, has_curves: bool) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError
 
 from glue_runs import publish
 from glue_runs.publish import claim_repo, files_of_model, publish_files, publish_folder
@@ -211,7 +210,9 @@ def test_a_wrong_token(local_hub, model, monkeypatch, repo):
 
 
 def test_a_namespace_of_somebody_else(local_hub, model):
-    with pytest.raises(UsageError, match="no right to write to other/bert.*namespace of yours"):
+    with pytest.raises(
+        UsageError, match="no right to write to other/bert .*under the namespace.* Choose a namespace of yours"
+    ):
         publish_folder(model, "other/bert", MARK)
 
 
@@ -221,6 +222,8 @@ def test_a_repository_of_somebody_else(local_hub, model):
     for repo in ("other/bert", "org/theirs"):
         with pytest.raises(UsageError, match=f"no right to write to {repo}"):
             publish_folder(model, repo, MARK, overwrite=True)
+        with pytest.raises(UsageError, match=f"no right to write to {repo}"):
+            claim_repo(repo, MARK)
 
 
 @pytest.mark.parametrize(
@@ -310,16 +313,13 @@ def test_a_file_that_holds_the_token_is_not_published(local_hub, model, name):
 
 
 def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, monkeypatch):
-    def repeat(api, *words, **options):
-        try:
-            return create(api, "other/bert", **options)
-        except HfHubHTTPError as error:
-            error.append_to_message(f" You sent Bearer {local_hub.token}")
-            raise
+    from hub_server import HubError
 
-    create = HfApi.create_repo
-    monkeypatch.setattr(HfApi, "create_repo", repeat)
-    with pytest.raises(UsageError, match="You sent Bearer hf_…") as caught:
+    def repeat(kind, repo_id, private):
+        raise HubError(403, f"You sent Bearer {local_hub.token}")
+
+    monkeypatch.setattr(local_hub.store, "create", repeat)
+    with pytest.raises(UsageError, match=r"no right to write to org/bert-mrpc \(You sent Bearer hf_…\)") as caught:
         publish_folder(model, REPO, MARK)
     assert local_hub.token not in str(caught.value)
     assert caught.value.__cause__ is None

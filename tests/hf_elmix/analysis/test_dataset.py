@@ -24,11 +24,12 @@ RUNS = pd.DataFrame(
 CURVES = pd.DataFrame(
     {"problem": ["a"], "method": ["ce"], "seed": [0], "epoch": [1.0], "quantity": ["score"], "value": [0.5]}
 )
+COMMANDS = ["echo '", "```", "# title'", "glue-runs study"]
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    return dataset_files(StudyResults(RUNS, CURVES), "org/my-runs", ["echo '```'", "glue-runs study"])
+    return dataset_files(StudyResults(RUNS, CURVES), "org/my-runs", COMMANDS)
 
 
 def metadata(card: bytes) -> dict:
@@ -61,7 +62,7 @@ def test_the_card_says_what_was_found(files):
 
 def test_code_and_settings_are_only_text(files):
     html = MarkdownIt("commonmark").enable("table").render(files["README.md"].decode().split("---\n", 2)[2])
-    assert "<code class=\"language-bash\">echo '```'\nglue-runs study\n</code>" in html
+    assert "<code class=\"language-bash\">echo '\n```\n# title'\nglue-runs study\n</code>" in html
     assert "x|&lt;b&gt;" in html
     assert "<b>" not in html
 
@@ -74,4 +75,4 @@ def test_a_study_of_scores_alone_has_no_curves():
 
 
 def test_the_same_study_makes_the_same_files(files):
-    assert dataset_files(StudyResults(RUNS, CURVES), "org/my-runs", ["echo '```'", "glue-runs study"]) == files
+    assert dataset_files(StudyResults(RUNS, CURVES), "org/my-runs", COMMANDS) == files
