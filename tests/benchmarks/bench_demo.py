@@ -1,7 +1,7 @@
 """The demo as its user runs it: how long it takes, what it scores, what it memorises.
 
     python tests/benchmarks/bench_demo.py           # on an idle machine
-    python tests/benchmarks/bench_demo.py --keep    # and write glue_runs/pocket/profile.png and scores.csv anew
+    python tests/benchmarks/bench_demo.py --keep    # and write the scores and figures of the documentation anew
 
 A chance score is the share of the largest class among the rows that are scored.
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pandas as pd
 
-import glue_runs.pocket
 from glue_runs.demo import APART
 from glue_runs.tasks import TASKS, Task
 
-POCKET = Path(glue_runs.pocket.__file__).parent
+PAGES = Path(__file__).parents[2] / "hf_elmix" / "docs" / "pages"
+FIGURES = ("profile", "differences", "ranks")
 
 
 def run_demo(folder: Path) -> str:
@@ -59,15 +59,16 @@ def summary(folder: Path, runs_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def keep(runs_df: pd.DataFrame, report: Path) -> None:
-    """Put the figure and the numbers it is drawn from beside the rows' generator."""
-    shutil.copy(report / "figures" / "profile.png", POCKET / "profile.png")
+    """Put the figures and the numbers they are drawn from where the documentation shows them."""
+    for name in FIGURES:
+        shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
     named = runs_df.rename(columns={"problem": "experiment", **{f"train_{kind}_accuracy": kind for kind in APART}})
-    named[["experiment", "seed", "method", "score", *APART]].to_csv(POCKET / "scores.csv", index=False)
+    named[["experiment", "seed", "method", "score", *APART]].to_csv(PAGES / "demo.csv", index=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="write the README's figure and its numbers anew")
+    parser.add_argument("--keep", action="store_true", help="write scores and figures of the documentation anew")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "demo"
