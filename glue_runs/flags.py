@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -125,6 +126,7 @@ class FinetuneArguments(MixedLossArguments):
             TrainingArguments.__post_init__(self)
         else:
             super().__post_init__()
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # else each loader warns that it cannot
 
 
 class FlagParser(OneLineParser, HfArgumentParser):
