@@ -49,7 +49,9 @@ def page(record: Callable[..., RunRecord], tmp_path_factory: pytest.TempPathFact
     for task in ("cola", "rte", NASTY):
         for place, method in enumerate(("ce", "0-0.5", NASTY)):
             for seed in range(3):
-                run = record(task, method, seed, round(0.6 + 0.02 * place + float(rng.normal(scale=0.01)), 4))
+                score = round(0.6 + 0.02 * place + float(rng.normal(scale=0.01)), 4)
+                run = record(task, method, seed, score, wrong=1 - score)
+                run.settings["aside"] = {"wrong": f"rows made wrong that are memorised {NASTY}"}
                 log = {"loss_ce": 0.5 - place / 10, "loss_el": 0.3, "alpha": 1.0, "beta": 1.0 * place}
                 run.training.extend({"epoch": float(epoch), **log} for epoch in (1, 2))
                 records.append(run)
@@ -209,6 +211,17 @@ def contrast(browser: Any, selector: str) -> float:
         linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
         lights.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
     return max(lights) / min(lights)
+
+
+def test_the_name_of_a_row_stays_in_sight(opened):
+    show(opened, 390)
+    script = "const box = document.querySelector('#table-aside-1 .scroll'); box.scrollLeft = 150;"
+    script += "const name = box.querySelector('tbody th').getBoundingClientRect(), edge = box.getBoundingClientRect();"
+    script += "return [box.scrollLeft, name.left - edge.left, name.width / edge.width]"
+    scrolled, left, share = opened.execute_script(script)
+    assert scrolled == 150
+    assert 0 <= left < 3
+    assert share < 0.6
 
 
 def test_print_is_light_and_shows_what_was_folded(opened):
