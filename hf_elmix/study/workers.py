@@ -126,7 +126,7 @@ class _Worker:
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
-            self.process.join(timeout=10)
+            self.process.join(timeout=20)
             return Outcome(self.branch, died=f"exit code {self.process.exitcode}")
         if isinstance(message, OSError):
             raise message
@@ -140,7 +140,7 @@ class _Worker:
         self.connection.close()
         if self.branch is not None:
             self.process.terminate()
-        self.process.join(timeout=10)
+        self.process.join(timeout=20)
         self.process.kill()
         self.process.join()
 
