@@ -28,7 +28,6 @@ are reported apart: how many of them does each regime end up memorising? The rea
 APART = {
     "mislabelled": "mislabelled training rows memorised, with the wrong label that they carry",
     "ambiguous": "ambiguous training rows memorised, with the label that they carry by chance",
-    "clean": "clean training rows learned, with their right label",
 }
 
 

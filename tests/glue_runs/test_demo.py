@@ -21,7 +21,7 @@ def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
     assert len(before) == 7 + 8  # a training and an evaluation split each, and MNLI's second one
     settings = [study.settings(problem, study.methods[0]) for problem in study.problems]
     for problem, made in zip(study.problems, settings, strict=True):
-        assert list(made["aside"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous", "clean")]
+        assert list(made["aside"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous")]
         assert made["aside"] == problem.aside
     sizes = study.problems[0].materials(0).provenance["data_rows"]
     assert [sizes[f"train_{kind}"] for kind in APART] == [16, 32, 64]
