@@ -23,7 +23,6 @@ from hf_elmix.study.spec import Materials, Method, Problem, Study
 __all__ = ["collator_for", "glue_problem", "glue_study", "possible_padding"]
 
 NO_KINDS: Mapping[str, str] = MappingProxyType({})
-OF_A_KIND = 64  # rows that are scored of each, the first ones: what they take is a small part of an epoch
 
 
 def glue_study(
@@ -108,9 +107,8 @@ def glue_problem(
         max_eval_samples: Keep so many of the first rows of each evaluation split.
         padding: What batches are padded to (see `glue_study`); the settings say what is really done.
         in_memory: Hold the rows in memory, so that a pickle of the problem takes them along.
-        kinds: Kinds of training rows, told by their column ``kind``, on which the model is scored too (on so many of
-            the first rows of a kind as `OF_A_KIND` says), each with what the share of rows that get their label stands
-            for. A report shows it beside the score.
+        kinds: Kinds of training rows, told by their column ``kind``, on which the model is scored too, each with what
+            the share of rows that get their label stands for. A report shows it beside the score.
 
     Raises:
         UsageError: (a ValueError) If data or model cannot be used.
@@ -176,7 +174,7 @@ def _of_kind(rows: Dataset, kind: str, task: Task) -> Dataset:
     found = [place for place, one in enumerate(kinds) if one == kind]
     if not found:
         raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")
-    return rows.select(found[:OF_A_KIND])
+    return rows.select(found)
 
 
 def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
