@@ -34,10 +34,10 @@ MARKDOWN = "\\`*_{}[]<>|~$#&"
 
 
 class Cell(NamedTuple):
-    """What is read, and what the column is sorted by (a number, or the text itself)."""
+    """What is read, and the number that the column is sorted by (none: the text itself)."""
 
     text: str
-    key: Any = None
+    key: float | None = None
 
 
 @dataclass(frozen=True)

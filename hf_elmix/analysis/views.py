@@ -66,7 +66,7 @@ def runs_view(results: StudyResults) -> Table:
     parts += [_plain(runs_df["seed"]), runs_df["status"].map(Cell), *(_plain(runs_df[name]) for name in columns)]
     if numbers:
         header.append("settings")
-        parts.append(settings.map(lambda k: Cell(str(k), k) if k else Cell("", None)))
+        parts.append(settings.map(lambda k: Cell(str(k), k) if k else Cell("")))
     rows = list(zip(*parts, strict=True))
     caption = "Every run. Other metrics are in data/runs.csv; a run without a score says why in its status."
     return Table("runs", "Runs", caption, header, rows)
@@ -240,6 +240,7 @@ def _signed(value: float, scale: float) -> Cell:
 
 def _plain(column: pd.Series) -> pd.Series:
     """Cells of numbers or texts as they are, empty where there is none."""
-    if pd.api.types.is_float_dtype(column):
-        return column.map(lambda value: Cell("", None) if pd.isna(value) else Cell(f"{value:.6g}", value))
-    return column.map(lambda value: Cell("", None) if pd.isna(value) else Cell(str(value), value))
+    if not pd.api.types.is_numeric_dtype(column):
+        return column.map(lambda value: Cell("" if pd.isna(value) else str(value)))
+    look = "{:.6g}" if pd.api.types.is_float_dtype(column) else "{}"
+    return column.map(lambda value: Cell("") if pd.isna(value) else Cell(look.format(value), value))

@@ -10,6 +10,7 @@ Layout below the folder, which may be a local one or any fsspec URL (``s3://buck
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -70,7 +71,7 @@ class Store:
         Args:
             key: The run.
         """
-        return self.folder / component(key.problem) / component(key.method) / f"seed{key.seed}"
+        return self.folder.joinpath(*_place(key))
 
     def segments_of(self, problem: str, seed: int) -> UPath:
         """Where an experiment keeps training that its runs share.
@@ -211,9 +212,10 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
-    def _files(self) -> Iterator[UPath]:
-        if self.local:
-            yield from self.folder.glob(f"*/*/seed*/{RECORD}")
+    def _files(self) -> Iterator[Path | UPath]:
+        here = local_path(self.folder)
+        if here is not None:  # as plain paths, which cost a tenth: there may be ten thousand
+            yield from here.glob(f"*/*/seed*/{RECORD}")
             return
         # One listing of all that is there, where going from folder to folder takes one for each of them.
         top = self.folder.path.rstrip("/") + "/"
@@ -222,10 +224,10 @@ class Store:
             if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == RECORD:
                 yield self.folder.joinpath(*parts)
 
-    def _read(self, path: UPath) -> RunRecord:
+    def _read(self, path: Path | UPath) -> RunRecord:
         try:
             record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-            if path.parent != self.folder_of(record.key):
+            if path.parts[-4:-1] != _place(record.key):
                 raise ValueError(f"it is the record of {record.key}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
@@ -351,6 +353,12 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _place(key: RunKey) -> tuple[str, str, str]:
+    """The folders from that of the study down to that of a run."""
+    return component(key.problem), component(key.method), f"seed{key.seed}"
+
+
+@functools.lru_cache(maxsize=1024)
 def component(name: str) -> str:
     """A name as one path component; the paper's regimes stay as they are."""
     quoted = quote(name, safe=" ,@:")
