@@ -155,7 +155,7 @@ def _serve(connection: Connection, run: Run) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python tidy up
     show = sys.unraisablehook  # Python drops what is raised in a finalizer; the line that breaks ends this one, too
     sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
-    # What is there now stays: the Trainer looks through all else for garbage before each training (0.3 s if it were all).
+    # What is there now stays: the Trainer looks through all else for garbage before each training (0.3 s for all).
     gc.freeze()
     with suppress(EOFError, BrokenPipeError):  # The parent is gone, and nobody wants the result.
         while True:
