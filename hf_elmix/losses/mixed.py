@@ -1,0 +1,146 @@
+"""Cross entropy, expectation loss and their mixture, as functions of (logits, labels).
+
+Everything rests on one identity. With CE = −log p_y for one sample, p_y = exp(−CE), so the mixed loss (Eq. 12) is a
+scalar function of the per-sample cross entropy,
+
+    L = α · CE + β · (1 − exp(−CE)),
+
+and its gradient is the cross-entropy gradient (Eq. 8) times α + β · p_y (Eq. 13). One cross-entropy call is all that
+is computed: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_elmix.losses.reduction import Reduction, Reductions, Samples, reduced, samples
+
+__all__ = ["cross_entropy", "expectation_loss", "loss_terms", "mix", "mixed_loss"]
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, **reductions: Unpack[Reductions]
+) -> Tensor:
+    """Cross entropy ``-log p_y`` (Eq. 1), in nats: `mixed_loss` with ``alpha=1, beta=0``, arguments as there."""
+    return mixed_loss(logits, labels, 1.0, 0.0, label_smoothing=label_smoothing, **reductions)
+
+
+def expectation_loss(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
+    """Expectation loss ``1 - p_y`` (Eq. 9), the expected zero-one loss of a label drawn from the softmax, in [0, 1].
+
+    It is `mixed_loss` with ``alpha=0, beta=1``, arguments as there.
+    """
+    return mixed_loss(logits, labels, 0.0, 1.0, **reductions)
+
+
+def mixed_loss(
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float,
+    beta: float,
+    *,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    num_items: int | Tensor | None = None,
+) -> Tensor:
+    """Mixture ``alpha * CE + beta * EL`` of cross entropy and expectation loss (Eq. 12).
+
+    Its gradient in the logit of class j is ``(alpha + beta * p_y) * (p_j - [j = y])`` (Eq. 13).
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...), integer class ids in [0, C) or ``ignore_index``.
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+        reduction: ``"mean"`` over the labels that count (by their class weight where ``weight`` is given, as in
+            ``torch.nn.functional.cross_entropy``), ``"sum"``, or ``"none"`` for a tensor shaped like ``labels``.
+        ignore_index: Label that does not count.
+        weight: Shape (C,), a factor for every sample of a class, in both terms.
+        label_smoothing: Share of the target spread evenly over the classes, in the cross-entropy term only.
+        num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
+            accumulation, several devices). Only with ``reduction="mean"``.
+
+    Returns:
+        A scalar, or shape (...) with ``reduction="none"``. A mean over no labels at all is 0, with zero gradient.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    ce, el, counts = loss_terms(logits, labels, ignore_index, weight, label_smoothing)
+    return reduced(mix(ce, el, alpha, beta), counts, reduction=reduction, num_items=num_items)
+
+
+def loss_terms(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both terms of the mixed loss for each sample, from one cross-entropy call.
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...).
+        ignore_index: Label that does not count.
+        weight: Shape (C,), class weights.
+        label_smoothing: Smoothing of the first term.
+
+    Returns:
+        Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight with which each sample
+        counts in a mean (0 where ignored), each of shape (...).
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"Expected label_smoothing to be in [0, 1], but got {label_smoothing}.")
+    batch = samples(logits, labels, ignore_index, weight)
+    if label_smoothing:
+        ce, smoothed = _smoothed_cross_entropy(batch, weight, label_smoothing)
+    else:
+        ce = F.cross_entropy(batch.logits, batch.labels, ignore_index=ignore_index, reduction="none")
+        smoothed = ce if weight is None else ce * batch.counts
+    el = -torch.expm1(-ce)
+    el = el if weight is None else el * batch.counts
+    return smoothed.reshape(batch.shape), el.reshape(batch.shape), batch.counts.reshape(batch.shape)
+
+
+def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
+    """``alpha * ce + beta * el`` (Eq. 12); a term without weight is left out, so that 0 * inf cannot make a NaN.
+
+    Args:
+        ce: Cross entropy, of any shape.
+        el: Expectation loss, of the same shape.
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+
+    Returns:
+        The shape of both.
+    """
+    if not beta:
+        return alpha * ce
+    return alpha * ce + beta * el if alpha else beta * el
+
+
+def _smoothed_cross_entropy(batch: Samples, weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Plain (unweighted) and smoothed (weighted) cross entropy of each sample, sharing one log-softmax.
+
+    With class weights each class's share of the smoothed target carries its own weight, as in PyTorch.
+    """
+    minus_log_p = -F.log_softmax(batch.logits, dim=-1)
+    index = batch.index
+    ce = minus_log_p.gather(-1, index[:, None]).squeeze(-1).where(batch.counted, 0)
+    if weight is None:
+        return ce, (1 - smoothing) * ce + smoothing * minus_log_p.mean(-1).where(batch.counted, 0)
+    weight = weight.to(minus_log_p)
+    spread = (minus_log_p @ weight / minus_log_p.shape[-1]).where(batch.counted, 0)
+    return ce, (1 - smoothing) * ce * weight[index] + smoothing * spread
