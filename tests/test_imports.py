@@ -16,10 +16,12 @@ ARROWS = {
     "hf_elmix.errors": [],
     "hf_elmix.commands": ["hf_elmix.errors"],
     "hf_elmix.losses": [],
+    "hf_elmix.losses.mahalanobis": ["hf_elmix.losses.reduction"],
     "hf_elmix.schedules": ["hf_elmix.errors"],
     "hf_elmix.callback": ["hf_elmix.schedules"],
     "hf_elmix.arguments": ["hf_elmix.schedules"],
     "hf_elmix.heads": ["hf_elmix.errors"],
+    "hf_elmix.mahalanobis": ["hf_elmix.errors", "hf_elmix.heads", "hf_elmix.losses.mahalanobis"],
     "hf_elmix.trainer": [
         "hf_elmix.errors",
         "hf_elmix.losses",

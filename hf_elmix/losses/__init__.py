@@ -16,6 +16,7 @@ from hf_elmix.losses.alternatives import (
     mpce_loss,
     tamed_cross_entropy,
 )
+from hf_elmix.losses.mahalanobis import center_logits, max_mahalanobis_centers, mmc_loss
 from hf_elmix.losses.mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
 from hf_elmix.losses.reduction import Reduction, Reductions, divisor, total_of
 
@@ -23,6 +24,7 @@ __all__ = [
     "OF_CROSS_ENTROPY",
     "Reduction",
     "Reductions",
+    "center_logits",
     "complement_entropy",
     "cross_entropy",
     "divisor",
@@ -31,8 +33,10 @@ __all__ = [
     "generalized_cross_entropy",
     "loss_terms",
     "mae_loss",
+    "max_mahalanobis_centers",
     "mix",
     "mixed_loss",
+    "mmc_loss",
     "mpce_loss",
     "tamed_cross_entropy",
     "total_of",

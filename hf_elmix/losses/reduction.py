@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
 
-__all__ = ["Reduction", "Reductions", "Samples", "divisor", "reduced", "samples", "total_of"]
+__all__ = ["Reduction", "Reductions", "Samples", "divisor", "of_batch", "reduced", "samples", "total_of"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -79,6 +80,41 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
     if weight is not None:
         counts = counts * weight.to(counts)[labels.where(counted, 0)]
     return Samples(logits, labels, counts, counted, shape)
+
+
+def of_batch(
+    logits: Tensor,
+    labels: Tensor,
+    function: Callable[[Samples], Tensor],
+    *,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    num_items: int | Tensor | None = None,
+) -> Tensor:
+    """A loss from what it is for each sample.
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...).
+        function: The loss of each sample, shape (N,), neither weighted nor reduced; anything where none counts.
+        reduction: As in `Reductions`, like the rest.
+        ignore_index: Label that does not count.
+        weight: Shape (C,), class weights.
+        num_items: Divisor of a mean.
+
+    Returns:
+        A scalar, or shape (...) with ``reduction="none"``.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    batch = samples(logits, labels, ignore_index, weight)
+    loss = function(batch).where(batch.counted, 0)
+    loss = loss if weight is None else loss * batch.counts
+    counts = batch.counts.reshape(batch.shape)
+    return reduced(loss.reshape(batch.shape), counts, reduction=reduction, num_items=num_items)
 
 
 def reduced(
