@@ -35,8 +35,8 @@ def max_mahalanobis_centers(
     This is the papers' simplex, turned. As they construct it, each class but the last has one feature in which it
     alone is positive; the last has none, and features from C on are 0. That suits features of any sign and size, as
     theirs, which come from a linear layer. But after a ReLU the last class could never be told from the first, and
-    after a tanh no centre be reached. Turned by a cosine transform, every centre uses all features, with both signs.
-    Lengths and angles stay as they are.
+    after a tanh no centre of length 10 be reached. Turned by a cosine transform, every centre uses all features, with
+    both signs. Lengths and angles stay as they are.
 
     Args:
         num_classes: C, 2 or more.
