@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOSS_SETS",
+    "CenterLoss",
     "ComplementLoss",
     "FunctionLoss",
     "Loss",
@@ -233,6 +235,26 @@ class ComplementLoss(Loss):
         return "cot"
 
 
+@dataclass(frozen=True)
+class CenterLoss(Loss):
+    """The Max-Mahalanobis centre loss (Eq. 5): half the squared distance of the features from their class's centre.
+
+    Its logits are those of a `hf_elmix.mahalanobis.MahalanobisHead`, minus these distances from all centres; the
+    Trainer gives the model that head.
+
+    Attributes:
+        scale: Length of the centres.
+    """
+
+    scale: float = 10.0
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return -_losses().logit_of_label(logits, labels)
+
+    def __str__(self) -> str:
+        return f"mmc:scale={repr(float(self.scale)).removesuffix('.0')}"
+
+
 def parse_loss(text: Any) -> Loss:
     """Read a loss, such as ``ce``, ``mix:0-0.5``, ``focal:gamma=2,alpha=0.25``, ``gce:q=0.7,k=0.5`` or ``tce:a=0.2``.
 
@@ -308,6 +330,8 @@ def _named(name: str, rest: str, text: str) -> Loss:
         if rest:
             _refuse(text, "it has no arguments")
         return ComplementLoss()
+    if name == "mmc":
+        return _centers(_numbers(rest, text), text)
     if name in FUNCTIONS:
         function = getattr(_losses(), FUNCTIONS[name])
         return _tried(LibraryLoss(name, function, _arguments(function, _numbers(rest, text), text)))
@@ -320,6 +344,13 @@ def _rescaled(rest: str, text: str) -> RescaledCrossEntropy:
     if (logit or LOGITS[0]) not in LOGITS:
         _refuse(text, f"logit is {' or '.join(LOGITS)}")
     return RescaledCrossEntropy(MixingSchedule.parse(mixing), logit or LOGITS[0])
+
+
+def _centers(given: Mapping[str, float], text: str) -> CenterLoss:
+    loss = CenterLoss(**given) if set(given) <= {"scale"} else _refuse(text, "its argument is scale")
+    if not 0 < loss.scale < math.inf:
+        _refuse(text, "scale is above 0")
+    return loss
 
 
 def _numbers(rest: str, text: str) -> dict[str, float]:
@@ -366,7 +397,7 @@ def _tried(loss: FunctionLoss) -> FunctionLoss:
 
 
 def _known() -> list[str]:
-    return ["ce", "el", "mix", "ce-rescaled", "cot", *FUNCTIONS]
+    return ["ce", "el", "mix", "ce-rescaled", "cot", "mmc", *FUNCTIONS]
 
 
 def _refuse(text: str, reason: str = "") -> NoReturn:

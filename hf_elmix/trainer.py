@@ -19,8 +19,9 @@ from hf_elmix.errors import UsageError
 from hf_elmix.heads import base_model, check_class_logits, check_labels_of, predicts_next_token, requires_labels
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
+from hf_elmix.mahalanobis import use_mahalanobis_head
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import ComplementLoss, Loss
+from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -107,8 +108,21 @@ class MixedLossMixin(_Base):
         self._loss_shifts_labels = predicts_next_token(model)
         self._check_loss(self.mixing.loss)
         check_class_logits(model, self.label_names)
+        self._give_head(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels_of(dataset, model)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As the Trainer's; the model of each trial gets the head that the loss needs."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "mixing"):  # else the Trainer is being built, and its model is looked at afterwards
+            self._give_head(model)
+        return model
+
+    def _give_head(self, model: nn.Module) -> None:
+        """Put the centres in the place of the classifier, where the loss is the distance from them."""
+        if isinstance(self.mixing.loss, CenterLoss):
+            use_mahalanobis_head(model, self.mixing.loss.scale)
 
     def _check_loss(self, loss: Loss) -> None:
         """Refuse a loss that cannot be used here."""

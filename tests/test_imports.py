@@ -18,11 +18,13 @@ ARROWS = {
     "hf_elmix.losses.reduction": [],
     "hf_elmix.losses.mixed": ["hf_elmix.losses.reduction"],
     "hf_elmix.losses.alternatives": ["hf_elmix.losses.reduction"],
+    "hf_elmix.losses.mahalanobis": ["hf_elmix.losses.reduction"],
     "hf_elmix.schedules": ["hf_elmix.errors"],
     "hf_elmix.spelling": ["hf_elmix.errors", "hf_elmix.schedules"],
     "hf_elmix.arguments": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.spelling"],
     "hf_elmix.callback": ["hf_elmix.arguments", "hf_elmix.spelling"],
     "hf_elmix.heads": ["hf_elmix.errors"],
+    "hf_elmix.mahalanobis": ["hf_elmix.errors", "hf_elmix.heads", "hf_elmix.losses.mahalanobis"],
     "hf_elmix.trainer": [
         "hf_elmix.errors",
         "hf_elmix.losses.mixed",
@@ -32,6 +34,7 @@ ARROWS = {
         "hf_elmix.callback",
         "hf_elmix.arguments",
         "hf_elmix.heads",
+        "hf_elmix.mahalanobis",
     ],
     "hf_elmix.complement": [
         "hf_elmix.errors",

@@ -32,6 +32,7 @@ SHOWN = {
     "schedules.md": ("50 (1.0, 2.5)",),
     "study.md": ("2.883 runs",),
     "report.md": (),
+    "mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
     "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
 }
 LEFT = {"loss.md": "gradients.png", "python.md": "report/report.html"}

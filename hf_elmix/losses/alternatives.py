@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_elmix.losses.reduction import Reductions, Samples, reduced, samples
+from hf_elmix.losses.reduction import Reductions, Samples, of_batch
 
 __all__ = [
     "OF_CROSS_ENTROPY",
@@ -137,7 +137,7 @@ def mpce_loss(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) 
         TypeError: If the labels are not integers.
         ValueError: If the shapes do not belong together, or an argument is outside its range.
     """
-    return _of_batch(logits, labels, _mpce, **reductions)
+    return of_batch(logits, labels, _mpce, **reductions)
 
 
 def complement_entropy(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
@@ -159,7 +159,7 @@ def complement_entropy(logits: Tensor, labels: Tensor, **reductions: Unpack[Redu
         ValueError: If there are fewer than three classes, the shapes do not belong together, or an argument is
             outside its range.
     """
-    return _of_batch(logits, labels, _complement, **reductions)
+    return of_batch(logits, labels, _complement, **reductions)
 
 
 def _focal(ce: Tensor, gamma: float, alpha: float) -> Tensor:
@@ -224,23 +224,9 @@ OF_CROSS_ENTROPY: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = Mappin
 
 
 def _of_ce(logits: Tensor, labels: Tensor, function: Callable[[Tensor], Tensor], **how: Unpack[Reductions]) -> Tensor:
-    return _of_batch(logits, labels, lambda batch: function(_minus_log_p(batch)), **how)
+    return of_batch(logits, labels, lambda batch: function(_minus_log_p(batch)), **how)
 
 
 def _minus_log_p(batch: Samples) -> Tensor:
     """Cross entropy of each sample, 0 where it does not count."""
     return F.cross_entropy(batch.logits, batch.index, reduction="none").where(batch.counted, 0)
-
-
-def _of_batch(
-    logits: Tensor, labels: Tensor, function: Callable[[Samples], Tensor], **how: Unpack[Reductions]
-) -> Tensor:
-    """A loss from what it is for each sample."""
-    weight = how.get("weight")
-    batch = samples(logits, labels, how.get("ignore_index", -100), weight)
-    loss = function(batch).where(batch.counted, 0)
-    loss = loss if weight is None else loss * batch.counts
-    reduction, num_items = how.get("reduction", "mean"), how.get("num_items")
-    return reduced(
-        loss.reshape(batch.shape), batch.counts.reshape(batch.shape), reduction=reduction, num_items=num_items
-    )

@@ -71,6 +71,16 @@ def test_cot_is_what_is_minimised():
     torch.testing.assert_close(parse_loss("cot").per_sample(LOGITS, LABELS), expected)
 
 
+def test_the_distance_from_the_centre_is_minus_the_logit_of_the_label():
+    features = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
+    centers = losses.max_mahalanobis_centers(4, 6, 3.0)
+    expected = losses.mmc_loss(features, LABELS, centers, reduction="none")
+    loss = parse_loss("mmc:scale=3")
+    torch.testing.assert_close(loss.per_sample(losses.center_logits(features, centers), LABELS), expected)
+    assert (str(loss), str(parse_loss("mmc"))) == ("mmc:scale=3", "mmc:scale=10")
+    assert pickle.loads(pickle.dumps(loss)) == loss
+
+
 def test_losses_move_with_their_schedules():
     mixed, rescaled, focal = (parse_loss(text) for text in ("0,0.5", "ce-rescaled:0,0.5", "focal"))
     assert [str(mixed.at(step, 20)) for step in (0, 18, 19)] == ["mix:0", "mix:0", "el"]
@@ -152,6 +162,8 @@ def test_a_loss_of_an_installed_package(monkeypatch):
         ("ce-rescaled:0,logit=some", "logit is true or other"),
         ("ce-rescaled:", "Unknown mixing ''"),
         ("cot:a=1", "it has no arguments"),
+        ("mmc:q=1", "its argument is scale"),
+        ("mmc:scale=0", "scale is above 0"),
         (None, "Expected mixing to be a text"),
         (lambda logits, labels: F.cross_entropy(logits, labels), "one number for each sample"),
         (lambda logits, labels: 1 / 0, "Cannot use the loss '<lambda>': division by zero"),

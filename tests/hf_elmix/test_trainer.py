@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from hf_elmix import MixedLossArguments, MixedLossMixin, MixedLossTrainer, MixingSchedule, UsageError, mixed_loss
+from hf_elmix.mahalanobis import MahalanobisHead, use_mahalanobis_head
 
 PHASES = [(1, 1), (1, 1.25), (1, 5 / 3), (1, 2.5), (1, 5), (0, 1)]
 
@@ -418,3 +419,27 @@ def test_mixing_and_loss_are_two_names_of_one_thing(kit, tmp_path):
     trainer = MixedLossTrainer(model=kit.sequence_model(), args=args)
     assert str(trainer.mixing.loss) == "focal:gamma=1,alpha=1"
     assert MixedLossTrainer(kit.sequence_model(), args, loss=squared).args.loss == "squared:power=2"
+
+
+def test_centres_are_put_in_place_of_the_classifier(kit, difference, logged, tmp_path):
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    model = kit.sequence_model()
+    use_mahalanobis_head(model, 3)
+    nearest = stock_with(lambda logits, labels: F.nll_loss(logits, labels, reduction="none"))
+    stock = kit.train(Trainer, model=model, compute_loss_func=nearest, **split)
+    ours = kit.train(loss="mmc:scale=3", **split)
+    assert isinstance(ours.model.classifier, MahalanobisHead)
+    assert difference(stock, ours) <= 1e-6
+    np.testing.assert_allclose(logged(ours, "loss"), logged(stock, "loss"), rtol=1e-5)
+    ours.save_model(str(tmp_path / "saved"))
+    again = kit.trainer(model=type(model).from_pretrained(tmp_path / "saved"), loss="mmc:scale=3")
+    assert again.evaluate()["eval_loss"] == pytest.approx(ours.evaluate()["eval_loss"], rel=1e-5)
+
+
+def test_each_model_of_a_search_gets_its_centres(kit, tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
+    trainer = MixedLossTrainer(
+        args=args, model_init=lambda: kit.sequence_model(), train_dataset=kit.sequence_rows(8), loss="mmc:scale=3"
+    )
+    trainer.train()  # on a model of its own
+    assert isinstance(trainer.model.classifier, MahalanobisHead)

@@ -1,0 +1,146 @@
+"""The Max-Mahalanobis centre loss (Eq. 5; Pang et al. 2019, arXiv:1905.10626), a function of features.
+
+Each class has a fixed centre, as far as can be from those of all others: the corners of a regular simplex around 0
+(Pang et al. 2018, arXiv:1802.09308). A sample costs half the squared distance of its features from the centre of its
+class, and is predicted to be of the class whose centre is nearest.
+
+Minus half the squared distances are logits: their largest is the nearest centre's, and the loss is minus that of the
+label. They differ from linear ones, ``z·μ_j``, only by something that all classes have in common.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_elmix.losses.reduction import Reductions, Samples, of_batch
+
+__all__ = ["center_logits", "max_mahalanobis_centers", "mmc_loss"]
+
+
+def max_mahalanobis_centers(
+    num_classes: int,
+    dim: int,
+    scale: float = 10.0,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Centres of the classes: of length `scale`, each at the cosine ``-1 / (C - 1)`` from every other.
+
+    This is the papers' simplex, turned. As they construct it, each class but the last has one feature in which it
+    alone is positive; the last has none, and features from C on are 0. That suits features of any sign and size, as
+    theirs, which come from a linear layer. But after a ReLU the last class could never be told from the first, and
+    after a tanh no centre of length 10 be reached. Turned by a cosine transform, every centre uses all features, with
+    both signs. Lengths and angles stay as they are.
+
+    Args:
+        num_classes: C, 2 or more.
+        dim: Number of features, C - 1 or more (C or more for features that are never negative).
+        scale: Length of each centre; 10 in the papers' code.
+        dtype: Of the result; the default type if left out.
+        device: Of the result; the default device if left out.
+
+    Returns:
+        Shape (C, dim), the same on every call. They add up to 0.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+    if num_classes < 2:
+        raise ValueError(f"Expected two classes or more, but got {num_classes}.")
+    if dim < num_classes - 1:
+        raise ValueError(
+            f"Expected {num_classes - 1} features or more, for {num_classes} centres equally far apart, but got {dim}."
+        )
+    if not 0 < scale < math.inf:
+        raise ValueError(f"Expected scale to be a number above 0, but got {scale}.")
+    centers = scale * _simplex(num_classes) @ _cosines(num_classes - 1, dim)
+    return centers.to(device or torch.get_default_device(), dtype or torch.get_default_dtype())
+
+
+def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
+    """Max-Mahalanobis centre loss ``|z - mu_y|^2 / 2`` (Eq. 5). Its gradient in the features is ``z - mu_y``.
+
+    Args:
+        features: z, shape (..., dim), of any floating type.
+        labels: Shape (...), integer class ids in [0, C) or ``ignore_index``.
+        centers: mu, shape (C, dim), as from `max_mahalanobis_centers`.
+        **reductions: As in `mixed_loss`.
+
+    Returns:
+        A scalar, or shape (...) with ``reduction="none"``; 0 or more.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    if features.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"Expected features of shape (..., dim) and labels of shape (...), but got features "
+            f"{tuple(features.shape)} and labels {tuple(labels.shape)}."
+        )
+    return of_batch(center_logits(features, centers), labels, _minus_logit, **reductions)
+
+
+def center_logits(features: Tensor, centers: Tensor) -> Tensor:
+    """Logits ``-|z - mu_j|^2 / 2``: the largest is the nearest centre's.
+
+    Their softmax is the probability of each class if every class were a normal distribution around its centre, all
+    with variance 1 and equally frequent.
+
+    Args:
+        features: z, shape (..., dim), of any floating type.
+        centers: mu, shape (C, dim).
+
+    Returns:
+        Shape (..., C), 0 or less; in float32 for half precision, also under autocast.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+    """
+    if centers.dim() != 2 or features.shape[-1:] != centers.shape[1:]:
+        raise ValueError(
+            f"Expected features of shape (..., dim) and centers of shape (C, dim), but got features "
+            f"{tuple(features.shape)} and centers {tuple(centers.shape)}."
+        )
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    centers = centers.to(features)
+    with torch.autocast(features.device.type, enabled=False):
+        # Multiplied out, small distances would be lost in the rounding of large squares (and of TF32). Thus only how
+        # much farther the other centres are than the nearest is computed like that; the nearest by its difference.
+        scores = F.linear(features, centers, -centers.square().sum(-1) / 2)
+        best = scores.max(-1, keepdim=True)
+        nearest = (features - centers[best.indices.squeeze(-1)]).square().sum(-1, keepdim=True) / 2
+        return scores - best.values - nearest
+
+
+def _minus_logit(batch: Samples) -> Tensor:
+    return -batch.logits.gather(-1, batch.index[:, None]).squeeze(-1)
+
+
+def _simplex(num_classes: int) -> Tensor:
+    """Unit vectors of shape (C, C - 1), in float64: the papers' recursion, solved.
+
+    Class j is the first to use coordinate j. All classes after it have the same value there, minus an equal share of
+    its own, so that each column adds up to 0.
+    """
+    later = _steps(num_classes - 1).flip(0)  # classes after j
+    first = (num_classes * later / ((num_classes - 1) * (later + 1))).sqrt()
+    rest = (-first / later).expand(num_classes, -1).tril(-1)
+    return rest + F.pad(first.diag(), (0, 0, 0, 1))
+
+
+def _cosines(count: int, dim: int) -> Tensor:
+    """Orthonormal rows of shape (count, dim), in float64: of a cosine transform (DCT-II), its constant row last."""
+    rows = torch.cos(math.pi / dim * torch.outer(_steps(count).remainder(dim), _steps(dim) - 0.5))
+    return F.normalize(rows, dim=-1)
+
+
+def _steps(count: int) -> Tensor:
+    """1, 2, ..., `count`, on the CPU: not every device has float64."""
+    return torch.arange(1, count + 1, dtype=torch.float64, device="cpu")
