@@ -103,9 +103,10 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
         UsageError: (a ValueError) If they cannot be loaded.
     """
     place = f"{name!r}" if config is None else f"task {config} from {name!r}"
-    return explained(
-        place, lambda: _read(name, config), f"Expected a dataset id such as {GLUE!r} or a folder laid out like it."
-    )
+    expected = f"Expected a dataset id such as {GLUE!r} or a folder laid out like it."
+    if config is None:
+        expected += " Of several configurations, --dataset_config_name says which."
+    return explained(place, lambda: _read(name, config), expected)
 
 
 def explained(place: str, read: Callable[[], T], expected: str) -> T:
