@@ -8,9 +8,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_elmix.arguments import choose_loss, note_loss
-from hf_elmix.spelling import Loss, parse_loss
+from hf_elmix.errors import UsageError
+from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss, parse_loss
 
 __all__ = ["MixingCallback"]
+
+BOUND = (CenterLoss, ComplementLoss)  # to what the Trainer made of itself and of the model when it was built
 
 
 class MixingCallback(TrainerCallback):
@@ -46,10 +49,15 @@ class MixingCallback(TrainerCallback):
         """Forget the terms of an earlier training, and follow `args.loss`, which a search may have changed.
 
         Raises:
-            UsageError: (a ValueError) If that is no loss.
+            UsageError: (a ValueError) If that is no loss, or one that needs another Trainer or head.
         """
         asked = self._asked(args)
         if asked != self.loss:
+            if isinstance(asked, BOUND) or isinstance(self.loss, BOUND):
+                raise UsageError(
+                    f"A search cannot change the loss from {str(self.loss)!r} to {str(asked)!r}: one of them needs a "
+                    "Trainer or a head of its own. Build a Trainer for each."
+                )
             self._follow(asked)
             note_loss(args, asked)
         self.take_terms()

@@ -22,7 +22,7 @@ ARROWS = {
     "hf_elmix.schedules": ["hf_elmix.errors"],
     "hf_elmix.spelling": ["hf_elmix.errors", "hf_elmix.schedules"],
     "hf_elmix.arguments": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.spelling"],
-    "hf_elmix.callback": ["hf_elmix.arguments", "hf_elmix.spelling"],
+    "hf_elmix.callback": ["hf_elmix.arguments", "hf_elmix.errors", "hf_elmix.spelling"],
     "hf_elmix.heads": ["hf_elmix.errors"],
     "hf_elmix.mahalanobis": ["hf_elmix.errors", "hf_elmix.heads", "hf_elmix.losses.mahalanobis"],
     "hf_elmix.trainer": [

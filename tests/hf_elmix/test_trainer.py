@@ -443,3 +443,12 @@ def test_each_model_of_a_search_gets_its_centres(kit, tmp_path):
     )
     trainer.train()  # on a model of its own
     assert isinstance(trainer.model.classifier, MahalanobisHead)
+
+
+@pytest.mark.parametrize(("first", "then"), [("ce", "mmc"), ("mmc", "ce"), ("focal", "cot")])
+def test_a_search_cannot_change_to_a_loss_that_needs_another_trainer(kit, tmp_path, first, then):
+    args = MixedLossArguments(str(tmp_path), loss=first, max_steps=1, report_to="none", use_cpu=True)
+    trainer = MixedLossTrainer(model=kit.sequence_model(), args=args, train_dataset=kit.sequence_rows(8))
+    trainer.args.loss = then
+    with pytest.raises(UsageError, match="A search cannot change the loss from"):
+        trainer.train()
