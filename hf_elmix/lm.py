@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses import divisor, mix, total_of
-from hf_elmix.losses.linear import linear_loss
+from hf_elmix.losses.linear import Kernel, linear_loss
 from hf_elmix.trainer import MixedLossMixin
 
 __all__ = ["LinearLossMixin", "LinearLossTrainer", "head_replaced", "linear_head"]
@@ -25,8 +25,7 @@ USE_OTHER = "Use MixedLossTrainer, which computes all logits."
 
 
 def linear_head(model: nn.Module) -> nn.Linear:
-    """The head of a model whose logits are what the head returns, ``hidden @ weight.T + bias``, and nothing is done
-    to them afterwards: they are neither scaled nor capped.
+    """The head of a model whose logits are ``hidden @ weight.T + bias`` and no more: neither scaled nor capped.
 
     What is done to them is not looked up but tried, on two tokens: the head is made to return known numbers, and just
     these must come out.
@@ -90,9 +89,7 @@ class LinearLossMixin(MixedLossMixin):
             in one process.
     """
 
-    def __init__(
-        self, *args: Any, kernel: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, kernel: Kernel | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kernel = kernel
         self._refuse_what_was_never_tried()
@@ -131,9 +128,7 @@ class LinearLossMixin(MixedLossMixin):
         """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
         labels, head = self._aligned(labels), self._head
         of = self._of_ce if self._training else _itself
-        sums = linear_loss(
-            hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel
-        )
+        sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
 
     def _of_ce(self, ce: Tensor) -> Tensor:
@@ -153,7 +148,11 @@ class LinearLossMixin(MixedLossMixin):
         return self._with_router_loss(loss, outputs)
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As that of `MixedLossMixin`, arguments and all."""
         self._loss_only = prediction_loss_only

@@ -21,17 +21,18 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hf_elmix.losses.mixed import mix
 from hf_elmix.losses.reduction import check_class_ids, reduced
 
-__all__ = ["HeadOptions", "LinearLoss", "linear_loss", "linear_mixed_loss"]
+__all__ = ["HeadOptions", "Kernel", "LinearLoss", "linear_loss", "linear_mixed_loss"]
 
-# With fewer tokens in a chunk a processor takes longer (tests/benchmarks/bench_linear.py --chunks), and each chunk
-# reads and writes the weight's whole gradient, which its product has to outweigh: it does the more, the wider the head.
+# With fewer tokens in a chunk a processor takes longer (tests/benchmarks/bench_linear.py --chunks): each chunk reads
+# the whole weight and writes its whole gradient, which the products have to outweigh.
 MIN_CHUNK = 128
 HALF = (torch.float16, torch.bfloat16)
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class LinearLoss(NamedTuple):
@@ -70,7 +71,7 @@ class HeadOptions(TypedDict, total=False):
     ignore_index: int
     num_items: int | Tensor | None
     chunk_tokens: int | None
-    kernel: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    kernel: Kernel | None
 
 
 def linear_mixed_loss(
@@ -97,14 +98,24 @@ def linear_mixed_loss(
 
 
 def linear_loss(
-    hidden: Tensor, weight: Tensor, labels: Tensor, of: Callable[[Tensor], Tensor], **options: Unpack[HeadOptions]
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    of: Callable[[Tensor], Tensor],
+    *,
+    bias: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    ignore_index: int = -100,
+    num_items: int | Tensor | None = None,
+    chunk_tokens: int | None = None,
+    kernel: Kernel | None = None,
 ) -> LinearLoss:
     """Any loss that is a function of a token's cross entropy alone, from what a head is applied to.
 
-    The gradients are made along with the loss, unless gradients are off, for those of `hidden`, `weight` and the bias
-    that want one; they can be differentiated no further. A second backward pass through a graph that was retained
-    computes them again. Half precision is multiplied as it is (as autocast has it, where that is on); softmax, loss
-    and the sum of the weight's gradient over chunks are in float32.
+    The gradients are made along with the loss, unless gradients are off, for those of `hidden`, `weight` and `bias`
+    that want one; they can be differentiated no further (`create_graph`). A second backward pass through a graph that
+    was retained computes them again. Half precision is multiplied as it is (as autocast has it, where that is on);
+    softmax, loss and the sum of the weight's gradient over chunks are in float32.
 
     Args:
         hidden: Shape (..., D).
@@ -112,7 +123,12 @@ def linear_loss(
         labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
         of: The loss of each token from its cross entropy in nats, both of shape (n,): one of
             `hf_elmix.losses.OF_CROSS_ENTROPY`, or another. Each value may depend on its own token's only.
-        **options: See `HeadOptions`.
+        bias: As in `HeadOptions`, as all that follow.
+        reduction: There.
+        ignore_index: There.
+        num_items: There.
+        chunk_tokens: There.
+        kernel: There.
 
     Returns:
         The loss, and both terms of the mixed loss. A mean over no labels at all is 0, with zero gradient.
@@ -121,55 +137,49 @@ def linear_loss(
         TypeError: If the labels are not integers.
         ValueError: If the shapes do not belong together, or an argument is outside its range.
     """
-    kernel, reduction = options.get("kernel"), options.get("reduction", "mean")
-    _check(hidden, weight, labels, options)
+    _check_shapes(hidden, weight, bias, labels)
+    _check_options(bias, reduction, chunk_tokens, kernel)
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).long()
-    tokens = labels.ne(options.get("ignore_index", -100)).nonzero().squeeze(-1)
+    tokens = labels.ne(ignore_index).nonzero().squeeze(-1)
+    dtype = _product_type(weight)
+    wide = torch.float32 if dtype in HALF else dtype
     if kernel is None or not len(tokens):
-        sums = _sums_in_chunks(hidden, weight, labels, tokens, of, options)
+        work = _Pass(tokens, labels, of, dtype, wide, chunk_tokens or max(MIN_CHUNK, weight.shape[-1] // 2))
+        inputs = (hidden, weight, bias)
+        if not torch.is_grad_enabled():
+            inputs = tuple(None if x is None else x.detach() for x in inputs)
+        sums = _InChunks.apply(*inputs, work)
     else:
-        ce = kernel(hidden[tokens], weight, labels[tokens])
+        ce = kernel(hidden[tokens].to(dtype), weight.to(dtype), labels[tokens]).to(wide)
         sums = of(ce).sum(), *_terms(ce.detach())
     counts = torch.ones_like(tokens)
-    return LinearLoss(*(reduced(s, counts, reduction=reduction, num_items=options.get("num_items")) for s in sums))
+    return LinearLoss(*(reduced(s, counts, reduction=reduction, num_items=num_items) for s in sums))
 
 
-def _check(hidden: Tensor, weight: Tensor, labels: Tensor, options: HeadOptions) -> None:
+def _product_type(weight: Tensor) -> torch.dtype:
+    """What the logits would be computed in if they were written out."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _check_shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
     check_class_ids(labels)
     if weight.dim() != 2 or hidden.shape != (*labels.shape, weight.shape[-1]):
         raise ValueError(
             f"Expected hidden of shape (..., D), weight (V, D) and labels (...), but got hidden "
             f"{tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels {tuple(labels.shape)}."
         )
-    bias, size, reduction = options.get("bias"), options.get("chunk_tokens"), options.get("reduction", "mean")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"Expected bias of shape ({len(weight)},), but got {tuple(bias.shape)}.")
-    if bias is not None and options.get("kernel") is not None:
+
+
+def _check_options(bias: Tensor | None, reduction: str, chunk_tokens: int | None, kernel: Kernel | None) -> None:
+    if bias is not None and kernel is not None:
         raise ValueError("A kernel takes its bias itself: bind it with functools.partial, and leave `bias` out.")
-    if size is not None and size < 1:
-        raise ValueError(f"Expected chunk_tokens to be 1 or more, but got {size}.")
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise ValueError(f"Expected chunk_tokens to be 1 or more, but got {chunk_tokens}.")
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"Expected reduction to be 'mean' or 'sum', but got {reduction!r}: no other has one gradient.")
-
-
-def _sums_in_chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    tokens: Tensor,
-    of: Callable[[Tensor], Tensor],
-    options: HeadOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kind, bias = hidden.device.type, options.get("bias")
-    # What the products would be computed in if they were written out here.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    wide = torch.float32 if dtype in HALF else dtype
-    size = options.get("chunk_tokens") or max(MIN_CHUNK, weight.shape[-1] // 2)
-    work = _Pass(tokens, labels, of, dtype, wide, size)
-    if not torch.is_grad_enabled():
-        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    with torch.autocast(kind, enabled=False):
-        return _InChunks.apply(hidden, weight, bias, work)
+        raise ValueError(f"Expected reduction to be 'mean' or 'sum', but got {reduction!r}.")
 
 
 class _InChunks(torch.autograd.Function):
@@ -185,8 +195,11 @@ class _InChunks(torch.autograd.Function):
         return loss, ce, el
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True; what is made in the forward pass would count as constant
+            raise RuntimeError(
+                "The gradients of this loss cannot be differentiated again; use mixed_loss of the logits."
+            )
         # Handed over and not kept, so that they can be scaled in place: a copy would be as large as the head.
         gradients, ctx.gradients = ctx.gradients, None
         inputs = ctx.saved_tensors
@@ -221,16 +234,17 @@ class _Pass:
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The three sums, shape (3,), and the gradients of the first in those inputs that need one."""
-        sums = torch.zeros(3, dtype=self.wide, device=hidden.device)
         # Over several chunks the sum needs more digits than its terms; of one chunk the product itself takes care.
         sum_type = weight.dtype if len(self.tokens) <= self.size else self.wide
         gradients = tuple(
             torch.zeros_like(x, dtype=dtype) if x is not None and wanted else None
             for x, wanted, dtype in zip((hidden, weight, bias), needed, (None, sum_type, self.wide), strict=True)
         )
+        sums = torch.zeros(3, dtype=self.wide, device=hidden.device)
         weight, bias = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
-        for chunk in self.tokens.split(self.size):
-            sums += self._chunk(hidden, weight, bias, chunk, gradients)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for chunk in self.tokens.split(self.size):
+                sums += self._chunk(hidden, weight, bias, chunk, gradients)
         return sums, gradients
 
     def _chunk(

@@ -2,14 +2,16 @@
 
     python tests/benchmarks/bench_linear.py [--dtype bfloat16] [--chunks 32 64 128 256 512]
 
-Time is that of the processor, each peer timed in turn with `F.cross_entropy` (pairs.py). Memory is the largest resident
-size of the process during a step, less what it held before: that counts the gradients and whatever a kernel takes
-beside its tensors, which a profiler of tensors would not see. Linux counts it (proc(5): VmHWM, reset by clear_refs).
+Time is that of the processor, each peer timed in turn with `F.cross_entropy` (pairs.py). Memory is the largest
+resident size of the process during a step, less what it held before: that counts the gradients and whatever a kernel
+takes beside its tensors, which a profiler of tensors would not see. Linux counts it (proc(5): VmHWM, reset by
+clear_refs).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -35,22 +37,25 @@ def linear(alpha: float = WEIGHTS[0], beta: float = WEIGHTS[1], **options: objec
     return lambda h, w, y: linear_mixed_loss(h, w, y, alpha, beta, **options).loss
 
 
-def peers() -> dict[str, Loss]:
+def peers(chunk: int) -> dict[str, Loss]:
     """What is measured, by name."""
     pytorchs = functools.partial(F.linear_cross_entropy, options=nn.LinearCrossEntropyOptions())
+    options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
+    same_chunk = functools.partial(F.linear_cross_entropy, options=options)
     found = {
         "mixed_loss of the logits": lambda h, w, y: mixed_loss(h @ w.T, y, *WEIGHTS),
         "linear_mixed_loss": linear(),
         "linear_mixed_loss, beta=0": linear(1.0, 0.0),
         "F.linear_cross_entropy": pytorchs,
-        "linear_mixed_loss, it as kernel": linear(kernel=functools.partial(pytorchs, reduction="none")),
+        f"F.linear_cross_entropy, chunk of {chunk}": same_chunk,
+        "linear_mixed_loss, that as kernel": linear(kernel=functools.partial(same_chunk, reduction="none")),
     }
     if importlib.util.find_spec("cut_cross_entropy"):
         from cut_cross_entropy import linear_cross_entropy
 
         cut = functools.partial(linear_cross_entropy, impl="torch_compile")
         found["cut-cross-entropy, torch_compile"] = cut
-        found["linear_mixed_loss, that as kernel"] = linear(kernel=functools.partial(cut, reduction="none"))
+        found["linear_mixed_loss, cut as kernel"] = linear(kernel=functools.partial(cut, reduction="none"))
     return found
 
 
@@ -66,6 +71,7 @@ def peak(run: Callable[[], None], *inputs: Tensor) -> float:
     """MiB that a step adds to the process at its largest."""
     for tensor in inputs:
         tensor.grad = None
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed and kept would hide what is taken again
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     run()
@@ -93,12 +99,15 @@ def main() -> None:
     hidden = torch.randn(args.tokens, args.width).to(dtype).requires_grad_()
     weight = (0.02 * torch.randn(args.words, args.width)).to(dtype).requires_grad_()
     labels = torch.randint(args.words, (args.tokens,))
-    print(f"{args.tokens} tokens x {args.width}, {args.words} words, {args.dtype}, {args.threads} threads; peer: ", end="")
+    print(
+        f"{args.tokens} tokens x {args.width}, {args.words} words, {args.dtype}, {args.threads} threads; peer: ",
+        end="",
+    )
     peer = step(materialised, hidden, weight, labels)
     peer()
     print(f"F.cross_entropy, {peak(peer, hidden, weight):.0f} MiB")
     chunks = {f"linear_mixed_loss, chunk of {n}": linear(chunk_tokens=n) for n in args.chunks or ()}
-    for name, loss in (chunks or peers()).items():
+    for name, loss in (chunks or peers(max(128, args.width // 2))).items():
         ours = step(loss, hidden, weight, labels)
         report(name, *compare(ours, peer, args.pairs))
         print(f"{'':40} {peak(ours, hidden, weight):9.0f} MiB")
