@@ -16,6 +16,7 @@ from glue_runs import protocol
 from hf_elmix.analysis.command import add_arguments, report
 from hf_elmix.commands import EXIT_FAILED, OneLineParser, exit_code
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.spelling import EXAMPLES
 from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ OWN = {
     "output_dir": "--output_dir",
     "seed": "--seeds",
     "mixing": "--mixings",
+    "loss": "--losses",
     "eval_strategy": "every epoch is scored",
     "label_names": "the tasks have their own",
     "resume_from_checkpoint": "started again, a study goes on by itself",
@@ -64,9 +66,9 @@ def _run_command(words: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="glue-runs", description="The GLUE study of the mixed loss.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing", add_help=False)
+    commands.add_parser("finetune", help="one run, with run_glue's flags and --mixing or --loss", add_help=False)
     _add_study(
-        commands.add_parser("study", allow_abbrev=False, help="tasks x seeds x mixings, one record for each run")
+        commands.add_parser("study", allow_abbrev=False, help="tasks x seeds x losses, one record for each run")
     )
     _add_status(
         commands.add_parser("status", allow_abbrev=False, help="which runs are done, running, failed, missing")
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_study)
     parser.description = (
-        "Trains every task with every seed and every mixing and writes one record for each run. Started again, it "
+        "Trains every task with every seed and every loss and writes one record for each run. Started again, it "
         "goes on where it stopped. The flags of transformers.TrainingArguments are taken too, such as --bf16."
     )
     add = parser.add_argument
@@ -103,8 +105,12 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         help=f"default: {_words(protocol.SEEDS)}",
     )
     add(
-        "--mixings", nargs="+", default=protocol.MIXINGS, metavar="MIXING", help=f"default: {_words(protocol.MIXINGS)}"
+        "--mixings",
+        nargs="+",
+        metavar="MIXING",
+        help=f"schedules of the mixed loss; default, where there are no --losses: {_words(protocol.MIXINGS)}",
     )
+    add("--losses", nargs="+", metavar="LOSS", help=f"any losses, as in {EXAMPLES}; table4: those of the paper's")
     add("--model_name_or_path", default=protocol.BERT, metavar="MODEL", help="model id or folder (%(default)s)")
     add("--dataset_name", default=protocol.GLUE, metavar="DATASET", help="dataset id or folder (%(default)s)")
     add("--max_seq_length", type=int, default=protocol.MAX_LENGTH, metavar="N", help="tokens of a row (%(default)s)")
@@ -121,7 +127,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=("local", "ray"), default="local", help="where the work is done (%(default)s)")
     add("--ray_address", metavar="ADDRESS", help="of a Ray cluster; left out, one is started on this machine")
     add("--no_sharing", action="store_true", help="train every run from the start, also what runs have in common")
-    add("--keep", choices=KEEP, default="none", help="which trained models stay (%(default)s); best: of each mixing")
+    add("--keep", choices=KEEP, default="none", help="which trained models stay (%(default)s); best: of each loss")
     add(
         "--report_to", nargs="+", default=[], metavar="TRACKER", help="tensorboard, trackio, wandb; a run when it ends"
     )
@@ -173,7 +179,7 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
     study = glue_study(
         args.tasks,
         args.seeds,
-        args.mixings,
+        [*(args.mixings or ()), *(args.losses or ())] or protocol.MIXINGS,
         model=args.model_name_or_path,
         dataset=args.dataset_name,
         max_length=args.max_seq_length,

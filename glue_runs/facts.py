@@ -37,7 +37,7 @@ def model_facts(
 
     Args:
         task: The task.
-        settings: As in a record: ``model`` and ``dataset`` as they were given, ``mixing`` (None for the Trainer's own
+        settings: As in a record: ``model`` and ``dataset`` as they were given, ``loss`` (None for the Trainer's own
             loss) and ``arguments`` (training arguments by name); ``max_length`` and others are shown where they are
             there. ``config`` is the configuration of the dataset if it is not the task's name.
         provenance: As in a record: ``model_revision``, ``data_revision`` (None for a folder), ``data_rows`` and, as
@@ -61,7 +61,7 @@ def model_facts(
         rows=provenance.get("data_rows", {}),
         columns=task.columns,
         labels=task.labels,
-        mixing=settings["mixing"],
+        loss=settings["loss"],
         scores=tuple(scores),
         settings=_known(shown),
         versions=_known({**provenance.get("versions", {}), **about}),
@@ -88,7 +88,7 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
 
     Args:
         record: The run.
-        others: Runs with the same task and mixing and other seeds, which the card tells of.
+        others: Runs with the same task and loss and other seeds, which the card tells of.
     """
     task, last = TASKS[record.key.problem], {name: values["last"] for name, values in record.scores.items()}
     scores = [score for split in task.splits for score in scores_on(split, task, last, _start(task, split, last))]

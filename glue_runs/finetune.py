@@ -1,4 +1,4 @@
-"""One fine-tuning run with run_glue's flags, and ``--mixing``."""
+"""One fine-tuning run with run_glue's flags, and ``--mixing`` or ``--loss``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from glue_runs.problems import collator_for, possible_padding
 from glue_runs.protocol import GLUE
 from glue_runs.sharing import facts_of_run, share, take_hub
 from glue_runs.tasks import GLUE_TASKS, Task
+from hf_elmix.complement import trainer_for
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.trainer import MixedLossTrainer
+from hf_elmix.spelling import parse_loss
 
 __all__ = ["finetune"]
 
@@ -51,7 +52,9 @@ def finetune(words: Sequence[str]) -> int:
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
-    args.run_name = args.run_name or f"{task.name} {args.mixing} seed {args.seed}"  # what trackers call it
+    args.run_name = (
+        args.run_name or f"{task.name} {args.mixing or args.loss} seed {args.seed}"
+    )  # what trackers call it
     facts = partial(facts_of_run, data, args, source, task, rows)
     if args.process_index == 0:
         print(_about(task, rows))
@@ -127,7 +130,7 @@ def _used(args: FinetuneArguments, splits: tuple[str, ...], test_splits: tuple[s
 
 def _check_task(task: Task, args: FinetuneArguments) -> None:
     """Refuse a loss or a metric that the task does not have."""
-    if task.regression and args.mixing != STOCK:
+    if task.regression and args.loss != STOCK:
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
         )
@@ -153,7 +156,7 @@ def _length(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _trainer(args: FinetuneArguments, task: Task, tokens: DatasetDict, **parts: Any) -> Trainer:
     """The Trainer; while it trains, the first evaluation split alone says which epoch is best, as in run_glue."""
-    kind = Trainer if args.mixing == STOCK else MixedLossTrainer
+    kind = Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss))
     try:
         return kind(
             args=args,

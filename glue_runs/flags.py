@@ -1,4 +1,4 @@
-"""The flags of ``glue-runs finetune``: those of run_glue, those of the Trainer, and ``--mixing``."""
+"""The flags of ``glue-runs finetune``: those of run_glue, those of the Trainer, and ``--mixing`` or ``--loss``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_elmix.errors import UsageError, in_one_line
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "check_arguments", "parse"]
 
 PROG = "glue-runs finetune"
-STOCK = "none"  # the mixing that is the model's own loss in the stock Trainer
+STOCK = "none"  # the mixing or loss that is the model's own in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for evaluation rows
 
@@ -112,7 +112,7 @@ class ModelArguments:
 
 @dataclass
 class FinetuneArguments(MixedLossArguments):
-    """Training arguments with the protocol's defaults (see `glue_runs.protocol`); ``mixing`` may be ``none``."""
+    """Training arguments with the protocol's defaults (see `glue_runs.protocol`); the loss may be ``none``."""
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
     num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs of training."})
@@ -122,7 +122,8 @@ class FinetuneArguments(MixedLossArguments):
     logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between two logs."})
 
     def __post_init__(self) -> None:
-        if self.mixing == STOCK:
+        if STOCK in (self.mixing, self.loss):
+            self.mixing, self.loss = None, STOCK
             TrainingArguments.__post_init__(self)
         else:
             super().__post_init__()

@@ -18,6 +18,7 @@ from glue_runs.padding_free import can_drop_padding, drop_padding
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError
+from hf_elmix.spelling import ComplementLoss, expand_losses
 from hf_elmix.study.spec import Materials, Method, Problem, Study
 
 __all__ = ["collator_for", "glue_problem", "glue_study", "possible_padding"]
@@ -28,7 +29,7 @@ NO_KINDS: Mapping[str, str] = MappingProxyType({})
 def glue_study(
     tasks: Iterable[str] = TASK_NAMES,
     seeds: Iterable[int] = SEEDS,
-    mixings: Iterable[str] = MIXINGS,
+    losses: Iterable[str] = MIXINGS,
     *,
     model: str = BERT,
     dataset: str = GLUE,
@@ -47,7 +48,7 @@ def glue_study(
     Args:
         tasks: Names of GLUE tasks.
         seeds: Seeds, the same for all methods.
-        mixings: Schedules, as `MixingSchedule.parse` reads them.
+        losses: What `hf_elmix.parse_loss` reads, and names of sets of them (`hf_elmix.spelling.LOSS_SETS`).
         model: Model id or folder.
         dataset: Dataset id or folder.
         max_length: Tokens a row is cut to.
@@ -60,10 +61,11 @@ def glue_study(
         kinds: Kinds of training rows to score by themselves (see `glue_problem`).
 
     Raises:
-        UsageError: (a ValueError) If a task or mixing is unknown, or data or model cannot be used.
+        UsageError: (a ValueError) If a task or loss is unknown, or data or model cannot be used.
     """
-    methods = tuple(Method(mixing) for mixing in mixings)
+    methods = tuple(Method(loss) for loss in expand_losses(losses))
     chosen = [find_task(name) for name in tasks]
+    _check_complement(methods, chosen)
     source = find_model(model)
     if (arguments or {}).get("torch_compile") and padding == "free":  # each number of tokens would be compiled anew
         padding = "longest"
@@ -82,6 +84,16 @@ def glue_study(
         for task in chosen
     )
     return Study(problems, methods, tuple(seeds), {**ARGUMENTS, **(arguments or {})})
+
+
+def _check_complement(methods: Iterable[Method], tasks: Iterable[Task]) -> None:
+    """Refuse complement objective training on a task with one wrong class only."""
+    pairs = [task.name for task in tasks if len(task.labels) == 2]
+    if pairs and any(isinstance(method.loss, ComplementLoss) for method in methods):
+        raise UsageError(
+            f"The loss 'cot' evens out the probabilities of the wrong classes, and {pairs[0]} has only one of "
+            "them. Of GLUE's tasks it can be used with --tasks mnli."
+        )
 
 
 def glue_problem(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, TASK_NAMES
+from hf_elmix.spelling import mixing_of
 from hf_elmix.study.spec import RunRecord
 
 __all__ = ["study_commands"]
@@ -41,11 +42,12 @@ def study_commands(records: Iterable[RunRecord], folder: str) -> list[str]:
 
 def _grid(records: list[RunRecord]) -> str:
     """The flags that say which runs."""
-    tasks, mixings, seeds = ({getattr(r.key, part) for r in records} for part in ("problem", "method", "seed"))
+    tasks, methods, seeds = ({getattr(r.key, part) for r in records} for part in ("problem", "method", "seed"))
+    mixed = all(mixing_of(record.settings["loss"]) is not None for record in records)
     lists = {
         "--tasks": _in_order(tasks, TASK_NAMES),
         "--seeds": [str(seed) for seed in sorted(seeds)],
-        "--mixings": _in_order(mixings, MIXINGS),
+        "--mixings" if mixed else "--losses": _in_order(methods, MIXINGS),
     }
     return " ".join(f"{flag} {shlex.join(values)}" for flag, values in lists.items())
 

@@ -88,7 +88,7 @@ def facts_of_run(
         "model": source.name,
         "dataset": next(iter(data.files.values()), data.dataset_name or GLUE),
         "config": data.task_name or data.dataset_config_name,
-        "mixing": None if args.mixing == STOCK else args.mixing,
+        "loss": None if args.loss == STOCK else args.loss,
         "max_length": data.max_seq_length,
         "padding": data.padding,
         "max_train_samples": data.max_train_samples,
@@ -127,6 +127,6 @@ def _arguments(args: FinetuneArguments) -> dict[str, Any]:
     """The protocol's arguments, and those that are not what they are by default."""
     known = {field.name: field.default for field in fields(args) if field.default is not MISSING}
     said = {name: getattr(args, name) for name, default in known.items() if getattr(args, name) != default}
-    told = {name: value for name, value in said.items() if not name.startswith((*SILENT, "mixing", "seed"))}
+    told = {name: value for name, value in said.items() if not name.startswith((*SILENT, "loss", "mixing", "seed"))}
     plain = {name: value for name, value in told.items() if isinstance(value, str | int | float | bool)}
     return {**{name: getattr(args, name) for name in ARGUMENTS}, **plain}

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_elmix.arguments import MixedLossArguments
     from hf_elmix.callback import MixingCallback
+    from hf_elmix.complement import ComplementTrainer
     from hf_elmix.errors import UsageError
     from hf_elmix.losses import cross_entropy, expectation_loss, mixed_loss
     from hf_elmix.schedules import MixingSchedule, focus_to_weights
+    from hf_elmix.spelling import parse_loss, register_loss
     from hf_elmix.trainer import MixedLossMixin, MixedLossTrainer
 
 __all__ = [
+    "ComplementTrainer",
     "MixedLossArguments",
     "MixedLossMixin",
     "MixedLossTrainer",
@@ -29,15 +32,19 @@ __all__ = [
     "expectation_loss",
     "focus_to_weights",
     "mixed_loss",
+    "parse_loss",
+    "register_loss",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     "arguments": ("MixedLossArguments",),
     "callback": ("MixingCallback",),
+    "complement": ("ComplementTrainer",),
     "errors": ("UsageError",),
     "losses": ("cross_entropy", "expectation_loss", "mixed_loss"),
     "schedules": ("MixingSchedule", "focus_to_weights"),
+    "spelling": ("parse_loss", "register_loss"),
     "trainer": ("MixedLossMixin", "MixedLossTrainer"),
 }
 

@@ -3,34 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_elmix.errors import UsageError
 from hf_elmix.schedules import GRAMMAR, MixingSchedule
+from hf_elmix.spelling import EXAMPLES, Loss, MixedLoss, parse_loss
 
-__all__ = ["DEFAULT_MIXING", "MixedLossArguments"]
+__all__ = ["DEFAULT_MIXING", "MixedLossArguments", "choose_loss", "note_loss"]
 
 DEFAULT_MIXING = "0-0.5"
 
 
 @dataclass
 class MixedLossArguments(TrainingArguments):
-    """`TrainingArguments` and the schedule of the mixed loss; everything else is as documented there.
+    """`TrainingArguments` and the loss; everything else is as documented there.
 
     Attributes:
-        mixing: Schedule of the mixed loss, in the words of `MixingSchedule.parse`.
+        mixing: Schedule of the mixed loss, in the words of `MixingSchedule.parse`: the short form of ``mix:...``. Left
+            out, with no `loss` either, ``"0-0.5"``; None where the loss is another one.
+        loss: Any loss, in the words of `hf_elmix.spelling.parse_loss`.
 
     Raises:
-        UsageError: (a ValueError) If `mixing` is no schedule.
+        UsageError: (a ValueError) If there is no such loss, or the two are different ones.
     """
 
-    mixing: str = field(
-        default=DEFAULT_MIXING,
-        metadata={"help": f"Schedule of the mixed loss: {GRAMMAR}."},
+    mixing: str | None = field(
+        default=None,
+        metadata={"help": f"Schedule of the mixed loss: {GRAMMAR}. Default, where there is no --loss: 0-0.5."},
     )
+    loss: str | None = field(default=None, metadata={"help": f"Any loss, such as {EXAMPLES}."})
 
     def __post_init__(self) -> None:
-        schedule = MixingSchedule.parse(self.mixing)
-        if not isinstance(self.mixing, str):  # a number in a configuration file, or a schedule: trackers want text
-            self.mixing = str(schedule)
+        note_loss(self, choose_loss(self.mixing, self.loss))
         super().__post_init__()
+
+
+def choose_loss(mixing: Any, loss: Any) -> Loss:
+    """The loss that was asked for by one of its two names, or by none.
+
+    Args:
+        mixing: What `MixingSchedule.parse` reads, or None.
+        loss: What `hf_elmix.spelling.parse_loss` reads, or None.
+
+    Returns:
+        The loss; the mixed loss under ``0-0.5`` if both are None.
+
+    Raises:
+        UsageError: (a ValueError) If there is no such loss, or both are given and different.
+    """
+    if loss is None:
+        return MixedLoss(MixingSchedule.parse(DEFAULT_MIXING if mixing is None else mixing))
+    chosen = parse_loss(loss)
+    if mixing is not None and chosen != MixedLoss(MixingSchedule.parse(mixing)):
+        raise UsageError(f"Expected mixing or loss, but got mixing {mixing!r} and loss {loss!r}. Leave one out.")
+    return chosen
+
+
+def note_loss(args: Any, loss: Loss) -> None:
+    """Write down in training arguments which loss it is, so that what is written down is what is done.
+
+    Args:
+        args: `MixedLossArguments`.
+        loss: The loss.
+    """
+    args.loss = str(loss)
+    args.mixing = str(loss.schedule) if isinstance(loss, MixedLoss) else None

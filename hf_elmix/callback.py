@@ -1,4 +1,4 @@
-"""The callback that moves the weights of the loss as training goes on."""
+"""The callback that moves the loss as training goes on."""
 
 from __future__ import annotations
 
@@ -7,58 +7,81 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_elmix.schedules import MixingSchedule, focus_of
+from hf_elmix.arguments import choose_loss, note_loss
+from hf_elmix.spelling import Loss, parse_loss
 
 __all__ = ["MixingCallback"]
 
 
 class MixingCallback(TrainerCallback):
-    """Sets the weights of the mixed loss at every optimizer step, and averages the loss terms between two logs.
+    """Sets the loss of every optimizer step, and averages the two terms of the mixed loss between two logs.
 
     It is the one object that the loss and the training loop share: the loop tells it where training stands, the loss
-    reads `alpha` and `beta` from it and reports its two terms. The weights are computed afresh from the state each
-    time, so a resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
+    reads `current` from it and reports both terms. What is current is computed afresh from the state each time, so a
+    resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
 
     Args:
-        schedule: A schedule, or what `MixingSchedule.parse` reads.
+        loss: What `hf_elmix.spelling.parse_loss` reads.
 
     Attributes:
-        schedule: The schedule that is followed.
-        alpha: Weight of the cross entropy in the current optimizer step.
-        beta: Weight of the expectation loss in the current optimizer step.
+        loss: The loss, over all of training.
+        current: The loss of the current optimizer step: with the weights of the phase that training is in.
 
     Raises:
-        UsageError: (a ValueError) If it is no schedule.
+        UsageError: (a ValueError) If it is no loss.
     """
 
-    def __init__(self, schedule: MixingSchedule | str | float) -> None:
-        self.schedule = MixingSchedule.parse(schedule)
-        self.alpha, self.beta = self.schedule.weights(0, 1)
+    def __init__(self, loss: Any) -> None:
+        self._follow(parse_loss(loss))
         self._terms: Tensor | None = None
         self._steps = 0
+        self._rates: list[Any] = []
 
-    @property
-    def focus(self) -> float:
-        """Probability of the true label at which the gradient is largest now (see `focus_of`)."""
-        return focus_of(self.alpha, self.beta)
+    def _follow(self, loss: Loss) -> None:
+        self.loss, self.current = loss, loss.at(0, 1)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget the terms of an earlier training, and follow `args.mixing`, which a search may have changed.
+        """Forget the terms of an earlier training, and follow `args.loss`, which a search may have changed.
 
         Raises:
-            UsageError: (a ValueError) If that is no schedule.
+            UsageError: (a ValueError) If that is no loss.
         """
-        self.schedule = MixingSchedule.parse(getattr(args, "mixing", self.schedule))
+        asked = self._asked(args)
+        if asked != self.loss:
+            self._follow(asked)
+            note_loss(args, asked)
         self.take_terms()
+
+    def _asked(self, args: Any) -> Loss:
+        text, mixing = getattr(args, "loss", None), getattr(args, "mixing", None)
+        if text not in (None, str(self.loss)):
+            return parse_loss(text)
+        return self.loss if mixing is None else choose_loss(mixing, None)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the weights of the optimizer step that begins; called once for all its accumulated batches."""
-        self.alpha, self.beta = self.schedule.weights(state.global_step, state.max_steps)
+        """Set the loss of the optimizer step that begins; called once for all its accumulated batches."""
+        self.current = self.loss.at(state.global_step, state.max_steps)
         self._steps += 1
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Multiply the learning rate for one step, where the loss asks for that."""
+        groups, factor = kwargs["optimizer"].param_groups, self.current.learning_rate_factor
+        self._rates = [group["lr"] for group in groups] if factor != 1 else []
+        for group, rate in zip(groups, self._rates, strict=False):
+            group["lr"] = rate * factor
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the learning rate back, which belongs to its own schedule."""
+        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
+            group["lr"] = rate
 
     def add_terms(self, terms: Tensor) -> None:
         """Add a batch's share of both terms; they stay on their device until they are logged.

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from hf_elmix.analysis.plots import method_label, plot_schedule
 from hf_elmix.analysis.text import markdown_table, markdown_text
 from hf_elmix.schedules import MixingSchedule, focus_of
+from hf_elmix.spelling import mixing_of
 
 __all__ = [
     "CARD",
@@ -109,7 +110,7 @@ class ModelFacts:
         rows: Number of rows that were used of each split.
         columns: Columns of text that are fed to the model, one or two.
         labels: Names of the labels, in the order of their ids; none where the model answers with a number.
-        mixing: Schedule of the mixed loss; None for the Trainer's own loss.
+        loss: What it was trained with, as `parse_loss` reads it; None for the Trainer's own loss.
         scores: What was measured at the end of training.
         settings: Hyperparameters by name.
         versions: Versions of software by name, commit, device.
@@ -125,7 +126,7 @@ class ModelFacts:
     rows: Mapping[str, int]
     columns: tuple[str, ...]
     labels: tuple[str, ...]
-    mixing: str | None
+    loss: str | None
     scores: tuple[Score, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
@@ -136,7 +137,7 @@ class ModelFacts:
 
 def model_mark(facts: ModelFacts) -> dict[str, str]:
     """What a repository holds, in its card's metadata: a push does not replace what has another mark."""
-    return {"model": facts.base.name, "task": facts.task, "mixing": facts.mixing or "none"}
+    return {"model": facts.base.name, "task": facts.task, "loss": facts.loss or "none"}
 
 
 def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
@@ -147,8 +148,8 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
         repo_id: Where it will be on the Hub, for its name and the example; or the folder it is in.
     """
     files = {CARD: _card(facts, repo_id).encode()}
-    if facts.mixing is not None:
-        schedule = MixingSchedule.parse(facts.mixing)
+    schedule = _schedule(facts)
+    if schedule is not None:
         files[PICTURE] = drawn(lambda ax: plot_schedule(schedule, ax), (6.4, 3.2))
     return files
 
@@ -223,15 +224,24 @@ def _result(facts: ModelFacts, score: Score) -> EvalResult:
 
 
 def _about(facts: ModelFacts) -> str:
-    how = "the Trainer's own loss" if facts.mixing is None else f"the mixed loss under the regime {_regime(facts)}"
+    answer = _listing(facts.labels, "or") if facts.labels else "a number"
     return (
         f"{facts.base.link()}, fine-tuned on the task {markdown_text(facts.task)} of {facts.data.link('datasets/')} "
-        f"with {how} by hf\\_elmix. It answers with {_listing(facts.labels, 'or') if facts.labels else 'a number'}."
+        f"with {_how(facts)} by hf\\_elmix. It answers with {answer}."
     )
 
 
-def _regime(facts: ModelFacts) -> str:
-    return markdown_text(method_label(str(facts.mixing)))
+def _how(facts: ModelFacts) -> str:
+    if facts.loss is None:
+        return "the Trainer's own loss"
+    kind = "the mixed loss under the regime" if _schedule(facts) else "the loss"
+    return f"{kind} {markdown_text(method_label(facts.loss))}"
+
+
+def _schedule(facts: ModelFacts) -> MixingSchedule | None:
+    """The weights of the mixed loss over training, where that is the loss."""
+    mixing = mixing_of(facts.loss or "")
+    return None if mixing is None else MixingSchedule.parse(mixing)
 
 
 def _listing(words: Iterable[str], last: str) -> str:
@@ -254,10 +264,12 @@ def _example(facts: ModelFacts, repo_id: str) -> str:
 
 
 def _loss(facts: ModelFacts) -> str:
-    if facts.mixing is None:
+    if facts.loss is None:
         own = "cross entropy" if facts.labels else "the mean squared error"
         return f"The model was trained with the loss that the Trainer takes by itself: {own}."
-    schedule = MixingSchedule.parse(facts.mixing)
+    schedule = _schedule(facts)
+    if schedule is None:
+        return f"The loss is `{facts.loss}`, as `hf_elmix.parse_loss` reads it."
     phases = schedule.phases
     ends = [*(f"{100 * float(phase.start):.4g} %" for phase in phases[1:]), "100 %"]
     rows = [

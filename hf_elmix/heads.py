@@ -20,7 +20,14 @@ from transformers.utils import ModelOutput
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["base_model", "check_class_logits", "check_labels_of", "predicts_next_token", "requires_labels"]
+__all__ = [
+    "base_model",
+    "check_class_logits",
+    "check_labels_of",
+    "number_of_labels",
+    "predicts_next_token",
+    "requires_labels",
+]
 
 # The families whose loss is one cross entropy over `logits` (..., C).
 CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
@@ -91,6 +98,17 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
             f"Expected the column {column!r} to hold class ids, but it holds {kind}: regression or multi-label "
             f"targets for {type(model).__name__}. {USE_TRAINER}"
         )
+
+
+def number_of_labels(model: nn.Module) -> int | None:
+    """The classes of a head for sequences (of any kind) or tokens, or None for any other head.
+
+    Args:
+        model: The model, under no wrapper.
+    """
+    if _loss_function(model) not in (ForSequenceClassificationLoss, ForTokenClassification):
+        return None  # every configuration has a number of labels, those of language models too
+    return getattr(getattr(model, "config", None), "num_labels", None)
 
 
 def predicts_next_token(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The mixed loss of a language model with a large vocabulary: a Trainer that never holds all logits.
+"""A Trainer for language models with a large vocabulary that never holds all logits.
 
 While the loss is computed, the model's head (`hf_elmix.losses.linear`) is made to return the loss in place of the
 logits. So the model does everything else itself, inside whatever wraps it, and nothing here knows its architecture.
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses import divisor, mix, total_of
 from hf_elmix.losses.linear import Kernel, linear_loss
+from hf_elmix.losses.reduction import divisor, total_of
+from hf_elmix.spelling import Loss
 from hf_elmix.trainer import MixedLossMixin
 
 __all__ = ["LinearLossMixin", "LinearLossTrainer", "head_replaced", "linear_head"]
@@ -84,9 +85,9 @@ class LinearLossMixin(MixedLossMixin):
         **kwargs: Arguments of the Trainer, and of `MixedLossMixin`.
 
     Raises:
-        UsageError: (a ValueError) Besides those of `MixedLossMixin`, if the model predicts no next token, its logits
-            are not what a linear head returns, labels are smoothed, or the model is compiled, sharded or replicated
-            in one process.
+        UsageError: (a ValueError) Besides those of `MixedLossMixin`, if the loss is no function of the cross entropy,
+            the model predicts no next token, its logits are not what a linear head returns, labels are smoothed, or
+            the model is compiled, sharded, or replicated in one process.
     """
 
     def __init__(self, *args: Any, kernel: Kernel | None = None, **kwargs: Any) -> None:
@@ -132,20 +133,28 @@ class LinearLossMixin(MixedLossMixin):
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
 
     def _of_ce(self, ce: Tensor) -> Tensor:
-        return mix(ce, -torch.expm1(-ce), self.mixing.alpha, self.mixing.beta)
+        return _of(self._objective, ce)
+
+    def _check_loss(self, loss: Loss) -> None:
+        super()._check_loss(loss)
+        try:
+            _of(loss, torch.ones(2))
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"The loss {str(loss)!r} needs all logits, not the cross entropy alone. {USE_OTHER}"
+            ) from error
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if not self._replaced:
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
-        *sums, counted = self._logits(outputs).unbind()
+        loss, ce, el, counted = self._logits(outputs).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
-        per = divisor(count, counted) if self._training else total_of(count, counted)
-        loss, ce, el = (s / per for s in sums)
+        per = divisor(count, loss) if self._training else total_of(count, loss)
         if not self._training:
-            self._el = el.detach() * self._device_scale
-            return loss
-        self.mixing.add_terms(torch.stack((ce, el)).detach())
-        return self._with_router_loss(loss, outputs)
+            self._el = el.detach() / per * self._device_scale
+            return loss / per
+        self._note_terms(ce, el, per)
+        return self._with_router_loss(loss / per, outputs)
 
     def prediction_step(
         self,
@@ -160,6 +169,12 @@ class LinearLossMixin(MixedLossMixin):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         finally:
             self._loss_only = False
+
+
+def _of(loss: Loss, ce: Tensor) -> Tensor:
+    """A loss from the cross entropy alone; there are no logits that it could look at."""
+    nothing = torch.empty(0)
+    return loss.from_terms(ce, -torch.expm1(-ce), nothing, nothing)
 
 
 def _itself(ce: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ any number of steps. Nothing here needs PyTorch.
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import re
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["REGIMES", "MixingSchedule", "Phase", "focus_of", "focus_to_weights"]
+__all__ = ["REGIMES", "MixingSchedule", "Phase", "focus_of", "focus_to_weights", "rescaling_factor"]
 
 Number = numbers.Real | float | str
 
@@ -70,6 +71,23 @@ def focus_of(alpha: float, beta: float) -> float:
         beta: Weight of the expectation loss.
     """
     return max(0.0, (1 - alpha / beta) / 2) if beta else 0.0
+
+
+def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) -> Fraction:
+    """``M = V_mixed / V_CE``: how much larger the mixed loss's gradient is than cross entropy's, by area (Eqs. 20-22).
+
+    The areas are those under the gradient (Eq. 13) at the logit of the true label (i = j, over p_y in [0, 1]; then
+    M = α + β/3), or at another logit (i ≠ j, over p_y and p_j in [0, 1]²; then M = α + β/2). V_CE is ½ in both.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+        true_label: Which of the two readings.
+
+    Raises:
+        UsageError: (a ValueError) If a weight is no number.
+    """
+    return _fraction(alpha) + _fraction(beta) / (3 if true_label else 2)
 
 
 @dataclass(frozen=True)
@@ -185,6 +203,25 @@ class MixingSchedule:
         """
         phase = self.phase_at(step, max_steps)
         return float(phase.alpha), float(phase.beta)
+
+    def constant_at(self, step: int, max_steps: int) -> MixingSchedule:
+        """The schedule that has the weights of one step throughout; see `phase_at`.
+
+        Args:
+            step: Optimizer steps done, 0 or more.
+            max_steps: Optimizer steps of the whole training, 1 or more.
+        """
+        phase = self.phase_at(step, max_steps)
+        return MixingSchedule((Phase(Fraction(0), phase.alpha, phase.beta),))
+
+    def changes(self, max_steps: int) -> list[int]:
+        """Completed optimizer steps after which a phase is entered before training ends, without the first phase.
+
+        Args:
+            max_steps: Optimizer steps of the whole training, 1 or more.
+        """
+        entries = [math.ceil(phase.start * max_steps) for phase in self.phases[1:]]
+        return [step for step in entries if step < max_steps]
 
     def __str__(self) -> str:
         """The shortest text that reads back to this schedule."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_elmix.arguments import DEFAULT_MIXING
+from hf_elmix.arguments import choose_loss, note_loss
 from hf_elmix.callback import MixingCallback
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import base_model, check_class_logits, check_labels_of, predicts_next_token, requires_labels
-from hf_elmix.losses import divisor, loss_terms, mix, total_of
+from hf_elmix.losses.mixed import loss_terms
+from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.schedules import MixingSchedule
+from hf_elmix.spelling import ComplementLoss, Loss
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -29,7 +31,7 @@ else:
 
 
 class MixedLossMixin(_Base):
-    """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12), its weights following a schedule.
+    """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12) on a schedule, or another loss.
 
     Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. Compared with the Trainer it
     extends,
@@ -37,34 +39,42 @@ class MixedLossMixin(_Base):
     - the labels are withheld from the model, so that its own loss is not computed and thrown away;
     - the loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
       devices, whatever the model does with ``num_items_in_batch``;
-    - training logs carry ``alpha``, ``beta``, ``focus`` (of the last step) and ``loss_ce``, ``loss_el`` (means since
-      the last log, as ``loss``);
+    - training logs carry ``alpha``, ``beta``, ``focus`` (of the last step; other losses have others, or none) and
+      ``loss_ce``, ``loss_el`` (means since the last log, as ``loss``, whatever the loss is);
     - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed where
       ``label_smoothing_factor`` is set, as the Trainer's), and the expectation loss beside it as ``eval_loss_el``.
 
     Args:
         *args: Arguments of the Trainer.
-        mixing: A `MixingSchedule` or its text. Left out, it is the one of `MixedLossArguments`, else ``"0-0.5"``.
+        mixing: A `MixingSchedule` or its text. Left out, with no `loss` either, it is that of `MixedLossArguments`,
+            else ``"0-0.5"``.
+        loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a function of your own.
         **kwargs: Arguments of the Trainer.
 
     Attributes:
-        mixing: The `MixingCallback` that holds the schedule and the current weights.
+        mixing: The `MixingCallback` that holds the loss as it is over training, and as it is now.
 
     Raises:
-        UsageError: (a ValueError) If the text is no schedule, the model or the data has no single true class, or a
+        UsageError: (a ValueError) If there is no such loss, the model or the data has no single true class, or a
             ``compute_loss_func`` is given too.
     """
 
     # The loss is divided by the number of labels in the whole step, so accumulation has nothing left to divide.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, mixing: str | float | MixingSchedule | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        mixing: str | float | MixingSchedule | None = None,
+        loss: str | Loss | Callable[..., Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        if mixing is None:
-            mixing = getattr(self.args, "mixing", DEFAULT_MIXING)
-        self.mixing = MixingCallback(mixing)
-        if hasattr(self.args, "mixing"):  # so that what is written down is what is done
-            self.args.mixing = str(self.mixing.schedule)
+        if mixing is None and loss is None:
+            mixing, loss = getattr(self.args, "mixing", None), getattr(self.args, "loss", None)
+        self.mixing = MixingCallback(choose_loss(mixing, loss))
+        if hasattr(self.args, "mixing"):
+            note_loss(self.args, self.mixing.loss)
         self._inspect()
         self.add_callback(self.mixing)
         # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
@@ -95,9 +105,17 @@ class MixedLossMixin(_Base):
         self._requires_labels = requires_labels(model)
         # Where the Trainer does not know that a model shifts its labels, it would count the first label of each row.
         self._loss_shifts_labels = predicts_next_token(model)
+        self._check_loss(self.mixing.loss)
         check_class_logits(model, self.label_names)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels_of(dataset, model)
+
+    def _check_loss(self, loss: Loss) -> None:
+        """Refuse a loss that cannot be used here."""
+        if isinstance(loss, ComplementLoss):
+            raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
+        if self.label_smoother is not None and not loss.smooths:
+            raise UsageError(f"Label smoothing has no meaning with the loss {str(loss)!r}. Leave it out.")
 
     def compute_loss(
         self,
@@ -106,7 +124,7 @@ class MixedLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mixed loss of a batch while the model trains (Eq. 12), cross entropy while it is evaluated (Eq. 1).
+        """The loss of a batch while the model trains (Eq. 12), cross entropy while it is evaluated (Eq. 1).
 
         Args:
             model: The model, in whatever wraps it.
@@ -144,12 +162,21 @@ class MixedLossMixin(_Base):
         # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
         count = counts if num_items_in_batch is None else num_items_in_batch
         per = divisor(count, ce) if self._training else total_of(count, ce)
-        ce, el = ce.sum() / per, el.sum() / per
         if not self._training:
-            self._el = el.detach() * self._device_scale
-            return ce
-        self.mixing.add_terms(torch.stack((ce, el)).detach())
-        return self._with_router_loss(mix(ce, el, self.mixing.alpha, self.mixing.beta), outputs)
+            self._el = (el.sum() / per).detach() * self._device_scale
+            return ce.sum() / per
+        self._note_terms(ce, el, per)
+        loss = self._objective.from_terms(ce, el, logits, labels).sum() / per
+        return self._with_router_loss(loss, outputs)
+
+    @property
+    def _objective(self) -> Loss:
+        """The loss of the current optimizer step."""
+        return self.mixing.current
+
+    def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
+        """Keep both terms of a batch for the log."""
+        self.mixing.add_terms(torch.stack((ce.sum(), el.sum())).detach() / per)
 
     def _logits(self, outputs: Any) -> Tensor:
         if not isinstance(outputs, Mapping):
@@ -203,7 +230,7 @@ class MixedLossMixin(_Base):
         return self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the weights and the two terms of the loss to the training logs; arguments as the Trainer's."""
+        """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
         if "loss" in logs:
             logs.update(self._mixing_logs())
         super().log(logs, start_time)
@@ -213,8 +240,7 @@ class MixedLossMixin(_Base):
         if terms is None:
             return {}
         ce, el = (self.accelerator.gather(terms).view(-1, 2).mean(0) * self._device_scale).tolist()
-        weights = {"alpha": self.mixing.alpha, "beta": self.mixing.beta, "focus": self.mixing.focus}
-        return {**weights, "loss_ce": ce, "loss_el": el}
+        return {**self.mixing.current.logged(), "loss_ce": ce, "loss_el": el}
 
     def prediction_step(
         self,
@@ -259,7 +285,7 @@ def _without_loss(outputs: Any) -> tuple[Any, ...]:
 
 
 class MixedLossTrainer(MixedLossMixin, Trainer):
-    """The Hugging Face Trainer with the mixed loss: takes every argument of `Trainer`, and `mixing`.
+    """The Hugging Face Trainer with the mixed loss: takes every argument of `Trainer`, and `mixing` or `loss`.
 
     Example:
         ```python

@@ -15,21 +15,41 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "hf_elmix.errors": [],
     "hf_elmix.commands": ["hf_elmix.errors"],
-    "hf_elmix.losses": [],
+    "hf_elmix.losses.reduction": [],
+    "hf_elmix.losses.mixed": ["hf_elmix.losses.reduction"],
+    "hf_elmix.losses.alternatives": ["hf_elmix.losses.reduction"],
+    "hf_elmix.losses.linear": ["hf_elmix.losses.mixed", "hf_elmix.losses.reduction"],
     "hf_elmix.schedules": ["hf_elmix.errors"],
-    "hf_elmix.callback": ["hf_elmix.schedules"],
-    "hf_elmix.arguments": ["hf_elmix.schedules"],
+    "hf_elmix.spelling": ["hf_elmix.errors", "hf_elmix.schedules"],
+    "hf_elmix.arguments": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.spelling"],
+    "hf_elmix.callback": ["hf_elmix.arguments", "hf_elmix.spelling"],
     "hf_elmix.heads": ["hf_elmix.errors"],
     "hf_elmix.trainer": [
         "hf_elmix.errors",
-        "hf_elmix.losses",
+        "hf_elmix.losses.mixed",
+        "hf_elmix.losses.reduction",
         "hf_elmix.schedules",
+        "hf_elmix.spelling",
         "hf_elmix.callback",
         "hf_elmix.arguments",
         "hf_elmix.heads",
     ],
-    "hf_elmix.study.spec": ["hf_elmix.errors", "hf_elmix.schedules"],
-    "hf_elmix.study.fork": ["hf_elmix.schedules", "hf_elmix.study.spec"],
+    "hf_elmix.complement": [
+        "hf_elmix.errors",
+        "hf_elmix.heads",
+        "hf_elmix.schedules",
+        "hf_elmix.spelling",
+        "hf_elmix.trainer",
+    ],
+    "hf_elmix.lm": [
+        "hf_elmix.errors",
+        "hf_elmix.losses.linear",
+        "hf_elmix.losses.reduction",
+        "hf_elmix.spelling",
+        "hf_elmix.trainer",
+    ],
+    "hf_elmix.study.spec": ["hf_elmix.errors", "hf_elmix.spelling"],
+    "hf_elmix.study.fork": ["hf_elmix.spelling", "hf_elmix.study.spec"],
     "hf_elmix.study.store": ["hf_elmix.errors", "hf_elmix.study.spec"],
     "hf_elmix.study.status": ["hf_elmix.errors", "hf_elmix.study.spec", "hf_elmix.study.store"],
     "hf_elmix.study.trackers": ["hf_elmix.errors", "hf_elmix.study.spec", "hf_elmix.study.store"],
@@ -46,6 +66,7 @@ ARROWS = {
     "hf_elmix.study.pause": ["hf_elmix.trainer"],
     "hf_elmix.study.run": [
         "hf_elmix.callback",
+        "hf_elmix.complement",
         "hf_elmix.trainer",
         "hf_elmix.study.spec",
         "hf_elmix.study.fork",
@@ -67,7 +88,7 @@ ARROWS = {
     "hf_elmix.analysis.profile": [],
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
-    "hf_elmix.analysis.plots": ["hf_elmix.schedules"],
+    "hf_elmix.analysis.plots": ["hf_elmix.schedules", "hf_elmix.spelling"],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.results": [
         "hf_elmix.errors",
@@ -94,7 +115,7 @@ ARROWS = {
         "hf_elmix.analysis.words",
         "hf_elmix.analysis.views",
     ],
-    "hf_elmix.card": ["hf_elmix.schedules", "hf_elmix.analysis.plots", "hf_elmix.analysis.text"],
+    "hf_elmix.card": ["hf_elmix.schedules", "hf_elmix.spelling", "hf_elmix.analysis.plots", "hf_elmix.analysis.text"],
     "hf_elmix.analysis.dataset": [
         "hf_elmix.analysis.plots",
         "hf_elmix.analysis.results",
@@ -115,6 +136,7 @@ ARROWS = {
 LIGHT = [
     "hf_elmix.errors",
     "hf_elmix.schedules",
+    "hf_elmix.spelling",
     *(
         f"hf_elmix.study.{name}"
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")

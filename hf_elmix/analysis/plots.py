@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from hf_elmix.schedules import MixingSchedule, focus_of
+from hf_elmix.spelling import mixing_of
 
 __all__ = [
     "legend_rows",
@@ -65,6 +66,7 @@ def method_label(method: str) -> str:
     Args:
         method: Its name in records.
     """
+    method = mixing_of(method) or method
     if method in ("ce", "el"):
         return method.upper()
     focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)

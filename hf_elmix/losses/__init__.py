@@ -17,12 +17,13 @@ from hf_elmix.losses.alternatives import (
     tamed_cross_entropy,
 )
 from hf_elmix.losses.mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
-from hf_elmix.losses.reduction import Reduction, Reductions, divisor, total_of
+from hf_elmix.losses.reduction import Reduction, Reductions, apply_to_counted, divisor, total_of
 
 __all__ = [
     "OF_CROSS_ENTROPY",
     "Reduction",
     "Reductions",
+    "apply_to_counted",
     "complement_entropy",
     "cross_entropy",
     "divisor",

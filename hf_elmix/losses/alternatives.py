@@ -174,7 +174,7 @@ def _mae(ce: Tensor) -> Tensor:
     return -2 * torch.expm1(-ce)
 
 
-def _generalized(ce: Tensor, q: float, k: float | None) -> Tensor:
+def _generalized(ce: Tensor, q: float, k: float | None = None) -> Tensor:
     if not 0 <= q <= 1:
         raise ValueError(f"Expected q to be in [0, 1], but got {q}.")
     if k is not None:
@@ -236,8 +236,11 @@ def _of_batch(
     logits: Tensor, labels: Tensor, function: Callable[[Samples], Tensor], **how: Unpack[Reductions]
 ) -> Tensor:
     """A loss from what it is for each sample."""
-    weight = how.pop("weight", None)
-    batch = samples(logits, labels, how.pop("ignore_index", -100), weight)
+    weight = how.get("weight")
+    batch = samples(logits, labels, how.get("ignore_index", -100), weight)
     loss = function(batch).where(batch.counted, 0)
     loss = loss if weight is None else loss * batch.counts
-    return reduced(loss.reshape(batch.shape), batch.counts.reshape(batch.shape), **how)
+    reduction, num_items = how.get("reduction", "mean"), how.get("num_items")
+    return reduced(
+        loss.reshape(batch.shape), batch.counts.reshape(batch.shape), reduction=reduction, num_items=num_items
+    )

@@ -145,10 +145,9 @@ def linear_loss(
     wide = torch.float32 if dtype in HALF else dtype
     if kernel is None or not len(tokens):
         work = _Pass(tokens, labels, of, dtype, wide, chunk_tokens or max(MIN_CHUNK, weight.shape[-1] // 2))
-        inputs = (hidden, weight, bias)
         if not torch.is_grad_enabled():
-            inputs = tuple(None if x is None else x.detach() for x in inputs)
-        sums = _InChunks.apply(*inputs, work)
+            hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+        sums = _InChunks.apply(hidden, weight, bias, work)
     else:
         ce = kernel(hidden[tokens].to(dtype), weight.to(dtype), labels[tokens]).to(wide)
         sums = of(ce).sum(), *_terms(ce.detach())

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
 
-__all__ = ["Reduction", "Reductions", "Samples", "check_class_ids", "divisor", "reduced", "samples", "total_of"]
+__all__ = [
+    "Reduction",
+    "Reductions",
+    "Samples",
+    "apply_to_counted",
+    "check_class_ids",
+    "divisor",
+    "reduced",
+    "samples",
+    "total_of",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -112,6 +123,32 @@ def reduced(
         return loss
     total = loss.sum()
     return total if reduction == "sum" else total / divisor(counts if num_items is None else num_items, total)
+
+
+def apply_to_counted(function: Callable[..., Tensor], logits: Tensor, labels: Tensor, **arguments: float) -> Tensor:
+    """A loss of the user's on the samples that count, of which alone it has to know.
+
+    Args:
+        function: From logits (N, C), in float32 or wider, and labels (N,) to the loss of each sample, (N,).
+        logits: Shape (..., C).
+        labels: Shape (...), -100 where a sample does not count.
+        **arguments: Further ones of the function.
+
+    Returns:
+        Shape (...), 0 where a sample does not count.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or the function gives anything else.
+    """
+    batch = samples(logits, labels)
+    labels = batch.labels[batch.counted]
+    loss = function(batch.logits[batch.counted], labels, **arguments)
+    if getattr(loss, "shape", None) != labels.shape:
+        raise ValueError(
+            f"Expected one number for each sample (reduction 'none'), shape {tuple(labels.shape)}, but got {loss!r}."
+        )
+    return torch.zeros_like(batch.counts).masked_scatter(batch.counted, loss.to(batch.counts)).reshape(batch.shape)
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:

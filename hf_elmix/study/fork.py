@@ -1,23 +1,19 @@
 """Training that several methods have in common, done once.
 
-The schedules of the mixed loss are step functions. With the same problem, seed and arguments, two methods are the very
-same training until their weights first differ: together they form a trie, whose edges are the segments to be trained.
+Losses are step functions of training. With the same problem, seed and arguments, two methods are the very same
+training until their losses first differ: together they form a trie, whose edges are the segments to be trained.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
-from hf_elmix.schedules import MixingSchedule
+from hf_elmix.spelling import Loss
 from hf_elmix.study.spec import Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]
-
-Weights = tuple[Fraction, Fraction]
 
 FINE = 10**6  # steps of a run, where their number is not known and a share is asked for
 
@@ -39,11 +35,11 @@ class Segment:
     parent: Segment | None = None
 
 
-def plan(schedules: Mapping[str, MixingSchedule], steps: int) -> list[Segment]:
+def plan(losses: Mapping[str, Loss], steps: int) -> list[Segment]:
     """The segments that give every method its whole training, none of them trained twice.
 
     Args:
-        schedules: Schedule of each method by its name.
+        losses: Loss of each method by its name.
         steps: Optimizer steps of a run.
 
     Returns:
@@ -54,7 +50,7 @@ def plan(schedules: Mapping[str, MixingSchedule], steps: int) -> list[Segment]:
     """
     if steps <= 0:
         raise ValueError(f"Expected steps to be 1 or more, but got {steps}.")
-    return [segment for group in _alike(schedules, 0, steps) for segment in _grow(group, 0, steps, None)]
+    return [segment for group in _alike(losses, 0, steps) for segment in _grow(group, 0, steps, None)]
 
 
 def cost(segments: Iterable[Segment]) -> int:
@@ -66,36 +62,36 @@ def cost(segments: Iterable[Segment]) -> int:
     return sum(segment.stop - segment.start for segment in segments)
 
 
-def share(branch: Branch, schedules: Mapping[str, MixingSchedule]) -> float:
+def share(branch: Branch, losses: Mapping[str, Loss]) -> float:
     """What a branch and all that goes on from it cost, as a multiple of one run.
 
     Args:
         branch: A branch that starts at the beginning.
-        schedules: Schedule of each method of the study.
+        losses: Loss of each method of the study.
     """
-    segments = plan({name: schedules[name] for name in branch.among}, FINE)
+    segments = plan({name: losses[name] for name in branch.among}, FINE)
     needed = [segment for segment in segments if set(segment.methods) & set(branch.methods)]
     return cost(needed) / FINE
 
 
-def prefix(schedule: MixingSchedule, stop: int, steps: int) -> list[tuple[int, Weights]]:
-    """What a schedule does in the first `stop` of `steps` steps: each change of weights, and the step it comes at.
+def prefix(loss: Loss, stop: int, steps: int) -> list[tuple[int, Loss]]:
+    """What a loss is in the first `stop` of `steps` steps: each change of it, and the step it comes at.
 
     Two methods whose prefixes are equal are the same training that far.
 
     Args:
-        schedule: The schedule.
+        loss: The loss.
         stop: Optimizer steps to look at.
         steps: Optimizer steps of a run.
 
     Returns:
-        Pairs of a step and the exact weights (alpha, beta) from there on.
+        Pairs of a step and what the loss is from there on.
     """
-    changes: list[tuple[int, Weights]] = []
-    for step in [0, *_changes(schedule, steps)]:
-        weights = _weights(schedule, step, steps)
-        if step < stop and (not changes or changes[-1][1] != weights):
-            changes.append((step, weights))
+    changes: list[tuple[int, Loss]] = []
+    for step in [0, *loss.changes(steps)]:
+        now = loss.at(step, steps)
+        if step < stop and (not changes or changes[-1][1] != now):
+            changes.append((step, now))
     return changes
 
 
@@ -177,7 +173,7 @@ def roots(
 ) -> list[Branch]:
     """The branches that an experiment starts with.
 
-    Methods whose arguments differ share nothing, and neither do those whose weights differ from the first step on.
+    Methods whose arguments differ share nothing, and neither do those whose losses differ from the first step on.
 
     Args:
         problem: Name of the problem.
@@ -206,37 +202,24 @@ def roots(
 def _start_alike(one: Method, other: Method) -> bool:
     # Arguments are compared as what JSON makes of them, as records are.
     arguments = [json.dumps(method.arguments, sort_keys=True) for method in (one, other)]
-    first = [method.schedule.phases[0] for method in (one, other)]
+    first = [method.loss.at(0, FINE) for method in (one, other)]
     return arguments[0] == arguments[1] and first[0] == first[1]
 
 
-def _grow(
-    schedules: Mapping[str, MixingSchedule], start: int, steps: int, parent: Segment | None
-) -> Iterator[Segment]:
+def _grow(losses: Mapping[str, Loss], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
     """The segment of methods that are alike at `start`, and all that follow it."""
-    changes = sorted({step for schedule in schedules.values() for step in _changes(schedule, steps) if step > start})
-    stop = next((step for step in changes if len(_alike(schedules, step, steps)) > 1), steps)
-    segment = Segment(start, stop, tuple(schedules), parent)
+    changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
+    stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
+    segment = Segment(start, stop, tuple(losses), parent)
     yield segment
     if stop < steps:
-        for group in _alike(schedules, stop, steps):
+        for group in _alike(losses, stop, steps):
             yield from _grow(group, stop, steps, segment)
 
 
-def _alike(schedules: Mapping[str, MixingSchedule], step: int, steps: int) -> list[dict[str, MixingSchedule]]:
-    """Groups of methods with the same weights in the step that follows `step` completed ones."""
-    groups: dict[Weights, dict[str, MixingSchedule]] = {}
-    for name, schedule in schedules.items():
-        groups.setdefault(_weights(schedule, step, steps), {})[name] = schedule
+def _alike(losses: Mapping[str, Loss], step: int, steps: int) -> list[dict[str, Loss]]:
+    """Groups of methods with the same loss in the step that follows `step` completed ones."""
+    groups: dict[Loss, dict[str, Loss]] = {}
+    for name, loss in losses.items():
+        groups.setdefault(loss.at(step, steps), {})[name] = loss
     return list(groups.values())
-
-
-def _weights(schedule: MixingSchedule, step: int, steps: int) -> Weights:
-    phase = schedule.phase_at(step, steps)
-    return phase.alpha, phase.beta
-
-
-def _changes(schedule: MixingSchedule, steps: int) -> list[int]:
-    """Completed steps after which a phase is entered before training ends."""
-    entries = [math.ceil(phase.start * steps) for phase in schedule.phases[1:]]
-    return [step for step in entries if step < steps]

@@ -160,8 +160,8 @@ class _Todo:
     def work(self) -> float:
         """What the training of the missing runs costs altogether, in units of `Problem.work`."""
         branches = [branch for experiment in self.waiting for branch in self._roots(experiment, self.missing)]
-        schedules = {method.name: method.schedule for method in self.study.methods}
-        return sum(self.problems[branch.problem].work * share(branch, schedules) for branch in branches)
+        losses = {method.name: method.loss for method in self.study.methods}
+        return sum(self.problems[branch.problem].work * share(branch, losses) for branch in branches)
 
     @property
     def elsewhere(self) -> str:
@@ -279,8 +279,7 @@ def _declare(study: Study, store: Store) -> None:
     }
     grids = said["grids"] if grid in said["grids"] else [*said["grids"], grid]
     methods = {
-        method.name: {"mixing": str(method.schedule), "arguments": _plain(method.arguments)}
-        for method in study.methods
+        method.name: {"loss": str(method.loss), "arguments": _plain(method.arguments)} for method in study.methods
     }
     declaration = {
         "grids": grids,

@@ -32,6 +32,7 @@ from transformers.trainer_utils import SaveStrategy, has_length
 from transformers.utils import logging
 
 from hf_elmix.callback import MixingCallback
+from hf_elmix.complement import trainer_for
 from hf_elmix.study import fork
 from hf_elmix.study.checkpoints import Checkpoints, name_of
 from hf_elmix.study.fork import Branch, Outcome, Segment
@@ -46,7 +47,20 @@ __all__ = ["run_branch", "scores_of", "software"]
 
 PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-TRAINING = ("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm")
+OF_SOME_LOSSES = ("complement_entropy", "learning_rate_factor")
+TRAINING = (
+    "step",
+    "epoch",
+    "loss",
+    "loss_ce",
+    "loss_el",
+    "alpha",
+    "beta",
+    "focus",
+    "learning_rate",
+    "grad_norm",
+    *OF_SOME_LOSSES,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -151,7 +165,7 @@ class _Training:
             steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
             if len(self.branch.among) > 1 and not _can_share(trainer, loader):
                 return Outcome(self.branch, children=self.branch.alone())
-            segments = fork.plan({name: method.schedule for name, method in self.methods.items()}, steps)
+            segments = fork.plan({name: method.loss for name, method in self.methods.items()}, steps)
             segment = self.branch.segment(segments)
             if segment.stop == steps:
                 self.train(trainer, segment, steps, scratch)
@@ -175,13 +189,13 @@ class _Training:
     def name(self, trainer: MixedLossTrainer, segment: Segment, steps: int) -> str:
         """The name of the checkpoint at the end of a segment."""
         method = self.methods[segment.methods[0]]
-        settings = {k: v for k, v in self.study.settings(self.problem, method).items() if k != "mixing"}
-        changes = fork.prefix(method.schedule, segment.stop, steps)
+        settings = {k: v for k, v in self.study.settings(self.problem, method).items() if k != "loss"}
+        changes = fork.prefix(method.loss, segment.stop, steps)
         identity = {
             "settings": settings,
             "seed": self.branch.seed,
             "steps": steps,
-            "weights": [[step, *map(str, weights)] for step, weights in changes],
+            "losses": [[step, str(loss)] for step, loss in changes],
             "software": [self.provenance["versions"], self.provenance["commit"], trainer.args.device.type],
         }
         return name_of(segment.stop, identity)
@@ -274,7 +288,7 @@ def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any])
     defaults = {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": SaveStrategy.NO}
     device = {"dataloader_pin_memory": torch.cuda.is_available()}
     args = TrainingArguments(**{**quiet, **defaults, **device, **arguments})
-    trainer = MixedLossTrainer(args=args, mixing=method.schedule, **materials.trainer)
+    trainer = trainer_for(method.loss)(args=args, loss=method.loss, **materials.trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

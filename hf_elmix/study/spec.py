@@ -1,6 +1,6 @@
 """The words of a study: problem, method, run, record.
 
-A *problem* is data, a model and a score to be maximised. A *method* is a loss schedule with argument overrides. A
+A *problem* is data, a model and a score to be maximised. A *method* is a loss with argument overrides. A
 *run* is one (problem, method, seed) and leaves one *record*. An *experiment* is one (problem, seed): the methods are
 compared within it.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hf_elmix.errors import UsageError
-from hf_elmix.schedules import MixingSchedule
+from hf_elmix.spelling import parse_loss
 
 STATUSES = ("done", "failed", "diverged")
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
@@ -75,32 +75,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class Method:
-    """A schedule of the mixed loss, with training arguments if it needs its own.
+    """A loss, with training arguments if it needs its own.
 
     Attributes:
         name: Name in records and folders.
         arguments: Training arguments in which it differs from the study's.
-        mixing: The schedule, as `MixingSchedule.parse` reads it; left out, the name is one.
+        loss: What `hf_elmix.spelling.parse_loss` reads, and then the loss itself; left out, the name is one. A
+            function of the user's is to stand in a module, where other processes find it.
 
     Raises:
-        UsageError: (a ValueError) If there is no schedule.
+        UsageError: (a ValueError) If there is no such loss.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    mixing: str | None = None
+    loss: Any = None
 
     def __post_init__(self) -> None:
-        MixingSchedule.parse(self._text)
-
-    @property
-    def schedule(self) -> MixingSchedule:
-        """The schedule of the mixed loss."""
-        return MixingSchedule.parse(self._text)
-
-    @property
-    def _text(self) -> str:
-        return self.name if self.mixing is None else self.mixing
+        object.__setattr__(self, "loss", parse_loss(self.name if self.loss is None else self.loss))
 
 
 @dataclass(frozen=True)
@@ -142,10 +134,10 @@ class Study:
             method: The method.
 
         Returns:
-            Plain JSON values: ``mixing``, ``score``, ``arguments`` and what the problem adds.
+            Plain JSON values: ``loss``, ``score``, ``arguments`` and what the problem adds.
         """
         return {
-            "mixing": str(method.schedule),
+            "loss": str(method.loss),
             "score": problem.score,
             "arguments": {**self.arguments, **method.arguments},
             **({"aside": dict(problem.aside)} if problem.aside else {}),

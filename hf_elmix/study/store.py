@@ -129,7 +129,7 @@ class Store:
         """What the study of this folder was declared to be.
 
         Returns:
-            ``grids`` that were asked for (problems, methods, seeds), ``methods`` by name (mixing and arguments), and
+            ``grids`` that were asked for (problems, methods, seeds), ``methods`` by name (loss and arguments), and
             ``settings`` of each problem.
 
         Raises:

@@ -31,7 +31,7 @@ def record(problem: str, method: str, seed: int, rng: np.random.Generator) -> Ru
     log = {"loss": 0.5, "loss_ce": 0.4, "loss_el": 0.3, "alpha": 1.0, "beta": 1.0, "focus": 0.0, "learning_rate": 1e-5}
     training = [{"step": 10 * k, "epoch": float(k), **log, "grad_norm": 1.0} for k in range(1, EPOCHS + 1)]
     settings = {
-        "mixing": method,
+        "loss": method,
         "score": "accuracy",
         "arguments": {"learning_rate": 2e-5},
         "rows": {"train": problem},

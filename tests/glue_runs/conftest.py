@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from glue_runs.pocket.dataset import write_dataset
 from glue_runs.pocket.encoder import encoder_path
 from glue_runs.tasks import TASKS
+from hf_elmix.spelling import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
 
@@ -102,7 +103,12 @@ def make_run(
         "scores": {name: {"last": score, "best": score, "epochs": [score]} for name in (*names, "loss")},
         "training": [{"step": 3, "epoch": 1.0, "loss_ce": 0.7, "loss_el": 0.5, "alpha": 1.0, "beta": 1.0}],
         "settings": {
-            **{"mixing": mixing, "score": names[0], "model": "google-bert/bert-base-uncased", "weights": "ab12"},
+            **{
+                "loss": str(parse_loss(mixing)),
+                "score": names[0],
+                "model": "google-bert/bert-base-uncased",
+                "weights": "ab12",
+            },
             **{"dataset": "nyu-mll/glue", "max_length": 64, "padding": "free", "max_train_samples": None},
             "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
         },

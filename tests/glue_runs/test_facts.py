@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def test_a_card_says_what_a_record_does(run_of):
     record = run_of("mrpc", "0,0.5", 3, 0.75)
     facts = facts_of(record)
-    assert (facts.task, facts.config, facts.mixing) == ("mrpc", "mrpc", "0,0.5")
+    assert (facts.task, facts.config, facts.loss) == ("mrpc", "mrpc", "mix:0,0.5")
     assert facts.base == Origin("google-bert/bert-base-uncased", COMMIT)
     assert facts.data == Origin("nyu-mll/glue", COMMIT)
     assert facts.labels == TASKS["mrpc"].labels
@@ -59,8 +59,8 @@ def test_a_run_of_its_own(run_of):
     record = run_of()
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
     scores = scores_on("validation", TASKS["mrpc"], metrics)
-    facts = model_facts(TASKS["mrpc"], {**record.settings, "mixing": None}, record.provenance, scores, 0)
-    assert facts.mixing is None
+    facts = model_facts(TASKS["mrpc"], {**record.settings, "loss": None}, record.provenance, scores, 0)
+    assert facts.loss is None
     assert facts.scores == (Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8))
 
 

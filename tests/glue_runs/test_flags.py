@@ -121,4 +121,6 @@ def test_mistakes(words, message):
 
 
 def test_the_stock_loss():
-    assert parse([*BASE, "--mixing", "none"])[2].mixing == "none"
+    for flag in ("--mixing", "--loss"):
+        args = parse([*BASE, flag, "none"])[2]
+        assert (args.mixing, args.loss) == (None, "none")

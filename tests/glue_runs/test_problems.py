@@ -14,6 +14,7 @@ from glue_runs.problems import glue_problem, glue_study
 from glue_runs.protocol import ARGUMENTS, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
+from hf_elmix.spelling import LOSS_SETS
 
 
 def test_the_papers_grid(pocket, encoder):
@@ -37,12 +38,29 @@ def test_a_part_of_it_with_other_arguments(glue, encoder):
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"tasks": ["cloa"]}, {"mixings": ["0-0.6"]}, {"model": "./nowhere"}, {"dataset": "./nowhere"}]
+    "mistake",
+    [
+        {"tasks": ["cloa"]},
+        {"losses": ["0-0.6"]},
+        {"losses": ["fokal"]},
+        {"model": "./nowhere"},
+        {"dataset": "./nowhere"},
+    ],
 )
 def test_mistakes_show_before_anything_is_trained(glue, encoder, mistake):
-    given = {"tasks": ["cola"], "mixings": ["ce"], "model": encoder, "dataset": glue("cola"), **mistake}
+    given = {"tasks": ["cola"], "losses": ["ce"], "model": encoder, "dataset": glue("cola"), **mistake}
     with pytest.raises(UsageError):
         glue_study(**given)
+
+
+def test_a_named_set_of_losses(pocket, encoder):
+    study = glue_study(["mnli"], [0], ["table4", "cot"], model=encoder, dataset=pocket)
+    assert [method.name for method in study.methods] == [*LOSS_SETS["table4"], "cot"]
+
+
+def test_complement_training_of_two_classes_is_refused(pocket, encoder):
+    with pytest.raises(UsageError, match="cola has only one of them.*--tasks mnli"):
+        glue_study(["mnli", "cola"], [0], ["ce", "cot"], model=encoder, dataset=pocket)
 
 
 def test_materials(glue, encoder):

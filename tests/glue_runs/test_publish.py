@@ -13,7 +13,7 @@ from glue_runs.publish import claim_repo, files_of_model, publish_files, publish
 from hf_elmix.card import CARD
 from hf_elmix.errors import UsageError
 
-MARK = {"model": "bert", "task": "mrpc", "mixing": "0-0.5"}
+MARK = {"model": "bert", "task": "mrpc", "loss": "mix:0-0.5"}
 MADE_BY_US = f"---\nhf_elmix: {json.dumps(MARK)}\n---\n# It\n"
 REPO = "org/bert-mrpc"
 
@@ -234,7 +234,7 @@ def test_a_repository_of_somebody_else(local_hub, model):
         ({CARD: "---\nlicense: mit\n---\n# My model\n"}, "not made by hf_elmix"),
         ({CARD: "---\n[unclosed\n---\n"}, "not made by hf_elmix"),
         ({CARD: "---\nhf_elmix: 1\n---\n"}, "not made by hf_elmix"),
-        ({CARD: MADE_BY_US.replace("mrpc", "rte")}, "'bert', 'rte', '0-0.5', not 'bert', 'mrpc', '0-0.5'"),
+        ({CARD: MADE_BY_US.replace("mrpc", "rte")}, "'bert', 'rte', 'mix:0-0.5', not 'bert', 'mrpc', 'mix:0-0.5'"),
     ],
 )
 def test_a_name_that_is_taken(local_hub, model, files, what):

@@ -8,12 +8,18 @@ import pytest
 from glue_runs.__main__ import _parser, _training_arguments
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.remake import study_commands
+from hf_elmix.spelling import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 
 
 def record(task: str, mixing: str, seed: int, arguments: dict[str, Any] | None = None, **settings: Any) -> RunRecord:
     made = {"model": BERT, "dataset": GLUE, "max_length": 64, "max_train_samples": None, "max_eval_samples": None}
-    made |= {"arguments": {**ARGUMENTS, **(arguments or {})}, "mixing": mixing, "rows": {"train": "abc"}, **settings}
+    made |= {
+        "arguments": {**ARGUMENTS, **(arguments or {})},
+        "loss": str(parse_loss(mixing)),
+        "rows": {"train": "abc"},
+        **settings,
+    }
     return RunRecord(RunKey(task, mixing, seed), "done", {}, [], made, {}, {})
 
 
@@ -51,3 +57,10 @@ def test_runs_of_other_settings_are_another_command():
     assert [shlex.split(command)[5] for command in commands] == ["rte", "cola"]
     assert commands[1].endswith("--max_seq_length 128")
     assert study_commands([], "runs") == []
+
+
+def test_other_losses_are_asked_for_as_losses():
+    made = [record("rte", loss, 0) for loss in ("ce", "focal:gamma=2,alpha=0.25")]
+    (command,) = study_commands(made, "runs")
+    assert "--losses ce focal:gamma=2,alpha=0.25" in command
+    assert "--mixings" not in command

@@ -30,7 +30,7 @@ def test_the_card_lies_beside_the_model(glue, encoder, tmp_path):
         "accuracy",
         "matthews_correlation",
     }
-    assert (data["hf_elmix"]["task"], data["hf_elmix"]["mixing"]) == ("cola", "0,0.5")
+    assert (data["hf_elmix"]["task"], data["hf_elmix"]["loss"]) == ("cola", "mix:0,0.5")
     assert "| weight\\_decay " in text
     assert "0.125" in text
     assert "save\\_steps" not in text

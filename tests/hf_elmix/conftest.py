@@ -28,7 +28,7 @@ LENGTH = 10
 def config(dropout: float = 0.1, **more: Any) -> BertConfig:
     small = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return BertConfig(**small, intermediate_size=64, num_labels=CLASSES, **rates, **more)
+    return BertConfig(**small, intermediate_size=64, **{"num_labels": CLASSES, **rates, **more})
 
 
 class Padding:
@@ -85,7 +85,8 @@ class Kit:
 
     def trainer(self, kind: type[Trainer] = MixedLossTrainer, **given: Any) -> Trainer:
         """A quiet trainer; keywords that are no arguments of the Trainer go to its `TrainingArguments`."""
-        names = ("model", "train_dataset", "eval_dataset", "data_collator", "compute_metrics", "mixing", "callbacks")
+        names = ("model", "train_dataset", "eval_dataset", "data_collator", "compute_metrics", "compute_loss_func")
+        names += ("mixing", "loss", "callbacks")
         own = {name: given.pop(name) for name in names if name in given}
         own.setdefault("model", sequence_model())
         own.setdefault("train_dataset", sequence_rows(40))

@@ -5,6 +5,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from hf_elmix import MixingCallback, MixingSchedule
+from hf_elmix.spelling import MixedLoss
 
 
 def at(step: int, steps: int) -> TrainerState:
@@ -15,7 +16,7 @@ def at(step: int, steps: int) -> TrainerState:
 
 def begin(callback: MixingCallback, step: int, steps: int) -> tuple[float, float]:
     callback.on_step_begin(None, at(step, steps), TrainerControl())
-    return callback.alpha, callback.beta
+    return callback.current.alpha, callback.current.beta
 
 
 def test_weights_depend_on_the_state_alone():
@@ -31,9 +32,9 @@ def test_weights_depend_on_the_state_alone():
 def test_focus():
     callback = MixingCallback(MixingSchedule.parse("0.3@0 ce@0.5"))
     begin(callback, 0, 2)
-    assert callback.focus == pytest.approx(0.3)
+    assert callback.current.logged()["focus"] == pytest.approx(0.3)
     begin(callback, 1, 2)
-    assert callback.focus == 0
+    assert callback.current.logged()["focus"] == 0
 
 
 @pytest.mark.parametrize("given", [{"num_train_epochs": 3}, {"max_steps": 11}, {"gradient_accumulation_steps": 4}])
@@ -100,4 +101,4 @@ def test_to_resume_with_nothing_pending_is_to_start_afresh():
 
 
 def test_a_text_will_do():
-    assert MixingCallback("0,0.5").schedule == MixingSchedule.parse("0,0.5")
+    assert MixingCallback("0,0.5").loss == MixedLoss(MixingSchedule.parse("0,0.5"))

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from hf_elmix.card import CARD, CITATION, PICTURE, ModelFacts, Origin, Score, card_files, model_mark, write_model_card
 from hf_elmix.schedules import REGIMES, MixingSchedule
+from hf_elmix.spelling import parse_loss
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FACTS = ModelFacts(
@@ -23,7 +24,7 @@ FACTS = ModelFacts(
     rows={"train": 3668, "validation": 408},
     columns=("sentence1", "sentence2"),
     labels=("not_equivalent", "equivalent"),
-    mixing="0-0.5",
+    loss="mix:0-0.5",
     scores=(Score("validation", "accuracy", 0.8480392156862745), Score("validation", "f1", 0.8)),
     settings={"learning_rate": 2e-5, "padding": "free", "bf16": False},
     versions={"torch": "2.13.0", "device": "cpu"},
@@ -113,7 +114,9 @@ def test_every_fact_is_in_the_text():
 @pytest.mark.parametrize("mixing", [*REGIMES, "ce@0 1:4@5/6 0.5@0.95"])
 def test_the_table_of_the_schedule_is_the_schedule(mixing):
     schedule = MixingSchedule.parse(mixing)
-    rows = [row for row in cells(card(replace(FACTS, mixing=mixing))) if len(row) == 5 and row[0] != "from"]
+    rows = [
+        row for row in cells(card(replace(FACTS, loss=str(parse_loss(mixing))))) if len(row) == 5 and row[0] != "from"
+    ]
     starts = [float(row[0].removesuffix(" %")) for row in rows]
     assert [float(row[1].removesuffix(" %")) for row in rows] == [*starts[1:], 100]
     for row, start, end in zip(rows, starts, [*starts[1:], 100], strict=True):
@@ -130,7 +133,7 @@ def test_the_example_names_the_model_and_its_text():
 
 
 def test_the_trainers_own_loss_has_no_picture():
-    files = card_files(replace(FACTS, mixing=None), "org/bert")
+    files = card_files(replace(FACTS, loss=None), "org/bert")
     assert set(files) == {CARD}
     assert "The model was trained with the loss that the Trainer takes by itself" in files[CARD].decode()
     assert PICTURE not in files[CARD].decode()
@@ -143,7 +146,7 @@ def test_what_is_not_known_is_left_out():
 
 
 def test_a_regression_on_rows_of_ones_own():
-    text = card(replace(FACTS, labels=(), config=None, mixing=None))
+    text = card(replace(FACTS, labels=(), config=None, loss=None))
     assert "It answers with a number." in text
     assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
     assert "configuration" not in text
@@ -187,7 +190,7 @@ def test_text_from_elsewhere_is_only_text(place):
 def test_the_mark_tells_models_apart():
     others = [
         replace(FACTS, task="rte"),
-        replace(FACTS, mixing="0"),
+        replace(FACTS, loss="mix:0"),
         replace(FACTS, base=Origin("other/bert", COMMIT)),
     ]
     assert len({tuple(model_mark(facts).values()) for facts in [FACTS, *others]}) == 4
@@ -196,7 +199,7 @@ def test_the_mark_tells_models_apart():
 
 def test_the_same_facts_make_the_same_files():
     assert card_files(FACTS, "org/bert") == card_files(FACTS, "org/bert")
-    assert card_files(FACTS, "org/bert")[PICTURE] != card_files(replace(FACTS, mixing="0"), "org/bert")[PICTURE]
+    assert card_files(FACTS, "org/bert")[PICTURE] != card_files(replace(FACTS, loss="mix:0"), "org/bert")[PICTURE]
 
 
 def test_the_picture_is_one():
@@ -209,3 +212,12 @@ def test_the_card_is_written_into_a_folder(tmp_path):
     (tmp_path / CARD).write_text("old")
     write_model_card(tmp_path, FACTS, "org/bert")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == card_files(FACTS, "org/bert")
+
+
+@pytest.mark.parametrize("loss", ["focal:gamma=2,alpha=0.25", "cot", "a_loss_of_the_users:power=2"])
+def test_another_loss_is_named_and_has_no_picture(loss):
+    files = card_files(replace(FACTS, loss=loss), "org/bert")
+    assert set(files) == {CARD}
+    text = files[CARD].decode()
+    assert f"The loss is `{loss}`, as `hf_elmix.parse_loss` reads it." in text
+    assert "schedule.png" not in text

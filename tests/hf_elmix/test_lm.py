@@ -75,6 +75,20 @@ def test_trains_and_evaluates_as_the_mixed_loss_trainer(kit, difference, logged,
         assert got[term] == pytest.approx(expected[term], rel=2e-6)
 
 
+@pytest.mark.parametrize("loss", ["focal:gamma=2", "ce-rescaled:0-0.5"])
+def test_trains_with_other_functions_of_cross_entropy(kit, logged, loss):
+    given = [{**arguments("llama"), "mixing": None, "loss": loss} for _ in range(2)]
+    theirs, ours = kit.train(MixedLossTrainer, **given[0]), kit.train(LinearLossTrainer, **given[1])
+    for term in ("loss", "loss_ce", "loss_el", "grad_norm"):
+        assert logged(ours, term) == pytest.approx(logged(theirs, term), rel=2e-6)
+
+
+@pytest.mark.parametrize("loss", ["mpce", lambda logits, labels: logits.sum(-1)])
+def test_refuses_losses_that_need_all_logits(kit, loss):
+    with pytest.raises(UsageError, match="needs all logits"):
+        kit.trainer(LinearLossTrainer, **{**arguments("llama"), "mixing": None, "loss": loss})
+
+
 def test_logits_are_computed_only_for_predictions(kit, monkeypatch):
     """Counts what the head itself computes, and the tokens that the loss computes logits of."""
     trainer = kit.trainer(LinearLossTrainer, **arguments("llama", max_steps=2))

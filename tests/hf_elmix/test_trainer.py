@@ -127,7 +127,7 @@ def test_mixing_comes_from_the_keyword_then_the_arguments_then_the_default(kit):
     args = {"output_dir": str(kit.folder), "report_to": "none", "use_cpu": True}
 
     def schedule(args, **given):
-        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing.schedule)
+        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing.loss.schedule)
 
     assert schedule(TrainingArguments(**args)) == "0-0.5"
     assert schedule(MixedLossArguments(**args, mixing="el")) == "el"
@@ -335,9 +335,86 @@ def test_a_search_over_mixing_trains_what_it_says(kit, logged):
     trainer.args.mixing = "el"  # as `hyperparameter_search` does before it trains
     trainer.train()
     assert logged(trainer, "alpha") == [0, 0]
-    assert str(trainer.mixing.schedule) == "el"
+    assert str(trainer.mixing.loss) == "el"
 
 
 def test_the_arguments_say_what_is_trained(kit):
     args = MixedLossArguments(str(kit.folder), mixing="ce", report_to="none", use_cpu=True)
     assert MixedLossTrainer(model=kit.sequence_model(), args=args, mixing=0.3).args.mixing == "0.3"
+
+
+def stock_with(function):
+    """A `compute_loss_func` for the stock Trainer: a mean over the rows of the whole step."""
+
+    def compute(outputs, labels, num_items_in_batch=None):
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return function(outputs.logits.float(), labels).sum() / count
+
+    return compute
+
+
+def squared(logits, labels, power=2.0):
+    """A loss of a user's."""
+    return F.cross_entropy(logits, labels, reduction="none") ** power
+
+
+PLAIN_LOSSES = {
+    "focal:gamma=2,alpha=0.25": lambda p: -0.25 * (1 - p) ** 2 * p.log(),
+    "gce:q=0.7": lambda p: (1 - p**0.7) / 0.7,
+    "tce:a=0.2": lambda p: ((1 - p.log()) ** 0.8 - 1) / 0.8,
+    "mae": lambda p: 2 * (1 - p),
+    squared: lambda p: p.log() ** 2,
+}
+
+
+@pytest.mark.parametrize("loss", [*PLAIN_LOSSES, "mpce"], ids=lambda loss: getattr(loss, "__name__", loss))
+def test_other_losses_train_as_the_stock_trainer_with_a_plain_function(kit, difference, logged, loss):
+    def plain(logits, labels):
+        p = logits.softmax(-1)
+        p_y = p.gather(-1, labels[:, None]).squeeze(-1)
+        return -(p.max(-1).values - p_y) * p_y.log() if loss == "mpce" else PLAIN_LOSSES[loss](p_y)
+
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    stock = kit.train(Trainer, compute_loss_func=stock_with(plain), **split)
+    ours = kit.train(loss=loss, **split)
+    assert difference(stock, kit.trainer(Trainer)) > 1e-3
+    assert difference(stock, ours) <= 1e-5
+    np.testing.assert_allclose(logged(ours, "loss"), logged(stock, "loss"), atol=1e-6)
+    assert len(logged(ours, "loss_ce")) == len(logged(ours, "loss_el")) == len(logged(ours, "loss"))
+    assert logged(ours, "alpha") == []
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_rescaled_cross_entropy_rescales_the_learning_rate(kit, difference, logged, optim):
+    """With Adam a loss that is multiplied would change next to nothing."""
+    given = {"optim": optim, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
+    ours = kit.train(loss="ce-rescaled:0.4,logit=other", learning_rate=1e-3, **given)
+    plain = kit.train(mixing="ce", learning_rate=3.5e-3, **given)
+    assert difference(ours, plain) <= 1e-7
+    assert set(logged(ours, "learning_rate")) == {1e-3}
+    assert set(logged(ours, "learning_rate_factor")) == {3.5}
+
+
+def test_rescaled_cross_entropy_follows_its_schedule(kit, logged):
+    ours = kit.train(loss="ce-rescaled:0,0.5", max_steps=20)
+    stock = kit.train(Trainer, max_steps=20)
+    assert logged(ours, "learning_rate_factor") == pytest.approx([4 / 3] * 19 + [1 / 3])
+    assert logged(ours, "learning_rate") == logged(stock, "learning_rate")
+
+
+@pytest.mark.parametrize("loss", ["focal", "mpce", "gce"])
+def test_label_smoothing_with_a_loss_that_has_none_is_refused(kit, loss):
+    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss"):
+        kit.trainer(loss=loss, label_smoothing_factor=0.1)
+    kit.trainer(loss="ce-rescaled:0", label_smoothing_factor=0.1)
+
+
+def test_mixing_and_loss_are_two_names_of_one_thing(kit, tmp_path):
+    assert kit.trainer(loss="mix:0,0.5").mixing.loss == kit.trainer(mixing="0,0.5").mixing.loss
+    with pytest.raises(UsageError, match="Expected mixing or loss, but got mixing '0' and loss 'focal'"):
+        kit.trainer(mixing="0", loss="focal")
+    args = MixedLossArguments(str(tmp_path), loss="focal:gamma=1", report_to="none", use_cpu=True)
+    assert (args.mixing, args.loss) == (None, "focal:gamma=1,alpha=1")
+    trainer = MixedLossTrainer(model=kit.sequence_model(), args=args)
+    assert str(trainer.mixing.loss) == "focal:gamma=1,alpha=1"
+    assert MixedLossTrainer(kit.sequence_model(), args, loss=squared).args.loss == "squared:power=2"

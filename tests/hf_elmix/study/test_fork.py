@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hf_elmix.schedules import REGIMES, MixingSchedule, Phase
+from hf_elmix.spelling import Loss, MixedLoss, parse_loss
 from hf_elmix.study.fork import Branch, Segment, cost, plan, prefix, roots, share
 from hf_elmix.study.spec import Method, RunKey
 
@@ -22,22 +23,22 @@ WEIGHTS = st.sampled_from([(1, 0), (1, 1), (1, Fraction(5, 3)), (0, 1)])
 
 
 @st.composite
-def schedules(draw: st.DrawFn) -> MixingSchedule:
+def losses(draw: st.DrawFn) -> MixedLoss:
     starts = [Fraction(0), *sorted(draw(STARTS))]
-    return MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts))
+    return MixedLoss(MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts)))
 
 
-METHODS = st.lists(schedules(), max_size=6).map(lambda given: {f"m{k}": one for k, one in enumerate(given)})
+METHODS = st.lists(losses(), max_size=6).map(lambda given: {f"m{k}": one for k, one in enumerate(given)})
 STEPS = st.integers(1, 45)
 
 
-def named(*texts: str) -> dict[str, MixingSchedule]:
-    return {text: MixingSchedule.parse(text) for text in texts}
+def named(*texts: str) -> dict[str, Loss]:
+    return {text: parse_loss(text) for text in texts}
 
 
-def walked(schedule: MixingSchedule, steps: int) -> tuple[tuple[float, float], ...]:
+def walked(loss: MixedLoss, steps: int) -> tuple[tuple[float, float], ...]:
     """The weights of every step, one after the other."""
-    return tuple(schedule.weights(step, steps) for step in range(steps))
+    return tuple(loss.schedule.weights(step, steps) for step in range(steps))
 
 
 def line(segment: Segment | None) -> list[Segment]:
@@ -70,7 +71,7 @@ def test_the_papers_plan_by_hand():
 @given(METHODS, STEPS)
 def test_segments_tile_every_methods_training_and_no_step_is_in_two(methods, steps):
     segments = plan(methods, steps)
-    for name, schedule in methods.items():
+    for name, loss in methods.items():
         its = [segment for segment in segments if name in segment.methods]
         assert line(its[-1]) == its
         assert [segment.start for segment in its] == [0, *(segment.stop for segment in its[:-1])]
@@ -79,7 +80,7 @@ def test_segments_tile_every_methods_training_and_no_step_is_in_two(methods, ste
             assert segment.start < segment.stop
             first = methods[segment.methods[0]]
             for step in range(segment.start, segment.stop):
-                assert first.weights(step, steps) == schedule.weights(step, steps)
+                assert first.schedule.weights(step, steps) == loss.schedule.weights(step, steps)
     # A trie of the sequences of weights, by brute force: each of its edges is one step that somebody must train.
     prefixes = {walked(one, steps)[:end] for one in methods.values() for end in range(1, steps + 1)}
     assert cost(segments) == len(prefixes)
@@ -125,7 +126,7 @@ def test_two_steps():
 
 
 def test_one_schedule_under_two_names_is_trained_once():
-    methods = {"one": MixingSchedule.parse("0-0.5"), "other": MixingSchedule.parse(REGIMES["0-0.5"])}
+    methods = {"one": parse_loss("0-0.5"), "other": parse_loss(REGIMES["0-0.5"])}
     assert plan(methods, 60) == [Segment(0, 60, ("one", "other"))]
 
 
@@ -151,7 +152,7 @@ def test_no_steps_are_refused(steps):
 
 
 @unhurried
-@given(schedules(), schedules(), STEPS, st.data())
+@given(losses(), losses(), STEPS, st.data())
 def test_prefixes_are_equal_if_and_only_if_all_weights_so_far_are(one, other, steps, data):
     stop = data.draw(st.integers(1, steps))
     alike = walked(one, steps)[:stop] == walked(other, steps)[:stop]
@@ -159,14 +160,14 @@ def test_prefixes_are_equal_if_and_only_if_all_weights_so_far_are(one, other, st
 
 
 @unhurried
-@given(schedules(), STEPS, st.data())
-def test_a_prefix_holds_each_change_at_its_step(schedule, steps, data):
+@given(losses(), STEPS, st.data())
+def test_a_prefix_holds_each_change_at_its_step(loss, steps, data):
     stop = data.draw(st.integers(1, steps))
-    weights = walked(schedule, steps)[:stop]
+    weights = walked(loss, steps)[:stop]
     runs = [len(list(group)) for _, group in itertools.groupby(weights)]
     changes = [0, *itertools.accumulate(runs[:-1])]
-    found = prefix(schedule, stop, steps)
-    assert [(step, tuple(map(float, pair))) for step, pair in found] == [(step, weights[step]) for step in changes]
+    found = prefix(loss, stop, steps)
+    assert [(step, (now.alpha, now.beta)) for step, now in found] == [(step, weights[step]) for step in changes]
 
 
 def methods_of(*names: str, **arguments: float) -> list[Method]:
@@ -220,7 +221,7 @@ def walk(branch: Branch, segments: list[Segment]) -> list[Branch]:
 def test_walking_the_branches_trains_each_segment_that_a_missing_run_needs_once(methods, steps, data):
     assume(methods)
     missing = data.draw(st.sets(st.sampled_from(sorted(methods))))
-    declared = [Method(name, mixing=str(schedule)) for name, schedule in methods.items()]
+    declared = [Method(name, loss=loss) for name, loss in methods.items()]
     trained: list[tuple[tuple[str, ...], Segment]] = []
     for root in roots("a", 0, declared, missing):
         segments = plan({name: methods[name] for name in root.among}, steps)

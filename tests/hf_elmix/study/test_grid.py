@@ -54,7 +54,7 @@ def study(
 
 def stub_outcome(study: Study, store: Store, branch: Branch, record: Callable[[RunKey], RunRecord]) -> Outcome:
     """What `run_branch` gives, without training anything; checkpoints are real ones."""
-    methods = {method.name: method.schedule for method in study.methods}
+    methods = {method.name: method.loss for method in study.methods}
     segments = plan({name: methods[name] for name in branch.among}, STEPS)
     segment = branch.segment(segments)
     if segment.stop == STEPS:
@@ -496,10 +496,10 @@ def test_a_declaration_says_what_was_asked_for_and_grows(store, stub):
         {"problems": ["a"], "methods": ["ce", "slow"], "seeds": [0, 1]},
         {"problems": ["b"], "methods": ["0"], "seeds": [3]},
     ]
-    assert said["methods"]["slow"] == {"mixing": "0-0.5", "arguments": {"learning_rate": 1.0}}
+    assert said["methods"]["slow"] == {"loss": "mix:0-0.5", "arguments": {"learning_rate": 1.0}}
     assert set(said["methods"]) == {"ce", "slow", "0"}
     assert said["settings"] == {
-        name: {"mixing": "ce", "score": "accuracy", "arguments": {"learning_rate": 2e-5}, "model": "bert"}
+        name: {"loss": "ce", "score": "accuracy", "arguments": {"learning_rate": 2e-5}, "model": "bert"}
         for name in "ab"
     }
 

@@ -110,7 +110,7 @@ def test_all_methods_together_end_with_the_bits_of_each_alone(toy, tmp_path, nam
     assert_same(shared, alone)
     steps = next(iter(alone.values()))[0]["cost"]["steps_trained"]
     assert trained(alone) == steps * len(METHODS)
-    segments = plan({method.name: method.schedule for method in study.methods}, steps)
+    segments = plan({method.name: method.loss for method in study.methods}, steps)
     assert trained(shared) == cost(segments) < trained(alone)
     # To compare says something only where methods differ, and they do if they differ in any step.
     ends = [segment for segment in segments if segment.stop == steps]
@@ -127,7 +127,7 @@ def test_every_two_methods_end_with_the_bits_of_each_alone(toy, tmp_path, defaul
     study = configured(toy, "default", *pair)
     shared = results(study, tmp_path)
     assert_same(shared, default_alone)
-    assert trained(shared) == cost(plan({method.name: method.schedule for method in study.methods}, 20))
+    assert trained(shared) == cost(plan({method.name: method.loss for method in study.methods}, 20))
 
 
 def arguments_of(study: Study, folder: Path) -> TrainingArguments:

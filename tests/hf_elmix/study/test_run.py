@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, EvalPrediction
 
-from hf_elmix.schedules import MixingSchedule
+from hf_elmix.spelling import parse_loss
 from hf_elmix.study import run as run_module
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.fork import Branch, Outcome, cost, plan
@@ -78,7 +78,7 @@ def done(toy, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 
 def test_a_done_record_has_the_documented_fields(toy, done):
     assert (done.key, done.status, done.error) == (RunKey("toy", "0-0.5", 3), "done", None)
-    assert done.settings == {"mixing": "0-0.5", "score": "accuracy", "arguments": toy.arguments, "rows": "random"}
+    assert done.settings == {"loss": "mix:0-0.5", "score": "accuracy", "arguments": toy.arguments, "rows": "random"}
     assert done.provenance.keys() == {"versions", "commit", "dirty", "threads", "data_rows", "device"}
     assert done.provenance["data_rows"] == {"train": 20}
     assert done.provenance["device"].startswith("cpu")
@@ -450,7 +450,7 @@ def test_a_shared_step_is_put_down_to_one_run_and_the_sum_is_what_was_trained(fo
     records = folder.go()
     assert {method: record.cost["steps_trained"] for method, record in records.items()} == TRAINED
     assert_same_results(records, undisturbed)
-    assert folder.steps == total(records) == cost(plan({m: MixingSchedule.parse(m) for m in PAPER}, 20))
+    assert folder.steps == total(records) == cost(plan({m: parse_loss(m) for m in PAPER}, 20))
 
 
 def test_checkpoints_go_as_soon_as_nothing_goes_on_from_them(folder):

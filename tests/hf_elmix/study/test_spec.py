@@ -71,7 +71,7 @@ def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
     task = problem("a", model="bert", max_length=64)
     whole = Study((task,), (Method("0,0.5"),), (0,), {"learning_rate": 2e-5, "num_train_epochs": 6})
     assert whole.settings(task, whole.methods[0]) == {
-        "mixing": "0,0.5",
+        "loss": "mix:0,0.5",
         "score": "accuracy",
         "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
         "model": "bert",
@@ -82,7 +82,7 @@ def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
 def test_settings_name_what_is_reported_beside_the_score():
     task = Problem("a", "accuracy", no_materials, aside={"wrong_accuracy": "wrong rows memorised"})
     whole = Study((task,), (Method("ce"),), (0,), {})
-    said = {"mixing": "ce", "score": "accuracy", "arguments": {}, "aside": {"wrong_accuracy": "wrong rows memorised"}}
+    said = {"loss": "ce", "score": "accuracy", "arguments": {}, "aside": {"wrong_accuracy": "wrong rows memorised"}}
     assert whole.settings(task, whole.methods[0]) == said
 
 
@@ -97,26 +97,26 @@ def test_arguments_of_a_method_win_over_those_of_the_study_and_change_nothing_el
 
 def test_settings_name_a_schedule_the_same_however_it_was_typed():
     whole = study("a", ("0 0.1 0.2 0.3 0.4 0.5", "0-0.5"), (0,))
-    typed, named = (whole.settings(whole.problems[0], method)["mixing"] for method in whole.methods)
-    assert typed == named == "0-0.5"
+    typed, named = (whole.settings(whole.problems[0], method)["loss"] for method in whole.methods)
+    assert typed == named == "mix:0-0.5"
 
 
 @pytest.mark.parametrize("name", [*REGIMES, "CE", "0@0 0.3@0.5 0.5@0.9"])
 def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
     assert Method(name).name == name
-    assert Method(name).schedule == MixingSchedule.parse(name)
+    assert Method(name).loss.schedule == MixingSchedule.parse(name)
 
 
 def test_a_method_may_have_a_schedule_beside_its_name():
-    assert Method("slow", mixing="0-0.5").schedule == MixingSchedule.parse("0-0.5")
-    assert Method("ce", mixing="0").schedule == MixingSchedule.parse("0")
+    assert Method("slow", loss="0-0.5").loss.schedule == MixingSchedule.parse("0-0.5")
+    assert Method("ce", loss="0").loss.schedule == MixingSchedule.parse("0")
     whole = Study((problem("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
     assert list(whole.runs()) == [RunKey("a", "slow", 0)]
-    assert whole.settings(whole.problems[0], whole.methods[0])["mixing"] == "0-0.5"
-    with pytest.raises(UsageError, match="Unknown mixing 'slow'"):
+    assert whole.settings(whole.problems[0], whole.methods[0])["loss"] == "mix:0-0.5"
+    with pytest.raises(UsageError, match="Unknown loss 'slow'"):
         Method("slow")
-    with pytest.raises(UsageError, match="Unknown mixing 'fast'"):
-        Method("ce", mixing="fast")
+    with pytest.raises(UsageError, match="Unknown loss 'fast'"):
+        Method("ce", loss="fast")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_what_is_there_twice_is_refused(changes, message):
         study(**changes)
 
 
-@pytest.mark.parametrize("name", ["", "focal", "0-0.6", "0.7"])
-def test_a_method_that_is_no_schedule_is_refused(name):
-    with pytest.raises(UsageError, match="Unknown mixing"):
+@pytest.mark.parametrize("name", ["", "fokal", "0-0.6", "0.7", "focal:q=2"])
+def test_a_method_that_is_no_loss_is_refused(name):
+    with pytest.raises(UsageError, match="Unknown (loss|mixing)"):
         Method(name)
 
 

@@ -285,7 +285,7 @@ def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, rec
 
 SAID = {
     "grids": [{"problems": ["a"], "methods": ["ce", "0,0.5"], "seeds": [0, 1]}],
-    "methods": {"ce": {"mixing": "ce", "arguments": {}}},
+    "methods": {"ce": {"loss": "ce", "arguments": {}}},
     "settings": {"a": {"score": "accuracy"}},
 }
 

@@ -20,7 +20,7 @@ TRAINING = [
     {"step": 8, "epoch": 1.0, "loss": None, "alpha": 0.0, "beta": 1.0, "focus": 0.5, "loss_ce": 0.8, "loss_el": 0.5},
 ]
 SCORES = {"accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75], "steps": [8, 16]}}
-SETTINGS = {"score": "accuracy", "mixing": "0,0.5", "rows": {"train": "x"}, "arguments": {"learning_rate": 2e-5}}
+SETTINGS = {"score": "accuracy", "loss": "mix:0,0.5", "rows": {"train": "x"}, "arguments": {"learning_rate": 2e-5}}
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_trackio(record, store, tmp_path, monkeypatch):
         (0.5, 0.8),
     ]
     assert config["_Group"] == "runs/a/b/0,0.5"
-    assert (config["mixing"], config["learning_rate"], config["seed"]) == ("0,0.5", 2e-5, 3)
+    assert (config["loss"], config["learning_rate"], config["seed"]) == ("mix:0,0.5", 2e-5, 3)
 
 
 def test_unknown_and_missing_trackers(store, monkeypatch):

@@ -1,0 +1,386 @@
+"""One spelling for every loss: from a text such as ``focal:gamma=2,alpha=0.25`` to an object that computes it.
+
+PyTorch is imported when a loss is first checked or computed, so that whoever only names losses does without.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.schedules import REGIMES, MixingSchedule, focus_of, rescaling_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "LOSS_SETS",
+    "ComplementLoss",
+    "FunctionLoss",
+    "Loss",
+    "MixedLoss",
+    "RescaledCrossEntropy",
+    "expand_losses",
+    "mixing_of",
+    "parse_loss",
+    "register_loss",
+]
+
+# The six methods of the paper's Table 4, in its order.
+LOSS_SETS: Mapping[str, tuple[str, ...]] = {"table4": ("ce", "0", "0,0.5", "0-0.5", "el", "focal:gamma=2,alpha=0.25")}
+
+# Functions of `hf_elmix.losses` by the name they have here.
+FUNCTIONS = {
+    "focal": "focal_loss",
+    "gce": "generalized_cross_entropy",
+    "mae": "mae_loss",
+    "mpce": "mpce_loss",
+    "tce": "tamed_cross_entropy",
+}
+GROUP = "hf_elmix.losses"  # of entry points
+EXAMPLES = "mix:0-0.5, focal:gamma=2,alpha=0.25, gce:q=0.7,k=0.5, ce-rescaled:0-0.5"
+NAME = re.compile(r"[a-z][a-z0-9_-]*")
+LOGITS = ("true", "other")
+
+_registered: dict[str, Callable[..., Tensor]] = {}
+
+
+class Loss(ABC):
+    """What training minimises. Text that `parse_loss` reads back is its ``str()``.
+
+    Attributes:
+        smooths: Whether it has a meaning with label smoothing.
+    """
+
+    smooths: bool = False
+
+    @abstractmethod
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample; of a loss that changes over training, as it is in the first step.
+
+        Args:
+            logits: Shape (..., C).
+            labels: Shape (...), class ids in [0, C), or -100 where a sample does not count.
+
+        Returns:
+            Shape (...), 0 where a sample does not count.
+        """
+
+    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """As `per_sample`, for whoever has computed both terms of the mixed loss already.
+
+        Args:
+            ce: Cross entropy of each sample, shape (...).
+            el: Expectation loss of each sample, shape (...).
+            logits: Shape (..., C).
+            labels: Shape (...).
+        """
+        return self.per_sample(logits, labels)
+
+    def at(self, step: int, steps: int) -> Loss:
+        """The loss in the optimizer step that follows `step` completed ones out of `steps`.
+
+        Losses that are equal there are the same training there.
+        """
+        return self
+
+    def changes(self, steps: int) -> list[int]:
+        """Completed optimizer steps, out of `steps`, after which the loss is another one."""
+        return []
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """What the learning rate is multiplied by, as long as the loss is this one."""
+        return 1.0
+
+    def logged(self) -> dict[str, float]:
+        """What training logs of it, by name."""
+        return {}
+
+
+@dataclass(frozen=True)
+class MixedLoss(Loss):
+    """The mixed loss ``alpha * CE + beta * EL`` (Eq. 12).
+
+    Attributes:
+        schedule: Its weights over training.
+    """
+
+    schedule: MixingSchedule
+    smooths = True
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the cross entropy in the first step."""
+        return float(self.schedule.phases[0].alpha)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the expectation loss in the first step."""
+        return float(self.schedule.phases[0].beta)
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return _losses().mixed_loss(logits, labels, self.alpha, self.beta, reduction="none")
+
+    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return _losses().mix(ce, el, self.alpha, self.beta)
+
+    def at(self, step: int, steps: int) -> MixedLoss:  # noqa: D102
+        return MixedLoss(self.schedule.constant_at(step, steps))
+
+    def changes(self, steps: int) -> list[int]:  # noqa: D102
+        return self.schedule.changes(steps)
+
+    def logged(self) -> dict[str, float]:  # noqa: D102
+        return {"alpha": self.alpha, "beta": self.beta, "focus": focus_of(self.alpha, self.beta)}
+
+    def __str__(self) -> str:
+        text = str(self.schedule)
+        return text if text in ("ce", "el") else f"mix:{text}"
+
+
+@dataclass(frozen=True)
+class RescaledCrossEntropy(Loss):
+    """Cross entropy whose learning rate is multiplied by ``M = V_mixed / V_CE`` of a mixed loss (Eqs. 20-22).
+
+    Attributes:
+        schedule: Of the mixed loss.
+        logit: Whose gradient has the areas V: ``"true"``, that of the true label (i = j), or ``"other"`` (i ≠ j).
+    """
+
+    schedule: MixingSchedule
+    logit: str = LOGITS[0]
+    smooths = True
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return _losses().cross_entropy(logits, labels, reduction="none")
+
+    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return ce
+
+    def at(self, step: int, steps: int) -> RescaledCrossEntropy:  # noqa: D102
+        return RescaledCrossEntropy(self.schedule.constant_at(step, steps), self.logit)
+
+    def changes(self, steps: int) -> list[int]:  # noqa: D102
+        return self.schedule.changes(steps)
+
+    @property
+    def learning_rate_factor(self) -> float:  # noqa: D102
+        phase = self.schedule.phases[0]
+        return float(rescaling_factor(phase.alpha, phase.beta, true_label=self.logit == "true"))
+
+    def logged(self) -> dict[str, float]:  # noqa: D102
+        return {"learning_rate_factor": self.learning_rate_factor}
+
+    def __str__(self) -> str:
+        return f"ce-rescaled:{self.schedule}" + (f",logit={self.logit}" if self.logit != LOGITS[0] else "")
+
+
+@dataclass(frozen=True)
+class FunctionLoss(Loss):
+    """A loss that is a plain function.
+
+    Attributes:
+        name: Its name.
+        function: Called with logits (N, C), labels (N,), and the arguments; gives the loss of each sample, (N,). It
+            never sees a sample that does not count, and no logits in half precision.
+        arguments: Its own arguments, by name.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    arguments: tuple[tuple[str, float], ...] = ()
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return _losses().apply_to_counted(self.function, logits, labels, **dict(self.arguments))
+
+    def __str__(self) -> str:
+        given = ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in self.arguments)
+        return f"{self.name}:{given}" if given else self.name
+
+
+@dataclass(frozen=True)
+class LibraryLoss(FunctionLoss):
+    """One of the functions of `hf_elmix.losses`, which take care of samples that do not count by themselves."""
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return self.function(logits, labels, reduction="none", **dict(self.arguments))
+
+    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        of_ce = _losses().OF_CROSS_ENTROPY.get(self.function)
+        return self.per_sample(logits, labels) if of_ce is None else of_ce(ce, **dict(self.arguments))
+
+
+@dataclass(frozen=True)
+class ComplementLoss(Loss):
+    """The second pass of complement objective training: minus the complement entropy (Eq. 6), which it maximises.
+
+    It belongs to a procedure, not to a step: see `hf_elmix.complement.ComplementTrainer`.
+    """
+
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return -_losses().complement_entropy(logits, labels, reduction="none")
+
+    def __str__(self) -> str:
+        return "cot"
+
+
+def parse_loss(text: Any) -> Loss:
+    """Read a loss, such as ``ce``, ``mix:0-0.5``, ``focal:gamma=2,alpha=0.25``, ``gce:q=0.7,k=0.5`` or ``tce:a=0.2``.
+
+    Args:
+        text: A name, and after a colon its arguments. What `MixingSchedule.parse` reads is the mixed loss, with or
+            without ``mix:``. A function of (logits, labels) is a loss too, and a loss is returned as it is.
+
+    Returns:
+        The loss. It has been tried on two samples, so that a mistake shows here.
+
+    Raises:
+        UsageError: (a ValueError) If there is no such loss, or an argument is wrong.
+    """
+    if isinstance(text, Loss):
+        return text
+    if callable(text):
+        return _tried(FunctionLoss(getattr(text, "__name__", type(text).__name__), text, _arguments(text, {}, "")))
+    if not isinstance(text, str):
+        return MixedLoss(MixingSchedule.parse(text))
+    name, _, rest = text.strip().partition(":")
+    name = name.strip().lower()
+    if name in ("ce", "el") or not NAME.fullmatch(name):
+        return MixedLoss(MixingSchedule.parse(text))
+    return _named(name, rest, text)
+
+
+def mixing_of(text: str) -> str | None:
+    """The mixing of a mixed loss, from the text it has in records, or None for any other loss.
+
+    Nothing is looked up: a loss of a user's own has a name that may be known where it trained alone.
+
+    Args:
+        text: What ``str()`` of a loss gave.
+    """
+    return text.removeprefix("mix:") if text.partition(":")[0] in ("mix", "ce", "el") else None
+
+
+def register_loss(name: str, function: Callable[..., Tensor]) -> None:
+    """Give a loss of your own a name, for `parse_loss` in this process.
+
+    A package does that for every process with an entry point of the group ``hf_elmix.losses``.
+
+    Args:
+        name: Lower-case letters, digits, hyphens and underscores.
+        function: From logits (N, C), labels (N,) and keyword arguments with numbers as defaults, which the text can
+            set, to the loss of each sample (N,).
+
+    Raises:
+        UsageError: (a ValueError) If the name is taken by another function, or is none.
+    """
+    if not NAME.fullmatch(name) or name in _known() or _registered.get(name, function) is not function:
+        raise UsageError(
+            f"Expected a name of lower-case letters, digits and hyphens that is not taken, but got {name!r}."
+        )
+    _registered[name] = function
+
+
+def expand_losses(names: Iterable[str]) -> list[str]:
+    """Texts of losses, with the names of sets (``table4``: the methods of the paper's Table 4) replaced by them.
+
+    Args:
+        names: Texts and names of sets.
+    """
+    return list(dict.fromkeys(text for name in names for text in LOSS_SETS.get(name.strip().lower(), (name,))))
+
+
+def _named(name: str, rest: str, text: str) -> Loss:
+    if name == "mix":
+        return MixedLoss(MixingSchedule.parse(rest))
+    if name == "ce-rescaled":
+        return _rescaled(rest, text)
+    if name == "cot":
+        if rest:
+            _refuse(text, "it has no arguments")
+        return ComplementLoss()
+    if name in FUNCTIONS:
+        function = getattr(_losses(), FUNCTIONS[name])
+        return _tried(LibraryLoss(name, function, _arguments(function, _numbers(rest, text), text)))
+    function = _registered[name] if name in _registered else _from_entry_point(name, text)
+    return _tried(FunctionLoss(name, function, _arguments(function, _numbers(rest, text), text)))
+
+
+def _rescaled(rest: str, text: str) -> RescaledCrossEntropy:
+    mixing, _, logit = rest.partition(",logit=")
+    if (logit or LOGITS[0]) not in LOGITS:
+        _refuse(text, f"logit is {' or '.join(LOGITS)}")
+    return RescaledCrossEntropy(MixingSchedule.parse(mixing), logit or LOGITS[0])
+
+
+def _numbers(rest: str, text: str) -> dict[str, float]:
+    """``gamma=2,alpha=0.25`` as numbers by name."""
+    pairs = [part.partition("=")[::2] for part in rest.split(",")] if rest.strip() else []
+    try:
+        numbers = {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        _refuse(text, "arguments look like gamma=2,alpha=0.25")
+    if len(numbers) < len(pairs):
+        _refuse(text, "an argument is there twice")
+    return numbers
+
+
+def _arguments(function: Callable[..., Any], given: Mapping[str, float], text: str) -> tuple[tuple[str, float], ...]:
+    """All arguments of a loss that are numbers: those given, and the defaults of the others."""
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    own = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    unknown = [name for name in given if name not in own]
+    if unknown:
+        _refuse(text, f"its arguments are {', '.join(own) or 'none'}")
+    values = {**own, **given}
+    return tuple((name, value) for name, value in values.items() if isinstance(value, int | float))
+
+
+def _from_entry_point(name: str, text: str) -> Callable[..., Tensor]:
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            return point.load()
+        except Exception as error:  # whatever that package raises
+            raise UsageError(f"Cannot load the loss {name!r} from {point.value}: {in_one_line(error)}") from error
+    _refuse(text)
+
+
+def _tried(loss: FunctionLoss) -> FunctionLoss:
+    """The loss, if it can be computed for two samples of three classes."""
+    import torch
+
+    try:
+        loss.per_sample(torch.zeros(2, 3), torch.tensor([0, 2]))
+    except Exception as error:  # a function of the user's can raise anything
+        raise UsageError(f"Cannot use the loss {str(loss)!r}: {in_one_line(error)}") from error
+    return loss
+
+
+def _known() -> list[str]:
+    return ["ce", "el", "mix", "ce-rescaled", "cot", *FUNCTIONS]
+
+
+def _refuse(text: str, reason: str = "") -> NoReturn:
+    others = [*_registered, *(point.name for point in entry_points(group=GROUP))]
+    names = [*_known(), *others]
+    name = text.strip().partition(":")[0].lower()
+    close = [] if name in names else difflib.get_close_matches(name, [*names, *REGIMES], n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    why = f" ({reason})" if reason else ""
+    raise UsageError(
+        f"Unknown loss {text!r}{why}. Expected one of {', '.join(names)}, as in {EXAMPLES}.{hint}"
+    ) from None
+
+
+def _losses() -> Any:
+    """The functions, imported when they are needed: they need PyTorch."""
+    return import_module("hf_elmix.losses")
