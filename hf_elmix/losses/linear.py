@@ -204,7 +204,7 @@ class _InChunks(torch.autograd.Function):
         inputs = ctx.saved_tensors
         if gradients is None:
             gradients = ctx.work.run(*inputs, ctx.needed)[1]
-        # Scaled before they are rounded: with a loss scaler that is what keeps float16 from underflowing.
+        # Scaled before they are rounded: a sum over all tokens may be too large for float16, where their mean is not.
         scaled = (g if g is None else g.mul_(factor).to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
         return *scaled, None
 

@@ -1,6 +1,6 @@
 """The loss of a head of 128k words, forward and backward, beside `F.cross_entropy` of its logits.
 
-    python tests/benchmarks/bench_linear.py [--dtype bfloat16] [--chunks 32 64 128 256 512]
+    python tests/benchmarks/bench_linear.py [--dtype bfloat16] [--chunks 32 64 128 256]
 
 Time is that of the processor, each peer timed in turn with `F.cross_entropy` (pairs.py). Memory is the largest
 resident size of the process during a step, less what it held before: that counts the gradients and whatever a kernel
@@ -23,7 +23,7 @@ from pairs import compare, report
 from torch import Tensor, nn
 
 from hf_elmix import mixed_loss
-from hf_elmix.losses.linear import linear_mixed_loss
+from hf_elmix.losses.linear import MIN_CHUNK, linear_mixed_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 WEIGHTS = (1.0, 2.5)  # of focus 0.3
@@ -39,16 +39,15 @@ def linear(alpha: float = WEIGHTS[0], beta: float = WEIGHTS[1], **options: objec
 
 def peers(chunk: int) -> dict[str, Loss]:
     """What is measured, by name."""
-    pytorchs = functools.partial(F.linear_cross_entropy, options=nn.LinearCrossEntropyOptions())
+    # Of the same chunk: its own is a few tokens for such a shape, which takes a processor several times as long.
     options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
-    same_chunk = functools.partial(F.linear_cross_entropy, options=options)
+    pytorchs = functools.partial(F.linear_cross_entropy, options=options)
     found = {
         "mixed_loss of the logits": lambda h, w, y: mixed_loss(h @ w.T, y, *WEIGHTS),
         "linear_mixed_loss": linear(),
         "linear_mixed_loss, beta=0": linear(1.0, 0.0),
         "F.linear_cross_entropy": pytorchs,
-        f"F.linear_cross_entropy, chunk of {chunk}": same_chunk,
-        "linear_mixed_loss, that as kernel": linear(kernel=functools.partial(same_chunk, reduction="none")),
+        "linear_mixed_loss, that as kernel": linear(kernel=functools.partial(pytorchs, reduction="none")),
     }
     if importlib.util.find_spec("cut_cross_entropy"):
         from cut_cross_entropy import linear_cross_entropy
@@ -107,7 +106,7 @@ def main() -> None:
     peer()
     print(f"F.cross_entropy, {peak(peer, hidden, weight):.0f} MiB")
     chunks = {f"linear_mixed_loss, chunk of {n}": linear(chunk_tokens=n) for n in args.chunks or ()}
-    for name, loss in (chunks or peers(max(128, args.width // 2))).items():
+    for name, loss in (chunks or peers(max(MIN_CHUNK, args.width // 2))).items():
         ours = step(loss, hidden, weight, labels)
         report(name, *compare(ours, peer, args.pairs))
         print(f"{'':40} {peak(ours, hidden, weight):9.0f} MiB")
