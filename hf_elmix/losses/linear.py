@@ -241,9 +241,8 @@ class _Pass:
         )
         sums = torch.zeros(3, dtype=self.wide, device=hidden.device)
         weight, bias = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
-        with torch.autocast(hidden.device.type, enabled=False):
-            for chunk in self.tokens.split(self.size):
-                sums += self._chunk(hidden, weight, bias, chunk, gradients)
+        for chunk in self.tokens.split(self.size):
+            sums += self._chunk(hidden, weight, bias, chunk, gradients)
         return sums, gradients
 
     def _chunk(
