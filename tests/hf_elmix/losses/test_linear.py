@@ -130,6 +130,14 @@ def test_costs_the_three_products_of_cross_entropy_and_a_chunk_of_logits():
     assert (seen.count, seen.rows) == (3, 2)
 
 
+@pytest.mark.parametrize(("width", "rows"), [(8, 128), (400, 200)])
+def test_a_chunk_is_half_as_many_tokens_as_the_head_is_wide(width, rows):
+    hidden, weight = torch.zeros(300, width), torch.zeros(WORDS, width)
+    with Products() as seen:
+        linear_mixed_loss(hidden, weight, torch.zeros(300, dtype=torch.long), 1.0, 1.0)
+    assert seen.rows == rows
+
+
 def test_the_gradient_is_handed_over_and_not_copied():
     """A copy of it would be as large as the head."""
     hidden, weight, _, labels = head(12, dtype=torch.float32)
@@ -270,6 +278,8 @@ def test_a_fused_kernel_for_the_cross_entropy(made, dtype):
     same(ours.loss, mixed_loss(hidden @ weight.T, labels, 1.0, 2.5), inputs, dtype)
     plain = linear_mixed_loss(*inputs, labels, 1.0, 2.5)
     torch.testing.assert_close(ours[1:], plain[1:], rtol=CLOSE[dtype], atol=CLOSE[dtype])
+    assert not ours.ce.requires_grad
+    assert not ours.el.requires_grad
 
 
 def test_a_kernel_under_autocast_gets_what_autocast_would_multiply():
