@@ -14,6 +14,7 @@ __all__ = [
     "Reductions",
     "Samples",
     "apply_to_counted",
+    "check_class_ids",
     "divisor",
     "logit_of_label",
     "of_batch",
@@ -230,12 +231,24 @@ def total_of(count: int | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 
 
-def _check(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
+def check_class_ids(labels: Tensor) -> None:
+    """Refuse labels that are no class ids.
+
+    Args:
+        labels: Of any shape.
+
+    Raises:
+        TypeError: If they are not integers.
+    """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"Expected labels to be integer class ids, but got {labels.dtype}: regression and multi-label targets "
             "have no class probability p_y."
         )
+
+
+def _check(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
+    check_class_ids(labels)
     if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"Expected logits of shape (..., C) and labels of shape (...), but got logits {tuple(logits.shape)} and "

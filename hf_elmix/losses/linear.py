@@ -1,0 +1,298 @@
+"""Losses of a language model's head, without ever holding the logits of all its tokens.
+
+With a large vocabulary the logits are the largest tensor of a training: N tokens times V words, several times over. A
+loss that is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), needs of them
+only what cross entropy needs: its gradient in the logits is f'(c) times that of cross entropy, and f'(c) is known as
+soon as c is. So one pass over chunks of tokens gives the loss and all gradients, with the three products of matrices
+that cross entropy costs, and a chunk of logits as the only large tensor beside the gradients. (PyTorch's and Liger's
+fused kernels do the same, but for cross entropy alone; where their cross entropy of each token is handed on to f, they
+must compute the logits a second time: see `kernel`.)
+
+Shapes, in every function: ``hidden`` (..., D), what the head is applied to; ``weight`` (V, D) and ``bias`` (V,) of the
+head; ``labels`` (...) of word ids in [0, V) or ``ignore_index``. Ignored tokens cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_elmix.losses.mixed import mix
+from hf_elmix.losses.reduction import check_class_ids, reduced
+
+__all__ = ["HeadOptions", "Kernel", "LinearLoss", "linear_loss", "linear_mixed_loss"]
+
+# With fewer tokens in a chunk a processor takes longer (tests/benchmarks/bench_linear.py --chunks): each chunk reads
+# the whole weight and writes its whole gradient, which the products have to outweigh.
+MIN_CHUNK = 128
+HALF = (torch.float16, torch.bfloat16)
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class LinearLoss(NamedTuple):
+    """A loss, and both terms of the mixed loss to log beside it.
+
+    Attributes:
+        loss: A scalar, in float32 or wider.
+        ce: Cross entropy in nats, reduced as the loss is, detached.
+        el: Expectation loss, reduced as the loss is, detached.
+    """
+
+    loss: Tensor
+    ce: Tensor
+    el: Tensor
+
+
+class HeadOptions(TypedDict, total=False):
+    """The keyword arguments of both functions.
+
+    Attributes:
+        bias: Shape (V,), of the head.
+        reduction: ``"mean"`` over the labels that count (this is the default), or ``"sum"``.
+        ignore_index: Label that does not count; -100 if left out.
+        num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
+            accumulation, several devices). Only with ``reduction="mean"``.
+        chunk_tokens: Tokens in a chunk. Left out, D / 2 (128 at least): its logits then take up half as much as the
+            weight's gradient.
+        kernel: A function of (hidden (N, D), weight, labels (N,)) that gives the cross entropy of each token, shape
+            (N,), to use instead of chunks; differentiable, also with another factor for each token. Such are
+            ``functools.partial(torch.nn.functional.linear_cross_entropy, reduction="none", options=...)``, and those
+            of Liger and cut-cross-entropy. A bias is theirs to take.
+    """
+
+    bias: Tensor | None
+    reduction: Literal["mean", "sum"]
+    ignore_index: int
+    num_items: int | Tensor | None
+    chunk_tokens: int | None
+    kernel: Kernel | None
+
+
+def linear_mixed_loss(
+    hidden: Tensor, weight: Tensor, labels: Tensor, alpha: float, beta: float, **options: Unpack[HeadOptions]
+) -> LinearLoss:
+    """`hf_elmix.losses.mixed_loss` of the logits ``hidden @ weight.T + bias``, which are never held all at once.
+
+    Args:
+        hidden: Shape (..., D).
+        weight: Shape (V, D).
+        labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
+        alpha: Weight of the cross entropy; ``alpha=1, beta=0`` is cross entropy.
+        beta: Weight of the expectation loss.
+        **options: See `HeadOptions`.
+
+    Returns:
+        The loss, and both of its terms. A mean over no labels at all is 0, with zero gradient.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    return linear_loss(hidden, weight, labels, lambda ce: mix(ce, -torch.expm1(-ce), alpha, beta), **options)
+
+
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    of: Callable[[Tensor], Tensor],
+    *,
+    bias: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    ignore_index: int = -100,
+    num_items: int | Tensor | None = None,
+    chunk_tokens: int | None = None,
+    kernel: Kernel | None = None,
+) -> LinearLoss:
+    """Any loss that is a function of a token's cross entropy alone, from what a head is applied to.
+
+    The gradients are made along with the loss, unless gradients are off, for those of `hidden`, `weight` and `bias`
+    that want one; they can be differentiated no further (`create_graph`). A second backward pass through a graph that
+    was retained computes them again. Half precision is multiplied as it is (as autocast has it, where that is on);
+    softmax, loss and the sum of the weight's gradient over chunks are in float32.
+
+    Args:
+        hidden: Shape (..., D).
+        weight: Shape (V, D).
+        labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
+        of: The loss of each token from its cross entropy in nats, both of shape (n,): one of
+            `hf_elmix.losses.OF_CROSS_ENTROPY`, or another. Each value may depend on its own token's only.
+        bias: As in `HeadOptions`, as all that follow.
+        reduction: There.
+        ignore_index: There.
+        num_items: There.
+        chunk_tokens: There.
+        kernel: There.
+
+    Returns:
+        The loss, and both terms of the mixed loss. A mean over no labels at all is 0, with zero gradient.
+
+    Raises:
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not belong together, or an argument is outside its range.
+    """
+    _check_shapes(hidden, weight, bias, labels)
+    _check_options(bias, reduction, chunk_tokens, kernel)
+    hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).long()
+    tokens = labels.ne(ignore_index).nonzero().squeeze(-1)
+    dtype = _product_type(weight)
+    wide = torch.float32 if dtype in HALF else dtype
+    if kernel is None or not len(tokens):
+        work = _Pass(tokens, labels, of, dtype, wide, chunk_tokens or max(MIN_CHUNK, weight.shape[-1] // 2))
+        if not torch.is_grad_enabled():
+            hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+        sums = _InChunks.apply(hidden, weight, bias, work)
+    else:
+        ce = kernel(hidden[tokens].to(dtype), weight.to(dtype), labels[tokens]).to(wide)
+        sums = of(ce).sum(), *_terms(ce.detach())
+    counts = torch.ones_like(tokens)
+    return LinearLoss(*(reduced(s, counts, reduction=reduction, num_items=num_items) for s in sums))
+
+
+def _product_type(weight: Tensor) -> torch.dtype:
+    """What the logits would be computed in if they were written out."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _check_shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    check_class_ids(labels)
+    if weight.dim() != 2 or hidden.shape != (*labels.shape, weight.shape[-1]):
+        raise ValueError(
+            f"Expected hidden of shape (..., D), weight (V, D) and labels (...), but got hidden "
+            f"{tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels {tuple(labels.shape)}."
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"Expected bias of shape ({len(weight)},), but got {tuple(bias.shape)}.")
+
+
+def _check_options(bias: Tensor | None, reduction: str, chunk_tokens: int | None, kernel: Kernel | None) -> None:
+    if bias is not None and kernel is not None:
+        raise ValueError("A kernel takes its bias itself: bind it with functools.partial, and leave `bias` out.")
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise ValueError(f"Expected chunk_tokens to be 1 or more, but got {chunk_tokens}.")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"Expected reduction to be 'mean' or 'sum', but got {reduction!r}.")
+
+
+class _InChunks(torch.autograd.Function):
+    """Sums over the tokens of the loss, the cross entropy and the expectation loss; only the first has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Pass) -> tuple[Tensor, ...]:
+        ctx.work, ctx.needed = work, ctx.needs_input_grad[:3]
+        sums, ctx.gradients = work.run(hidden, weight, bias, ctx.needed)
+        ctx.save_for_backward(hidden, weight, bias)
+        loss, ce, el = sums.unbind()
+        ctx.mark_non_differentiable(ce, el)
+        return loss, ce, el
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True; what is made in the forward pass would count as constant
+            raise RuntimeError(
+                "The gradients of this loss cannot be differentiated again; use mixed_loss of the logits."
+            )
+        # Handed over and not kept, so that they can be scaled in place: a copy would be as large as the head.
+        gradients, ctx.gradients = ctx.gradients, None
+        inputs = ctx.saved_tensors
+        if gradients is None:
+            gradients = ctx.work.run(*inputs, ctx.needed)[1]
+        # Scaled before they are rounded: a sum over all tokens may be too large for float16, where their mean is not.
+        scaled = (g if g is None else g.mul_(factor).to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
+        return *scaled, None
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The one pass over chunks of tokens.
+
+    Attributes:
+        tokens: Indices of the tokens that count, shape (n,).
+        labels: Of all tokens, shape (N,).
+        of: The loss of each token from its cross entropy.
+        dtype: What the head is multiplied in.
+        wide: What everything else is computed in.
+        size: Tokens in a chunk.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    of: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    wide: torch.dtype
+    size: int
+
+    def run(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The three sums, shape (3,), and the gradients of the first in those inputs that need one."""
+        # Over several chunks the sum needs more digits than its terms; of one chunk the product itself takes care.
+        sum_type = weight.dtype if len(self.tokens) <= self.size else self.wide
+        gradients = tuple(
+            torch.zeros_like(x, dtype=dtype) if x is not None and wanted else None
+            for x, wanted, dtype in zip((hidden, weight, bias), needed, (None, sum_type, self.wide), strict=True)
+        )
+        sums = torch.zeros(3, dtype=self.wide, device=hidden.device)
+        weight, bias = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
+        for chunk in self.tokens.split(self.size):
+            sums += self._chunk(hidden, weight, bias, chunk, gradients)
+        return sums, gradients
+
+    def _chunk(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Tensor, gradients: tuple[Tensor | None, ...]
+    ) -> Tensor:
+        """The three sums over a chunk; to the gradients its own are added."""
+        rows = hidden[chunk].to(self.dtype)
+        logits = F.linear(rows, weight, bias).to(self.wide)
+        wanted = any(g is not None for g in gradients)
+        sums = self._sums(logits, self.labels[chunk][:, None], wanted)
+        if wanted:
+            _add(gradients, chunk, rows, weight, logits)
+        return sums
+
+    def _sums(self, logits: Tensor, index: Tensor, wanted: bool) -> Tensor:
+        """The three sums of some logits, which are replaced by the gradient of the first where it is wanted."""
+        logits -= logits.amax(-1, keepdim=True)
+        of_label = logits.gather(-1, index)
+        total = logits.exp_().sum(-1, keepdim=True)
+        ce = (total.log() - of_label).squeeze(-1)
+        loss, slope = _with_slope(self.of, ce) if wanted else (self.of(ce), None)
+        if slope is not None:  # slope * (p - [j = y]), the softmax p being the exponentials over their total
+            logits.mul_(slope[:, None] / total).scatter_add_(-1, index, -slope[:, None])
+        return torch.stack((loss.sum(), *_terms(ce)))
+
+
+def _with_slope(of: Callable[[Tensor], Tensor], ce: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each token, and its derivative in the cross entropy."""
+    with torch.enable_grad():
+        loss = of(ce.requires_grad_())
+        (slope,) = torch.autograd.grad(loss.sum(), ce)
+    return loss.detach(), slope
+
+
+def _terms(ce: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the cross entropy and of the expectation loss."""
+    return ce.sum(), -torch.expm1(-ce).sum()
+
+
+def _add(gradients: tuple[Tensor | None, ...], chunk: Tensor, rows: Tensor, weight: Tensor, slopes: Tensor) -> None:
+    """Add to the gradients what the gradient in a chunk's logits makes of them."""
+    in_hidden, in_weight, in_bias = gradients
+    if in_bias is not None:
+        in_bias += slopes.sum(0)
+    slopes = slopes.to(rows.dtype)
+    if in_hidden is not None:
+        in_hidden[chunk] = (slopes @ weight).to(in_hidden.dtype)
+    if in_weight is None:
+        return
+    if in_weight.dtype == rows.dtype:
+        in_weight.addmm_(slopes.T, rows)
+    else:
+        in_weight += slopes.T @ rows
