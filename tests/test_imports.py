@@ -33,6 +33,14 @@ ARROWS = {
         "hf_elmix.arguments",
         "hf_elmix.heads",
     ],
+    "hf_elmix.loss_func": [
+        "hf_elmix.errors",
+        "hf_elmix.losses.mixed",
+        "hf_elmix.losses.reduction",
+        "hf_elmix.callback",
+        "hf_elmix.arguments",
+        "hf_elmix.heads",
+    ],
     "hf_elmix.complement": [
         "hf_elmix.errors",
         "hf_elmix.heads",
