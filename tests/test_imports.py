@@ -41,6 +41,14 @@ ARROWS = {
         "hf_elmix.arguments",
         "hf_elmix.heads",
     ],
+    "hf_elmix.sft": [
+        "hf_elmix.errors",
+        "hf_elmix.losses.reduction",
+        "hf_elmix.schedules",
+        "hf_elmix.spelling",
+        "hf_elmix.callback",
+        "hf_elmix.arguments",
+    ],
     "hf_elmix.complement": [
         "hf_elmix.errors",
         "hf_elmix.heads",
