@@ -34,6 +34,9 @@ class MixedLossFunction(MixingCallback):
     Args:
         loss: What `hf_elmix.parse_loss` reads.
 
+    Attributes:
+        parts: Batches in an optimizer step, over all devices, for a Trainer that counts no labels.
+
     Raises:
         UsageError: (a ValueError) If it is no loss.
     """
@@ -42,6 +45,7 @@ class MixedLossFunction(MixingCallback):
         super().__init__(loss)
         self._shifts: bool | None = None
         self._smoothing = 0.0
+        self.parts = 1
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -58,6 +62,7 @@ class MixedLossFunction(MixingCallback):
         _check_without_labels(model)
         if getattr(args.parallelism_config, "sp_enabled", False):
             raise UsageError("Sequence parallelism computes the model's own loss, and asks no loss function.")
+        self.parts = args.gradient_accumulation_steps * _device_scale(args, kwargs["model"])
         self._shifts = predicts_next_token(model)
 
     def on_train_begin(
@@ -109,7 +114,7 @@ class MixedLossFunction(MixingCallback):
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
-        ours = self.logs(device_scale(args, getattr(kwargs["model"], "_tp_size", None) or 1))
+        ours = self.logs(_device_scale(args, kwargs["model"]))
         logs.update(ours)  # for the callbacks that come after this one
         state.log_history[-1].update(ours)
 
@@ -137,6 +142,10 @@ def mixed_loss_func(loss: Any = DEFAULT_MIXING) -> MixedLossFunction:
         ```
     """
     return MixedLossFunction(loss)
+
+
+def _device_scale(args: TrainingArguments, model: nn.Module) -> int:
+    return device_scale(args, getattr(model, "_tp_size", None) or 1)
 
 
 def _check_without_labels(model: nn.Module) -> None:

@@ -49,6 +49,7 @@ ARROWS = {
         "hf_elmix.callback",
         "hf_elmix.arguments",
     ],
+    "hf_elmix.cross_encoder": ["hf_elmix.errors", "hf_elmix.loss_func"],
     "hf_elmix.complement": [
         "hf_elmix.errors",
         "hf_elmix.heads",
