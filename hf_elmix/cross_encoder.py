@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from sentence_transformers.cross_encoder import CrossEncoder
 from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ class MixedCrossEncoderLoss(CrossEntropyLoss):
         self.ce_loss = _OfBatch(function)
 
 
-class _OfBatch(nn.Module):
+class _OfBatch(nn.CrossEntropyLoss):
     """A loss function as a mean over one batch, of which the Trainer then takes the mean over a step."""
 
     def __init__(self, function: MixedLossFunction) -> None:
@@ -48,5 +47,5 @@ class _OfBatch(nn.Module):
         self.function = function
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        parts = self.function.parts if torch.is_grad_enabled() else 1
+        parts = self.function.parts  # so that what is logged is a mean over the step
         return parts * self.function(logits, labels, parts * labels.ne(-100).sum())
