@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_elmix.callback import MixingCallback
     from hf_elmix.complement import ComplementTrainer
     from hf_elmix.errors import UsageError
+    from hf_elmix.loss_func import mixed_loss_func
     from hf_elmix.losses import cross_entropy, expectation_loss, mixed_loss
     from hf_elmix.schedules import MixingSchedule, focus_to_weights
     from hf_elmix.spelling import parse_loss, register_loss
@@ -32,6 +33,7 @@ __all__ = [
     "expectation_loss",
     "focus_to_weights",
     "mixed_loss",
+    "mixed_loss_func",
     "parse_loss",
     "register_loss",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "callback": ("MixingCallback",),
     "complement": ("ComplementTrainer",),
     "errors": ("UsageError",),
+    "loss_func": ("mixed_loss_func",),
     "losses": ("cross_entropy", "expectation_loss", "mixed_loss"),
     "schedules": ("MixingSchedule", "focus_to_weights"),
     "spelling": ("parse_loss", "register_loss"),

@@ -9,9 +9,9 @@ from transformers import TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.schedules import GRAMMAR, MixingSchedule
-from hf_elmix.spelling import EXAMPLES, Loss, MixedLoss, parse_loss
+from hf_elmix.spelling import EXAMPLES, ComplementLoss, Loss, MixedLoss, parse_loss
 
-__all__ = ["DEFAULT_MIXING", "MixedLossArguments", "choose_loss", "note_loss"]
+__all__ = ["DEFAULT_MIXING", "MixedLossArguments", "check_one_step", "choose_loss", "note_loss"]
 
 DEFAULT_MIXING = "0-0.5"
 
@@ -59,6 +59,22 @@ def choose_loss(mixing: Any, loss: Any) -> Loss:
     if mixing is not None and chosen != MixedLoss(MixingSchedule.parse(mixing)):
         raise UsageError(f"Expected mixing or loss, but got mixing {mixing!r} and loss {loss!r}. Leave one out.")
     return chosen
+
+
+def check_one_step(loss: Loss, smoothing: float) -> None:
+    """Refuse a loss that is not one step for each batch, or that label smoothing has no meaning with.
+
+    Args:
+        loss: The loss.
+        smoothing: The ``label_smoothing_factor``.
+
+    Raises:
+        UsageError: (a ValueError) If it is such a loss.
+    """
+    if isinstance(loss, ComplementLoss):
+        raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
+    if smoothing and not loss.smooths:
+        raise UsageError(f"Label smoothing has no meaning with the loss {str(loss)!r}. Leave it out.")
 
 
 def note_loss(args: Any, loss: Loss) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from accelerate.utils import gather
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -11,7 +13,7 @@ from hf_elmix.arguments import choose_loss, note_loss
 from hf_elmix.errors import UsageError
 from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss, parse_loss
 
-__all__ = ["MixingCallback"]
+__all__ = ["MixingCallback", "device_scale"]
 
 BOUND = (CenterLoss, ComplementLoss)  # to what the Trainer made of itself and of the model when it was built
 
@@ -91,12 +93,15 @@ class MixingCallback(TrainerCallback):
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
             group["lr"] = rate
 
-    def add_terms(self, terms: Tensor) -> None:
+    def add_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
         """Add a batch's share of both terms; they stay on their device until they are logged.
 
         Args:
-            terms: Cross entropy and expectation loss, unweighted, shape (2,).
+            ce: Cross entropy of each sample, of any shape.
+            el: Expectation loss of each sample, of the same shape.
+            per: Number of labels that their sums are divided by, a scalar.
         """
+        terms = torch.stack((ce.sum(), el.sum())).detach() / per
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:
@@ -117,3 +122,30 @@ class MixingCallback(TrainerCallback):
         mean = None if self._terms is None else self._terms / max(self._steps, 1)
         self._terms, self._steps = None, 0
         return mean
+
+    def logs(self, scale: int) -> dict[str, float]:
+        """What training logs since the last call: what the loss says of itself, ``loss_ce`` and ``loss_el``.
+
+        Args:
+            scale: What `device_scale` gives.
+
+        Returns:
+            Values by name, the same in all processes; none if there was no step.
+        """
+        terms = self.take_terms()
+        if terms is None:
+            return {}
+        ce, el = (gather(terms).view(-1, 2).mean(0) * scale).tolist()
+        return {**self.current.logged(), "loss_ce": ce, "loss_el": el}
+
+
+def device_scale(args: TrainingArguments, tp_size: int) -> int:
+    """What the Trainer multiplies a loss with that was divided by the count of all devices.
+
+    Args:
+        args: Those of the Trainer.
+        tp_size: Processes that share one copy of the model, and its batch.
+    """
+    if not args.average_tokens_across_devices:
+        return 1
+    return args.world_size // tp_size if args.n_gpu <= 1 else args.n_gpu

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers.loss.loss_utils import (
     LOSS_MAPPING,
     ForCausalLMLoss,
@@ -24,9 +25,13 @@ __all__ = [
     "base_model",
     "check_class_logits",
     "check_labels_of",
+    "labels_for",
+    "logits_of",
+    "makes_decoder_inputs",
     "number_of_labels",
     "predicts_next_token",
     "requires_labels",
+    "without_loss",
 ]
 
 # The families whose loss is one cross entropy over `logits` (..., C).
@@ -126,6 +131,19 @@ def predicts_next_token(model: nn.Module) -> bool:
     return _loss_function(model) is ForCausalLMLoss
 
 
+def makes_decoder_inputs(model: nn.Module) -> bool:
+    """Whether this is an encoder-decoder for sequences, which makes its decoder inputs from its labels.
+
+    One that classifies whole sequences makes them from its inputs.
+
+    Args:
+        model: The model, under no wrapper.
+    """
+    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    classifies = any("SequenceClassifier" in kind.__name__ for kind in _output_classes(model))
+    return encoder_decoder and not classifies
+
+
 def requires_labels(model: nn.Module) -> bool:
     """Whether `forward` cannot be called without labels.
 
@@ -134,6 +152,55 @@ def requires_labels(model: nn.Module) -> bool:
     """
     labels = inspect.signature(model.forward).parameters.get("labels")
     return labels is not None and labels.default is inspect.Parameter.empty
+
+
+def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
+    """The logits in what a model returned.
+
+    Args:
+        outputs: A mapping with ``logits``, a tuple that starts with them (after a loss, where there is one), or the
+            logits themselves.
+        labels_passed: Whether the model got labels, so that a tuple starts with its loss.
+
+    Returns:
+        Shape (..., C).
+
+    Raises:
+        UsageError: (a ValueError) If there are none.
+    """
+    if not isinstance(outputs, Mapping):
+        return outputs[1] if labels_passed else without_loss(outputs)[0]
+    if outputs.get("logits") is None:
+        raise UsageError(f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}.")
+    return outputs["logits"]
+
+
+def without_loss(outputs: Any) -> tuple[Any, ...]:
+    """Outputs of a model that got no labels, as a tuple that starts with the logits.
+
+    Args:
+        outputs: A tuple, a list or the logits.
+    """
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    return tuple(outputs[1:] if outputs[0] is None else outputs)
+
+
+def labels_for(logits: Tensor, labels: Tensor, shift: bool) -> Tensor:
+    """Labels at the positions of the logits that predict them.
+
+    Args:
+        logits: Shape (..., C).
+        labels: As they come with the batch: shape (...), or (N, 1) for logits (N, C), which heads take as (N,).
+        shift: Whether logits at one position predict the label of the next.
+
+    Returns:
+        Shape (...).
+    """
+    if shift:
+        labels = F.pad(labels[..., 1:], (0, 1), value=-100)
+    one_column = labels.dim() == logits.dim() and labels.shape[-1] == 1
+    return labels.squeeze(-1) if one_column else labels
 
 
 def _loss_function(model: nn.Module) -> Any:

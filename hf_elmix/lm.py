@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_elmix.errors import UsageError
+from hf_elmix.heads import logits_of
 from hf_elmix.losses.linear import Kernel, linear_loss
 from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.spelling import Loss
@@ -127,27 +128,22 @@ class LinearLossMixin(MixedLossMixin):
 
     def _sums(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
-        labels, head = self._aligned(labels), self._head
+        labels, head = self._aligned(hidden, labels), self._head
         of = self._of_ce if self._training else _itself
         sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
 
     def _of_ce(self, ce: Tensor) -> Tensor:
-        return _of(self._objective, ce)
+        return self._objective.of_cross_entropy(ce)
 
     def _check_loss(self, loss: Loss) -> None:
         super()._check_loss(loss)
-        try:
-            _of(loss, torch.ones(2))
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"The loss {str(loss)!r} needs all logits, not the cross entropy alone. {USE_OTHER}"
-            ) from error
+        loss.of_cross_entropy(torch.zeros(1))  # refuses one that needs the logits
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if not self._replaced:
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
-        loss, ce, el, counted = self._logits(outputs).unbind()
+        loss, ce, el, counted = logits_of(outputs, self._labels_passed).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
         per = divisor(count, loss) if self._training else total_of(count, loss)
         if not self._training:
@@ -169,12 +165,6 @@ class LinearLossMixin(MixedLossMixin):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         finally:
             self._loss_only = False
-
-
-def _of(loss: Loss, ce: Tensor) -> Tensor:
-    """A loss from the cross entropy alone; there are no logits that it could look at."""
-    nothing = torch.empty(0)
-    return loss.from_terms(ce, -torch.expm1(-ce), nothing, nothing)
 
 
 def _itself(ce: Tensor) -> Tensor:

@@ -87,6 +87,22 @@ class Loss(ABC):
         """
         return self.per_sample(logits, labels)
 
+    def of_cross_entropy(self, ce: Tensor) -> Tensor:
+        """As `per_sample`, for whoever has the cross entropy of each sample and no logits.
+
+        Args:
+            ce: Cross entropy of each sample, of any shape, 0 where it does not count.
+
+        Returns:
+            The same shape.
+
+        Raises:
+            UsageError: (a ValueError) If the loss is no function of the cross entropy alone.
+        """
+        raise UsageError(
+            f"The loss {str(self)!r} needs all logits, and there is only the cross entropy of each label."
+        )
+
     def at(self, step: int, steps: int) -> Loss:
         """The loss in the optimizer step that follows `step` completed ones out of `steps`.
 
@@ -135,6 +151,9 @@ class MixedLoss(Loss):
     def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
         return _losses().mix(ce, el, self.alpha, self.beta)
 
+    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
+        return _losses().mix(ce, -(-ce).expm1(), self.alpha, self.beta)
+
     def at(self, step: int, steps: int) -> MixedLoss:  # noqa: D102
         return MixedLoss(self.schedule.constant_at(step, steps))
 
@@ -166,6 +185,9 @@ class RescaledCrossEntropy(Loss):
         return _losses().cross_entropy(logits, labels, reduction="none")
 
     def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return ce
+
+    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
         return ce
 
     def at(self, step: int, steps: int) -> RescaledCrossEntropy:  # noqa: D102
@@ -217,8 +239,12 @@ class LibraryLoss(FunctionLoss):
         return self.function(logits, labels, reduction="none", **dict(self.arguments))
 
     def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        known = self.function in _losses().OF_CROSS_ENTROPY
+        return self.of_cross_entropy(ce) if known else self.per_sample(logits, labels)
+
+    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
         of_ce = _losses().OF_CROSS_ENTROPY.get(self.function)
-        return self.per_sample(logits, labels) if of_ce is None else of_ce(ce, **dict(self.arguments))
+        return super().of_cross_entropy(ce) if of_ce is None else of_ce(ce, **dict(self.arguments))
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,29 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_elmix.arguments import choose_loss, note_loss
-from hf_elmix.callback import MixingCallback
+from hf_elmix.arguments import check_one_step, choose_loss, note_loss
+from hf_elmix.callback import MixingCallback, device_scale
 from hf_elmix.errors import UsageError
-from hf_elmix.heads import base_model, check_class_logits, check_labels_of, predicts_next_token, requires_labels
+from hf_elmix.heads import (
+    base_model,
+    check_class_logits,
+    check_labels_of,
+    labels_for,
+    logits_of,
+    predicts_next_token,
+    requires_labels,
+    without_loss,
+)
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.mahalanobis import use_mahalanobis_head
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss
+from hf_elmix.spelling import CenterLoss, Loss
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -126,10 +134,7 @@ class MixedLossMixin(_Base):
 
     def _check_loss(self, loss: Loss) -> None:
         """Refuse a loss that cannot be used here."""
-        if isinstance(loss, ComplementLoss):
-            raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
-        if self.label_smoother is not None and not loss.smooths:
-            raise UsageError(f"Label smoothing has no meaning with the loss {str(loss)!r}. Leave it out.")
+        check_one_step(loss, self._smoothing)
 
     def compute_loss(
         self,
@@ -161,16 +166,14 @@ class MixedLossMixin(_Base):
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         if not (isinstance(outputs, Mapping) or self._labels_passed):
             # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
-            outputs = (loss, *_without_loss(outputs))
+            outputs = (loss, *without_loss(outputs))
         return (loss, outputs) if return_outputs else loss
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The `compute_loss_func`: sum over the labels that count, divided by their number in the whole step."""
-        logits, labels = self._logits(outputs), self._aligned(labels)
-        if labels.dim() == logits.dim() and labels.shape[-1] == 1:
-            labels = labels.squeeze(-1)  # as heads of sequence classifiers do
-        smoothing = self.label_smoother.epsilon if self.label_smoother is not None else 0.0
-        ce, el, counts = loss_terms(logits, labels, label_smoothing=smoothing)
+        logits = logits_of(outputs, self._labels_passed)
+        labels = self._aligned(logits, labels)
+        ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
         # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
         # dividing by the sum of the entries is right there and everywhere else.
         # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
@@ -183,6 +186,16 @@ class MixedLossMixin(_Base):
         loss = self._objective.from_terms(ce, el, logits, labels).sum() / per
         return self._with_router_loss(loss, outputs)
 
+    def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Labels at the positions of the logits that predict them."""
+        if self._loss_shifts_labels and self._shift_labels is not None:
+            return self._shift_labels
+        return labels_for(logits, labels, self._loss_shifts_labels)
+
+    @property
+    def _smoothing(self) -> float:
+        return self.label_smoother.epsilon if self.label_smoother is not None else 0.0
+
     @property
     def _objective(self) -> Loss:
         """The loss of the current optimizer step."""
@@ -190,20 +203,7 @@ class MixedLossMixin(_Base):
 
     def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
         """Keep both terms of a batch for the log."""
-        self.mixing.add_terms(torch.stack((ce.sum(), el.sum())).detach() / per)
-
-    def _logits(self, outputs: Any) -> Tensor:
-        if not isinstance(outputs, Mapping):
-            return outputs[1] if self._labels_passed else _without_loss(outputs)[0]
-        if outputs.get("logits") is None:
-            raise UsageError(f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}.")
-        return outputs["logits"]
-
-    def _aligned(self, labels: Tensor) -> Tensor:
-        """Labels at the positions of the logits that predict them: a causal model predicts the next token."""
-        if not self._loss_shifts_labels:
-            return labels
-        return F.pad(labels[..., 1:], (0, 1), value=-100) if self._shift_labels is None else self._shift_labels
+        self.mixing.add_terms(ce, el, per)
 
     def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The decoder inputs that an encoder-decoder would have made from the labels it is not given."""
@@ -236,13 +236,6 @@ class MixedLossMixin(_Base):
         """The model as its author wrote it, under PEFT, compilation and the wrappers of distributed training."""
         return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
-    @property
-    def _device_scale(self) -> int:
-        """What the Trainer multiplies a loss with that was divided by the count of all devices."""
-        if not self.args.average_tokens_across_devices:
-            return 1
-        return self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
         if "loss" in logs:
@@ -250,11 +243,11 @@ class MixedLossMixin(_Base):
         super().log(logs, start_time)
 
     def _mixing_logs(self) -> dict[str, float]:
-        terms = self.mixing.take_terms()
-        if terms is None:
-            return {}
-        ce, el = (self.accelerator.gather(terms).view(-1, 2).mean(0) * self._device_scale).tolist()
-        return {**self.mixing.current.logged(), "loss_ce": ce, "loss_el": el}
+        return self.mixing.logs(self._device_scale)
+
+    @property
+    def _device_scale(self) -> int:
+        return device_scale(self.args, self.get_tp_size())
 
     def prediction_step(
         self,
@@ -289,13 +282,6 @@ class MixedLossMixin(_Base):
                 el = el[finite]
             output.metrics[f"{metric_key_prefix}_loss_el"] = el.mean().item()
         return output
-
-
-def _without_loss(outputs: Any) -> tuple[Any, ...]:
-    """Outputs of a model that got no labels, as a tuple that starts with the logits."""
-    if isinstance(outputs, Tensor):
-        return (outputs,)
-    return tuple(outputs[1:] if outputs[0] is None else outputs)
 
 
 class MixedLossTrainer(MixedLossMixin, Trainer):

@@ -37,6 +37,24 @@ ARROWS = {
         "hf_elmix.heads",
         "hf_elmix.mahalanobis",
     ],
+    "hf_elmix.loss_func": [
+        "hf_elmix.errors",
+        "hf_elmix.losses.mixed",
+        "hf_elmix.losses.reduction",
+        "hf_elmix.spelling",
+        "hf_elmix.callback",
+        "hf_elmix.arguments",
+        "hf_elmix.heads",
+    ],
+    "hf_elmix.sft": [
+        "hf_elmix.errors",
+        "hf_elmix.losses.reduction",
+        "hf_elmix.schedules",
+        "hf_elmix.spelling",
+        "hf_elmix.callback",
+        "hf_elmix.arguments",
+    ],
+    "hf_elmix.cross_encoder": ["hf_elmix.errors", "hf_elmix.loss_func"],
     "hf_elmix.complement": [
         "hf_elmix.errors",
         "hf_elmix.heads",
@@ -46,6 +64,7 @@ ARROWS = {
     ],
     "hf_elmix.lm": [
         "hf_elmix.errors",
+        "hf_elmix.heads",
         "hf_elmix.losses.linear",
         "hf_elmix.losses.reduction",
         "hf_elmix.spelling",

@@ -84,7 +84,7 @@ class Kit:
         self.folder, self.count = folder, 0
 
     def trainer(self, kind: type[Trainer] = MixedLossTrainer, **given: Any) -> Trainer:
-        """A quiet trainer; keywords that are no arguments of the Trainer go to its `TrainingArguments`."""
+        """A quiet trainer; keywords that are no arguments of the Trainer go to its `arguments`, a class of them."""
         names = ("model", "train_dataset", "eval_dataset", "data_collator", "compute_metrics", "compute_loss_func")
         names += ("mixing", "loss", "callbacks")
         own = {name: given.pop(name) for name in names if name in given}
@@ -96,7 +96,8 @@ class Kit:
         self.count += 1
         folder = given.pop("output_dir", self.folder / str(self.count))
         args |= {"logging_steps": 1, "output_dir": str(folder), **quiet, **given}
-        trainer = kind(args=TrainingArguments(**args), **own)
+        arguments = args.pop("arguments", TrainingArguments)
+        trainer = kind(args=arguments(**args), **own)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         return trainer

@@ -37,6 +37,11 @@ def test_focus():
     assert callback.current.logged()["focus"] == 0
 
 
+def add(callback: MixingCallback, ce: float) -> None:
+    """A batch of two samples with one label that counts, in a step of two."""
+    callback.add_terms(torch.tensor([2.0 * ce, 0]), torch.tensor([0, 2.0]), torch.tensor(2))
+
+
 @pytest.mark.parametrize("given", [{"num_train_epochs": 3}, {"max_steps": 11}, {"gradient_accumulation_steps": 4}])
 def test_it_counts_optimizer_steps(kit, logged, given):
     schedule = MixingSchedule.parse("0,0.5")
@@ -51,14 +56,14 @@ def test_terms_are_averaged_over_optimizer_steps_and_taken_once():
     for step in range(4):
         begin(callback, step, 4)
         for _ in range(2):  # two accumulated batches, each with its share
-            callback.add_terms(torch.tensor([step, 1.0]))
+            add(callback, step)
     assert callback.take_terms().tolist() == [3.0, 2.0]
     assert callback.take_terms() is None
 
 
 def test_a_new_training_forgets_the_terms_of_the_last():
     callback = MixingCallback(MixingSchedule.parse("ce"))
-    callback.add_terms(torch.ones(2))
+    add(callback, 1)
     callback.on_train_begin(None, at(0, 4), TrainerControl())
     assert callback.take_terms() is None
 
@@ -66,7 +71,7 @@ def test_a_new_training_forgets_the_terms_of_the_last():
 def stepped(callback: MixingCallback, *steps: int) -> None:
     for step in steps:
         begin(callback, step, 9)
-        callback.add_terms(torch.tensor([step, 1.0]))
+        add(callback, step)
 
 
 def test_a_training_that_resumes_averages_over_the_steps_before_it_too():

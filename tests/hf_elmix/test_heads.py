@@ -5,18 +5,31 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
     BertForMaskedLM,
     BertForNextSentencePrediction,
     BertForPreTraining,
     BertForQuestionAnswering,
     CLIPConfig,
     CLIPModel,
+    T5Config,
+    T5ForConditionalGeneration,
     Wav2Vec2Config,
     Wav2Vec2ForCTC,
 )
 
 from hf_elmix import UsageError
-from hf_elmix.heads import base_model, check_class_logits, check_labels_of, requires_labels
+from hf_elmix.heads import (
+    base_model,
+    check_class_logits,
+    check_labels_of,
+    labels_for,
+    logits_of,
+    makes_decoder_inputs,
+    requires_labels,
+)
 
 
 def ctc(config):
@@ -116,3 +129,29 @@ def test_base_model_is_under_peft(kit):
     model.config.problem_type = "regression"
     with pytest.raises(UsageError, match="BertForSequenceClassification has problem_type='regression'"):
         kit.trainer(model=wrapped)
+
+
+def test_logits_are_found_in_whatever_a_model_returns():
+    logits, loss, more = torch.zeros(2, 3), torch.tensor(1.0), torch.ones(2)
+    for outputs in (logits, (logits, more), [None, logits], {"logits": logits, "more": more}):
+        assert logits_of(outputs) is logits
+    assert logits_of((loss, logits, more), labels_passed=True) is logits
+    with pytest.raises(UsageError, match="'logits', but it returned only scores, more"):
+        logits_of({"scores": logits, "more": more})
+
+
+def test_labels_stand_where_they_are_predicted():
+    labels = torch.tensor([[5, 6, 7], [-100, 8, 9]])
+    assert labels_for(torch.zeros(2, 3, 10), labels, shift=False) is labels
+    assert labels_for(torch.zeros(2, 3, 10), labels, shift=True).tolist() == [[6, 7, -100], [8, 9, -100]]
+    assert labels_for(torch.zeros(2, 10), labels[:, :1], shift=False).tolist() == [5, -100]  # a column of their own
+
+
+def test_who_makes_decoder_inputs_from_labels(kit):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    bart = BartConfig(**sizes, encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=60)
+    t5 = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=60)
+    assert makes_decoder_inputs(BartForConditionalGeneration(bart))
+    assert makes_decoder_inputs(T5ForConditionalGeneration(t5))
+    assert not makes_decoder_inputs(BartForSequenceClassification(bart))
+    assert not makes_decoder_inputs(kit.sequence_model())

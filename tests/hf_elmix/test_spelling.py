@@ -63,6 +63,11 @@ def test_a_spelling_is_a_function(typed, canonical, function):
     torch.testing.assert_close(loss.per_sample(LOGITS, LABELS), expected)
     ce, el, _ = losses.loss_terms(LOGITS, LABELS)
     torch.testing.assert_close(loss.from_terms(ce, el, LOGITS, LABELS), expected)
+    if function[0] is losses.mpce_loss:
+        with pytest.raises(UsageError, match="needs all logits"):
+            loss.of_cross_entropy(ce)
+    else:
+        torch.testing.assert_close(loss.of_cross_entropy(ce), expected)
     assert pickle.loads(pickle.dumps(loss)) == loss  # as it goes to workers
 
 

@@ -1,0 +1,151 @@
+"""The loss as a function: what it follows, logs and refuses. Each kind of model is in test_every_trainer.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BertForQuestionAnswering,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_elmix import UsageError, mixed_loss_func
+
+
+def with_function(kit, loss="0-0.5", **given):
+    function = mixed_loss_func(loss)
+    return kit.trainer(Trainer, compute_loss_func=function, callbacks=[function], **given)
+
+
+def trained(kit, loss="0-0.5", **given):
+    trainer = with_function(kit, loss, **given)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("loss", ["0-0.5", "focal:gamma=2", "mpce", "ce-rescaled:0.4"])
+def test_it_trains_as_the_mixin_does(kit, difference, logged, loss):
+    """A schedule, accumulation, a ragged last step, and logs over several steps."""
+    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "logging_steps": 2}
+    function, mixin = trained(kit, loss, **given), kit.train(loss=loss, **given)
+    assert difference(function, mixin) <= 1e-7
+    for name in ("loss", "loss_ce", "loss_el", *mixin.mixing.current.logged()):
+        np.testing.assert_allclose(logged(function, name), logged(mixin, name), rtol=1e-6, err_msg=name)
+        assert logged(function, name)
+
+
+def test_label_smoothing_is_the_stock_trainers(kit, difference):
+    given = {"label_smoothing_factor": 0.1, "max_steps": 4}
+    stock, ours = kit.train(Trainer, **given), trained(kit, "ce", **given)
+    assert difference(stock, ours) <= 1e-6
+    assert ours.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], abs=1e-6)
+    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss 'focal"):
+        with_function(kit, "focal", label_smoothing_factor=0.1)
+
+
+def test_evaluation_is_cross_entropy_in_every_phase(kit):
+    losses = {with_function(kit, loss).evaluate()["eval_loss"] for loss in ("ce", "el", "0-0.5", "focal")}
+    assert losses == {kit.trainer(mixing="0").evaluate()["eval_loss"]}
+
+
+def test_callbacks_that_come_later_see_the_logs(kit, capsys):
+    trainer = with_function(kit, max_steps=1)
+    trainer.add_callback(PrinterCallback)
+    trainer.train()
+    assert "'loss_el'" in capsys.readouterr().out
+
+
+def test_a_function_that_is_no_callback_says_so(kit):
+    with pytest.raises(UsageError, match=r"callbacks=\[f\]"):
+        kit.train(Trainer, compute_loss_func=mixed_loss_func())
+
+
+def test_a_callback_that_is_added_later_will_do(kit, logged):
+    function = mixed_loss_func("el")
+    trainer = kit.trainer(Trainer, compute_loss_func=function, max_steps=1)
+    trainer.add_callback(function)
+    trainer.train()
+    assert logged(trainer, "beta") == [1]
+
+
+def test_a_batch_without_labels_is_named(kit):
+    with pytest.raises(UsageError, match="'labels', but it has none"):
+        trained(kit, train_dataset=kit.sequence_rows(8).remove_columns("labels"))
+
+
+SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 60, "max_position_embeddings": 16}
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+
+
+def test_an_encoder_decoder_needs_a_collator_that_knows_it(kit):
+    """Without labels BART would make its decoder inputs of the inputs, and train on them without a word."""
+    rows = kit.sequence_rows(8)
+    rows = rows.remove_columns("labels").add_column("labels", rows["input_ids"])
+    model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
+    with pytest.raises(UsageError, match=r"DataCollatorForSeq2Seq\(tokenizer, model\)"):
+        trained(kit, model=model, train_dataset=rows, eval_dataset=None)
+    trained(kit, model=model, train_dataset=rows.add_column("decoder_input_ids", rows["labels"]), max_steps=1)
+
+
+def test_an_encoder_decoder_that_classifies_needs_none(kit):
+    rows = [{"input_ids": torch.tensor([3, 4, 2]), "labels": k % 3} for k in range(8)]
+    model = BartForSequenceClassification(BartConfig(**SIZES, **HEADS, **ENDS, num_labels=3))
+    trained(kit, model=model, train_dataset=rows, eval_dataset=rows, max_steps=1)
+
+
+def demanding(kit):
+    class Model(type(kit.sequence_model())):
+        def forward(self, input_ids, labels):
+            return super().forward(input_ids, labels=labels)
+
+    return Model(kit.config())
+
+
+def experts(kit):
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "num_local_experts": 2, "vocab_size": 60, "output_router_logits": True}
+    return MixtralForCausalLM(MixtralConfig(**small, **more))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda kit: BertForQuestionAnswering(kit.config()), "gives no class logits"),
+        (lambda kit: kit.sequence_model(num_labels=1), "which is regression"),
+        (demanding, "cannot be called without labels. Use hf_elmix.MixedLossMixin"),
+        (experts, "load-balancing loss of its experts only where it has labels. Use hf_elmix.MixedLossMixin"),
+    ],
+)
+def test_models_that_are_refused(kit, make, words):
+    with pytest.raises(UsageError, match=words):
+        with_function(kit, model=make(kit))
+
+
+def test_what_is_no_step_of_its_own_is_refused(kit):
+    with pytest.raises(UsageError, match="two steps for each batch"):
+        with_function(kit, "cot")
+    with pytest.raises(UsageError, match="Did you mean '0-0.5'"):
+        mixed_loss_func("0-0.6")
+
+
+def test_sequence_parallelism_asks_no_function(kit):
+    function = mixed_loss_func()
+    args = TrainingArguments(str(kit.folder), report_to="none", use_cpu=True)
+    args.parallelism_config = type("Config", (), {"sp_enabled": True})()
+    with pytest.raises(UsageError, match="Sequence parallelism"):
+        function.on_init_end(args, None, None, model=kit.sequence_model())
+
+
+def test_a_loss_with_a_head_of_its_own_is_refused(kit):
+    f = mixed_loss_func("mmc:scale=3")
+    with pytest.raises(UsageError, match="'mmc:scale=3' needs a head of its own, which MixedLossTrainer puts in"):
+        kit.trainer(Trainer, compute_loss_func=f, callbacks=[f])
