@@ -157,7 +157,8 @@ def _serve(connection: Connection, run: Run) -> None:
     sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
     # What is there now stays: the Trainer looks through all else for garbage before each training (0.3 s for all).
     gc.freeze()
-    with suppress(EOFError, BrokenPipeError):  # The parent is gone, and nobody wants the result.
+    # The parent is gone, and nobody wants the result. The line is reset where it left something unread.
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             branch: Branch = connection.recv()
             try:

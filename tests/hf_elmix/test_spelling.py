@@ -132,6 +132,7 @@ def test_a_loss_of_ones_own():
 
 
 def test_a_loss_of_an_installed_package(monkeypatch):
+    monkeypatch.setattr(spelling, "_registered", {})
     point = EntryPoint("theirs", f"{__name__}:absolute", "hf_elmix.losses")
     broken = EntryPoint("broken", "no_such_module:loss", "hf_elmix.losses")
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or type(sys)(__name__))
