@@ -17,7 +17,6 @@ from transformers import Trainer
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import logits_of
 from hf_elmix.losses.linear import Kernel, linear_loss
-from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.spelling import Loss
 from hf_elmix.trainer import MixedLossMixin
 
@@ -145,12 +144,7 @@ class LinearLossMixin(MixedLossMixin):
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
         loss, ce, el, counted = logits_of(outputs, self._labels_passed).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
-        per = divisor(count, loss) if self._training else total_of(count, loss)
-        if not self._training:
-            self._el = el.detach() / per * self._device_scale
-            return loss / per
-        self._note_terms(ce, el, per)
-        return self._with_router_loss(loss / per, outputs)
+        return self._over_step(ce, el, count, lambda: loss, outputs)
 
     def prediction_step(
         self,

@@ -174,17 +174,22 @@ class MixedLossMixin(_Base):
         logits = logits_of(outputs, self._labels_passed)
         labels = self._aligned(logits, labels)
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
+        count = counts if num_items_in_batch is None else num_items_in_batch
+        return self._over_step(ce, el, count, lambda: self._objective.from_terms(ce, el, logits, labels), outputs)
+
+    def _over_step(
+        self, ce: Tensor, el: Tensor, count: Tensor | int, objective: Callable[[], Tensor], outputs: Any
+    ) -> Tensor:
+        """A batch's share of the loss of a step, from the terms of its samples or their sums; the terms are noted."""
         # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
         # dividing by the sum of the entries is right there and everywhere else.
         # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
-        count = counts if num_items_in_batch is None else num_items_in_batch
         per = divisor(count, ce) if self._training else total_of(count, ce)
         if not self._training:
             self._el = (el.sum() / per).detach() * self._device_scale
             return ce.sum() / per
         self._note_terms(ce, el, per)
-        loss = self._objective.from_terms(ce, el, logits, labels).sum() / per
-        return self._with_router_loss(loss, outputs)
+        return self._with_router_loss(objective().sum() / per, outputs)
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""

@@ -66,7 +66,6 @@ ARROWS = {
         "hf_elmix.errors",
         "hf_elmix.heads",
         "hf_elmix.losses.linear",
-        "hf_elmix.losses.reduction",
         "hf_elmix.spelling",
         "hf_elmix.trainer",
     ],

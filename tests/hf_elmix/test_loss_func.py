@@ -99,7 +99,8 @@ def test_an_encoder_decoder_needs_a_collator_that_knows_it(kit):
 def test_an_encoder_decoder_that_classifies_needs_none(kit):
     rows = [{"input_ids": torch.tensor([3, 4, 2]), "labels": k % 3} for k in range(8)]
     model = BartForSequenceClassification(BartConfig(**SIZES, **HEADS, **ENDS, num_labels=3))
-    trained(kit, model=model, train_dataset=rows, eval_dataset=rows, max_steps=1)
+    trainer = trained(kit, model=model, train_dataset=rows, eval_dataset=rows, max_steps=1)
+    assert trainer.state.global_step == 1
 
 
 def demanding(kit):
