@@ -245,7 +245,7 @@ def test_an_error_becomes_a_failed_record(toy, train, failures, place):
     assert record.error.splitlines()[0].startswith(message)
     assert "Traceback" in record.error
     assert record.settings["arguments"] == {**toy.arguments, **arguments}
-    assert record.provenance["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record.provenance["versions"]["torch"])  # which may lack "+cu130"
     assert record.cost["seconds"] >= 0
     assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
