@@ -106,6 +106,7 @@ ARROWS = {
         "hf_elmix.study.view",
         "hf_elmix.study.workers",
     ],
+    "hf_elmix.diagnostics.predictions": ["hf_elmix.errors"],
     "hf_elmix.analysis.profile": [],
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
@@ -162,6 +163,7 @@ LIGHT = [
         f"hf_elmix.study.{name}"
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
     ),
+    "hf_elmix.diagnostics.predictions",
     "hf_elmix.analysis.report",
     "hf_elmix.analysis.dataset",
     "hf_elmix.card",

@@ -1,0 +1,1 @@
+"""Instruments that show what training does: gradients, cohorts, escaping efficiency, calibration."""
