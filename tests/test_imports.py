@@ -107,6 +107,8 @@ ARROWS = {
         "hf_elmix.study.workers",
     ],
     "hf_elmix.diagnostics.predictions": ["hf_elmix.errors"],
+    "hf_elmix.diagnostics.transitions": ["hf_elmix.errors", "hf_elmix.diagnostics.predictions"],
+    "hf_elmix.diagnostics.flow": ["hf_elmix.diagnostics.predictions", "hf_elmix.diagnostics.transitions"],
     "hf_elmix.analysis.profile": [],
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
@@ -163,7 +165,7 @@ LIGHT = [
         f"hf_elmix.study.{name}"
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
     ),
-    "hf_elmix.diagnostics.predictions",
+    *(f"hf_elmix.diagnostics.{name}" for name in ("predictions", "transitions", "flow")),
     "hf_elmix.analysis.report",
     "hf_elmix.analysis.dataset",
     "hf_elmix.card",
