@@ -21,7 +21,7 @@ __all__ = ["draw_flow", "draw_histograms", "plot_flow", "plot_histograms"]
 
 # Light, middle and dark, so that they are told apart in grey too.
 COLOURS = {"right": "#8CC9F0", "near": "#D55E00", "far": "#005A8C"}
-BAR, GAP, LEAST = 0.05, 0.05, 0.17  # of the picture: width of a bar, space between two, between two labels
+BAR, GAP, LEAST = 0.05, 0.05, 0.21  # of the picture: width of a bar, space between two, between two labels
 RIDGES = 8  # histograms that are drawn at most
 OVERLAP = 0.92  # height of the tallest, of the space between two
 
@@ -79,10 +79,10 @@ def draw_flow(
         ax.text(edge + BAR / 2, 1 + 2 * GAP, name, ha="center", va="bottom", fontweight="bold")
     for x, align, rows, texts in (
         (-0.03, "right", starts, _start_texts(counts, threshold)),
-        (1.03, "left", ends, _texts(ends, threshold, ":\n")),
+        (1.03, "left", ends, _texts(ends, threshold)),
     ):
         for place, text in zip(_apart(_tops(rows) - _shares(rows) / 2), texts, strict=True):
-            ax.text(x, place, text, ha=align, va="center", fontsize="small")
+            ax.text(x, place, text, ha=align, va="center", fontsize=9)
     ax.set_xlim(-0.95, 1.55)
     ax.set_ylim(-0.06, 1.06 + 2 * GAP)
     ax.axis("off")
@@ -100,18 +100,19 @@ def plot_histograms(predictions: Predictions, ax: Axes | None = None, *, thresho
     Returns:
         The axis.
     """
-    ax = draw_histograms(histogram_table(predictions), ax, threshold=threshold)
-    ax.set_ylabel("epoch")
-    return ax
+    return draw_histograms(histogram_table(predictions), ax, threshold=threshold)
 
 
-def draw_histograms(table: pd.DataFrame, ax: Axes | None = None, *, threshold: float = THRESHOLD) -> Axes:
+def draw_histograms(
+    table: pd.DataFrame, ax: Axes | None = None, *, threshold: float = THRESHOLD, label: str = "epoch"
+) -> Axes:
     """Draw histograms above each other, the first one lowest; heights are roots of shares, so that few rows are seen.
 
     Args:
         table: From `histogram_table`, or a sum of several. Of more than 8 rows, 8 are drawn, evenly spread.
         ax: Where to draw; the current axis if left out.
         threshold: Marked by a line.
+        label: What the names of the rows are.
 
     Returns:
         The axis.
@@ -127,6 +128,7 @@ def draw_histograms(table: pd.DataFrame, ax: Axes | None = None, *, threshold: f
         ax.stairs(row + height, edges, baseline=row, color="#000000", lw=0.8)
     ax.axvline(threshold, color=COLOURS["near"], ls="--", lw=1.4)
     ax.set_yticks(range(len(table)), [f"{name:.4g}" if isinstance(name, float) else str(name) for name in table.index])
+    ax.set_ylabel(label)
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.05, len(table) + 0.05)
     ax.set_xlabel(f"probability of the true label (dashed: {threshold:g})\nheight: root of the share of rows")
@@ -171,7 +173,7 @@ def _band(ax: Axes, left: float, right: float, height: float, colour: str) -> No
 
 
 def _start_texts(counts: np.ndarray, threshold: float) -> list[str]:
-    texts = _texts(counts.sum(axis=1), threshold, ": ")
+    texts = _texts(counts.sum(axis=1), threshold)
     ends = zip(counts[:, 0], counts.sum(axis=1), strict=True)
     return [
         f"{text}\n{_count(end, rows)} end right" if rows else text
@@ -179,9 +181,9 @@ def _start_texts(counts: np.ndarray, threshold: float) -> list[str]:
     ]
 
 
-def _texts(sums: np.ndarray, threshold: float, between: str) -> list[str]:
+def _texts(sums: np.ndarray, threshold: float) -> list[str]:
     names = ["right", f"wrong, p > {threshold:g}", f"wrong, p ≤ {threshold:g}"]
-    return [f"{name}{between}{_count(rows, sums.sum())}" for name, rows in zip(names, sums, strict=True)]
+    return [f"{name}\n{_count(rows, sums.sum())}" for name, rows in zip(names, sums, strict=True)]
 
 
 def _count(count: int, total: int) -> str:

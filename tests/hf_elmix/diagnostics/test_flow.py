@@ -58,12 +58,12 @@ def test_it_says_counts_and_shares(ax):
     assert texts(ax) == [
         "epoch 7",
         "epoch 9",
-        "right: 65 (65.0 %)\n60 (92.3 %) end right",
-        "wrong, p > 0.3: 15 (15.0 %)\n8 (53.3 %) end right",
-        "wrong, p ≤ 0.3: 20 (20.0 %)\n1 (5.0 %) end right",
-        "right:\n69 (69.0 %)",
-        "wrong, p > 0.3:\n7 (7.0 %)",
-        "wrong, p ≤ 0.3:\n24 (24.0 %)",
+        "right\n65 (65.0 %)\n60 (92.3 %) end right",
+        "wrong, p > 0.3\n15 (15.0 %)\n8 (53.3 %) end right",
+        "wrong, p ≤ 0.3\n20 (20.0 %)\n1 (5.0 %) end right",
+        "right\n69 (69.0 %)",
+        "wrong, p > 0.3\n7 (7.0 %)",
+        "wrong, p ≤ 0.3\n24 (24.0 %)",
     ]
 
 
