@@ -117,6 +117,7 @@ ARROWS = {
         "hf_elmix.spelling",
         "hf_elmix.analysis.plots",
     ],
+    "hf_elmix.diagnostics.calibration": ["hf_elmix.errors", "hf_elmix.analysis.plots"],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.results": [
         "hf_elmix.errors",
@@ -170,6 +171,7 @@ LIGHT = [
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
     ),
     "hf_elmix.diagnostics.predictions",
+    "hf_elmix.diagnostics.calibration",
     "hf_elmix.analysis.report",
     "hf_elmix.analysis.dataset",
     "hf_elmix.card",

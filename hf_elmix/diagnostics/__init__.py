@@ -9,19 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_elmix.diagnostics.calibration import (
+        calibration_table,
+        fit_temperature,
+        plot_reliability,
+        reliability_table,
+        temperature_scaled,
+    )
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
 
 __all__ = [
     "Predictions",
+    "calibration_table",
+    "fit_temperature",
     "gradient_at_label",
     "gradient_peak",
     "plot_gradients",
+    "plot_reliability",
     "read_predictions",
+    "reliability_table",
+    "temperature_scaled",
     "write_predictions",
 ]
 
 _HOMES = {
+    "calibration": (
+        "calibration_table",
+        "fit_temperature",
+        "plot_reliability",
+        "reliability_table",
+        "temperature_scaled",
+    ),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),
 }
