@@ -1,6 +1,6 @@
 """Instruments that show what training does: gradients, cohorts, escaping efficiency, calibration.
 
-Names are imported on first use: some need PyTorch, some the report's packages.
+Names are imported on first use: some of them need PyTorch, others what the extra ``report`` brings.
 """
 
 from __future__ import annotations
@@ -9,22 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_elmix.diagnostics.calibration import (
+        calibration_table,
+        fit_temperature,
+        plot_reliability,
+        reliability_table,
+        temperature_scaled,
+    )
     from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
+    from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
     from hf_elmix.diagnostics.transitions import share_table, transition_table
 
 __all__ = [
     "Predictions",
+    "calibration_table",
+    "fit_temperature",
+    "gradient_at_label",
+    "gradient_peak",
     "plot_flow",
+    "plot_gradients",
     "plot_histograms",
+    "plot_reliability",
     "read_predictions",
+    "reliability_table",
     "share_table",
+    "temperature_scaled",
     "transition_table",
     "write_predictions",
 ]
 
 _HOMES = {
+    "calibration": (
+        "calibration_table",
+        "fit_temperature",
+        "plot_reliability",
+        "reliability_table",
+        "temperature_scaled",
+    ),
     "flow": ("plot_flow", "plot_histograms"),
+    "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),
     "transitions": ("share_table", "transition_table"),
 }
