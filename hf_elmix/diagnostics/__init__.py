@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         reliability_table,
         temperature_scaled,
     )
+    from hf_elmix.diagnostics.cohorts import CohortCallback
     from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
     from hf_elmix.diagnostics.transitions import share_table, transition_table
 
 __all__ = [
+    "CohortCallback",
     "Predictions",
     "calibration_table",
     "fit_temperature",
@@ -47,6 +49,7 @@ _HOMES = {
         "reliability_table",
         "temperature_scaled",
     ),
+    "cohorts": ("CohortCallback"),
     "flow": ("plot_flow", "plot_histograms"),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),
