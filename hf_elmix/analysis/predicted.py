@@ -24,7 +24,7 @@ from hf_elmix.study.spec import RunKey
 
 __all__ = ["WHOSE", "Predicted", "Readers", "reduce_predictions"]
 
-Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions]]]
+Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
 WHOSE = ("both", "own", "baseline")
 NEAR = COHORTS.index("near")
 SIXTHS = 6  # of a training; histograms of several runs are added up at these
@@ -104,8 +104,7 @@ def _runs(
         base = None
         for method in sorted(methods, key=lambda name: name != baseline):
             key = RunKey(problem, method, seed)
-            if key in readers:
-                sets = readers[key]()
+            if key in readers and (sets := readers[key]()):
                 yield key, sets, base
                 base = sets if method == baseline else base
 
