@@ -16,7 +16,7 @@ from glue_runs.data import digest, find_task, first_rows, load_task, read_datase
 from glue_runs.labels import named_labels, within
 from glue_runs.models import find_model, load_config, load_tokenizer, load_trained
 from glue_runs.own import find_splits, own_task, read_files
-from glue_runs.protocol import GLUE, MAX_LENGTH
+from glue_runs.protocol import ARGUMENTS, GLUE, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS, TASKS, Task
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunRecord
@@ -62,11 +62,13 @@ class Checkpoint:
         model: On the GPU where there is one.
         loader: Batches of its inputs with ``labels``, padded to their longest row.
         about: What they are, in one line.
+        batch_size: Rows in a step of the run's training; the protocol's where it is no run.
     """
 
     model: PreTrainedModel
     loader: DataLoader
     about: str
+    batch_size: int
 
 
 def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint:
@@ -80,8 +82,9 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     Raises:
         UsageError: (a ValueError) If model or rows cannot be used, or the run's rows have changed since.
     """
-    if batch_size < 1:
-        raise UsageError(f"Expected --batch_size to be 1 or more, but got {batch_size}.")
+    for name, value in (("batch_size", batch_size), ("max_seq_length", wanted.max_seq_length)):
+        if value is not None and value < 1:
+            raise UsageError(f"Expected --{name} to be 1 or more, but got {value}.")
     record = _record_in(Path(target))
     source = find_model(target if record is None else _model_of(record, Path(target)))
     config, tokenizer = load_config(source), load_tokenizer(source)
@@ -96,7 +99,14 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
         _loader(rows, task, tokenizer, wanted.max_seq_length or MAX_LENGTH, batch_size),
         f"{target}: {len(rows[split])} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
         f"classes: {', '.join(task.labels)}",
+        _rows_in_a_step({} if record is None else record.settings["arguments"]),
     )
+
+
+def _rows_in_a_step(arguments: Mapping[str, Any]) -> int:
+    """Of the training arguments of a run on one device."""
+    given = {**ARGUMENTS, **arguments}
+    return given["per_device_train_batch_size"] * given.get("gradient_accumulation_steps", 1)
 
 
 def _record_in(folder: Path) -> RunRecord | None:
@@ -110,7 +120,7 @@ def _record_in(folder: Path) -> RunRecord | None:
 
 def _model_of(record: RunRecord, folder: Path) -> str:
     if not (folder / MODEL).is_dir():
-        raise UsageError(f"{record.key} has kept no model. Train with --keep all, or name a model and its rows.")
+        raise UsageError(f"{record.key} has kept no model. Keep it with --keep models, or name a model and rows.")
     return str(folder / MODEL)
 
 
@@ -143,6 +153,9 @@ def _first(rows: DatasetDict, limit: int | None) -> DatasetDict:
 
 def _rows(wanted: Rows, config: PreTrainedConfig) -> tuple[Task, str, DatasetDict]:
     """The task, the split and the rows that are named."""
+    if wanted.file and (wanted.task_name or wanted.dataset_name or wanted.split):
+        other = next(name for name in ("task_name", "dataset_name", "split") if getattr(wanted, name))
+        raise UsageError(f"Expected one of --{other} and --file: a file has one split, and is rows of its own.")
     if wanted.task_name is not None:
         task = find_task(wanted.task_name.lower(), GLUE_TASKS)
         split = wanted.split or task.splits[0]
@@ -180,7 +193,5 @@ def _split(rows: DatasetDict, given: str | None, name: str) -> str:
 def _loader(
     rows: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, length: int, batch_size: int
 ) -> DataLoader:
-    if length < 1:
-        raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {length}.")
     (tokens,) = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length)).values()
     return DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
