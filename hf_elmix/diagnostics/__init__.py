@@ -1,6 +1,7 @@
 """Instruments that show what training does: gradients, cohorts, escaping efficiency, calibration.
 
-Names are imported on first use: some of them need PyTorch, others what the extra ``report`` brings.
+Names are imported on first use: some need PyTorch, some what the extra ``report`` brings. Those that are called as
+their module is (`predict`, `escape`) are imported from there.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
+    from hf_elmix.diagnostics.transitions import share_table, transition_table
 
 __all__ = [
     "Predictions",
     "gradient_at_label",
     "gradient_peak",
+    "plot_flow",
     "plot_gradients",
+    "plot_histograms",
     "read_predictions",
+    "share_table",
+    "transition_table",
     "write_predictions",
 ]
 
 _HOMES = {
+    "flow": ("plot_flow", "plot_histograms"),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),
+    "transitions": ("share_table", "transition_table"),
 }
 
 
