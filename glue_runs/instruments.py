@@ -154,7 +154,7 @@ def _share(table: Any, shares: Any, step: int, cohort: str) -> str:
     if not table[cohort][step]:
         return counts
     share, low, high = (100 * shares[f"{cohort}_{name}"][step] for name in ("share", "low", "high"))
-    return f"{counts}: {share:.2f} % [{low:.2f}, {high:.2f}]"
+    return f"{counts}: {share:.2f} % ({low:.2f} to {high:.2f})"
 
 
 def _calibration(args: argparse.Namespace) -> None:
