@@ -159,7 +159,7 @@ def _share(table: Any, shares: Any, step: int, cohort: str) -> str:
 
 def _calibration(args: argparse.Namespace) -> None:
     from hf_elmix.analysis.text import Table, to_markdown
-    from hf_elmix.diagnostics.calibration import calibration_table, plot_reliability
+    from hf_elmix.diagnostics.calibration import calibration_table, plot_reliability, temperature_scaled
     from hf_elmix.diagnostics.predict import predict
 
     checkpoint = _checkpoint(args)
@@ -170,7 +170,8 @@ def _calibration(args: argparse.Namespace) -> None:
     ]
     caption = f"{checkpoint.about}. Temperatures are fitted on one half of the rows and judged on the other."
     print(to_markdown(Table("calibration", "Calibration", caption, ["", *map(str, table.columns)], rows)))
-    _draw(args.out, [partial(plot_reliability, seen.logits, seen.labels, bins=args.bins)])
+    kinds = zip(table.index, (seen.logits, temperature_scaled(seen.logits, seen.labels)[0]), strict=True)
+    _draw(args.out, [partial(plot_reliability, {kind: (of, seen.labels) for kind, of in kinds}, bins=args.bins)])
 
 
 def _escape(args: argparse.Namespace) -> None:

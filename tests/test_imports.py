@@ -124,6 +124,7 @@ ARROWS = {
         "hf_elmix.spelling",
         "hf_elmix.analysis.plots",
     ],
+    "hf_elmix.diagnostics.calibration": ["hf_elmix.errors", "hf_elmix.analysis.plots"],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.predicted": [
         "hf_elmix.errors",
@@ -203,7 +204,7 @@ LIGHT = [
         f"hf_elmix.study.{name}"
         for name in ("spec", "fork", "store", "status", "trackers", "keep", "view", "workers", "grid")
     ),
-    *(f"hf_elmix.diagnostics.{name}" for name in ("predictions", "transitions", "flow")),
+    *(f"hf_elmix.diagnostics.{name}" for name in ("predictions", "transitions", "flow", "calibration")),
     "hf_elmix.analysis.report",
     "hf_elmix.analysis.dataset",
     "hf_elmix.card",

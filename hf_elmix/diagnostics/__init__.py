@@ -10,6 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_elmix.diagnostics.calibration import (
+        calibration_table,
+        fit_temperature,
+        plot_reliability,
+        reliability_table,
+        temperature_scaled,
+    )
     from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
@@ -17,18 +24,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Predictions",
+    "calibration_table",
+    "fit_temperature",
     "gradient_at_label",
     "gradient_peak",
     "plot_flow",
     "plot_gradients",
     "plot_histograms",
+    "plot_reliability",
     "read_predictions",
+    "reliability_table",
     "share_table",
+    "temperature_scaled",
     "transition_table",
     "write_predictions",
 ]
 
 _HOMES = {
+    "calibration": (
+        "calibration_table",
+        "fit_temperature",
+        "plot_reliability",
+        "reliability_table",
+        "temperature_scaled",
+    ),
     "flow": ("plot_flow", "plot_histograms"),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),

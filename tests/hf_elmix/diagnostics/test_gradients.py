@@ -3,6 +3,7 @@ from __future__ import annotations
 import runpy
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -122,6 +123,10 @@ def test_a_loss_that_was_registered(monkeypatch):
     np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * WRONG)
 
 
+def test_a_size_has_no_sign():
+    np.testing.assert_allclose(gradient_at_label(lambda logits, labels: -squared(logits, labels, 1), P), WRONG)
+
+
 def test_a_schedule_has_a_curve_for_each_phase(ax):
     plot_gradients(["ce", "0-0.5", 0.3, (1, 1), (2, 1), "ce-rescaled:0,0.5"], ax)
     drawn = curves(ax)
@@ -145,6 +150,12 @@ def test_curves_are_those_of_the_classes(ax):
     p, size, _ = curves(plot_gradients(["mpce"], ax, classes=10))["mpce"]
     assert size[p < 0.0999].all()
     assert not size[p > 0.1001].any()
+
+
+def test_the_current_axis_is_drawn_on():
+    figure, ax = plt.subplots()
+    assert plot_gradients(["ce"]) is ax
+    plt.close(figure)
 
 
 def test_any_name_is_in_the_legend(ax):
