@@ -169,7 +169,11 @@ def _calibration(args: argparse.Namespace) -> None:
         [str(name), *(f"{value:.4f}" for value in row)] for name, row in zip(table.index, table.values, strict=True)
     ]
     caption = f"{checkpoint.about}. Temperatures are fitted on one half of the rows and judged on the other."
-    print(to_markdown(Table("calibration", "Calibration", caption, ["", *map(str, table.columns)], rows)))
+    print(
+        to_markdown(
+            Table("calibration", "Calibration", caption, ["", *(name.replace("_", " ") for name in table)], rows)
+        )
+    )
     kinds = zip(table.index, (seen.logits, temperature_scaled(seen.logits, seen.labels)[0]), strict=True)
     _draw(args.out, [partial(plot_reliability, {kind: (of, seen.labels) for kind, of in kinds}, bins=args.bins)])
 
