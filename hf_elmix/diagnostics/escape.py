@@ -114,8 +114,9 @@ def escape(
     """Estimate Tr(H Sigma) for losses at the weights that a model has.
 
     A probe reads the loader twice; K losses cost it one forward pass, K backward passes and K products with a Hessian,
-    each of about four gradients' time. Held are 4K + 1 vectors as large as the weights, and what one batch needs. The batches of the loader change nothing but memory and time. The model is in evaluation mode
-    meanwhile (no dropout), and only its weights with ``requires_grad`` count.
+    each of about four gradients' time. Held are 4K + 1 vectors as large as the weights, and what one batch needs. The
+    batches of the loader change nothing but memory and time. The model is in evaluation mode meanwhile (no dropout),
+    and only its weights with ``requires_grad`` count.
 
     Args:
         model: Any that gives class logits (N, C), in float32 or float64.
