@@ -125,6 +125,19 @@ ARROWS = {
         "hf_elmix.analysis.plots",
     ],
     "hf_elmix.diagnostics.calibration": ["hf_elmix.errors", "hf_elmix.analysis.plots"],
+    "hf_elmix.diagnostics.curvature": [
+        "hf_elmix.errors",
+        "hf_elmix.heads",
+        "hf_elmix.schedules",
+        "hf_elmix.spelling",
+    ],
+    "hf_elmix.diagnostics.sharpness": ["hf_elmix.errors", "hf_elmix.spelling", "hf_elmix.diagnostics.curvature"],
+    "hf_elmix.diagnostics.escape": [
+        "hf_elmix.errors",
+        "hf_elmix.spelling",
+        "hf_elmix.diagnostics.curvature",
+        "hf_elmix.analysis.plots",
+    ],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.predicted": [
         "hf_elmix.errors",
