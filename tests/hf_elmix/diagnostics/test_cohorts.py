@@ -180,6 +180,25 @@ def test_chosen_points_and_the_end(recorded):
     check(seen, [logits[1], logits[3], logits[-1]], seen.labels.tolist())
 
 
+def test_the_table_of_what_became_of_them(kit):
+    """Counted once more, row by row."""
+    callback = CohortCallback()
+    kit.train(Trainer, callbacks=[callback], eval_strategy="epoch", num_train_epochs=3)
+    seen = callback.predictions[""]
+    p_true, right, end = seen.p_true[0].tolist(), seen.right[0].tolist(), seen.right[-1].tolist()
+    callback.threshold = sorted(p for p, good in zip(p_true, right, strict=True) if not good)[3]
+    counts = dict.fromkeys(("right", "right_end", "near", "near_end", "far", "far_end"), 0)
+    for p, good, later in zip(p_true, right, end, strict=True):
+        name = "right" if good else "near" if p > callback.threshold else "far"
+        counts[name] += 1
+        counts[f"{name}_end"] += later
+    first, _ = callback.transitions().to_dict("records")
+    assert first == {"epoch": 1.0, **counts}
+    assert min(counts["right"], counts["near"], counts["far"]) > 0
+    with pytest.raises(UsageError, match="Nothing is recorded of the evaluation set 'other', but of ''"):
+        callback.transitions("other")
+
+
 def test_two_sets_by_name(kit, recorded):
     sets = {"matched": kit.sequence_rows(20, seed=1), "mis_matched": kit.sequence_rows(13, seed=2)}
     trainer = kit.train(Trainer, eval_strategy="epoch", eval_dataset=sets, callbacks=[CohortCallback()])
