@@ -129,17 +129,21 @@ def test_nothing_else_changes(kit, recorded, difference, kind):
 
     class Drawing(Dataset):
         rows = kit.sequence_rows(20, seed=1)
+        reads = 0
 
         def __len__(self):
             return len(self.rows)
 
         def __getitem__(self, place):
             random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+            self.reads += 1
             return self.rows[place]
 
-    given = {"eval_strategy": "steps", "eval_steps": 3, "eval_dataset": Drawing(), "kind": kind}
-    plain = kit.train(per_device_eval_batch_size=8, **given)
-    with_it = kit.train(per_device_eval_batch_size=8, callbacks=[CohortCallback()], **given)
+    sets = Drawing(), Drawing()
+    given = {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 8, "kind": kind}
+    plain = kit.train(eval_dataset=sets[0], **given)
+    with_it = kit.train(eval_dataset=sets[1], callbacks=[CohortCallback()], **given)
+    assert sets[1].reads - sets[0].reads == (20 if kind is MixedLossTrainer else 0)  # for labels, once in a training
     assert difference(plain, with_it) == 0
     same_logs = [
         [
