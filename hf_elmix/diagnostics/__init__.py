@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         reliability_table,
         temperature_scaled,
     )
+    from hf_elmix.diagnostics.cohorts import CohortCallback
     from hf_elmix.diagnostics.escape import EscapeResult, plot_escape
     from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hf_elmix.diagnostics.transitions import share_table, transition_table
 
 __all__ = [
+    "CohortCallback",
     "EscapeResult",
     "Predictions",
     "calibration_table",
@@ -53,6 +55,7 @@ _HOMES = {
         "reliability_table",
         "temperature_scaled",
     ),
+    "cohorts": ("CohortCallback",),
     "escape": ("EscapeResult", "plot_escape"),
     "flow": ("plot_flow", "plot_histograms"),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from hf_elmix.diagnostics.predictions import Predictions
+from hf_elmix.diagnostics.predictions import Predictions, at_one_point
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import logits_of
 
@@ -45,7 +44,7 @@ def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: 
         model.train(training)
     if not logits:
         raise UsageError("Expected rows to look at, but the loader has none.")
-    return _at_one_point(torch.cat(logits), torch.cat(labels))
+    return at_one_point(torch.cat(logits).numpy(), torch.cat(labels).numpy())
 
 
 def _labels_of(inputs: dict[str, Any]) -> torch.Tensor:
@@ -64,9 +63,3 @@ def _check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     outside = (labels < 0) | (labels >= logits.shape[1])
     if outside.any():
         raise UsageError(f"Expected labels from 0 to {logits.shape[1] - 1}, but got {labels[outside][0]}.")
-
-
-def _at_one_point(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
-    p_true = logits.double().softmax(-1).gather(-1, labels[:, None]).T
-    right = (logits.argmax(-1) == labels)[None]
-    return Predictions(np.zeros(1), np.zeros(1), labels.numpy(), p_true.numpy(), right.numpy(), logits.numpy())

@@ -2,7 +2,8 @@
 
 Layout below the folder, which may be a local one or any fsspec URL (``s3://bucket/runs``):
 
-- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``;
+- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``,
+  and what it said of each evaluation row while it trained, where that was recorded, in ``predictions.safetensors``;
 - ``study.json``: the runs that were asked for, and the settings of each problem;
 - ``.segments/``: training that several runs share, while it is needed (see `hf_elmix.study.checkpoints`);
 - ``.locks/``: which experiments are being done, by whom (local folders only).
@@ -27,6 +28,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from upath import UPath
 
+from hf_elmix.diagnostics.predictions import FILE, Predictions, from_bytes, to_bytes
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -113,6 +115,35 @@ class Store:
                 remove(left)
         write_json(path, record.to_dict())
         return path
+
+    def read_predictions(self, key: RunKey) -> dict[str, Predictions] | None:
+        """What a run's model said of each evaluation row while it trained, or None if that was not recorded.
+
+        Args:
+            key: The run.
+
+        Returns:
+            Predictions by the name of their evaluation set, ``""`` for the only one.
+
+        Raises:
+            UsageError: (a ValueError) If the file holds none.
+        """
+        path = self.folder_of(key) / FILE
+        return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
+
+    def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
+        """Write what a run's model said of each evaluation row, by rename as a record.
+
+        Args:
+            key: The run.
+            sets: By the name of their evaluation set, ``""`` for the only one.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        path = self.folder_of(key) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, to_bytes(sets))
 
     def records(self) -> Iterator[RunRecord]:
         """All records, in the order of their keys.
@@ -280,16 +311,21 @@ def write_json(path: UPath, values: Mapping[str, Any]) -> None:
         OSError: If it cannot be written.
     """
     text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path, text.encode())
+
+
+def _write(path: UPath, data: bytes) -> None:
+    """Write a file whole under a temporary name, then rename it."""
     here = local_path(path)
     if here is None:  # an object is there when it is whole
         with _as_os_error(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
         return
     # Always the same, so that what a killed process leaves is replaced: each file is written under a claim.
     temporary = here.with_name(f".{path.name}.new")
     try:
-        with open(temporary, "w", encoding="utf-8") as out:
-            out.write(text)
+        with open(temporary, "wb") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, here)
