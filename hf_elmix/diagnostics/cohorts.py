@@ -11,15 +11,18 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_elmix.diagnostics.predictions import FILE, Predictions, read_predictions, write_predictions
+from hf_elmix.diagnostics.predictions import FILE, Predictions, at_one_point, read_predictions, write_predictions
 from hf_elmix.diagnostics.watch import Watch
 from hf_elmix.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["CohortCallback"]
 
@@ -60,6 +63,22 @@ class CohortCallback(TrainerCallback):
             raise UsageError(f"Expected a threshold between 0 and 1, such as 0.2, but got {threshold!r}.")
         self.predictions: dict[str, Predictions] = {}
         self._watch, self._began = Watch(), False
+
+    def transitions(self, name: str = "") -> pd.DataFrame:
+        """What became of the right rows, and of the wrong ones above and below the threshold; see `transition_table`.
+
+        Args:
+            name: Of the evaluation set, where it has one.
+
+        Raises:
+            UsageError: (a ValueError) If nothing was recorded of it in this process.
+        """
+        from hf_elmix.diagnostics.transitions import transition_table  # with what the extra `report` brings
+
+        if name not in self.predictions:
+            known = ", ".join(map(repr, self.predictions)) or "nothing"
+            raise UsageError(f"Nothing is recorded of the evaluation set {name!r}, but of {known}.")
+        return transition_table(self.predictions[name], self.threshold)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -104,7 +123,7 @@ class CohortCallback(TrainerCallback):
         try:
             seen = self._watch.take(state.is_world_process_zero)
             if seen is not None:
-                point = _point(state, *seen)
+                point = at_one_point(*seen, step=state.global_step, epoch=state.epoch or 0.0)
                 self.predictions[name] = _kept(_joined(self.predictions.get(name), point), self.at)
                 write_predictions(_file(args), self.predictions)
         except (UsageError, OSError) as error:
@@ -156,21 +175,6 @@ def _set_name(metrics: Mapping[str, Any]) -> str:
     speed = [name for name in metrics if name.endswith(SPEED)]  # the Trainer's own comes last
     prefix = speed[-1].removesuffix(SPEED) if speed else "eval"
     return "" if prefix == "eval" else prefix.removeprefix("eval_")
-
-
-def _point(state: TrainerState, logits: np.ndarray, labels: np.ndarray) -> Predictions:
-    """Predictions at one point.
-
-    Args:
-        state: Where training is.
-        logits: Shape (N, C).
-        labels: Class ids, shape (N,).
-    """
-    sizes = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    p_true = sizes[np.arange(len(labels)), labels] / sizes.sum(axis=1)
-    right = logits.argmax(axis=1) == labels
-    step, epoch = np.array([state.global_step]), np.array([state.epoch or 0.0])
-    return Predictions(step, epoch, labels, p_true[None], right[None], logits)
 
 
 def _joined(earlier: Predictions | None, point: Predictions) -> Predictions:

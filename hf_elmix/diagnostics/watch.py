@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ __all__ = ["Watch"]
 
 LABELS = ("labels", "label", "label_ids")  # what the Trainer's collators take labels from
 AT_A_TIME = 64  # rows that are read for their labels
+SETS = 8  # evaluation sets whose labels are kept where reading them means reading the rows
 
 
 class _Batch(NamedTuple):
@@ -47,6 +49,7 @@ class Watch:
         self._last: _Batch | None = None
         self._loader: Any = None
         self._batches: list[_Batch | None] = []
+        self._read: deque[tuple[Any, np.ndarray]] = deque(maxlen=SETS)
 
     def follow(self, model: nn.Module, args: TrainingArguments) -> None:
         """Watch a model, and no longer the one before.
@@ -108,8 +111,19 @@ class Watch:
                 f"Expected to see each of the {rows} evaluation rows, but saw {len(logits)}. Leave "
                 "dataloader_drop_last out, and start several GPUs with torchrun, so that each has a process."
             )
-        ids = _labels_in(loader, self._names) if labels is None else labels.cpu().numpy()
+        ids = self._labels_in(loader) if labels is None else labels.cpu().numpy()
         return logits.cpu().numpy(), _class_ids(ids, logits.shape)
+
+    def _labels_in(self, loader: Any) -> np.ndarray:
+        """Labels of a dataset, where the model is not given them: of its column, else as the collator makes them."""
+        dataset = loader.dataset
+        labels = _column(dataset, self._names)
+        if labels is None:
+            labels = next((labels for known, labels in self._read if known is dataset), None)
+        if labels is None:
+            labels = _collated(loader, self._names)
+            self._read.append((dataset, labels))
+        return labels
 
 
 def _batch(outputs: Any, labels: Any) -> _Batch:
@@ -180,16 +194,22 @@ def _gathered(parts: list[Tensor], sizes: list[int]) -> Tensor:
     return torch.cat([step.flatten(0, 1) for step in everyone.split(sizes, dim=1)])
 
 
-def _labels_in(loader: Any, names: tuple[str, ...]) -> np.ndarray:
-    """Labels of a dataset, where the model is not given them: of its column, else as the collator makes them."""
+def _column(dataset: Any, names: tuple[str, ...]) -> np.ndarray | None:
+    """A column of class ids, where a dataset has one; read without what else is in the rows."""
+    name = next((name for name in names if name in (getattr(dataset, "column_names", None) or ())), None)
+    labels = np.empty(0) if name is None else np.asarray(dataset.with_format(None)[name][:])
+    return labels if labels.dtype.kind in "iu" else None
+
+
+def _collated(loader: Any, names: tuple[str, ...]) -> np.ndarray:
+    """Labels of all rows, as the loader's collator makes them.
+
+    Raises:
+        UsageError: (a ValueError) If there are none.
+    """
     dataset = loader.dataset
-    column = next((name for name in names if name in (getattr(dataset, "column_names", None) or ())), None)
-    if column is not None:
-        labels = np.asarray(dataset.with_format(None)[column])
-        if labels.dtype.kind in "iu":
-            return labels
+    places = [range(len(dataset))[start : start + AT_A_TIME] for start in range(0, len(dataset), AT_A_TIME)]
     with _undrawn():
-        places = [range(len(dataset))[start : start + AT_A_TIME] for start in range(0, len(dataset), AT_A_TIME)]
         parts = [loader.collate_fn([dataset[place] for place in some]) for some in places]
     name = next((name for name in names if name in parts[0]), None)
     if name is None:

@@ -129,17 +129,21 @@ def test_nothing_else_changes(kit, recorded, difference, kind):
 
     class Drawing(Dataset):
         rows = kit.sequence_rows(20, seed=1)
+        reads = 0
 
         def __len__(self):
             return len(self.rows)
 
         def __getitem__(self, place):
             random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+            self.reads += 1
             return self.rows[place]
 
-    given = {"eval_strategy": "steps", "eval_steps": 3, "eval_dataset": Drawing(), "kind": kind}
-    plain = kit.train(per_device_eval_batch_size=8, **given)
-    with_it = kit.train(per_device_eval_batch_size=8, callbacks=[CohortCallback()], **given)
+    sets = Drawing(), Drawing()
+    given = {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 8, "kind": kind}
+    plain = kit.train(eval_dataset=sets[0], **given)
+    with_it = kit.train(eval_dataset=sets[1], callbacks=[CohortCallback()], **given)
+    assert sets[1].reads - sets[0].reads == (20 if kind is MixedLossTrainer else 0)  # for labels, once in a training
     assert difference(plain, with_it) == 0
     same_logs = [
         [
@@ -178,6 +182,25 @@ def test_chosen_points_and_the_end(recorded):
     seen = written(trainer)[""]
     assert seen.steps.tolist() == [8, 16, 25]  # 5 steps in an epoch; 24 was the last one for a moment
     check(seen, [logits[1], logits[3], logits[-1]], seen.labels.tolist())
+
+
+def test_the_table_of_what_became_of_them(kit):
+    """Counted once more, row by row."""
+    callback = CohortCallback()
+    kit.train(Trainer, callbacks=[callback], eval_strategy="epoch", num_train_epochs=3)
+    seen = callback.predictions[""]
+    p_true, right, end = seen.p_true[0].tolist(), seen.right[0].tolist(), seen.right[-1].tolist()
+    callback.threshold = sorted(p for p, good in zip(p_true, right, strict=True) if not good)[3]
+    counts = dict.fromkeys(("right", "right_end", "near", "near_end", "far", "far_end"), 0)
+    for p, good, later in zip(p_true, right, end, strict=True):
+        name = "right" if good else "near" if p > callback.threshold else "far"
+        counts[name] += 1
+        counts[f"{name}_end"] += later
+    first, _ = callback.transitions().to_dict("records")
+    assert first == {"epoch": 1.0, **counts}
+    assert min(counts["right"], counts["near"], counts["far"]) > 0
+    with pytest.raises(UsageError, match="Nothing is recorded of the evaluation set 'other', but of ''"):
+        callback.transitions("other")
 
 
 def test_two_sets_by_name(kit, recorded):
