@@ -81,7 +81,8 @@ def _answer(row: Any, label: str, base: str) -> str:
     text += f"{number(HUNDRED * row.base_share)} %, {gain} over {over} and {row.rows:,} rows"
     if not row.visible > 0 or row.low > 0 or row.high < 0:
         return f"{text}."
-    return f"{text}. A true difference under {number(HUNDRED * row.visible)} points could easily have been missed."
+    missed = f"A true difference under {number(HUNDRED * row.visible)} points" if row.visible < 1 else "Any true one"
+    return f"{text}. {missed} could easily have been missed."
 
 
 def _shares(pooled: pd.DataFrame) -> str:

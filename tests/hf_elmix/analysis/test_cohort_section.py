@@ -110,11 +110,11 @@ def test_pictures_are_those_of_each_method(predicted_study):
         assert [picture.name for picture in pictures] == [f"{name}-{k}" for k in (1, 2, 3)]
         assert [picture.caption for picture in pictures] == ["CE", "F = 0-0.5", "F = 0.3"]
     shown = [text.get_text() for text in flows[1].draw(Figure().subplots()).texts]
-    assert shown[:2] == ["83 %\nof the training", "end"]
+    assert shown[:2] == ["67 %\nof the training", "end"]
     right = flow_of(results.predicted, "0-0.5").loc["right"].sum()
     assert any(text.startswith(f"right\n{right} (") for text in shown)
     ticks = [label.get_text() for label in histograms[0].draw(Figure().subplots()).get_yticklabels()]
-    assert ticks == ["17 %", "33 %", "50 %", "67 %", "83 %", "100 %"]
+    assert ticks == ["33 %", "67 %", "100 %"]
 
 
 def test_of_many_methods_eight_have_pictures(record):
@@ -126,7 +126,7 @@ def test_of_many_methods_eight_have_pictures(record):
 def test_a_failed_run_and_one_without_a_file_do_not_count(predicted_study):
     records, readers = predicted_study
     table = cohort_section(StudyResults(runs_table(records), predictions=readers)).tables[0]
-    assert [row[1] for row in table.texts()] == ["6", "5", "5", "1"]
+    assert [row[1] for row in table.texts()] == ["4", "3", "3", "1"]
 
 
 def test_runs_of_other_lengths_say_so(record, predictions):
