@@ -149,6 +149,7 @@ ARROWS = {
     ],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.calibrated": [
+        "hf_elmix.errors",
         "hf_elmix.diagnostics.calibration",
         "hf_elmix.diagnostics.predictions",
         "hf_elmix.analysis.ranks",

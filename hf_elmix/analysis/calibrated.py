@@ -10,6 +10,7 @@ import pandas as pd
 from hf_elmix.analysis.ranks import compare
 from hf_elmix.diagnostics.calibration import calibration_table, reliability_table, temperature_scaled
 from hf_elmix.diagnostics.predictions import Predictions
+from hf_elmix.errors import UsageError
 
 __all__ = ["BINS", "MEASURES", "WHEN", "add_reliability", "calibration_means", "calibration_pairs", "run_calibration"]
 
@@ -30,8 +31,11 @@ def run_calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict
         logits are no numbers.
 
     Raises:
-        UsageError: (a ValueError) If there are no rows, or their labels are no class ids.
+        UsageError: (a ValueError) If there are no rows, their labels are no class ids, or the sets have others.
     """
+    classes = sorted({seen.logits.shape[1] for seen in sets.values()})
+    if len(classes) > 1:
+        raise UsageError(f"Expected logits of the same classes on all evaluation sets, but got {classes}.")
     logits = np.concatenate([seen.logits for seen in sets.values()])
     labels = np.concatenate([seen.labels for seen in sets.values()])
     if not np.isfinite(logits).all():

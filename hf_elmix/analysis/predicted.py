@@ -65,31 +65,66 @@ def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) 
         baseline: One of the methods.
 
     Raises:
-        UsageError: (a ValueError) If a file is none of predictions, or runs of an experiment were evaluated on other
-            rows.
+        UsageError: (a ValueError) If a file is none of predictions of classes, or runs of an experiment were evaluated
+            on other rows.
     """
-    transitions: list[pd.DataFrame] = []
-    flows: list[dict[str, Any]] = []
-    moves: list[dict[str, Any]] = []
-    histograms: dict[tuple[str, int], pd.Series] = {}
-    calibration: list[pd.DataFrame] = []
-    reliability: dict[tuple[str, str], pd.DataFrame] = {}
+    counts = _Counts()
     for key, sets, base in _runs(readers, methods, baseline):
+        try:
+            counts.add(key, sets, base)
+        except UsageError as error:
+            raise UsageError(f"{key}: {error}") from error
+    return counts.tables()
+
+
+class _Counts:
+    """What is kept of the runs that were read so far."""
+
+    def __init__(self) -> None:
+        self.transitions: list[pd.DataFrame] = []
+        self.flows: list[dict[str, Any]] = []
+        self.moves: list[dict[str, Any]] = []
+        self.histograms: dict[tuple[str, int], pd.Series] = {}
+        self.calibration: list[pd.DataFrame] = []
+        self.reliability: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def add(self, key: RunKey, sets: Mapping[str, Predictions], base: Mapping[str, Predictions] | None) -> None:
         for name, seen in sets.items():
-            _add_histograms(histograms, key.method, seen)
+            self._add_histograms(key.method, seen)
             if len(seen.steps) > 1:
                 place = {**_columns(key), "set": name}
-                transitions.append(transition_table(seen).reset_index().assign(**place))
-                flows.append({**place, **_flow(seen)})
-        moves += [] if base is None else _moves(key, sets, base)
-        if calibrated := run_calibration(sets):
-            calibration.append(calibrated[0].rename_axis("when").reset_index().assign(**_columns(key)))
-            for when, table in calibrated[1].items():
-                reliability[when, key.method] = add_reliability(table, reliability.get((when, key.method)))
-    table = pd.DataFrame(histograms).T.rename_axis(["method", "sixth"]).sort_index(level="sixth", kind="stable")
-    return Predicted(
-        _stacked(transitions), pd.DataFrame(flows), pd.DataFrame(moves), table, _stacked(calibration), reliability
-    )
+                self.transitions.append(transition_table(seen).reset_index().assign(**place))
+                self.flows.append({**place, **_flow(seen)})
+        self.moves += [] if base is None else _moves(key, sets, base)
+        self._add_calibration(key, sets)
+
+    def _add_histograms(self, method: str, seen: Predictions) -> None:
+        """Add those of the points that are nearest to the sixths of the training, each once."""
+        table, places = histogram_table(seen), SIXTHS * seen.steps / max(1, seen.steps[-1])
+        for sixth in range(SIXTHS + 1):
+            nearest = int(np.abs(places - sixth).argmin())
+            if abs(places[nearest] - sixth) < 0.5:
+                self.histograms[method, sixth] = table.iloc[nearest] + self.histograms.get((method, sixth), 0)
+
+    def _add_calibration(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
+        calibrated = run_calibration(sets)
+        if calibrated is None:
+            return
+        self.calibration.append(calibrated[0].rename_axis("when").reset_index().assign(**_columns(key)))
+        for when, table in calibrated[1].items():
+            place = when, key.method
+            self.reliability[place] = add_reliability(table, self.reliability.get(place))
+
+    def tables(self) -> Predicted:
+        histograms = pd.DataFrame(self.histograms).T.rename_axis(["method", "sixth"])
+        return Predicted(
+            _stacked(self.transitions),
+            pd.DataFrame(self.flows),
+            pd.DataFrame(self.moves),
+            histograms.sort_index(level="sixth", kind="stable"),
+            _stacked(self.calibration),
+            self.reliability,
+        )
 
 
 def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -113,15 +148,6 @@ def _columns(key: RunKey) -> dict[str, Any]:
     return {"problem": key.problem, "method": key.method, "seed": key.seed}
 
 
-def _add_histograms(histograms: dict[tuple[str, int], pd.Series], method: str, seen: Predictions) -> None:
-    """Add those of the points that are nearest to the sixths of the training, each once."""
-    table, places = histogram_table(seen), SIXTHS * seen.steps / max(1, seen.steps[-1])
-    for sixth in range(SIXTHS + 1):
-        nearest = int(np.abs(places - sixth).argmin())
-        if abs(places[nearest] - sixth) < 0.5:
-            histograms[method, sixth] = table.iloc[nearest] + histograms.get((method, sixth), 0)
-
-
 def _flow(seen: Predictions) -> dict[str, Any]:
     flow = flow_table(seen)
     counts = {f"{before}_{after}": flow.loc[before, after] for before in COHORTS for after in COHORTS}
@@ -130,7 +156,7 @@ def _flow(seen: Predictions) -> dict[str, Any]:
 
 def _moves(key: RunKey, sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> list[dict[str, Any]]:
     """What became of the rows near the boundary, over the evaluation sets of which both runs have a start."""
-    _check_rows(key, sets, base)
+    _check_rows(sets, base)
     names = [name for name, seen in sets.items() if min(len(seen.steps), len(base[name].steps)) > 1]
     if not names:
         return []
@@ -150,12 +176,12 @@ def _near(sets: Mapping[str, Predictions], names: Sequence[str]) -> tuple[np.nda
     return np.concatenate(near), np.concatenate([sets[name].right[-1] for name in names])
 
 
-def _check_rows(key: RunKey, sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> None:
+def _check_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> None:
     """Refuse to compare other rows: neither order nor number may differ."""
     if set(sets) != set(base) or not all(
         np.array_equal(seen.labels, base[name].labels) for name, seen in sets.items()
     ):
         raise UsageError(
-            f"Expected all runs of {key.problem}, seed {key.seed}, to be evaluated on the same rows, but those of "
-            f"{key.method} are others than the baseline's. Have these runs done again."
+            "Expected all runs of a problem and seed to be evaluated on the same rows, but these are others than the "
+            "baseline's. Have the runs done again."
         )

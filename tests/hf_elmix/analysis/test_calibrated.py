@@ -17,6 +17,7 @@ from hf_elmix.analysis.calibrated import (
     run_calibration,
 )
 from hf_elmix.diagnostics.calibration import calibration_table, reliability_table, temperature_scaled
+from hf_elmix.errors import UsageError
 
 
 def joined(*sets):
@@ -55,6 +56,12 @@ def test_logits_that_are_no_numbers_say_nothing(predictions):
 def test_labels_that_are_none_are_refused(predictions):
     with pytest.raises(ValueError, match="class ids from 0 to 2"):
         run_calibration({"": replace(predictions(5), labels=[0, 1, 2, 3, 0])})
+
+
+def test_sets_of_other_classes_are_refused(predictions):
+    one = predictions(5)
+    with pytest.raises(UsageError, match=r"same classes on all evaluation sets, but got \[2, 3\]"):
+        run_calibration({"x": one, "y": replace(one, logits=one.logits[:, :2])})
 
 
 def study(values: dict[str, list[float]]) -> pd.DataFrame:

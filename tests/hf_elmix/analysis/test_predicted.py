@@ -114,8 +114,22 @@ def test_other_rows_are_not_compared(sets):
     key = RunKey("a", "0-0.5", 1)
     one = sets[key][""]
     for other in ({"": replace(one, labels=one.labels[::-1])}, {"test": one}):
-        with pytest.raises(UsageError, match="of a, seed 1, .* on the same rows, but those of 0-0.5 are others"):
+        with pytest.raises(UsageError, match="a 0-0.5 seed 1: Expected .* on the same rows"):
             reduce_predictions(readers_of({**sets, key: other}), METHODS, "ce")
+
+
+def test_an_error_names_the_run(predictions):
+    wrong = replace(predictions(3), labels=[0, 1, -100])
+    with pytest.raises(UsageError, match="a ce seed 7: Expected labels to be class ids"):
+        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": wrong}}, ["ce"], "ce")
+
+
+@pytest.mark.parametrize("left", [None, {}])
+def test_a_file_that_is_gone_or_empty_is_none(predictions, left):
+    readers = {RunKey("a", "ce", 0): lambda: left, RunKey("a", "0", 0): lambda: {"": predictions(9)}}
+    predicted = reduce_predictions(readers, ["ce", "0"], "ce")
+    assert set(predicted.flows["method"]) == {"0"}
+    assert predicted.moves.empty
 
 
 def test_no_more_than_two_runs_are_held_at_once(predictions):
