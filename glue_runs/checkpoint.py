@@ -93,7 +93,9 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     else:
         wanted, (task, split, rows) = _of_run(wanted, record), _rows_of_run(wanted, record)
     task, rows = within(config, task, rows)
-    model = load_trained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_trained(source)
+    if torch.cuda.is_available():
+        model.cuda()
     return Checkpoint(
         model,
         _loader(rows, task, tokenizer, wanted.max_seq_length or MAX_LENGTH, batch_size),

@@ -43,7 +43,7 @@ def cohort_section(results: StudyResults) -> Section | None:
         [*_answers(moves, results.baseline), _shares(pooled)],
         [_transitions(pooled), *([_moves(moves, results.baseline)] if len(moves) else [])],
         {
-            "From there to the end": _flows(predicted, pooled),
+            "To the end": _flows(predicted, pooled),
             "Probability of the true label, over the training": _histograms(predicted, pooled),
         },
         _data(predicted, pooled, moves),

@@ -24,7 +24,14 @@ from scipy.special import log_softmax
 from hf_elmix.analysis.plots import drawn_name, finished, style_of
 from hf_elmix.errors import UsageError
 
-__all__ = ["calibration_table", "fit_temperature", "plot_reliability", "reliability_table", "temperature_scaled"]
+__all__ = [
+    "calibration_table",
+    "draw_reliability",
+    "fit_temperature",
+    "plot_reliability",
+    "reliability_table",
+    "temperature_scaled",
+]
 
 LOWEST = -1e300  # of logits below the largest of their row, so that sums of them are finite
 EVEN = 100.0  # times the largest difference of logits: a temperature that makes probabilities as good as even
@@ -150,11 +157,27 @@ def plot_reliability(
     Raises:
         UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
     """
+    return draw_reliability({name: reliability_table(*one, bins=bins) for name, one in sets.items()}, ax, order=order)
+
+
+def draw_reliability(
+    tables: Mapping[str, pd.DataFrame], ax: Axes | None = None, *, order: Sequence[str] | None = None
+) -> Axes:
+    """Draw a reliability diagram of tables.
+
+    Args:
+        tables: From `reliability_table`, by the name of their method.
+        ax: Where to draw; the current axis if left out.
+        order: As in `plot_reliability`.
+
+    Returns:
+        The axis.
+    """
     ax = plt.gca() if ax is None else ax
     ax.plot([0, 1], [0, 1], color="#888888", lw=0.8)
-    places = {name: place for place, name in enumerate(order or sets)}
-    for name, (logits, labels) in sets.items():
-        style, table = style_of(places[name]), reliability_table(logits, labels, bins=bins)
+    places = {name: place for place, name in enumerate(order or tables)}
+    for name, table in tables.items():
+        style = style_of(places[name])
         x, y, share = table["confidence"], table["accuracy"], table["rows"] / table["rows"].sum()
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4}
         ax.plot(x, y, label=drawn_name(name), **look)
