@@ -22,7 +22,7 @@ __all__ = ["draw_flow", "draw_histograms", "plot_flow", "plot_histograms"]
 # Light, middle and dark, so that they are told apart in grey too.
 COLOURS = {"right": "#8CC9F0", "near": "#D55E00", "far": "#00679F"}
 BAR, GAP, LEAST = 0.05, 0.05, 0.21  # of the picture: width of a bar, space between two, between two labels
-RIDGES = 8  # histograms that are drawn at most
+RIDGES = 10  # histograms that are drawn at most
 OVERLAP = 0.92  # height of the tallest, of the space between two
 
 
@@ -109,7 +109,7 @@ def draw_histograms(
     """Draw histograms above each other, the first one lowest; heights are roots of shares, so that few rows are seen.
 
     Args:
-        table: From `histogram_table`, or a sum of several. Of more than 8 rows, 8 are drawn, evenly spread.
+        table: From `histogram_table`, or a sum of several. Of more than 10 rows, 10 are drawn, evenly spread.
         ax: Where to draw; the current axis if left out.
         threshold: Marked by a line.
         label: What the names of the rows are.
