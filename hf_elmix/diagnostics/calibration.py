@@ -26,7 +26,7 @@ from hf_elmix.errors import UsageError
 
 __all__ = ["calibration_table", "fit_temperature", "plot_reliability", "reliability_table", "temperature_scaled"]
 
-LOWEST = -1e300  # of logits below the largest of their row, so that sums of them are finite
+LOWEST = -1e300  # of logits below the largest of their row, so that they and their sums are finite
 EVEN = 100.0  # times the largest difference of logits: a temperature that makes probabilities as good as even
 AREA = 300  # of the marker of a bin that holds all rows, in square points
 
@@ -76,8 +76,8 @@ def temperature_scaled(logits: ArrayLike, labels: ArrayLike, *, seed: int = 0) -
     temperature = np.empty((len(labels), 1))
     for rows, others in ((first, second), (second, first)):
         temperature[rows] = _fitted(logits[others], labels[others])
-    with np.errstate(over="ignore"):  # what is too low for a number is a probability of 0
-        return logits / temperature, float(np.exp(np.log(temperature).mean()))
+    with np.errstate(over="ignore"):
+        return np.maximum(logits / temperature, LOWEST), float(np.exp(np.log(temperature).mean()))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -207,6 +207,16 @@ def test_one_row_that_is_wrong():
     assert table["accuracy"].tolist() == [0.5, 0.5]
 
 
+def test_the_temperature_of_many_classes_is_that_of_a_fine_grid():
+    """Half of the rows are wrong: the best temperature is well below their mean shortfall, 1."""
+    logits = np.where(np.eye(1000)[:10], 0.0, -2.0)
+    labels = np.arange(10) + np.arange(10) % 2 * 500
+    grid = np.linspace(0.2, 1, 161)
+    best = grid[np.argmin([log_loss(labels, softmax(logits / t), labels=range(1000)) for t in grid])]
+    assert fit_temperature(logits, labels) == pytest.approx(best, abs=0.005)
+    assert best < 0.8
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e30])
 def test_the_unit_of_logits_is_the_temperatures(scale):
     logits, labels = honest(50)
@@ -245,6 +255,13 @@ def test_extreme_logits_do_not_overflow(largest):
     assert right["nll"] == pytest.approx(-math.log(softmax(np.array([[0.0, 1, 2]]))[0, 2]) / 4)
     for labels in ([0, 1, 2, 2], [1, 2, 0, 0], [0, 1, 1, 2]):
         assert np.isfinite(calibration_table(logits, labels).to_numpy()).all()
+
+
+def test_an_extreme_row_divided_by_the_temperature_of_tiny_ones():
+    logits, labels = honest(20)
+    logits *= 1e-20
+    logits[3], labels[3] = [1e300, 0, 1], 0
+    assert np.isfinite(calibration_table(logits, labels).to_numpy()).all()
 
 
 @pytest.mark.parametrize(
