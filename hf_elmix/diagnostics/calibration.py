@@ -28,7 +28,7 @@ __all__ = ["calibration_table", "fit_temperature", "plot_reliability", "reliabil
 
 LOWEST = -1e300  # of logits below the largest of their row, so that they and their sums are finite
 EVEN = 100.0  # times the largest difference of logits: a temperature that makes probabilities as good as even
-AREA = 300  # of the marker of a bin that holds all rows, in square points
+AREA = 200  # of the marker of a bin that holds all rows, in square points
 
 
 def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, seed: int = 0) -> pd.DataFrame:
@@ -159,7 +159,8 @@ def plot_reliability(
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4}
         ax.plot(x, y, label=drawn_name(name), **look)
         ax.scatter(x, y, s=AREA * share, marker=style.marker, color=style.colour, ec="#000000", lw=0.6, zorder=3)
-    ax.set_xlim(0, 1.03)
+    most = max((np.shape(logits)[1] for logits, _ in sets.values()), default=2)
+    ax.set_xlim(1 / most - 0.03, 1.03)  # no prediction has less than its share
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("confidence: probability of the predicted class")
     ax.set_ylabel("accuracy (area: share of rows)")
