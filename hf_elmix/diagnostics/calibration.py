@@ -178,10 +178,12 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
     if not np.isfinite(logits).all():
         rows = int((~np.isfinite(logits)).any(axis=1).sum())
         raise UsageError(f"Expected finite logits, but {rows} of {len(logits)} rows hold nan or infinity.")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"Expected labels to be integer class ids, but got {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UsageError(
-            f"Expected labels to be class ids from 0 to {logits.shape[1] - 1}, but got {labels.dtype} from "
-            f"{labels.min()} to {labels.max()}. Leave out rows without a label (-100)."
+            f"Expected labels to be class ids from 0 to {logits.shape[1] - 1}, but got {labels.min()} to "
+            f"{labels.max()}. Leave out rows without a label (-100)."
         )
     with np.errstate(over="ignore"):
         return np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST), labels

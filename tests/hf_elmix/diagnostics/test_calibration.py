@@ -269,9 +269,10 @@ def test_an_extreme_row_divided_by_the_temperature_of_tiny_ones():
     [
         ([[0, 1], [1, np.nan]], [0, 1], "finite logits, but 1 of 2 rows"),
         ([[0, 1], [np.inf, 0]], [0, 1], "finite logits, but 1 of 2 rows"),
-        ([[0, 1], [1, 0]], [0, -100], r"from 0 to 1, but got int64 from -100 to 0. Leave out rows .*-100"),
-        ([[0, 1], [1, 0]], [0, 2], "from 0 to 2"),
-        ([[0, 1], [1, 0]], [0.0, 1.0], "got float64"),
+        ([[0, 1], [1, 0]], [0, -100], "from 0 to 1, but got -100 to 0. Leave out rows .*-100"),
+        ([[0, 1], [1, 0]], [0, 2], "but got 0 to 2"),
+        ([[0, 1], [1, 0]], [0.0, 1.0], "integer class ids, but got float64"),
+        ([[0, 1], [1, 0]], ["a", "b"], "integer class ids, but got <U1"),
         ([[0, 1], [1, 0]], [0, 1, 1], r"logits \(2, 2\) and labels \(3,\)"),
         ([0, 1], [0, 1], r"logits \(2,\)"),
         ([[0], [1]], [0, 0], "two classes or more"),
