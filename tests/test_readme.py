@@ -29,6 +29,7 @@ MARKDOWN = [
 SHOWN = {
     "README.md": ("'alpha'", "'loss_el'"),
     "loss.md": (),
+    "calibration.md": ("temperature scaled",),
     "gradients.md": ("focal:gamma=2 0.058 1.129", "mpce 0.070 1.146"),
     "cohorts.md": ("right_end  near  near_end  far  far_end",),
     "schedules.md": ("50 (1.0, 2.5)",),
@@ -41,6 +42,7 @@ LEFT = {
     "loss.md": "gradients.png",
     "gradients.md": "gradients_others.png",
     "cohorts.md": "cohorts.png",
+    "calibration.md": "calibration.png",
     "python.md": "report/report.html",
 }
 

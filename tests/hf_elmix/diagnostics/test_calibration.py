@@ -207,6 +207,16 @@ def test_one_row_that_is_wrong():
     assert table["accuracy"].tolist() == [0.5, 0.5]
 
 
+def test_the_temperature_of_many_classes_is_that_of_a_fine_grid():
+    """Half of the rows are wrong: the best temperature is well below their mean shortfall, 1."""
+    logits = np.where(np.eye(1000)[:10], 0.0, -2.0)
+    labels = np.arange(10) + np.arange(10) % 2 * 500
+    grid = np.linspace(0.2, 1, 161)
+    best = grid[np.argmin([log_loss(labels, softmax(logits / t), labels=range(1000)) for t in grid])]
+    assert fit_temperature(logits, labels) == pytest.approx(best, abs=0.005)
+    assert best < 0.8
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e30])
 def test_the_unit_of_logits_is_the_temperatures(scale):
     logits, labels = honest(50)
@@ -247,14 +257,22 @@ def test_extreme_logits_do_not_overflow(largest):
         assert np.isfinite(calibration_table(logits, labels).to_numpy()).all()
 
 
+def test_an_extreme_row_divided_by_the_temperature_of_tiny_ones():
+    logits, labels = honest(20)
+    logits *= 1e-20
+    logits[3], labels[3] = [1e300, 0, 1], 0
+    assert np.isfinite(calibration_table(logits, labels).to_numpy()).all()
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
         ([[0, 1], [1, np.nan]], [0, 1], "finite logits, but 1 of 2 rows"),
         ([[0, 1], [np.inf, 0]], [0, 1], "finite logits, but 1 of 2 rows"),
-        ([[0, 1], [1, 0]], [0, -100], r"from 0 to 1, but got int64 from -100 to 0. Leave out rows .*-100"),
-        ([[0, 1], [1, 0]], [0, 2], "from 0 to 2"),
-        ([[0, 1], [1, 0]], [0.0, 1.0], "got float64"),
+        ([[0, 1], [1, 0]], [0, -100], "from 0 to 1, but got -100 to 0. Leave out rows .*-100"),
+        ([[0, 1], [1, 0]], [0, 2], "but got 0 to 2"),
+        ([[0, 1], [1, 0]], [0.0, 1.0], "integer class ids, but got float64"),
+        ([[0, 1], [1, 0]], ["a", "b"], "integer class ids, but got <U1"),
         ([[0, 1], [1, 0]], [0, 1, 1], r"logits \(2, 2\) and labels \(3,\)"),
         ([0, 1], [0, 1], r"logits \(2,\)"),
         ([[0], [1]], [0, 0], "two classes or more"),
@@ -291,6 +309,7 @@ def test_the_diagram_shows_the_table(ax):
         np.testing.assert_allclose(areas / areas.sum(), table["rows"] / 400)
         assert to_rgb(line.get_color()) == to_rgb(style_of(place).colour)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["F = 0-0.5", "CE"]
+    assert 0.25 < ax.get_xlim()[0] < 1 / 3
 
 
 def test_the_current_axis_is_drawn_on():

@@ -227,13 +227,34 @@ def test_predictions_and_passes_of_the_user_are_not_mixed_in(kit):
 
     trainer = kit.trainer(Trainer, eval_strategy="epoch", callbacks=[CohortCallback(), Stray()])
     trainer.train()
-    before = written(trainer)
-    trainer.predict(kit.sequence_rows(9))
+    before = written(trainer)[""]
+    trainer.evaluate()
+    same(before, written(trainer)[""])  # the same step, and the same weights
+    loader = trainer.get_eval_dataloader()
+    trainer.get_eval_dataloader = trainer.get_test_dataloader = lambda *given: loader
+    trainer.predict(trainer.eval_dataset)
     with torch.no_grad():
+        trainer.model.classifier.bias += 1
         logits = trainer.model.eval()(torch.tensor(rows["input_ids"])).logits
     trainer.evaluate()
-    same(before[""], written(trainer)[""])  # the same step, and the same weights
     np.testing.assert_allclose(written(trainer)[""].logits, logits, atol=1e-5)
+
+
+def test_another_model_that_is_evaluated_is_not_recorded(kit):
+    other = kit.sequence_model().eval()
+
+    class Elsewhere(Trainer):
+        def prediction_step(self, model, *given, **named):
+            return super().prediction_step(other, *given, **named)
+
+        def training_step(self, model, inputs, *given):
+            with torch.no_grad():
+                model.eval()(**inputs)  # seen, but no evaluation
+            return super().training_step(model, inputs, *given)
+
+    with pytest.warns(UserWarning, match="of two classes or more from the model, but got none"):
+        trainer = kit.train(Elsewhere, eval_strategy="epoch", callbacks=[CohortCallback()])
+    assert not Path(trainer.args.output_dir, FILE).exists()
 
 
 def test_an_evaluation_that_broke_off_is_forgotten(kit):
@@ -295,10 +316,11 @@ def test_training_that_goes_on_keeps_what_came_before(kit):
 
 
 def test_a_new_training_forgets_the_one_before(kit):
-    trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", num_train_epochs=2)
-    trainer.args.num_train_epochs = 1
+    trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="steps", eval_steps=3, num_train_epochs=1)
+    assert written(trainer)[""].steps.tolist() == [3, 5]
+    trainer.args.eval_steps = 4
     trainer.train()
-    assert written(trainer)[""].steps.tolist() == [5]
+    assert written(trainer)[""].steps.tolist() == [4, 5]
 
 
 def test_a_file_that_cannot_be_read_or_written(kit, tmp_path):
