@@ -39,18 +39,21 @@ def test_bars_are_as_high_as_their_cohorts(ax):
         assert side[-1].get_y() == pytest.approx(0)
 
 
-def test_bands_are_as_thick_as_their_flows_and_stay_on_their_bars(ax):
+def test_bands_are_as_thick_as_their_flows_and_fill_their_bars(ax):
     draw_flow(FLOW, ax)
     bands = parts(ax, PathPatch)
     flows = [(before, after) for before, after in np.ndindex(3, 3) if FLOW.iloc[before, after]]
     assert len(bands) == len(flows) == 8
-    bars = parts(ax, Rectangle)
+    ends: dict[int, list[tuple[float, float]]] = {}  # of the bands at each bar, upper and lower
     for band, (before, after) in zip(bands, flows, strict=True):
         corners = band.get_path().vertices
-        for top, bottom, bar in ((0, 7, bars[before]), (3, 4, bars[3 + after])):
+        for top, bottom, bar in ((0, 7, before), (3, 4, 3 + after)):
             assert corners[top, 1] - corners[bottom, 1] == pytest.approx(FLOW.iloc[before, after] / 100)
-            assert bar.get_y() - 1e-9 <= corners[bottom, 1] < corners[top, 1] <= bar.get_y() + bar.get_height() + 1e-9
+            ends.setdefault(bar, []).append((corners[top, 1], corners[bottom, 1]))
         assert band.get_facecolor()[:3] == pytest.approx(to_rgb(COLOURS[COHORTS[before]]))
+    for place, bar in enumerate(parts(ax, Rectangle)):
+        edges = [bar.get_y() + bar.get_height(), *(edge for band in ends[place] for edge in band), bar.get_y()]
+        assert edges[::2] == pytest.approx(edges[1::2])  # each begins where the one before it ends
 
 
 def test_it_says_counts_and_shares(ax):
