@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from glue_runs.data import digest, find_task, first_rows, load_task, read_dataset, tokenise
 from glue_runs.labels import named_labels, within
@@ -65,7 +66,7 @@ class Checkpoint:
         batch_size: Rows in a step of the run's training; the protocol's where it is no run.
     """
 
-    model: PreTrainedModel
+    model: nn.Module
     loader: DataLoader
     about: str
     batch_size: int
@@ -93,9 +94,9 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     else:
         wanted, (task, split, rows) = _of_run(wanted, record), _rows_of_run(wanted, record)
     task, rows = within(config, task, rows)
-    model = load_trained(source).to("cuda" if torch.cuda.is_available() else "cpu")
+    model: nn.Module = load_trained(source)
     return Checkpoint(
-        model,
+        model.to("cuda" if torch.cuda.is_available() else "cpu"),
         _loader(rows, task, tokenizer, wanted.max_seq_length or MAX_LENGTH, batch_size),
         f"{target}: {len(rows[split])} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
         f"classes: {', '.join(task.labels)}",

@@ -179,8 +179,8 @@ def _calibration(args: argparse.Namespace) -> None:
 
 
 def _escape(args: argparse.Namespace) -> None:
-    from hf_elmix.diagnostics.curvature import top_eigenvalues
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
+    from hf_elmix.diagnostics.sharpness import top_eigenvalues
     from hf_elmix.spelling import expand_losses
 
     losses = expand_losses(args.losses)

@@ -134,12 +134,31 @@ ARROWS = {
         "hf_elmix.analysis.plots",
     ],
     "hf_elmix.diagnostics.calibration": ["hf_elmix.errors", "hf_elmix.analysis.plots"],
+    "hf_elmix.diagnostics.curvature": [
+        "hf_elmix.errors",
+        "hf_elmix.heads",
+        "hf_elmix.schedules",
+        "hf_elmix.spelling",
+    ],
+    "hf_elmix.diagnostics.sharpness": ["hf_elmix.errors", "hf_elmix.spelling", "hf_elmix.diagnostics.curvature"],
+    "hf_elmix.diagnostics.escape": [
+        "hf_elmix.errors",
+        "hf_elmix.spelling",
+        "hf_elmix.diagnostics.curvature",
+        "hf_elmix.analysis.plots",
+    ],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
+    "hf_elmix.analysis.calibrated": [
+        "hf_elmix.diagnostics.calibration",
+        "hf_elmix.diagnostics.predictions",
+        "hf_elmix.analysis.ranks",
+    ],
     "hf_elmix.analysis.predicted": [
         "hf_elmix.errors",
         "hf_elmix.study.spec",
         "hf_elmix.diagnostics.predictions",
         "hf_elmix.diagnostics.transitions",
+        "hf_elmix.analysis.calibrated",
     ],
     "hf_elmix.analysis.moves": [
         "hf_elmix.diagnostics.transitions",
@@ -166,6 +185,16 @@ ARROWS = {
         "hf_elmix.analysis.words",
     ],
     "hf_elmix.analysis.section": ["hf_elmix.analysis.text"],
+    "hf_elmix.analysis.calibration_section": [
+        "hf_elmix.diagnostics.calibration",
+        "hf_elmix.analysis.calibrated",
+        "hf_elmix.analysis.plots",
+        "hf_elmix.analysis.predicted",
+        "hf_elmix.analysis.results",
+        "hf_elmix.analysis.section",
+        "hf_elmix.analysis.text",
+        "hf_elmix.analysis.words",
+    ],
     "hf_elmix.analysis.cohort_section": [
         "hf_elmix.diagnostics.flow",
         "hf_elmix.diagnostics.transitions",
@@ -179,6 +208,7 @@ ARROWS = {
     ],
     "hf_elmix.analysis.report": [
         "hf_elmix.analysis.aside",
+        "hf_elmix.analysis.calibration_section",
         "hf_elmix.analysis.cohort_section",
         "hf_elmix.analysis.plots",
         "hf_elmix.analysis.results",

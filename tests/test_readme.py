@@ -29,14 +29,22 @@ MARKDOWN = [
 SHOWN = {
     "README.md": ("'alpha'", "'loss_el'"),
     "loss.md": (),
+    "calibration.md": ("temperature scaled",),
     "gradients.md": ("focal:gamma=2 0.058 1.129", "mpce 0.070 1.146"),
+    "cohorts.md": ("right_end  near  near_end  far  far_end",),
     "schedules.md": ("50 (1.0, 2.5)",),
     "study.md": ("2.883 runs",),
     "report.md": (),
     "mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
     "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
 }
-LEFT = {"loss.md": "gradients.png", "gradients.md": "gradients_others.png", "python.md": "report/report.html"}
+LEFT = {
+    "loss.md": "gradients.png",
+    "gradients.md": "gradients_others.png",
+    "cohorts.md": "cohorts.png",
+    "calibration.md": "calibration.png",
+    "python.md": "report/report.html",
+}
 
 
 def blocks(path: Path, language: str) -> list[str]:

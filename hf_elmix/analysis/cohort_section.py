@@ -35,24 +35,25 @@ def cohort_section(results: StudyResults) -> Section | None:
         return None
     pooled = pooled_transitions(predicted, results.methods)
     moves = moves_table(predicted, results.methods, results.baseline, results.seed)
+    when = _when(predicted)
     return Section(
         "cohorts",
         "Which rows change",
         f"A row is right; or wrong and near the boundary, its label having a probability above {THRESHOLD:g}; or "
-        f"wrong and far from it. What became of each kind between {_when(pooled['start'])} and the end?",
+        f"wrong and far from it. What became, by the end, of the rows of each kind at {when}?",
         [*_answers(moves, results.baseline), _shares(pooled)],
-        [_transitions(pooled), *([_moves(moves, results.baseline)] if len(moves) else [])],
+        [_transitions(pooled, when), *([_moves(moves, results.baseline)] if len(moves) else [])],
         {
-            "From there to the end": _flows(predicted, pooled),
+            f"From {when} to the end": _flows(predicted, pooled, when),
             "Probability of the true label, over the training": _histograms(predicted, pooled),
         },
         _data(predicted, pooled, moves),
     )
 
 
-def _when(start: pd.Series) -> str:
+def _when(predicted: Predicted) -> str:
     """``83 % of the training``, or where runs differ, from where to where."""
-    low, high = (round(HUNDRED * end) for end in (start.min(), start.max()))
+    low, high = (round(HUNDRED * end) for end in predicted.flows["start"].agg(["min", "max"]))
     return f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
 
 
@@ -66,7 +67,9 @@ def _answers(moves: pd.DataFrame, baseline: str) -> list[str]:
 
 
 def _answer(row: Any, label: str, base: str) -> str:
-    if row.low > 0:
+    if row.equal == row.pairs:
+        start = f"{label} moves as many of the rows near the boundary as {base} does"
+    elif row.low > 0:
         start = f"{label} moves more of the rows near the boundary than {base} does"
     elif row.high < 0:
         start = f"{label} moves fewer of the rows near the boundary than {base} does"
@@ -76,7 +79,7 @@ def _answer(row: Any, label: str, base: str) -> str:
     over = f"{row.pairs:.0f} experiment{'s' if row.pairs != 1 else ''}"
     text = f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end right beside "
     text += f"{number(HUNDRED * row.base_share)} %, {gain} over {over} and {row.rows:,} rows"
-    if pd.isna(row.visible) or row.low > 0 or row.high < 0:
+    if not row.visible > 0 or row.low > 0 or row.high < 0:
         return f"{text}."
     return f"{text}. A true difference under {number(HUNDRED * row.visible)} points could easily have been missed."
 
@@ -86,14 +89,13 @@ def _shares(pooled: pd.DataFrame) -> str:
     parts = {"near": "wrong rows near the boundary end right", "far": "wrong rows far from it", "right": "right rows"}
     said = []
     for name, words in parts.items():
-        shares = [
-            f"{method_label(str(row))} {number(HUNDRED * value)} %" for row, value in pooled[f"{name}_share"].items()
-        ]
-        said.append(f"{words}: {', '.join(shares)}")
+        column = pooled[f"{name}_share"].dropna()
+        shares = [f"{method_label(str(method))} {number(HUNDRED * share)} %" for method, share in column.items()]
+        said.append(f"{words}: {', '.join(shares) or 'there were none'}")
     return f"Of all {'; of all '.join(said)}."
 
 
-def _transitions(pooled: pd.DataFrame) -> Table:
+def _transitions(pooled: pd.DataFrame, when: str) -> Table:
     rows = [
         [Cell(method_label(str(row["method"]))), Cell(f"{row['runs']:.0f}", row["runs"]), *_share_cells(row)]
         for _, row in pooled.reset_index().iterrows()
@@ -101,7 +103,7 @@ def _transitions(pooled: pd.DataFrame) -> Table:
     paper = PAPER.join(share_table(PAPER)).iloc[0]
     rows.append([Cell(PAPER_ROW), Cell("1", 1), *_share_cells(paper)])
     caption = (
-        f"Rows at {_when(pooled['start'])}, over all runs and evaluation sets, and how many of them are right at the "
+        f"Rows at {when}, over all runs and evaluation sets, and how many of them are right at the "
         f"end, in percent: near are wrong ones whose label has a probability above {THRESHOLD:g}, far the other wrong "
         "ones. Wilson's 95 % intervals take all rows as independent, though the same rows come again with each seed: "
         "with several seeds they are too narrow."
@@ -155,8 +157,8 @@ def _drawn(pooled: pd.DataFrame) -> list[tuple[int, str]]:
     return list(enumerate(map(str, pooled.index[:DRAWN]), start=1))
 
 
-def _flows(predicted: Predicted, pooled: pd.DataFrame) -> Sequence[Picture]:
-    names = (_when(pooled["start"]).replace(" of the", "\nof the"), "end")
+def _flows(predicted: Predicted, pooled: pd.DataFrame, when: str) -> Sequence[Picture]:
+    names = (when.replace(" of the", "\nof the"), "end")
     return [
         Picture(f"flow-{k}", method_label(method), partial(draw_flow, flow_of(predicted, method), names=names), 3.6)
         for k, method in _drawn(pooled)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.calibrated import add_reliability, run_calibration
 from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.diagnostics.transitions import (
     COHORTS,
@@ -23,7 +24,7 @@ from hf_elmix.study.spec import RunKey
 
 __all__ = ["WHOSE", "Predicted", "Readers", "reduce_predictions"]
 
-Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions]]]
+Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
 WHOSE = ("both", "own", "baseline")
 NEAR = COHORTS.index("near")
 SIXTHS = 6  # of a training; histograms of several runs are added up at these
@@ -42,12 +43,17 @@ class Predicted:
             many ``rows`` there are and how many of them end ``right``; ``base_rows`` and ``base_right`` are the
             baseline's.
         histograms: A row for each ``method`` and ``sixth`` of the training: rows by the probability of their label.
+        calibration: `calibration_table` of each run whose logits are numbers, over all its evaluation sets, two rows:
+            ``when`` is one of `hf_elmix.analysis.calibrated.WHEN`.
+        reliability: For each of these and each method, `reliability_table` over all rows of all its runs.
     """
 
     transitions: pd.DataFrame
     flows: pd.DataFrame
     moves: pd.DataFrame
     histograms: pd.DataFrame
+    calibration: pd.DataFrame
+    reliability: Mapping[tuple[str, str], pd.DataFrame]
 
 
 def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) -> Predicted:
@@ -66,6 +72,8 @@ def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) 
     flows: list[dict[str, Any]] = []
     moves: list[dict[str, Any]] = []
     histograms: dict[tuple[str, int], pd.Series] = {}
+    calibration: list[pd.DataFrame] = []
+    reliability: dict[tuple[str, str], pd.DataFrame] = {}
     for key, sets, base in _runs(readers, methods, baseline):
         for name, seen in sets.items():
             _add_histograms(histograms, key.method, seen)
@@ -74,13 +82,18 @@ def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) 
                 transitions.append(transition_table(seen).reset_index().assign(**place))
                 flows.append({**place, **_flow(seen)})
         moves += [] if base is None else _moves(key, sets, base)
+        if calibrated := run_calibration(sets):
+            calibration.append(calibrated[0].rename_axis("when").reset_index().assign(**_columns(key)))
+            for when, table in calibrated[1].items():
+                reliability[when, key.method] = add_reliability(table, reliability.get((when, key.method)))
     table = pd.DataFrame(histograms).T.rename_axis(["method", "sixth"]).sort_index(level="sixth", kind="stable")
     return Predicted(
-        pd.concat(transitions, ignore_index=True) if transitions else pd.DataFrame(),
-        pd.DataFrame(flows),
-        pd.DataFrame(moves),
-        table,
+        _stacked(transitions), pd.DataFrame(flows), pd.DataFrame(moves), table, _stacked(calibration), reliability
     )
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _runs(
@@ -91,8 +104,7 @@ def _runs(
         base = None
         for method in sorted(methods, key=lambda name: name != baseline):
             key = RunKey(problem, method, seed)
-            if key in readers:
-                sets = readers[key]()
+            if key in readers and (sets := readers[key]()):
                 yield key, sets, base
                 base = sets if method == baseline else base
 

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_elmix.analysis.aside import Aside
+from hf_elmix.analysis.calibration_section import calibration_section
 from hf_elmix.analysis.cohort_section import cohort_section
 from hf_elmix.analysis.plots import (
     CROWD,
@@ -103,7 +104,7 @@ def render_page(results: StudyResults, *, title: str = "Report of a study", comm
 
 def _sections(results: StudyResults) -> list[Section]:
     """The parts that only studies with predictions have."""
-    return [section for section in (cohort_section(results),) if section]
+    return [section for section in (cohort_section(results), calibration_section(results)) if section]
 
 
 def _tables(results: StudyResults, sections: Sequence[Section]) -> list[Table]:

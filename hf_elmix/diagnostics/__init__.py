@@ -18,18 +18,22 @@ if TYPE_CHECKING:
         temperature_scaled,
     )
     from hf_elmix.diagnostics.cohorts import CohortCallback
+    from hf_elmix.diagnostics.escape import EscapeResult, plot_escape
     from hf_elmix.diagnostics.flow import plot_flow, plot_histograms
     from hf_elmix.diagnostics.gradients import gradient_at_label, gradient_peak, plot_gradients
     from hf_elmix.diagnostics.predictions import Predictions, read_predictions, write_predictions
+    from hf_elmix.diagnostics.sharpness import top_eigenvalues
     from hf_elmix.diagnostics.transitions import share_table, transition_table
 
 __all__ = [
     "CohortCallback",
+    "EscapeResult",
     "Predictions",
     "calibration_table",
     "fit_temperature",
     "gradient_at_label",
     "gradient_peak",
+    "plot_escape",
     "plot_flow",
     "plot_gradients",
     "plot_histograms",
@@ -38,6 +42,7 @@ __all__ = [
     "reliability_table",
     "share_table",
     "temperature_scaled",
+    "top_eigenvalues",
     "transition_table",
     "write_predictions",
 ]
@@ -51,9 +56,11 @@ _HOMES = {
         "temperature_scaled",
     ),
     "cohorts": ("CohortCallback",),
+    "escape": ("EscapeResult", "plot_escape"),
     "flow": ("plot_flow", "plot_histograms"),
     "gradients": ("gradient_at_label", "gradient_peak", "plot_gradients"),
     "predictions": ("Predictions", "read_predictions", "write_predictions"),
+    "sharpness": ("top_eigenvalues",),
     "transitions": ("share_table", "transition_table"),
 }
 

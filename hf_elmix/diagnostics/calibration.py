@@ -24,11 +24,18 @@ from scipy.special import log_softmax
 from hf_elmix.analysis.plots import drawn_name, finished, style_of
 from hf_elmix.errors import UsageError
 
-__all__ = ["calibration_table", "fit_temperature", "plot_reliability", "reliability_table", "temperature_scaled"]
+__all__ = [
+    "calibration_table",
+    "draw_reliability",
+    "fit_temperature",
+    "plot_reliability",
+    "reliability_table",
+    "temperature_scaled",
+]
 
-LOWEST = -1e300  # of logits below the largest of their row, so that sums of them are finite
+LOWEST = -1e300  # of logits below the largest of their row, so that they and their sums are finite
 EVEN = 100.0  # times the largest difference of logits: a temperature that makes probabilities as good as even
-AREA = 300  # of the marker of a bin that holds all rows, in square points
+AREA = 200  # of the marker of a bin that holds all rows, in square points
 
 
 def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, seed: int = 0) -> pd.DataFrame:
@@ -76,8 +83,8 @@ def temperature_scaled(logits: ArrayLike, labels: ArrayLike, *, seed: int = 0) -
     temperature = np.empty((len(labels), 1))
     for rows, others in ((first, second), (second, first)):
         temperature[rows] = _fitted(logits[others], labels[others])
-    with np.errstate(over="ignore"):  # what is too low for a number is a probability of 0
-        return logits / temperature, float(np.exp(np.log(temperature).mean()))
+    with np.errstate(over="ignore"):
+        return np.maximum(logits / temperature, LOWEST), float(np.exp(np.log(temperature).mean()))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -118,7 +125,7 @@ def reliability_table(
     logits, labels = _checked(logits, labels)
     if bins < 1:
         raise UsageError(f"Expected one bin or more, but got {bins}.")
-    confidence = np.exp(log_softmax(logits, axis=1).max(axis=1))
+    confidence = 1 / np.exp(logits).sum(axis=1)  # the largest logit is 0
     inner = np.arange(1, bins) / bins
     ends = np.quantile(confidence, inner, method="inverted_cdf") if equal_mass else inner
     table = pd.DataFrame({"confidence": confidence, "accuracy": _right(logits, labels)})
@@ -150,16 +157,33 @@ def plot_reliability(
     Raises:
         UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
     """
+    return draw_reliability({name: reliability_table(*one, bins=bins) for name, one in sets.items()}, ax, order=order)
+
+
+def draw_reliability(
+    tables: Mapping[str, pd.DataFrame], ax: Axes | None = None, *, order: Sequence[str] | None = None
+) -> Axes:
+    """Draw a reliability diagram of tables.
+
+    Args:
+        tables: From `reliability_table`, by the name of their method.
+        ax: Where to draw; the current axis if left out.
+        order: As in `plot_reliability`.
+
+    Returns:
+        The axis.
+    """
     ax = plt.gca() if ax is None else ax
     ax.plot([0, 1], [0, 1], color="#888888", lw=0.8)
-    places = {name: place for place, name in enumerate(order or sets)}
-    for name, (logits, labels) in sets.items():
-        style, table = style_of(places[name]), reliability_table(logits, labels, bins=bins)
+    places = {name: place for place, name in enumerate(order or tables)}
+    for name, table in tables.items():
+        style = style_of(places[name])
         x, y, share = table["confidence"], table["accuracy"], table["rows"] / table["rows"].sum()
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4}
         ax.plot(x, y, label=drawn_name(name), **look)
         ax.scatter(x, y, s=AREA * share, marker=style.marker, color=style.colour, ec="#000000", lw=0.6, zorder=3)
-    ax.set_xlim(0, 1.03)
+    most = max((np.shape(logits)[1] for logits, _ in sets.values()), default=2)
+    ax.set_xlim(1 / most - 0.03, 1.03)  # no prediction has less than its share
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("confidence: probability of the predicted class")
     ax.set_ylabel("accuracy (area: share of rows)")
@@ -177,10 +201,12 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
     if not np.isfinite(logits).all():
         rows = int((~np.isfinite(logits)).any(axis=1).sum())
         raise UsageError(f"Expected finite logits, but {rows} of {len(logits)} rows hold nan or infinity.")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"Expected labels to be integer class ids, but got {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UsageError(
-            f"Expected labels to be class ids from 0 to {logits.shape[1] - 1}, but got {labels.dtype} from "
-            f"{labels.min()} to {labels.max()}. Leave out rows without a label (-100)."
+            f"Expected labels to be class ids from 0 to {logits.shape[1] - 1}, but got {labels.min()} to "
+            f"{labels.max()}. Leave out rows without a label (-100)."
         )
     with np.errstate(over="ignore"):
         return np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST), labels

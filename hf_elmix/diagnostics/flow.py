@@ -20,9 +20,9 @@ from hf_elmix.diagnostics.transitions import COHORTS, THRESHOLD, flow_table, his
 __all__ = ["draw_flow", "draw_histograms", "plot_flow", "plot_histograms"]
 
 # Light, middle and dark, so that they are told apart in grey too.
-COLOURS = {"right": "#8CC9F0", "near": "#D55E00", "far": "#005A8C"}
+COLOURS = {"right": "#8CC9F0", "near": "#D55E00", "far": "#00679F"}
 BAR, GAP, LEAST = 0.05, 0.05, 0.21  # of the picture: width of a bar, space between two, between two labels
-RIDGES = 8  # histograms that are drawn at most
+RIDGES = 10  # histograms that are drawn at most
 OVERLAP = 0.92  # height of the tallest, of the space between two
 
 
@@ -109,7 +109,7 @@ def draw_histograms(
     """Draw histograms above each other, the first one lowest; heights are roots of shares, so that few rows are seen.
 
     Args:
-        table: From `histogram_table`, or a sum of several. Of more than 8 rows, 8 are drawn, evenly spread.
+        table: From `histogram_table`, or a sum of several. Of more than 10 rows, 10 are drawn, evenly spread.
         ax: Where to draw; the current axis if left out.
         threshold: Marked by a line.
         label: What the names of the rows are.
@@ -169,7 +169,7 @@ def _band(ax: Axes, left: float, right: float, height: float, colour: str) -> No
     back = [(stop, right - height), (middle, right - height), (middle, left - height), (start, left - height)]
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
     # The line keeps a band of few rows in sight.
-    ax.add_patch(PathPatch(Path([*there, *back], codes), facecolor=colour, edgecolor=colour, alpha=0.55, lw=0.6))
+    ax.add_patch(PathPatch(Path([*there, *back], codes), facecolor=colour, edgecolor=colour, alpha=0.65, lw=0.6))
 
 
 def _start_texts(counts: np.ndarray, threshold: float) -> list[str]:

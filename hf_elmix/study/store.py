@@ -19,7 +19,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,18 @@ class Store:
         path = self.folder_of(key) / FILE
         return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
 
+    def with_predictions(self, keys: Iterable[RunKey]) -> list[RunKey]:
+        """Those of some runs whose predictions were recorded.
+
+        Args:
+            keys: The runs; there may be ten thousand.
+        """
+        here = local_path(self.folder)
+        if here is not None:
+            return [key for key in keys if os.path.exists(os.path.join(here, *_place(key), FILE))]
+        there = {path.parts[-4:-1] for path in self._files(FILE)}
+        return [key for key in keys if _place(key) in there]
+
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
         """Write what a run's model said of each evaluation row, by rename as a record.
 
@@ -153,7 +165,7 @@ class Store:
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
-        found = [self.read_at(path) for path in self._files()]
+        found = [self.read_at(path) for path in self._files(RECORD)]
         yield from sorted(found, key=lambda record: record.key)
 
     def declaration(self) -> dict[str, Any]:
@@ -243,16 +255,17 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
-    def _files(self) -> Iterator[Path | UPath]:
+    def _files(self, name: str) -> Iterator[Path | UPath]:
+        """Those of a name in the folders of runs."""
         here = local_path(self.folder)
         if here is not None:  # as plain paths, which cost a tenth: there may be ten thousand
-            yield from here.glob(f"*/*/seed*/{RECORD}")
+            yield from here.glob(f"*/*/seed*/{name}")
             return
         # One listing of all that is there, where going from folder to folder takes one for each of them.
         top = self.folder.path.rstrip("/") + "/"
-        for name in self.folder.fs.find(top):
-            parts = name.removeprefix(top).split("/")
-            if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == RECORD:
+        for place in self.folder.fs.find(top):
+            parts = place.removeprefix(top).split("/")
+            if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
                 yield self.folder.joinpath(*parts)
 
     def read_at(self, path: Path | UPath) -> RunRecord:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +18,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
+from hf_elmix.analysis.calibrated import calibration_pairs
+from hf_elmix.analysis.calibration_section import calibration_section
+from hf_elmix.analysis.cohort_section import cohort_section
 from hf_elmix.analysis.plots import STYLES
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import render_page, write_report
@@ -24,7 +28,8 @@ from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import curves_table, runs_table, scores_table
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
 from hf_elmix.analysis.words import aside_sentence, verdict
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.diagnostics.transitions import transition_table
+from hf_elmix.study.spec import RunKey, RunRecord
 
 DATA = [
     "conover",
@@ -297,6 +302,71 @@ def test_what_is_told_beside_the_score_is_apart_from_the_verdict(record, tmp_pat
 def test_nothing_is_said_beside_the_score_where_nothing_is_declared(small_study):
     page = render_page(results_of(small_study))
     assert "Beside the score" not in page
+
+
+COHORT_DATA = ("transitions", "cohorts", "cohort_flows", "cohort_moves", "cohort_pairs", "histograms")
+CALIBRATION_DATA = ("calibration", "calibration_pairs", "reliability")
+
+
+def test_what_runs_said_of_each_row_is_shown(predicted_study, tmp_path):
+    records, readers = predicted_study
+    results = StudyResults(runs_table(records), curves_table(records), predictions=readers)
+    text = write_report(results, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    sections = [cohort_section(results), calibration_section(results)]
+    places = [page.text.index(f"{section.title}\n") for section in sections]
+    assert page.text.index("Tables\n") < places[0] < places[1] < page.text.index("Training\n")
+    links = [attrs.get("href") for attrs in page.of("a")]
+    for section in sections:
+        assert f"#{section.name}" in links
+        assert len(section.tables) == 2
+        for sentence in section.sentences:
+            assert sentence in page.text
+            assert f"{sentence}\n" in text
+        for table in section.tables:
+            for cell in (table.caption, *(cell for row in table.texts() for cell in row)):
+                assert cell in page.text
+            for name in ("tables.md", "tables.tex"):
+                assert (
+                    table.title in (tmp_path / name).read_text()
+                    or f"tab:{table.name}" in (tmp_path / name).read_text()
+                )
+    assert len(page.of("svg")) == 3 + 3 + 3 + 2 + 2 * 2 + 1
+    figures = [f"{name}-{k}" for name in ("flow", "histograms") for k in (1, 2, 3)] + [
+        "reliability-1",
+        "reliability-2",
+    ]
+    assert files(tmp_path) - FILES == {
+        *(f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")),
+        *(f"data/{name}.{kind}" for name in (*COHORT_DATA, *CALIBRATION_DATA) for kind in ("csv", "parquet")),
+    }
+
+
+def test_the_numbers_of_the_sections_can_be_read_again(predicted_study, tmp_path):
+    records, readers = predicted_study
+    results = StudyResults(runs_table(records), predictions=readers)
+    write_report(results, tmp_path)
+    transitions = read_csv(tmp_path / "data/transitions.csv")
+    one = transition_table(readers[RunKey("rte", "ce", 1)]()[""]).reset_index()
+    part = transitions[
+        (transitions["problem"] == "rte") & (transitions["method"] == "ce") & (transitions["seed"] == 1)
+    ]
+    assert_frame_equal(part[one.columns].reset_index(drop=True), one, check_dtype=False)
+    flows = pd.read_parquet(tmp_path / "data/cohort_flows.parquet")
+    assert flows.drop(columns="start").sum(numeric_only=True).sum() == 60 * 16 + flows["seed"].sum()
+    pairs = read_csv(tmp_path / "data/calibration_pairs.csv").set_index(["measure", "when", "method"])
+    expected = calibration_pairs(results.predicted.calibration, results.methods, "ce")["brier", "as trained"]
+    assert pairs.loc[("brier", "as trained", "0.3"), "difference"] == expected.loc["0.3", "difference"]
+
+
+def test_names_in_the_sections_are_text(predicted_study):
+    records, readers = predicted_study
+    renamed = {key: RunKey(key.problem, key.method.replace("0.3", f"{NASTY}{{x}}"), key.seed) for key in readers}
+    runs_df = runs_table([replace(one, key=renamed.get(one.key, one.key)) for one in records])
+    results = StudyResults(runs_df, predictions={renamed[key]: reader for key, reader in readers.items()})
+    page = Page(render_page(results))
+    assert len(page.of("script")) == 1
+    assert f"Whether {NASTY}{{x}} moves" in page.text
 
 
 def test_of_many_tasks_only_the_first_have_curves(record):

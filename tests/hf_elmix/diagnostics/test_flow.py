@@ -108,10 +108,10 @@ def test_histograms_are_roots_of_shares_above_each_other(ax, predictions):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "2", "3"]
 
 
-def test_of_many_points_eight_are_drawn_with_the_first_and_the_last(ax, predictions):
+def test_of_many_points_ten_are_drawn_with_the_first_and_the_last(ax, predictions):
     plot_histograms(predictions(20, points=90), ax)
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert len(labels) == 8
+    assert len(labels) == 10
     assert (labels[0], labels[-1]) == ("1", "90")
 
 

@@ -92,6 +92,17 @@ def test_predictions_lie_beside_the_record(anywhere, record_of):
         anywhere.read_predictions(KEY)
 
 
+def test_runs_that_have_predictions_are_found(anywhere, record_of):
+    keys = [RunKey(problem, "0,0.5", seed) for problem in ("a/b", ".", "c") for seed in range(2)]
+    assert anywhere.with_predictions(keys) == []
+    for key in keys:
+        anywhere.write(record_of(key))
+    for key in keys[::3]:
+        anywhere.write_predictions(key, {"": Predictions([3], [1.0], [0], [[0.25]], [[False]], np.eye(2)[:1])})
+    assert anywhere.with_predictions(iter(keys)) == keys[::3]
+    assert len(list(anywhere.records())) == 6
+
+
 def test_a_crash_while_writing_predictions_leaves_the_old_ones(store, monkeypatch):
     old, new = (Predictions([3], [1.0], [0], [[p]], [[True]], [[0.0, 1.0]]) for p in (0.25, 0.5))
     store.write_predictions(KEY, {"": old})
