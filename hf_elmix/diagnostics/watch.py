@@ -100,6 +100,8 @@ class Watch:
         self.drop()
         batches = _checked(noted)
         _check_order(loader)
+        if len(batches) != len(loader):  # a loader whose workers live on is the same one after an interrupt
+            raise UsageError(f"Expected {len(loader)} batches of the evaluation, but saw {len(batches)}.")
         sizes, rows = [len(logits) for logits, _ in batches], len(loader.dataset)
         logits = _gathered([logits.float() for logits, _ in batches], sizes)[:rows]
         given = [labels for _, labels in batches if labels is not None]

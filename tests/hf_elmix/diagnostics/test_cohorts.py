@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,8 @@ def test_another_model_that_is_evaluated_is_not_recorded(kit):
     assert not Path(trainer.args.output_dir, FILE).exists()
 
 
-def test_an_evaluation_that_broke_off_is_forgotten(kit):
+@pytest.mark.parametrize("again", [False, True], ids=["a new loader", "the same loader"])
+def test_an_evaluation_that_broke_off_is_forgotten(kit, again):
     class Once(TrainerCallback):
         def on_prediction_step(self, *args, **kwargs):
             if trainer.is_in_train is False and not self.__dict__.setdefault("broke", False):
@@ -273,11 +275,19 @@ def test_an_evaluation_that_broke_off_is_forgotten(kit):
 
     trainer = kit.trainer(Trainer, eval_strategy="epoch", callbacks=[CohortCallback(), Once()])
     trainer.train()
-    before = written(trainer)[""]
+    before, loader = written(trainer)[""], trainer.get_eval_dataloader()
+    if again:
+        trainer.get_eval_dataloader = lambda *given: loader
     with pytest.raises(KeyboardInterrupt):
         trainer.evaluate()
-    trainer.evaluate()
-    same(before, written(trainer)[""])
+    with torch.no_grad():
+        trainer.model.classifier.bias += 1
+    with pytest.warns(UserWarning, match="3 batches of the evaluation, but saw 4") if again else nullcontext():
+        trainer.evaluate()
+    if again:
+        same(before, written(trainer)[""])
+        trainer.evaluate()
+    np.testing.assert_allclose(written(trainer)[""].logits, before.logits + 1, atol=1e-5)
 
 
 def test_the_end_may_be_an_evaluation_after_training(kit):
