@@ -41,9 +41,9 @@ def test_pooled_counts_and_shares(predictions):
 
 def test_the_comparison_is_paired_and_over_experiments():
     # Shares 3/4, 1/2, 3/4 beside 1/2, 1/2, 1/4, whatever the number of rows.
-    counts = [("a", "0", 0, 4, 3, 4, 2), ("a", "0", 1, 40, 20, 40, 20), ("a", "0", 2, 8, 6, 8, 2)]
-    table = moves_table(of_moves({"both": counts}), ["ce", "0"], "ce")
-    row = table.loc[("both", "0")]
+    counts = [("a", "0", 0, 4, 3, 8, 4), ("a", "0", 1, 40, 20, 2, 1), ("a", "0", 2, 8, 6, 8, 2)]
+    table = moves_table(of_moves({"own": counts}), ["ce", "0"], "ce")
+    row = table.loc[("own", "0")]
     gains = np.array([0.25, 0, 0.5])
     reach = stats.t.ppf(0.975, 2) * gains.std(ddof=1) / np.sqrt(3)
     assert (row["rows"], row["pairs"], row["better"], row["equal"], row["worse"]) == (52, 3, 2, 1, 0)
