@@ -128,7 +128,7 @@ class CohortCallback(TrainerCallback):
                 write_predictions(_file(args), self.predictions)
         except (UsageError, OSError) as error:
             which = f"the evaluation set {name!r}" if name else "the evaluation"
-            _warn(state, f"Cannot record {which} at step {state.global_step}: {error}")
+            _warn(state, f"Cannot record {which}: {error}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

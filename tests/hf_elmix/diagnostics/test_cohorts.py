@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, default_data_collator
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+    default_data_collator,
+    set_seed,
+)
 
 from hf_elmix import MixedLossTrainer, UsageError
 from hf_elmix.diagnostics.cohorts import CohortCallback
@@ -335,7 +342,7 @@ def test_a_file_that_cannot_be_read_or_written(kit, tmp_path):
     place.unlink()
     place.mkdir()
     given = {"output_dir": whole.args.output_dir, "num_train_epochs": 1}
-    with pytest.warns(UserWarning, match=f"Cannot record the evaluation at step 5: .*{FILE}"):
+    with pytest.warns(UserWarning, match=f"Cannot record the evaluation: .*{FILE}"):
         kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", **given)
 
 
@@ -344,6 +351,46 @@ def test_rows_in_another_order_are_not_recorded(kit):
     with pytest.warns(UserWarning, match="they come from LengthGroupedSampler. Leave train_sampling_strategy"):
         trainer = kit.train(callbacks=[CohortCallback(at=[1])], **given)
     assert not Path(trainer.args.output_dir, FILE).exists()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_of_ones_own(kit, shuffle):
+    rows = kit.sequence_rows(20, seed=1)
+    trainer = kit.trainer(callbacks=[CohortCallback()], eval_strategy="epoch")
+    loader = DataLoader(rows, 8, shuffle=shuffle, collate_fn=default_data_collator)
+    trainer.get_eval_dataloader = lambda *given: loader
+    if shuffle:
+        with pytest.warns(UserWarning, match="in the order of the dataset, but they come from RandomSampler"):
+            trainer.train()
+        assert not Path(trainer.args.output_dir, FILE).exists()
+    else:
+        trainer.train()
+        assert written(trainer)[""].labels.tolist() == rows["labels"]
+
+
+class Pictures(Dataset):
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(count)
+        self.pixels = torch.randn(count, 3, 16, 16, generator=generator)
+        self.labels = torch.randint(3, (count,), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {"pixel_values": self.pixels[place], "labels": self.labels[place]}
+
+
+def test_pictures(kit):
+    set_seed(0)
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTForImageClassification(ViTConfig(**sizes, intermediate_size=16, num_labels=3))
+    given = {"model": model, "train_dataset": Pictures(16), "eval_dataset": Pictures(21)}
+    trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", **given)
+    with torch.no_grad():
+        logits = trainer.model.eval()(given["eval_dataset"].pixels).logits
+    assert written(trainer)[""].labels.tolist() == given["eval_dataset"].labels
+    np.testing.assert_allclose(written(trainer)[""].logits, logits, atol=1e-5)
 
 
 def test_streams_and_dropped_rows_are_not_recorded(kit):
