@@ -157,7 +157,8 @@ def plot_reliability(
     Raises:
         UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
     """
-    ax = draw_reliability({name: reliability_table(*one, bins=bins) for name, one in sets.items()}, ax, order=order)
+    tables = {name: reliability_table(*one, bins=bins) for name, one in sets.items()}
+    ax = draw_reliability(tables, ax, order=order)
     most = max((np.shape(logits)[1] for logits, _ in sets.values()), default=2)
     ax.set_xlim(1 / most - 0.03, 1.03)  # no prediction has less than its share
     return ax
@@ -185,7 +186,8 @@ def draw_reliability(
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4}
         ax.plot(x, y, label=drawn_name(name), **look)
         ax.scatter(x, y, s=AREA * share, marker=style.marker, color=style.colour, ec="#000000", lw=0.6, zorder=3)
-    ax.set_xlim(min((table["confidence"].min() for table in tables.values()), default=0) - 0.03, 1.03)
+    least = min((table["confidence"].min() for table in tables.values()), default=0.5)
+    ax.set_xlim(least - 0.03, 1.03)
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("confidence: probability of the predicted class")
     ax.set_ylabel("accuracy (area: share of rows)")

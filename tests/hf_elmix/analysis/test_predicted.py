@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import itertools
 import weakref
 from collections.abc import Callable
@@ -138,7 +137,6 @@ def test_no_more_than_two_runs_are_held_at_once(predictions):
 
     def read(seed: int) -> dict[str, Predictions]:
         nonlocal most
-        gc.collect()
         most = max(most, sum(ref() is not None for ref in alive))
         one = predictions(9, seed=seed)
         alive.append(weakref.ref(one))
