@@ -32,10 +32,11 @@ SHOWN = {
     "schedules.md": ("50 (1.0, 2.5)",),
     "study.md": ("2.883 runs",),
     "report.md": (),
+    "escape.md": ("over CE at its noise", "M = 0.75", "Eigenvalue(value="),
     "mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
     "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
 }
-LEFT = {"loss.md": "gradients.png", "python.md": "report/report.html"}
+LEFT = {"loss.md": "gradients.png", "escape.md": "escape.png", "python.md": "report/report.html"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -57,8 +58,8 @@ def test_programs_run(path, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert [text for text in SHOWN.get(path.name, ()) if text not in shown] == []
     assert path.name not in LEFT or (tmp_path / LEFT[path.name]).is_file()
-    if path.name == "loss.md":
-        assert same_picture(tmp_path / "gradients.png", PAGES / "figures" / "gradients.png")
+    if LEFT.get(path.name, "").endswith(".png"):
+        assert same_picture(tmp_path / LEFT[path.name], PAGES / "figures" / LEFT[path.name])
 
 
 def test_files_that_have_programs():
