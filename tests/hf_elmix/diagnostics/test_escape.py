@@ -47,6 +47,18 @@ def test_averaged_over_all_signs_it_is_exact(whole):
         torch.testing.assert_close(found[place], torch.stack(exact))
 
 
+def test_the_mean_gradient_adds_no_noise(whole):
+    """For one draw, whose signs do not add up to 0: the quadratic form is that of the centred gradients."""
+    net, rows, signs = whole.Net(), whole.rows(6), torch.tensor([1, 1, -1, 1, 1, 1])
+    surface = Surface(net, [rows], constant_losses(["ce"]))
+    with surface.opened("test", 1, progress=False):
+        found = _Probe(surface)(signs)[0]
+    g = whole.gradients(net, rows, "ce")
+    z = signs.double() @ (g - g.mean(0)) / 6**0.5
+    assert float(found[0]) == pytest.approx(float(z @ whole.hessian(net, rows, "ce") @ z))
+    assert float(found[1]) == pytest.approx(float(z @ z))
+
+
 def test_estimates_and_their_errors(whole):
     """Against the exact values: traces, noise, differences, and what is at the noise of cross entropy."""
     net, rows, m = whole.Net(), whole.rows(20), 4
