@@ -46,6 +46,9 @@ OWN = {
     **dict.fromkeys(("push_to_hub", "hub_token"), "a study pushes nothing"),
 }
 
+# Training arguments under which evaluation rows do not come in their order, or not all of them.
+OUT_OF_ORDER = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
@@ -129,6 +132,12 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--no_sharing", action="store_true", help="train every run from the start, also what runs have in common")
     add("--keep", choices=KEEP, default="none", help="which trained models stay (%(default)s); best: of each loss")
     add(
+        "--cohorts",
+        action="store_true",
+        help="keep beside each record what its model says of each evaluation row at every epoch; only of runs that "
+        "are still to be done",
+    )
+    add(
         "--report_to", nargs="+", default=[], metavar="TRACKER", help="tensorboard, trackio, wandb; a run when it ends"
     )
     add("--retry_failed", action="store_true", help="do failed runs again")
@@ -174,6 +183,8 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
     if args.ray_address and args.engine != "ray":
         raise UsageError("--ray_address needs --engine ray.")
     arguments = _training_arguments(rest)
+    if args.cohorts:
+        _check_order(arguments)
     from glue_runs.problems import glue_study
 
     study = glue_study(
@@ -189,7 +200,7 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
         in_memory=args.engine == "ray",  # its machines may share no disk with this one
         arguments=arguments,
     )
-    options = {name: getattr(args, name) for name in ("keep", "retry_failed", "overwrite")}
+    options = {name: getattr(args, name) for name in ("keep", "retry_failed", "overwrite", "cohorts")}
     if args.report_to:
         options["track"] = _tracking(args.report_to, args.output_dir)
     return _run(study, args.output_dir, _engine(args), sharing=not args.no_sharing, **options)
@@ -285,12 +296,19 @@ def _tracking(names: list[str], folder: str) -> Callable[[RunRecord], None]:
     return partial(track, store=store, trackers=check_trackers(names, store))
 
 
-def _run(study: Study, folder: str | Path, engine: Engine, **options: Any) -> int:
+def _check_order(arguments: dict[str, Any]) -> None:
+    """Refuse training arguments under which --cohorts would record nothing."""
+    for name, value in OUT_OF_ORDER.items():
+        if arguments.get(name) == value:
+            raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
+
+
+def _run(study: Study, folder: str | Path, engine: Engine, *, cohorts: bool = False, **options: Any) -> int:
     from hf_elmix.study.grid import run_grid
     from hf_elmix.study.run import run_branch
     from hf_elmix.study.store import Store
 
-    counts = run_grid(study, Store(folder), run_branch, engine=engine, **options)
+    counts = run_grid(study, Store(folder), partial(run_branch, cohorts=cohorts), engine=engine, **options)
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {folder}")
     if counts["failed"]:
         print("Failed runs keep their error in their record; --retry_failed does them again.", file=sys.stderr)

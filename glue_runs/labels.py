@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError
 
-__all__ = ["class_names", "in_order_of", "named_labels", "with_ids"]
+__all__ = ["class_names", "in_order_of", "named_labels", "with_ids", "within"]
 
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
 UNKNOWN = -1  # as GLUE marks the labels of its test rows
@@ -101,6 +101,29 @@ def in_order_of(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tupl
     ids = [theirs.index(name) for name in ours]
     ordered = replace(task, labels=tuple(task.labels[ours.index(name)] for name in theirs))
     return ordered, DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
+
+
+def within(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tuple[Task, DatasetDict]:
+    """Task and rows with the class ids of a trained model, which may know more classes than the rows have.
+
+    Args:
+        config: Of the model.
+        task: The task.
+        rows: Its rows.
+
+    Raises:
+        UsageError: (a ValueError) If the rows have a class that the model does not.
+    """
+    task, rows = in_order_of(config, task, rows)
+    names = named_labels(config)
+    if len(task.labels) == config.num_labels:
+        return task, rows
+    theirs, ours = ([name.lower() for name in some] for some in (names, task.labels))
+    if not ours or not set(ours) <= set(theirs):
+        known = _some(names) if names else f"{config.num_labels} without names"
+        raise UsageError(f"Expected rows of the model's classes ({known}), but got {_some(task.labels) or 'numbers'}.")
+    ids = [theirs.index(name) for name in ours]
+    return replace(task, labels=names), DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
 
 
 def _renumbered(dataset: Dataset, ids: Sequence[int]) -> Dataset:

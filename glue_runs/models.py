@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,7 +25,7 @@ from glue_runs.protocol import BERT
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["find_model", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["find_model", "load_config", "load_model", "load_tokenizer", "load_trained"]
 
 T = TypeVar("T")
 
@@ -105,6 +106,28 @@ def load_model(
     return _explained(source.name, load)
 
 
+def load_trained(model: str | ModelSource) -> PreTrainedModel:
+    """A model with the classifier that it was trained with.
+
+    Args:
+        model: A model that `find_model` has found, or the name of one.
+
+    Raises:
+        UsageError: (a ValueError) If it cannot be loaded, or lacks weights, such as those of a classifier.
+    """
+    source = find_model(model)
+
+    def load() -> PreTrainedModel:
+        kind = AutoModelForSequenceClassification
+        network, found = _load(partial(kind.from_pretrained, output_loading_info=True), source)
+        if found["missing_keys"]:
+            missing = ", ".join(sorted(found["missing_keys"])[:3])
+            raise ValueError(f"it was never trained as a classifier: it has no {missing}.")
+        return network
+
+    return _explained(source.name, load)
+
+
 def _head(task: Task) -> dict[str, Any]:
     """What the configuration of a model says of its head."""
     if task.regression:
@@ -122,9 +145,10 @@ def _load(load: Callable[..., T], source: ModelSource, **kwargs: Any) -> T:
     # Left open, a model that brings code along would make transformers ask on the terminal whether to run it.
     loaded: Any = load(source.folder(), trust_remote_code=source.code, **kwargs)
     if source.revision is not None:
-        loaded.name_or_path = source.name
-        if hasattr(loaded, "config"):
-            loaded.config._name_or_path = source.name
+        named = loaded[0] if isinstance(loaded, tuple) else loaded
+        named.name_or_path = source.name
+        if hasattr(named, "config"):
+            named.config._name_or_path = source.name
     return loaded
 
 

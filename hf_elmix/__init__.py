@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_elmix.arguments import MixedLossArguments
     from hf_elmix.callback import MixingCallback
     from hf_elmix.complement import ComplementTrainer
+    from hf_elmix.diagnostics.cohorts import CohortCallback
     from hf_elmix.errors import UsageError
     from hf_elmix.loss_func import mixed_loss_func
     from hf_elmix.losses import cross_entropy, expectation_loss, mixed_loss
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hf_elmix.trainer import MixedLossMixin, MixedLossTrainer
 
 __all__ = [
+    "CohortCallback",
     "ComplementTrainer",
     "MixedLossArguments",
     "MixedLossMixin",
@@ -43,6 +45,7 @@ _HOMES = {
     "arguments": ("MixedLossArguments",),
     "callback": ("MixingCallback",),
     "complement": ("ComplementTrainer",),
+    "diagnostics.cohorts": ("CohortCallback",),
     "errors": ("UsageError",),
     "loss_func": ("mixed_loss_func",),
     "losses": ("cross_entropy", "expectation_loss", "mixed_loss"),

@@ -128,12 +128,9 @@ class LinearLossMixin(MixedLossMixin):
     def _sums(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
         labels, head = self._aligned(hidden, labels), self._head
-        of = self._of_ce if self._training else _itself
+        of = self._objective.of_cross_entropy  # in evaluation the terms are all that is used
         sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
-
-    def _of_ce(self, ce: Tensor) -> Tensor:
-        return self._objective.of_cross_entropy(ce)
 
     def _check_loss(self, loss: Loss) -> None:
         super()._check_loss(loss)
@@ -159,10 +156,6 @@ class LinearLossMixin(MixedLossMixin):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         finally:
             self._loss_only = False
-
-
-def _itself(ce: Tensor) -> Tensor:
-    return ce
 
 
 class LinearLossTrainer(LinearLossMixin, Trainer):

@@ -71,15 +71,15 @@ class MixedLossFunction(MixingCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """As a `MixingCallback`, arguments and all; looks at the model, and at who makes its decoder inputs.
+        """As a `MixingCallback`, arguments and all; looks at the model, and at whether it is given decoder inputs.
 
         Raises:
-            UsageError: (a ValueError) If nobody makes them, or as for `on_init_end`.
+            UsageError: (a ValueError) As for `on_init_end`.
         """
         super().on_train_begin(args, state, control, **kwargs)
         self.on_init_end(args, state, control, **kwargs)
         if makes_decoder_inputs(base_model(kwargs["model"])):
-            _check_decoder_inputs(kwargs["train_dataloader"])
+            _check_decoder_inputs(kwargs["model"])
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss of a batch while the model trains (Eq. 12), cross entropy where nothing is trained (Eq. 1).
@@ -160,12 +160,18 @@ def _check_without_labels(model: nn.Module) -> None:
         raise UsageError(f"{name} adds the load-balancing loss of its experts only where it has labels. {USE_MIXIN}")
 
 
-def _check_decoder_inputs(dataloader: Any) -> None:
-    """Refuse batches without decoder inputs, which the model would make of its labels, had it any."""
-    collator = getattr(dataloader.collate_fn, "data_collator", dataloader.collate_fn)
-    columns = getattr(dataloader.dataset, "column_names", None) or ()
-    if getattr(collator, "model", None) is None and "decoder_input_ids" not in columns:
-        raise UsageError(
-            "Expected the batches of an encoder-decoder to have 'decoder_input_ids', which it does not make without "
-            f"labels. Give the collator the model, as in DataCollatorForSeq2Seq(tokenizer, model). Or: {USE_MIXIN}"
-        )
+def _check_decoder_inputs(model: nn.Module) -> None:
+    """Have the first call of an encoder-decoder refused if it brings no decoder inputs.
+
+    The model would make them of its labels, had it any; BART and its kin then train on something else without a word.
+    """
+
+    def check(model: nn.Module, args: Any, given: dict[str, Any]) -> None:
+        handle.remove()
+        if given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
+            raise UsageError(
+                "Expected the batches of an encoder-decoder to have 'decoder_input_ids': it has no labels to make "
+                f"them of. Give the collator the model: DataCollatorForSeq2Seq(tokenizer, model). Or: {USE_MIXIN}"
+            )
+
+    handle = model.register_forward_pre_hook(check, with_kwargs=True)

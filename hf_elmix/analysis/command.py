@@ -7,6 +7,7 @@ import gc
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def report(
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
-    runs_df, curves_df, records = _from_file(path) if is_table else _from_folder(source)
+    runs_df, curves_df, records, predictions = _from_file(path) if is_table else _from_folder(source)
     typed = commands(records) if callable(commands) else commands
     del records
     gc.freeze()  # what was imported and read stays: looking through it for garbage took a seventh of the time
-    results = StudyResults(runs_df, curves_df, baseline=args.baseline)
+    results = StudyResults(runs_df, curves_df, baseline=args.baseline, predictions=predictions)
     folder = Path(args.output_dir or _place(path))
     print(write_report(results, folder, title=args.title or f"Report: {path.name}", commands=typed))
     print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
@@ -98,13 +99,13 @@ def _place(path: Path) -> Path:
     return path.parent / "report" if path.is_file() else Path("report")
 
 
-def _from_file(path: Path) -> tuple[Any, Any, list[Any]]:
+def _from_file(path: Path) -> tuple[Any, Any, list[Any], dict[Any, Any]]:
     from hf_elmix.analysis.tables import read_scores
 
-    return read_scores(path), None, []
+    return read_scores(path), None, [], {}
 
 
-def _from_folder(source: str) -> tuple[Any, Any, list[Any]]:
+def _from_folder(source: str) -> tuple[Any, Any, list[Any], dict[Any, Any]]:
     from hf_elmix.analysis.tables import curves_table, runs_table
     from hf_elmix.study.store import Store
 
@@ -120,7 +121,9 @@ def _from_folder(source: str) -> tuple[Any, Any, list[Any]]:
         raise UsageError(
             f"Expected a folder of runs, but {source!r} holds no record. Name the --output_dir of a study."
         )
-    return runs_table(records, store.asked()), curves_table(records), records
+    keys = store.with_predictions(record.key for record in records)
+    readers = {key: partial(store.read_predictions, key) for key in keys}
+    return runs_table(records, store.asked()), curves_table(records), records, readers
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from hf_elmix.schedules import MixingSchedule, focus_of
 from hf_elmix.spelling import mixing_of
 
 __all__ = [
+    "drawn_name",
+    "finished",
     "legend_rows",
     "method_label",
     "plot_differences",
@@ -74,13 +76,22 @@ def method_label(method: str) -> str:
     return f"F = {method}" if low else method
 
 
+def drawn_name(method: str) -> str:
+    """A method as figures name it: its label, cut to what fits, with nothing that Matplotlib reads as a command.
+
+    Args:
+        method: Its name in records.
+    """
+    return _short(method_label(str(method)))
+
+
 def legend_rows(methods: Sequence[str]) -> int:
     """Rows of a legend outside its axis, which take height of a figure.
 
     Args:
         methods: Their names.
     """
-    names = [_name(method) for method in methods]
+    names = [drawn_name(method) for method in methods]
     return -(-len(names) // _columns(names))
 
 
@@ -129,7 +140,7 @@ def plot_profile(
         bands = bands and (_held_from(bands[0], start), _held_from(bands[1], start))
     # The profile is a step function that falls right after each threshold, so each value holds back to the one before.
     for k, method in enumerate(profile):
-        style, label = style_of(k), _name(method) + _runs(method, profile.attrs)
+        style, label = style_of(k), drawn_name(method) + _runs(method, profile.attrs)
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": style.width}
         ax.step(profile.index, profile[method], where="pre", label=label, **look)
         if bands:
@@ -143,7 +154,7 @@ def plot_profile(
     ax.set_xlabel("threshold τ (share of the best score of the experiment)" + _undefined(profile.attrs))
     ax.set_ylabel("share of experiments with score ≥ τ · best")
     ax.set_title("Performance profile" + ("" if experiments is None else f" over {experiments} experiments"))
-    return _finished(ax, legend="lower left" if len(profile.columns) <= CROWD else "below")
+    return finished(ax, legend="lower left" if len(profile.columns) <= CROWD else "below")
 
 
 def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | None = None) -> Axes:
@@ -167,11 +178,11 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
         ax.plot(rank, height, style.marker, color=style.colour, mec="#000000", ms=8, zorder=3)
         # To the left: the lines of the methods below are to the right.
         place: dict[str, Any] = {"xytext": (-9, 0), "textcoords": "offset points", "va": "center", "ha": "right"}
-        ax.annotate(f"{_name(method)}  {rank:.2f}", (rank, height), **place)
+        ax.annotate(f"{drawn_name(method)}  {rank:.2f}", (rank, height), **place)
     for k, group in enumerate(bars):
         ends = ranks[list(group)]
         ax.plot([ends.min() - 0.03, ends.max() + 0.03], [-0.5 * (k + 1)] * 2, color="#000000", lw=4, zorder=2)
-    room = 0.1 + 0.019 * max(len(_name(method)) for method in ranks.index)  # of the width, for a name at rank 1
+    room = 0.1 + 0.019 * max(len(drawn_name(method)) for method in ranks.index)  # of the width, for a name at rank 1
     ax.set_xlim(1 - (len(ranks) - 0.9) * room / (1 - room), len(ranks) + 0.1)
     ax.set_xticks(range(1, len(ranks) + 1))
     ax.set_ylim(-(len(ranks) + 0.6 + 0.5 * len(bars)), 0)
@@ -221,14 +232,14 @@ def plot_differences(
             "ls": "",
             "elinewidth": 1.6,
         }
-        ax.errorbar(middle, rows, xerr=reach, marker=style.marker, label=_name(method), **look)
+        ax.errorbar(middle, rows, xerr=reach, marker=style.marker, label=drawn_name(method), **look)
     ax.axvline(0, color="#000000", lw=1)
     for row in range(1, len(table)):
         ax.axhline(row - 0.5, color="#888888", lw=0.4)
     ax.set_yticks(range(len(table)), [_short(str(problem)) for problem in table.index])
     ax.set_ylim(-0.5, len(table) - 0.5)
-    ax.set_xlabel(f"points above {_name(baseline)} (95 % interval)")
-    return _finished(ax, legend="below")
+    ax.set_xlabel(f"points above {drawn_name(baseline)} (95 % interval)")
+    return finished(ax, legend="below")
 
 
 def plot_scores(
@@ -250,7 +261,7 @@ def plot_scores(
     for k, (method, style, curve) in enumerate(curves):
         aside = 0.3 * (k + 0.5) / len(curves) - 0.15  # so that whiskers stand beside each other
         middle, reach = scale * curve["mean"], scale * (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
-        ax.errorbar(curve.index + aside, middle, reach, label=_name(method), elinewidth=1.2, **_line(style))
+        ax.errorbar(curve.index + aside, middle, reach, label=drawn_name(method), elinewidth=1.2, **_line(style))
     ax.set_ylabel("score: mean, lowest, highest")
     return _over_epochs(ax)
 
@@ -279,7 +290,7 @@ def plot_means(
     """
     ax = plt.gca() if ax is None else ax
     for method, style, curve in _curves(curves_df, quantity, order):
-        ax.plot(curve.index, scale * curve["mean"], label=_name(method), **_line(style))
+        ax.plot(curve.index, scale * curve["mean"], label=drawn_name(method), **_line(style))
     ax.set_ylabel("\n".join(map(_plain, textwrap.wrap(label or quantity, LONGEST))))
     return _over_epochs(ax)
 
@@ -348,7 +359,32 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
         side.spines["top"].set_visible(False)
     ax.set_xlim(0, 100)
     ax.set_xlabel("training (% of the steps)")
-    return _finished(ax, legend="above")
+    return finished(ax, legend="above")
+
+
+def finished(ax: Axes, *, legend: str) -> Axes:
+    """Give an axis its legend, frame and grid.
+
+    Args:
+        ax: The axis, all drawn.
+        legend: ``"above"`` or ``"below"`` the axis, where it hides nothing, or a place of Matplotlib's inside.
+
+    Returns:
+        The axis.
+    """
+    names = ax.get_legend_handles_labels()[1]
+    columns = _columns(names)
+    below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
+    shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
+    outside: dict[str, dict[str, Any]] = {
+        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
+        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
+    }
+    if names:
+        ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    return ax
 
 
 def _plot_both(
@@ -358,7 +394,7 @@ def _plot_both(
     ax = plt.gca() if ax is None else ax
     for quantity, dotted in zip(quantities, (False, True), strict=True):
         for method, style, curve in _curves(curves_df, quantity, order):
-            name = {"ls": (0, (1, 1.2))} if dotted else {"ls": "-", "label": _name(method)}
+            name = {"ls": (0, (1, 1.2))} if dotted else {"ls": "-", "label": drawn_name(method)}
             ax.plot(curve.index, curve["mean"], **{**_line(style), **name, **more})
     return ax
 
@@ -385,7 +421,7 @@ def _curves(
 def _over_epochs(ax: Axes) -> Axes:
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _finished(ax, legend="above")
+    return finished(ax, legend="above")
 
 
 def _held_from(table: pd.DataFrame, start: float) -> pd.DataFrame:
@@ -406,10 +442,6 @@ def _undefined(attrs: Mapping[str, Any]) -> str:
     return f"\nin {of} the best score is not positive:\nonly the best method counts as solving it" if count else ""
 
 
-def _name(method: str) -> str:
-    return _short(method_label(str(method)))
-
-
 def _short(text: str) -> str:
     """A name that fits, without what Matplotlib reads as mathematics or as a line to hide from the legend."""
     text = " ".join(text.split())
@@ -424,20 +456,3 @@ def _columns(names: Sequence[str]) -> int:
     """As many columns of a legend as fit beside each other."""
     longest = max(map(len, names), default=0)
     return 3 if longest <= 10 else 2 if longest <= 18 else 1
-
-
-def _finished(ax: Axes, *, legend: str) -> Axes:
-    """Legend, frame and grid; a legend above or below the axis hides nothing."""
-    names = ax.get_legend_handles_labels()[1]
-    columns = _columns(names)
-    below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
-    shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
-    outside: dict[str, dict[str, Any]] = {
-        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
-        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
-    }
-    if names:
-        ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
-    return ax

@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_elmix.analysis.aside import Aside
+from hf_elmix.analysis.calibration_section import calibration_section
+from hf_elmix.analysis.cohort_section import cohort_section
 from hf_elmix.analysis.plots import (
     CROWD,
     legend_rows,
@@ -33,6 +35,7 @@ from hf_elmix.analysis.plots import (
     plot_weights,
 )
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.section import Section
 from hf_elmix.analysis.text import Table, to_latex, to_markdown
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
 from hf_elmix.analysis.words import aside_sentence, verdict
@@ -67,21 +70,22 @@ def write_report(
     folder = Path(folder)
     for part in ("figures", "data"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    figures, tables = _figures(results), report_tables(results)
+    sections = _sections(results)
+    figures, tables = _figures(results, sections), _tables(results, sections)
     for name, figure in figures.items():
         for kind in ("svg", "png"):
             (folder / "figures" / f"{name}.{kind}").write_bytes(_drawn(figure, name, kind))
-    for name, table in _data(results).items():
+    for name, table in _data(results, sections).items():
         data = pa.Table.from_pandas(table, preserve_index=False)
         pa.csv.write_csv(data, folder / "data" / f"{name}.csv")  # pandas' own takes ten times as long
         pa.parquet.write_table(data, folder / "data" / f"{name}.parquet")
     (folder / "tables.md").write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(to_latex, tables)), encoding="utf-8")
-    page = _page(results, figures, tables, title, commands)
+    page = _page(results, sections, figures, tables, title, commands)
     (folder / PAGE).write_text(page, encoding="utf-8")
     scores = next(table for table in tables if table.name == "scores")
     long = f"Scores of {len(scores.rows)} tasks: tables.md\n"
-    said = [*verdict(results), *_beside(results)]
+    said = [*verdict(results), *_beside(results), *(said for section in sections for said in section.sentences)]
     return "\n".join([*said, "", to_markdown(scores) if len(scores.rows) <= SHOWN else long])
 
 
@@ -93,11 +97,27 @@ def render_page(results: StudyResults, *, title: str = "Report of a study", comm
         title: Its heading.
         commands: What to type to make all of this again.
     """
-    return _page(results, _figures(results), report_tables(results), title, commands)
+    sections = _sections(results)
+    figures, tables = _figures(results, sections), _tables(results, sections)
+    return _page(results, sections, figures, tables, title, commands)
+
+
+def _sections(results: StudyResults) -> list[Section]:
+    """The parts that only studies with predictions have."""
+    return [section for section in (cohort_section(results), calibration_section(results)) if section]
+
+
+def _tables(results: StudyResults, sections: Sequence[Section]) -> list[Table]:
+    return [*report_tables(results), *(table for section in sections for table in section.tables)]
 
 
 def _page(
-    results: StudyResults, figures: Mapping[str, Figure], tables: Sequence[Table], title: str, commands: Sequence[str]
+    results: StudyResults,
+    sections: Sequence[Section],
+    figures: Mapping[str, Figure],
+    tables: Sequence[Table],
+    title: str,
+    commands: Sequence[str],
 ) -> str:
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -113,6 +133,7 @@ def _page(
         undrawn=max(0, len(_problems(results)) - CURVES),
         tables={table.name: table for table in tables},
         beside=_beside(results),
+        sections=sections,
         runs=runs_view(results),
         shared=shared,
         settings=settings,
@@ -126,11 +147,13 @@ def _unbroken(text: str) -> str:
     return text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
 
 
-def _figures(results: StudyResults) -> dict[str, Figure]:
+def _figures(results: StudyResults, sections: Sequence[Section]) -> dict[str, Figure]:
     """Fig. 2, what is told beside the score, and where there is something to compare Fig. 3 and the differences."""
+    pictures = [picture for section in sections for group in section.pictures.values() for picture in group]
     legend = 0.2 * legend_rows(results.methods)
     figures = {"profile": _figure(_profile(results), 3.9 + (legend if len(results.methods) > CROWD else 0))}
     figures |= _aside_figures(results)
+    figures |= {picture.name: _figure(picture.draw, picture.height) for picture in pictures}
     if not results.others:
         return figures
     if results.groups:
@@ -245,7 +268,7 @@ def _cost(runs_df: pd.DataFrame) -> dict[str, float]:
     return {name: float(pd.to_numeric(runs_df[name], errors="coerce").sum()) for name in names}
 
 
-def _data(results: StudyResults) -> dict[str, pd.DataFrame]:
+def _data(results: StudyResults, sections: Sequence[Section]) -> dict[str, pd.DataFrame]:
     """Every number of the page, under the names of its tables."""
     tables = {
         "runs": results.runs_df,
@@ -264,6 +287,8 @@ def _data(results: StudyResults) -> dict[str, pd.DataFrame]:
         tables["aside"] = _stacked({aside.metric: aside.summary_df for aside in results.asides})
     if results.asides and results.others:
         tables["aside_pairs"] = _stacked({aside.metric: aside.pairs_df.reset_index() for aside in results.asides})
+    for section in sections:
+        tables |= section.data
     return tables if results.curves_df is None else {**tables, "curves": results.curves_df}
 
 

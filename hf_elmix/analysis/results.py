@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hf_elmix.analysis.aside import Aside, find_asides
+from hf_elmix.analysis.predicted import Predicted, Readers, reduce_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import (
     FriedmanResult,
@@ -27,6 +28,7 @@ from hf_elmix.analysis.ranks import (
 )
 from hf_elmix.analysis.tables import scale_of, scores_table, summary_table
 from hf_elmix.errors import UsageError
+from hf_elmix.study.spec import RunKey
 
 __all__ = ["StudyResults"]
 
@@ -41,6 +43,7 @@ class StudyResults:
         curves_df: What was logged while runs trained; none for a study of scores alone.
         baseline: Method that the others are compared with; left out, ``ce``, or else the first.
         seed: Of the bootstrap and the simulations.
+        predictions: What reads the predictions of a run, for each run that has them; read when first asked for.
 
     Attributes:
         scores: One row for each experiment, indexed by (problem, seed), and one column for each method.
@@ -58,10 +61,12 @@ class StudyResults:
         *,
         baseline: str | None = None,
         seed: int = 0,
+        predictions: Readers | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
             raise UsageError(f"Expected runs with a score, but there are {len(runs_df)} runs and none has one.")
         self.runs_df, self.curves_df, self.seed = runs_df, curves_df, seed
+        self._readers = predictions or {}
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
         chosen = "ce" if "ce" in self.methods else self.methods[0]
@@ -137,6 +142,14 @@ class StudyResults:
     def asides(self) -> list[Aside]:
         """What is reported beside the score."""
         return find_asides(self.runs_df, self.baseline)
+
+    @cached_property
+    def predicted(self) -> Predicted | None:
+        """What runs that are done said of each evaluation row; None if none left it."""
+        done = self.runs_df[self.runs_df["status"] == "done"] if self._readers else self.runs_df[:0]
+        keys = map(RunKey, done["problem"], done["method"], done["seed"])
+        readers = {key: self._readers[key] for key in keys if key in self._readers}
+        return reduce_predictions(readers, self.methods, self.baseline) if readers else None
 
     @cached_property
     def friedman(self) -> FriedmanResult:

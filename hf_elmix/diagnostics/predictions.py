@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["FILE", "Predictions", "from_bytes", "read_predictions", "to_bytes", "write_predictions"]
+__all__ = ["FILE", "Predictions", "at_one_point", "from_bytes", "read_predictions", "to_bytes", "write_predictions"]
 
 FILE = "predictions.safetensors"
 TYPES = {
@@ -60,6 +60,21 @@ class Predictions:
         if found != wanted or self.logits.ndim != 2 or len(self.logits) != rows or points < 1:
             shapes = ", ".join(f"{field.name} {getattr(self, field.name).shape}" for field in fields(self))
             raise ValueError(f"Expected arrays of T points, N rows and C classes, but got {shapes}.")
+
+
+def at_one_point(logits: np.ndarray, labels: np.ndarray, step: int = 0, epoch: float = 0.0) -> Predictions:
+    """Predictions at a single point.
+
+    Args:
+        logits: Shape (N, C).
+        labels: True class ids, shape (N,).
+        step: Completed optimizer steps.
+        epoch: The same in epochs.
+    """
+    sizes = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    p_true = sizes[np.arange(len(labels)), labels] / sizes.sum(axis=1)
+    right = logits.argmax(axis=1) == labels
+    return Predictions(np.array([step]), np.array([epoch]), labels, p_true[None], right[None], logits)
 
 
 def to_bytes(sets: Mapping[str, Predictions]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_elmix.diagnostics.predictions import FILE
 from hf_elmix.trainer import MixedLossTrainer
 
 __all__ = ["PauseCallback"]
@@ -22,9 +24,10 @@ class PauseCallback(TrainerCallback):
     """Leaves a checkpoint after a given step and stops the training there.
 
     A Trainer checkpoint restores the weights, the optimizer, the schedule, the place in the data and the random
-    numbers. Three things more are needed for a training that goes on from it to be the one that never stopped: an
+    numbers. Four things more are needed for a training that goes on from it to be the one that never stopped: an
     epoch that is left half way must not be logged and evaluated; the losses since the last log must not be forgotten;
-    and a sampler that draws the epoch's order from the global generator must find it as it was.
+    a sampler that draws the epoch's order from the global generator must find it as it was; and what a
+    `CohortCallback` has recorded so far must come along.
 
     Args:
         trainer: The Trainer it is added to.
@@ -76,6 +79,7 @@ class PauseCallback(TrainerCallback):
         save_file(tensors, self.checkpoint / TENSORS)
         counts = {"steps": steps, "last_logged": self.trainer._globalstep_last_logged}
         (self.checkpoint / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
+        _copy_predictions(self.checkpoint.parent, self.checkpoint)
 
     @staticmethod
     def go_on(trainer: MixedLossTrainer, checkpoint: Path) -> None:
@@ -86,6 +90,7 @@ class PauseCallback(TrainerCallback):
             checkpoint: The folder that a `PauseCallback` has left.
         """
         trainer.args.eval_on_start = False  # that was the start of another one
+        _copy_predictions(checkpoint, Path(trainer.args.output_dir or ""))
         callbacks = trainer.callback_handler.callbacks
         # After the mixing callback, which starts afresh; before one that pauses again and keeps what is restored here.
         callbacks.insert(callbacks.index(trainer.mixing) + 1, _ResumeCallback(trainer, checkpoint))
@@ -116,6 +121,13 @@ class _ResumeCallback(TrainerCallback):
         if self.epoch_rng is not None:
             torch.set_rng_state(self.epoch_rng)
             self.epoch_rng = None
+
+
+def _copy_predictions(source: Path, target: Path) -> None:
+    """Copy what was recorded, if anything was, from one folder to another."""
+    if (source / FILE).is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / FILE, target / FILE)
 
 
 def _ends_epoch(state: TrainerState) -> bool:

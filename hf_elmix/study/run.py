@@ -33,6 +33,8 @@ from transformers.utils import logging
 
 from hf_elmix.callback import MixingCallback
 from hf_elmix.complement import trainer_for
+from hf_elmix.diagnostics.cohorts import CohortCallback
+from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.study import fork
 from hf_elmix.study.checkpoints import Checkpoints, name_of
 from hf_elmix.study.fork import Branch, Outcome, Segment
@@ -64,7 +66,7 @@ TRAINING = (
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-OWN = (DefaultFlowCallback, MixingCallback)
+OWN = (DefaultFlowCallback, MixingCallback, CohortCallback)
 
 # With these a training that goes on from a checkpoint is another one than the training that never stopped.
 UNSHARED = (
@@ -77,7 +79,13 @@ UNSHARED = (
 
 
 def run_branch(
-    study: Study, store: Store, branch: Branch, progress: Progress, *, keep_models: bool = False
+    study: Study,
+    store: Store,
+    branch: Branch,
+    progress: Progress,
+    *,
+    keep_models: bool = False,
+    cohorts: bool = False,
 ) -> Outcome:
     """Train one segment of a study, and score it where it ends runs.
 
@@ -87,6 +95,7 @@ def run_branch(
         branch: Which segment.
         progress: Called after every optimizer step with the run's completed steps, and their number.
         keep_models: Keep the trained models beside the records.
+        cohorts: Keep what the models say of each evaluation row, at every evaluation, beside the records.
 
     Returns:
         The records of runs that ended, or the branches to go on with. An error while it trains ends in records too,
@@ -95,7 +104,7 @@ def run_branch(
     Raises:
         OSError: If the disk is full, which is no result of a run.
     """
-    training = _Training(study, store, branch, progress, keep_models)
+    training = _Training(study, store, branch, progress, keep_models, cohorts)
     try:
         with _no_bars():
             return training.advance()
@@ -148,9 +157,11 @@ def software() -> dict[str, Any]:
 class _Training:
     """What it takes to train one branch."""
 
-    def __init__(self, study: Study, store: Store, branch: Branch, progress: Progress, keep_models: bool) -> None:
+    def __init__(
+        self, study: Study, store: Store, branch: Branch, progress: Progress, keep_models: bool, cohorts: bool
+    ) -> None:
         self.study, self.store, self.branch, self.progress = study, store, branch, progress
-        self.keep_models = keep_models
+        self.keep_models, self.cohorts = keep_models, cohorts
         self.problem, self.methods = _parts(study, branch)
         self.checkpoints = Checkpoints(store.segments_of(branch.problem, branch.seed))
         self.provenance = dict(software())
@@ -183,6 +194,8 @@ class _Training:
         trainer = _trainer(
             materials, method, {**arguments, "seed": self.branch.seed, "output_dir": str(scratch / "trainer")}
         )
+        if self.cohorts:
+            trainer.add_callback(CohortCallback())
         self.provenance |= {**materials.provenance, "device": _device(trainer.args.device)}
         return trainer
 
@@ -197,6 +210,7 @@ class _Training:
             "steps": steps,
             "losses": [[step, str(loss)] for step, loss in changes],
             "software": [self.provenance["versions"], self.provenance["commit"], trainer.args.device.type],
+            **({"cohorts": True} if self.cohorts else {}),  # else what is recorded would begin in the middle
         }
         return name_of(segment.stop, identity)
 
@@ -253,6 +267,8 @@ class _Training:
             for key in self.branch.keys:
                 _save_model(trainer, scratch / MODEL)
                 put_folder(scratch / MODEL, self.store.folder_of(key) / MODEL)
+        for key in self.branch.keys if (recorded := _recorded(trainer)) else ():
+            self.store.write_predictions(key, recorded)
         status = "done" if _finite(history) else "diverged"
         training = [_only(log, TRAINING) for log in history if "loss" in log]
         return tuple(self.record(key, status, scores=scores, training=training) for key in self.branch.keys)
@@ -291,6 +307,12 @@ def _trainer(materials: Materials, method: Method, arguments: Mapping[str, Any])
     trainer = trainer_for(method.loss)(args=args, loss=method.loss, **materials.trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _recorded(trainer: MixedLossTrainer) -> dict[str, Predictions]:
+    """What was recorded of each evaluation row, if anything was."""
+    callbacks = trainer.callback_handler.callbacks
+    return next((known.predictions for known in callbacks if isinstance(known, CohortCallback)), {})
 
 
 def _loader(trainer: MixedLossTrainer) -> Any:

@@ -2,7 +2,8 @@
 
 Layout below the folder, which may be a local one or any fsspec URL (``s3://bucket/runs``):
 
-- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``;
+- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``,
+  and what it said of each evaluation row while it trained, where that was recorded, in ``predictions.safetensors``;
 - ``study.json``: the runs that were asked for, and the settings of each problem;
 - ``.segments/``: training that several runs share, while it is needed (see `hf_elmix.study.checkpoints`);
 - ``.locks/``: which experiments are being done, by whom (local folders only).
@@ -18,7 +19,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from upath import UPath
 
+from hf_elmix.diagnostics.predictions import FILE, Predictions, from_bytes, to_bytes
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -92,7 +94,7 @@ class Store:
             UsageError: (a ValueError) If the file is no record.
         """
         path = self.folder_of(key) / RECORD
-        return self._read(path) if path.exists() else None
+        return self.read_at(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> UPath:
         """Write a record by rename, so that nobody ever sees half of it.
@@ -114,6 +116,48 @@ class Store:
         write_json(path, record.to_dict())
         return path
 
+    def read_predictions(self, key: RunKey) -> dict[str, Predictions] | None:
+        """What a run's model said of each evaluation row while it trained, or None if that was not recorded.
+
+        Args:
+            key: The run.
+
+        Returns:
+            Predictions by the name of their evaluation set, ``""`` for the only one.
+
+        Raises:
+            UsageError: (a ValueError) If the file holds none.
+        """
+        path = self.folder_of(key) / FILE
+        return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
+
+    def with_predictions(self, keys: Iterable[RunKey]) -> list[RunKey]:
+        """Those of some runs whose predictions were recorded.
+
+        Args:
+            keys: The runs; there may be ten thousand.
+        """
+        here = local_path(self.folder)
+        if here is not None:
+            top = str(here)  # as texts, which cost less than paths
+            return [key for key in keys if os.path.exists("/".join((top, *_place(key), FILE)))]
+        there = {path.parts[-4:-1] for path in self._files(FILE)}
+        return [key for key in keys if _place(key) in there]
+
+    def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
+        """Write what a run's model said of each evaluation row, by rename as a record.
+
+        Args:
+            key: The run.
+            sets: By the name of their evaluation set, ``""`` for the only one.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        path = self.folder_of(key) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, to_bytes(sets))
+
     def records(self) -> Iterator[RunRecord]:
         """All records, in the order of their keys.
 
@@ -122,7 +166,7 @@ class Store:
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
-        found = [self._read(path) for path in self._files()]
+        found = [self.read_at(path) for path in self._files(RECORD)]
         yield from sorted(found, key=lambda record: record.key)
 
     def declaration(self) -> dict[str, Any]:
@@ -212,19 +256,28 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
-    def _files(self) -> Iterator[Path | UPath]:
+    def _files(self, name: str) -> Iterator[Path | UPath]:
+        """Those of a name in the folders of runs."""
         here = local_path(self.folder)
         if here is not None:  # as plain paths, which cost a tenth: there may be ten thousand
-            yield from here.glob(f"*/*/seed*/{RECORD}")
+            yield from here.glob(f"*/*/seed*/{name}")
             return
         # One listing of all that is there, where going from folder to folder takes one for each of them.
         top = self.folder.path.rstrip("/") + "/"
-        for name in self.folder.fs.find(top):
-            parts = name.removeprefix(top).split("/")
-            if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == RECORD:
+        for place in self.folder.fs.find(top):
+            parts = place.removeprefix(top).split("/")
+            if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
                 yield self.folder.joinpath(*parts)
 
-    def _read(self, path: Path | UPath) -> RunRecord:
+    def read_at(self, path: Path | UPath) -> RunRecord:
+        """The record in a file.
+
+        Args:
+            path: The file, in its place below the folder.
+
+        Raises:
+            UsageError: (a ValueError) If it is no record, or another run's.
+        """
         try:
             record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
             if path.parts[-4:-1] != _place(record.key):
@@ -272,16 +325,21 @@ def write_json(path: UPath, values: Mapping[str, Any]) -> None:
         OSError: If it cannot be written.
     """
     text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path, text.encode())
+
+
+def _write(path: UPath, data: bytes) -> None:
+    """Write a file whole under a temporary name, then rename it."""
     here = local_path(path)
     if here is None:  # an object is there when it is whole
         with _as_os_error(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
         return
     # Always the same, so that what a killed process leaves is replaced: each file is written under a claim.
     temporary = here.with_name(f".{path.name}.new")
     try:
-        with open(temporary, "w", encoding="utf-8") as out:
-            out.write(text)
+        with open(temporary, "wb") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, here)

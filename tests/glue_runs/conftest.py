@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import constants
 
+from glue_runs.__main__ import main
 from glue_runs.pocket.dataset import write_dataset
 from glue_runs.pocket.encoder import encoder_path
 from glue_runs.tasks import TASKS
@@ -91,6 +92,18 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         for module in ("glue_runs.hub", "huggingface_hub.utils._http"):
             monkeypatch.setattr(f"{module}.time", at_once)
         yield hub
+
+
+@pytest.fixture(scope="session")
+def kept_run(tmp_path_factory: pytest.TempPathFactory, encoder: str) -> Path:
+    """The folder of a run of the study with its model: MNLI, 12 training rows, of which the last 6 are evaluated."""
+    folder = tmp_path_factory.mktemp("kept")
+    rows = good_rows("mnli")
+    data = write_glue(folder / "glue", "mnli", train=rows, validation_matched=rows[6:], validation_mismatched=rows[:3])
+    words = ["study", "--output_dir", str(folder / "runs"), "--dataset_name", data, "--model_name_or_path", encoder]
+    words += ["--tasks", "mnli", "--seeds", "0", "--mixings", "ce", "--keep", "models", "--max_seq_length", "7"]
+    assert main([*words, "--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--use_cpu"]) == 0
+    return folder / "runs" / "mnli" / "ce" / "seed0"
 
 
 def make_run(

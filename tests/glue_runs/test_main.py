@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from glue_runs.__main__ import main
+from hf_elmix.diagnostics.predictions import read_predictions
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 BAR = re.compile(r"\d+%\||examples \[|ba/s")  # a progress bar of `datasets`, not a message
@@ -90,7 +91,7 @@ def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_row
     rows = good_rows("cola")
     runs = tmp_path / "runs"
     words = study(glue("cola", train=rows, validation=rows), encoder, runs, "--mixings", "ce", "0")
-    assert main([*words, "--keep", "models"]) == 0
+    assert main([*words, "--keep", "models", "--cohorts"]) == 0
     for path, record in records(runs).items():
         folder = (runs / path).parent / "model"
         assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".txt"}
@@ -99,6 +100,7 @@ def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_row
         classify = pipeline("text-classification", str(folder), device="cpu")
         said = [answer["label"] for answer in classify([row["sentence"] for row in rows])]
         right = [said[k] == ("unacceptable", "acceptable")[row["label"]] for k, row in enumerate(rows)]
+        assert read_predictions(folder.parent)[""].right[-1].tolist() == right
         assert record["scores"]["accuracy"]["last"] == pytest.approx(sum(right) / len(right))
 
 
@@ -135,6 +137,8 @@ def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tm
         (["--keep", "all"], "'all'"),
         (["--workers", "0"], "1 or more, but got 0"),
         (["--ray_address", "auto"], "--engine ray"),
+        (["--cohorts", "--train_sampling_strategy", "group_by_length"], "Leave --train_sampling_strategy out"),
+        (["--cohorts", "--dataloader_drop_last"], "Leave --dataloader_drop_last out"),
         (["--output_dir", "zz://bucket/runs"], "zz"),
         (["--padding", "none"], "'none'"),
         (["--tasks", "cloa"], "Did you mean 'cola'"),

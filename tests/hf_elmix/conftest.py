@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 from hf_elmix import MixedLossTrainer
+from hf_elmix.diagnostics.predictions import Predictions
 
 CLASSES = 3
 LENGTH = 10
@@ -68,6 +71,30 @@ def sequence_model(dropout: float = 0.1, **more: Any) -> BertForSequenceClassifi
 def token_model(dropout: float = 0.1, **more: Any) -> BertForTokenClassification:
     set_seed(0)
     return BertForTokenClassification(config(dropout, **more))
+
+
+def make_predictions(rows: int = 200, *, points: int = 6, seed: int = 0, learned: float = 3.0) -> Predictions:
+    """What a model might say of some rows while it learns, at the end of each of so many epochs of 10 steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.random.default_rng(rows).integers(CLASSES, size=rows)  # those of other seeds, too
+    truth = np.eye(CLASSES)[labels] * rng.normal(1, 1, size=(rows, 1))
+    noise = rng.normal(size=(rows, CLASSES))
+    times = np.arange(1, points + 1)[:, None, None] / points
+    logits = learned * times * truth + noise + rng.normal(scale=0.3, size=(points, rows, CLASSES))
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    return Predictions(
+        steps=10 * np.arange(1, points + 1),
+        epochs=np.arange(1, points + 1),
+        labels=labels,
+        p_true=p[:, np.arange(rows), labels],
+        right=logits.argmax(axis=-1) == labels,
+        logits=logits[-1],
+    )
+
+
+@pytest.fixture(scope="session")
+def predictions() -> Callable[..., Predictions]:
+    return make_predictions
 
 
 class Kit:

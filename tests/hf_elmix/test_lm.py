@@ -112,6 +112,19 @@ def test_logits_are_computed_only_for_predictions(kit, monkeypatch):
     assert len(whole) == 2
 
 
+def test_may_be_asked_for_the_loss_of_a_batch_by_itself(kit):
+    """Without a count of labels, and with the outputs: those are whole, also after an evaluation that needed none."""
+    theirs, ours = (kit.trainer(kind, **arguments("llama")) for kind in (MixedLossTrainer, LinearLossTrainer))
+    ours.evaluate()
+    batch = rows(8).with_format("torch")[:]
+    for training in (True, False):
+        losses = [trainer.compute_loss(trainer.model.train(training), dict(batch)) for trainer in (theirs, ours)]
+        torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+    loss, outputs = ours.compute_loss(ours.model, dict(batch), return_outputs=True)
+    assert outputs["logits"].shape == (8, 10, WORDS)
+    torch.testing.assert_close(loss, losses[0], rtol=1e-6, atol=0)
+
+
 def test_takes_a_fused_kernel(kit, difference):
     called = []
 

@@ -93,7 +93,20 @@ def test_an_encoder_decoder_needs_a_collator_that_knows_it(kit):
     model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
     with pytest.raises(UsageError, match=r"DataCollatorForSeq2Seq\(tokenizer, model\)"):
         trained(kit, model=model, train_dataset=rows, eval_dataset=None)
+    model(input_ids=torch.tensor([[3, 4]]))  # the model is as it was
     trained(kit, model=model, train_dataset=rows.add_column("decoder_input_ids", rows["labels"]), max_steps=1)
+
+
+def test_a_collator_of_ones_own_may_make_the_decoder_inputs(kit):
+    rows = [{"input_ids": [3, 4, 2], "labels": [4, 5, 2]}] * 8
+    model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
+
+    def collate(rows):
+        batch = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+        return {**batch, "decoder_input_ids": batch["labels"].roll(1, -1)}
+
+    trainer = trained(kit, model=model, train_dataset=rows, eval_dataset=rows, data_collator=collate, max_steps=1)
+    assert trainer.state.global_step == 1
 
 
 def test_an_encoder_decoder_that_classifies_needs_none(kit):

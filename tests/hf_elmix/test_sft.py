@@ -35,8 +35,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def word_tokenizer() -> PreTrainedTokenizerFast:
     """Words, and nothing added to them."""
     words = sorted({word for row in ROWS for text in row.values() for word in text.split()})
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[EOS]", "[UNK]", *words])}
@@ -44,6 +43,11 @@ def tokenizer():
     model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "[PAD]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
     return PreTrainedTokenizerFast(tokenizer_object=model, **special)
+
+
+@pytest.fixture(scope="module", name="tokenizer")
+def tokenizer_fixture():
+    return word_tokenizer()
 
 
 def llama() -> LlamaForCausalLM:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import matplotlib
 import pandas as pd
 import pytest
 
+from hf_elmix.analysis.predicted import Readers
+from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.study.spec import RunKey, RunRecord
 
 matplotlib.use("Agg")
@@ -46,6 +49,19 @@ def small_study() -> list[RunRecord]:
         make_record("cola", "0-0.5", 1, 0.5, mcc=0.125),
         make_record("cola", "0.3", 1, 0.25, mcc=0.0),
     ]
+
+
+@pytest.fixture(scope="session")
+def predicted_study(predictions: Callable[..., Predictions]) -> tuple[list[RunRecord], Readers]:
+    """Two problems, three methods, two seeds, and what reads their predictions; one run failed, one left none."""
+    records, readers = [], {}
+    for k, (problem, method, seed) in enumerate(itertools.product(("cola", "rte"), ("ce", "0-0.5", "0.3"), range(2))):
+        records.append(make_record(problem, method, seed, 0.5 + k / 100))
+        one = predictions(60, points=3, seed=k)
+        readers[records[-1].key] = lambda one=one: {"": one}
+    records[3] = make_record("cola", "0-0.5", 1, status="failed")
+    del readers[RunKey("rte", "0.3", 1)]
+    return records, readers
 
 
 PAPER_METHODS = ["ce", "0", "0,0.5", "0-0.5"]

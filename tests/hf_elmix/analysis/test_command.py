@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from hf_elmix.analysis.command import main
+from hf_elmix.diagnostics.predictions import FILE
 from hf_elmix.study.store import Store
 
 SCORES = "experiment,method,score,seed\n" + "".join(
@@ -48,6 +49,25 @@ def test_a_folder_of_records_becomes_a_page(small_study, tmp_path, capsys):
     assert main([str(store.folder)]) == 0
     assert (store.folder / "report" / "report.html").exists()
     assert len(list(store.records())) == len(small_study)
+
+
+def test_predictions_beside_the_records_are_shown(predicted_study, tmp_path, capsys):
+    records, readers = predicted_study
+    store = Store(tmp_path / "runs")
+    for record in records[:4]:
+        store.write(record)
+        if record.key in readers:
+            store.write_predictions(record.key, readers[record.key]())
+    assert main([str(store.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "of those near it for both, " in said
+    assert "In calibration, F = 0-0.5 " in said
+    path = store.folder_of(records[0].key) / FILE
+    path.write_bytes(b"no predictions")
+    assert main([str(store.folder)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"elmix-report: Expected '{path}' to hold predictions")
+    assert shown.err.count("\n") == 1
 
 
 def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_study, tmp_path, capsys):

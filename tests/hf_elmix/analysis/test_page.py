@@ -15,6 +15,7 @@ import pytest
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import curves_table, runs_table
+from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.study.spec import RunRecord
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -42,8 +43,10 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(record: Callable[..., RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a study with a failed run, a diverged one, and names that try to break out."""
+def page(
+    record: Callable[..., RunRecord], predictions: Callable[..., Predictions], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The page of a study with a failed run, a diverged one, predictions, and names that try to break out."""
     rng = np.random.default_rng(0)
     records = []
     for task in ("cola", "rte", NASTY):
@@ -57,8 +60,10 @@ def page(record: Callable[..., RunRecord], tmp_path_factory: pytest.TempPathFact
                 records.append(run)
     records[0] = RunRecord(**{**vars(records[0]), "status": "failed", "error": f"RuntimeError: {NASTY}" * 3})
     records[5] = RunRecord(**{**vars(records[5]), "status": "diverged"})
+    readers = {one.key: lambda k=k: {"": predictions(60, points=3, seed=k)} for k, one in enumerate(records[:9])}
+    results = StudyResults(runs_table(records), curves_table(records), predictions=readers)
     folder = tmp_path_factory.mktemp("page")
-    write_report(StudyResults(runs_table(records), curves_table(records)), folder, title=NASTY, commands=["x " * 90])
+    write_report(results, folder, title=NASTY, commands=["x " * 90])
     return folder / "report.html"
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +18,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
+from hf_elmix.analysis.calibrated import calibration_pairs
+from hf_elmix.analysis.calibration_section import calibration_section
+from hf_elmix.analysis.cohort_section import cohort_section
 from hf_elmix.analysis.plots import STYLES
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import render_page, write_report
@@ -24,7 +28,8 @@ from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.tables import curves_table, runs_table, scores_table
 from hf_elmix.analysis.views import report_tables, runs_view, settings_view
 from hf_elmix.analysis.words import aside_sentence, verdict
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.diagnostics.transitions import transition_table
+from hf_elmix.study.spec import RunKey, RunRecord
 
 DATA = [
     "conover",
@@ -297,6 +302,69 @@ def test_what_is_told_beside_the_score_is_apart_from_the_verdict(record, tmp_pat
 def test_nothing_is_said_beside_the_score_where_nothing_is_declared(small_study):
     page = render_page(results_of(small_study))
     assert "Beside the score" not in page
+
+
+COHORT_DATA = ("transitions", "cohorts", "cohort_flows", "cohort_moves", "cohort_pairs", "histograms")
+CALIBRATION_DATA = ("calibration", "calibration_pairs", "reliability")
+ODD = f"{NASTY}{{x}}"
+
+
+@pytest.fixture(scope="module")
+def shown(predicted_study, tmp_path_factory) -> tuple[Path, StudyResults, str]:
+    """The report of a study whose runs left predictions, one method with a name that tries to break out."""
+    records, readers = predicted_study
+    names = {one.key: replace(one.key, method=one.key.method.replace("0.3", ODD)) for one in records}
+    records = [replace(one, key=names[one.key]) for one in records]
+    readers = {names[key]: reader for key, reader in readers.items()}
+    results = StudyResults(runs_table(records), curves_table(records), predictions=readers)
+    folder = tmp_path_factory.mktemp("shown")
+    return folder, results, write_report(results, folder)
+
+
+def test_what_runs_said_of_each_row_is_shown(shown):
+    folder, results, text = shown
+    page = Page((folder / "report.html").read_text())
+    sections = [cohort_section(results), calibration_section(results)]
+    places = [page.text.index(f"{section.title}\n") for section in sections]
+    assert page.text.index("Tables\n") < places[0] < places[1] < page.text.index("Training\n")
+    links = [attrs.get("href") for attrs in page.of("a")]
+    for section in sections:
+        assert f"#{section.name}" in links
+        assert len(section.tables) == 2
+        for sentence in section.sentences:
+            assert sentence in page.text
+            assert f"{sentence}\n" in text
+        for table in section.tables:
+            for cell in (table.caption, *(cell for row in table.texts() for cell in row)):
+                assert cell in page.text
+            assert f"**{table.title}.**" in (folder / "tables.md").read_text()
+            assert f"{{tab:{table.name}}}" in (folder / "tables.tex").read_text()
+    assert len(page.of("svg")) == 3 + 3 + 3 + 2 + 2 * 2 + 1
+    assert len(page.of("script")) == 1
+
+
+def test_the_files_of_what_runs_said(shown):
+    figures = [f"{name}-{k}" for name in ("flow", "histograms") for k in (1, 2, 3)] + [
+        "reliability-1",
+        "reliability-2",
+    ]
+    assert files(shown[0]) - FILES == {
+        *(f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")),
+        *(f"data/{name}.{kind}" for name in (*COHORT_DATA, *CALIBRATION_DATA) for kind in ("csv", "parquet")),
+    }
+
+
+def test_the_numbers_of_what_runs_said_can_be_read_again(shown, predicted_study):
+    folder, results, _ = shown
+    transitions = pd.read_parquet(folder / "data/transitions.parquet").set_index(["problem", "method", "seed"])
+    one = transition_table(predicted_study[1][RunKey("rte", "ce", 1)]()[""]).reset_index()
+    assert_frame_equal(transitions.loc[("rte", "ce", 1), one.columns].reset_index(drop=True), one)
+    flows = read_csv(folder / "data/cohort_flows.csv").drop(columns=["start", "seed"])
+    assert flows.sum(numeric_only=True).sum() == 60 * 10  # rows of each run with a file
+    pairs = read_csv(folder / "data/calibration_pairs.csv").set_index(["measure", "when", "method"])
+    expected = calibration_pairs(results.predicted.calibration, results.methods, "ce")["brier", "as trained"]
+    difference = pairs.loc[("brier", "as trained", ODD), "difference"]
+    assert difference == pytest.approx(expected.loc[ODD, "difference"], rel=1e-15)
 
 
 def test_of_many_tasks_only_the_first_have_curves(record):

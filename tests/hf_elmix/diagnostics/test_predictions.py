@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hf_elmix.diagnostics.predictions import FILE, Predictions, read_predictions, write_predictions
+from hf_elmix.diagnostics.predictions import FILE, Predictions, at_one_point, read_predictions, write_predictions
 from hf_elmix.errors import UsageError
 
 
@@ -19,6 +19,14 @@ def some(rows: int = 4, classes: int = 3) -> Predictions:
         right=np.arange(2 * rows).reshape(2, rows) % 2 == 0,
         logits=np.arange(rows * classes).reshape(rows, classes) / 7,
     )
+
+
+def test_probabilities_of_logits_of_any_size():
+    logits = np.array([[1e4, 1e4, 0.0], [0.0, 1.0, 2.0], [np.log(2), 0.0, 0.0]], dtype=np.float32)
+    one = at_one_point(logits, np.array([1, 2, 0]), step=7, epoch=1.5)
+    np.testing.assert_allclose(one.p_true, [[0.5, 1 / (1 + np.exp(-1) + np.exp(-2)), 0.5]], rtol=1e-3)
+    assert one.right.tolist() == [[False, True, True]]  # of two that are as large, the first is the prediction
+    assert (one.steps.tolist(), one.epochs.tolist()) == ([7], [1.5])
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 
+from hf_elmix.diagnostics.predictions import FILE
 from hf_elmix.errors import UsageError
 from hf_elmix.study import cluster as cluster_module
 from hf_elmix.study.checkpoints import Checkpoints
@@ -96,7 +97,8 @@ def alone(toy, tmp_path_factory) -> Store:
     store = Store(tmp_path_factory.mktemp("alone"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    run_grid(toy.study(None, *METHODS, seeds=(3, 4)), store, run_branch, sharing=False, keep="models")
+    run = partial(run_branch, cohorts=True)
+    run_grid(toy.study(None, *METHODS, seeds=(3, 4)), store, run, sharing=False, keep="models")
     torch.set_num_threads(threads)
     return store
 
@@ -115,15 +117,16 @@ def noted_branch(study: Any, store: Store, branch: Branch, progress: Any, *, not
 
 
 def same(store: Store, alone: Store, seeds: tuple[int, ...]) -> bool:
-    """Whether two studies have left the same results and the very same weights."""
+    """Whether two studies have left the same results, and the very same weights and predictions."""
     records = {record.key: record for record in store.records()}
     others = {record.key: record for record in alone.records() if record.key.seed in seeds}
     assert records.keys() == others.keys()
     for key, record in records.items():
         for name in ("status", "scores", "training", "settings", "error"):
             assert getattr(record, name) == getattr(others[key], name), (key, name)
-        weights = [(place.folder_of(key) / MODEL / "model.safetensors").read_bytes() for place in (store, alone)]
-        assert weights[0] == weights[1], key
+        for name in (f"{MODEL}/model.safetensors", FILE):
+            one, other = ((place.folder_of(key) / name).read_bytes() for place in (store, alone))
+            assert one == other, (key, name)
     return True
 
 
@@ -135,7 +138,8 @@ def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes
     study, notes = toy.study(None, *METHODS, seeds=(3, 4)), tmp_path / "notes"
     notes.mkdir()
     engine = partial(run_on_ray, address=nodes.address, folder=str(store.folder))
-    counts = run_grid(study, store, partial(noted_branch, notes=notes), engine=engine, keep="models")
+    run = partial(noted_branch, notes=notes, cohorts=True)
+    counts = run_grid(study, store, run, engine=engine, keep="models")
     assert counts == {"done": 10}
     assert (notes / "killed").exists()
     assert same(store, alone, (3, 4))
@@ -154,7 +158,8 @@ def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes
 def test_a_url_does_for_workers_of_this_machine(bucket, alone, toy):
     store = Store(f"{bucket}/workers")
     engine = partial(run_in_workers, workers=1)
-    run_grid(toy.study(None, *METHODS, seeds=(3,)), store, run_branch, engine=engine, keep="models")
+    run = partial(run_branch, cohorts=True)
+    run_grid(toy.study(None, *METHODS, seeds=(3,)), store, run, engine=engine, keep="models")
     assert same(store, alone, (3,))
 
 

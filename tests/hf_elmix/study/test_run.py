@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, EvalPrediction
 
+from hf_elmix.diagnostics.predictions import FILE
 from hf_elmix.spelling import parse_loss
 from hf_elmix.study import run as run_module
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
@@ -611,6 +612,63 @@ def test_a_run_added_later_ends_as_if_it_had_been_there_from_the_start(toy, tmp_
     later = Folder(toy.study(None, *PAPER), tmp_path)
     assert_same_results(later.go(), undisturbed)
     assert later.steps == 20 + 16
+
+
+def two_sets(toy: Any, seed: int) -> Materials:
+    return toy.materials(seed, eval_dataset={"near": toy.rows(17, seed=2), "far": toy.rows(5, seed=4)})
+
+
+RECORDED = (*PAPER, "0@0 0.5@0.25", "0@0 1:3@0.5")  # 20 steps, which part in mid-epoch and between two
+
+
+def recorded(folder: Folder) -> dict[str, bytes]:
+    return {key.method: (folder.store.folder_of(key) / FILE).read_bytes() for key in folder.study.runs()}
+
+
+def test_what_is_recorded_is_the_same_for_training_that_is_shared(toy, tmp_path):
+    """And the rest is the same as where nothing is recorded."""
+    study = toy.study(partial(two_sets, toy), *RECORDED, score="near_accuracy")
+    shared, alone, plain = (Folder(study, tmp_path / name) for name in ("shared", "alone", "plain"))
+    shared.run, alone.run = partial(shared.run, cohorts=True), partial(alone.run, cohorts=True)
+    records = shared.go(keep="models")
+    assert_same_results(records, alone.go(sharing=False, keep="models"))
+    assert_same_results(records, plain.go(keep="models"))
+    assert recorded(shared) == recorded(alone)
+    assert len(set(recorded(shared).values())) == len(RECORDED)
+    for key in study.runs():
+        near, far = (shared.store.read_predictions(key)[name] for name in ("near", "far"))
+        assert near.steps.tolist() == far.steps.tolist() == [5, 10, 15, 20]
+        assert near.right.mean(axis=1).tolist() == records[key.method].scores["near_accuracy"]["epochs"]
+        assert plain.store.read_predictions(key) is None
+        models = [store.folder_of(key) / "model/model.safetensors" for store in (shared.store, plain.store)]
+        assert models[0].read_bytes() == models[1].read_bytes()
+    assert shared.left() == []
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["nothing recorded", "recorded"])
+def test_a_study_that_goes_on_records_whole_runs(toy, tmp_path, before):
+    """The checkpoint of a training that recorded nothing is not gone on from."""
+    alone, folder = (Folder(toy.study(None, *HALVES), tmp_path / name) for name in ("alone", "cut"))
+    alone.run, run = partial(alone.run, cohorts=True), folder.run
+    alone.go(sharing=False)
+    folder.run = partial(run, cohorts=before)
+    interrupted(folder, 1)
+    folder.run = partial(run, cohorts=True)
+    folder.go()
+    assert recorded(folder) == recorded(alone)
+    assert folder.steps == (30 if before else 40)
+    assert folder.left() == []
+
+
+def test_runs_that_are_done_are_not_done_again_to_record_them(toy, tmp_path):
+    Folder(toy.study(None, "ce"), tmp_path).go()
+    later = Folder(toy.study(None, "ce", "0", Method("again", {}, "0")), tmp_path)
+    later.run = partial(later.run, cohorts=True)
+    later.go()
+    assert later.steps == 20
+    files = {key.method: later.store.read_predictions(key) for key in later.study.runs()}
+    assert files["ce"] is None
+    np.testing.assert_array_equal(files["0"][""].p_true, files["again"][""].p_true)
 
 
 def with_callback(toy: Any, seed: int) -> Materials:

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_elmix.diagnostics.predictions import FILE, Predictions
 from hf_elmix.errors import UsageError
 from hf_elmix.schedules import REGIMES
 from hf_elmix.study.spec import RunKey
@@ -72,6 +74,44 @@ def test_the_papers_regimes_are_folders_under_the_name_they_were_typed_with(stor
     path = store.write(record_of(RunKey("cola", method, 3)))
     assert path == store.folder / "cola" / method / "seed3" / "record.json"
     assert files_below(store.folder) == [f"cola/{method}/seed3/record.json"]
+
+
+def test_predictions_lie_beside_the_record(anywhere, record_of):
+    sets = {name: Predictions([3], [1.0], [0, 1], [[0.25, 0.5]], [[False, True]], np.eye(2)) for name in ("a", "b")}
+    assert anywhere.read_predictions(KEY) is None
+    anywhere.write_predictions(KEY, sets)
+    anywhere.write(record_of(KEY))
+    read = anywhere.read_predictions(KEY)
+    assert list(read) == ["a", "b"]
+    np.testing.assert_array_equal(read["b"].p_true, sets["b"].p_true)
+    assert len(list(anywhere.records())) == 1
+    anywhere.write_predictions(KEY, {"": sets["a"]})
+    assert list(anywhere.read_predictions(KEY)) == [""]
+    (anywhere.folder_of(KEY) / FILE).write_bytes(b"text")
+    with pytest.raises(UsageError, match=f"Expected '.*{FILE}' to hold predictions"):
+        anywhere.read_predictions(KEY)
+
+
+def test_runs_that_have_predictions_are_found(anywhere, record_of):
+    keys = [RunKey(problem, "0,0.5", seed) for problem in ("a/b", ".", "c") for seed in range(2)]
+    assert anywhere.with_predictions(keys) == []
+    for key in keys:
+        anywhere.write(record_of(key))
+    for key in keys[::3]:
+        anywhere.write_predictions(key, {"": Predictions([3], [1.0], [0], [[0.25]], [[False]], np.eye(2)[:1])})
+    assert anywhere.with_predictions(iter(keys)) == keys[::3]
+    assert len(list(anywhere.records())) == 6
+
+
+def test_a_crash_while_writing_predictions_leaves_the_old_ones(store, monkeypatch):
+    old, new = (Predictions([3], [1.0], [0], [[p]], [[True]], [[0.0, 1.0]]) for p in (0.25, 0.5))
+    store.write_predictions(KEY, {"": old})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crash)
+        with pytest.raises(Crash):
+            store.write_predictions(KEY, {"": new})
+    assert store.read_predictions(KEY)[""].p_true.tolist() == [[0.25]]
+    assert files_below(store.folder) == [f"cola/0,0.5/seed3/{FILE}"]
 
 
 def test_a_person_can_read_the_file(store, record_of):

@@ -1,0 +1,100 @@
+"""``elmix``, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss
+
+from glue_runs.checkpoint import Rows, open_checkpoint
+from glue_runs.instruments import main
+from hf_elmix.diagnostics.predict import predict
+from hf_elmix.diagnostics.predictions import FILE, Predictions, write_predictions
+from hf_elmix.study.store import RECORD
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of the printed table by their first cell."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in lines}
+
+
+@pytest.fixture
+def training(tmp_path):
+    """What a training of four rows left: at epoch 1 one is right, one near and two are far."""
+    p_true, right = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
+    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, right, np.zeros((4, 2)))
+    write_predictions(tmp_path / FILE, {"": seen})
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_gradients_are_drawn(tmp_path, capsys, kind):
+    picture = tmp_path / f"fig1.{kind}"
+    assert main(["gradients", "--mixing", "0-0.5", "--losses", "focal:gamma=2", "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    assert list(tmp_path.iterdir()) == [picture]
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_the_curves_are_those_that_were_asked_for(tmp_path):
+    picture = tmp_path / "fig1.svg"
+    assert main(["gradients", "--mixing", "0,0.5", "--losses", "gce:q=0.7", "--out", str(picture)]) == 0
+    drawn = picture.read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in ("F = 0", "F = 0.5", "gce:q=0.7"))
+    assert "<!-- F = 0.1 -->" not in drawn
+
+
+def test_cohorts_are_counted(training, capsys):
+    assert main(["cohorts", str(training), "--out", str(training / "flow.png")]) == 0
+    row = cells(capsys.readouterr().out)["1"]
+    assert [cell.split(":")[0] for cell in row] == ["1 of 1", "1 of 1", "1 of 2"]
+    assert main(["cohorts", str(training / FILE), "--threshold", "0.5"]) == 0
+    assert [cell.split(":")[0] for cell in cells(capsys.readouterr().out)["1"]] == ["1 of 1", "0 of 0", "2 of 3"]
+
+
+def test_calibration_of_a_run(kept_run, tmp_path, capsys):
+    assert main(["calibration", str(kept_run), "--out", str(tmp_path / "reliability.png")]) == 0
+    accuracy, _, _, _, nll, temperature = map(float, cells(capsys.readouterr().out)["as trained"])
+    found = open_checkpoint(str(kept_run), Rows(), batch_size=2)
+    seen = predict(found.model, found.loader)
+    p = np.exp(seen.logits.astype(float))
+    assert accuracy == pytest.approx(accuracy_score(seen.labels, p.argmax(-1)), abs=1e-4)
+    assert nll == pytest.approx(log_loss(seen.labels, p / p.sum(-1, keepdims=True), labels=[0, 1, 2]), abs=1e-4)
+    assert accuracy == pytest.approx(
+        json.loads((kept_run / RECORD).read_text())["scores"]["matched_accuracy"]["last"], abs=1e-4
+    )
+    assert temperature == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gradients", "--losses", "fokal"], "Did you mean 'focal"),
+        (["gradients", "--losses", "cot"], "'cot'"),
+        (["gradients", "--out", "fig1.jpeg"], "--out to end in .png, .svg, .pdf, but got 'fig1.jpeg'"),
+        (["gradients", "--out", "nowhere/fig1.png"], "--out in a folder that exists, but got 'nowhere/fig1.png'"),
+        (["cohorts", "nowhere"], "there is no 'nowhere'"),
+        (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
+        (["calibration", "no/model"], "Cannot load the model 'no/model'"),
+        (["calibration", "{training}"], "Cannot load the model"),
+        (["escape", "{training}", "--probes", "few"], "--probes: invalid int value: 'few'"),
+        (["flow"], "invalid choice: 'flow'"),
+    ],
+)
+def test_mistakes_are_one_line(training, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([word.format(training=training) for word in words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("elmix: ")
+
+
+def test_help_needs_no_pytorch():
+    code = "import sys; from glue_runs.instruments import _parser; _parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
