@@ -35,6 +35,7 @@ SHOWN = {
     "schedules.md": ("50 (1.0, 2.5)",),
     "study.md": ("2.883 runs",),
     "report.md": (),
+    "escape.md": ("over CE at its noise", "M = 0.75", "Eigenvalue(value="),
     "mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
     "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
 }
@@ -42,6 +43,7 @@ LEFT = {
     "loss.md": "gradients.png",
     "gradients.md": "gradients_others.png",
     "cohorts.md": "cohorts.png",
+    "escape.md": "escape.png",
     "calibration.md": "calibration.png",
     "python.md": "report/report.html",
 }

@@ -1,7 +1,7 @@
 """Slopes and curvature of losses in a model's weights, over all rows of a data loader and batch by batch.
 
-Products with a Hessian are derivatives of gradients, both in reverse mode (``torch.func``). Forward mode would need
-less memory, but its second derivatives of layer normalisation are wrong in PyTorch 2.13 and no error says so
+Products with a Hessian are derivatives of gradients, both in reverse mode (``torch.func``). What is cheaper in memory,
+to differentiate forward-mode derivatives, gives wrong numbers for layer normalisation in PyTorch 2.13, and no error
 (github.com/pytorch/pytorch/issues/196700). Fused attention has no second derivatives; it is left out meanwhile.
 """
 

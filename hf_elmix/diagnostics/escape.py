@@ -2,8 +2,7 @@
 
 H is the Hessian of a loss averaged over rows, and Sigma the covariance of the gradient of a batch (Eq. 16). For random
 signs e_i, z = sum_i e_i (g_i - mean g) / sqrt(N) has the covariance m Sigma, so that the mean of z'Hz over draws is
-m Tr(H Sigma): a Hutchinson estimate with probes that are gradient noise themselves. Its variance is that of entries
-off the diagonal alone, and never above that of probes of plain signs, to leading order. All losses share the draws.
+m Tr(H Sigma): a Hutchinson estimate with probes that are gradient noise themselves. All losses share the draws.
 """
 
 from __future__ import annotations
@@ -60,9 +59,10 @@ class LossEscape:
         drift: Share of the squared mean gradient in the mean squared gradient of a row: 0 at a stationary point.
         trace: Tr(H Sigma), in units of the loss cubed over those of the weights to the fourth.
         noise: Tr(Sigma).
-        level: Tr(H Sigma) of this loss times the constant that gives its gradients the noise of cross entropy's,
-            ``trace * (noise of CE / noise) ** 1.5``: what is left where the scale of a loss does not count.
         difference: `trace` minus that of cross entropy, from the same probes; None for cross entropy.
+        ratio: `trace` over that of cross entropy, likewise.
+        relative: The same after this loss was multiplied by the constant that gives it the `noise` of cross entropy:
+            ``ratio * (noise of CE / noise) ** 1.5``, which the scale of a loss does not change.
         printed: The right side of (19) over the batch size; None unless alpha is 1 and beta above 0.
         worked: The bound that the derivation gives instead (see `worked_bound`), over the batch size; likewise.
     """
@@ -72,8 +72,9 @@ class LossEscape:
     drift: float
     trace: Estimate
     noise: Estimate
-    level: Estimate
     difference: Estimate | None
+    ratio: Estimate | None
+    relative: Estimate | None
     printed: Estimate | None
     worked: Estimate | None
 
@@ -214,6 +215,10 @@ def _estimates(surface: Surface, samples: Tensor, means: Sequence[Tensor], place
     square = float(means[place] @ means[place])
     noise = _estimate(lambda s: s / batch_size, own[:, NOISE])
 
+    def beside(function: Callable[..., Any]) -> Estimate | None:
+        samples = (own[:, TRACE], ce[:, TRACE], own[:, NOISE], ce[:, NOISE])
+        return _estimate(function, *samples) if place else None
+
     def bound(of: Callable[..., float]) -> Estimate | None:
         if not isinstance(loss, MixedLoss) or loss.alpha != 1 or not loss.beta:
             return None
@@ -225,8 +230,9 @@ def _estimates(surface: Surface, samples: Tensor, means: Sequence[Tensor], place
         drift=square / (square + batch_size * noise.value) if square else 0.0,
         trace=_estimate(lambda t: t / batch_size, own[:, TRACE]),
         noise=noise,
-        level=_estimate(lambda t, s, c: t * (c / s) ** 1.5 / batch_size, own[:, TRACE], own[:, NOISE], ce[:, NOISE]),
-        difference=_estimate(lambda t, c: (t - c) / batch_size, own[:, TRACE], ce[:, TRACE]) if place else None,
+        difference=beside(lambda t, c, *_: (t - c) / batch_size),
+        ratio=beside(lambda t, c, *_: t / c),
+        relative=beside(lambda t, c, s, n: t / c * (n / s) ** 1.5),
         printed=bound(printed_bound),
         worked=bound(worked_bound),
     )
@@ -246,10 +252,10 @@ def to_text(result: EscapeResult) -> str:
     Args:
         result: From `escape`.
     """
-    head = ("loss", "mean", "Tr(H Sigma)", "minus CE", "(19)", "(19) worked out", "at CE's noise", "drift")
+    head = ("loss", "mean", "Tr(H Sigma)", "minus CE", "(19)", "(19) worked out", "over CE at its noise", "drift")
     rows: list[tuple[str, ...]] = [head]
     for one in result.losses:
-        estimates = (one.trace, one.difference, one.printed, one.worked, one.level)
+        estimates = (one.trace, one.difference, one.printed, one.worked, one.relative)
         rows.append((one.loss, f"{one.mean:.4g}", *map(_shown, estimates), f"{one.drift:.1%}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -257,9 +263,9 @@ def to_text(result: EscapeResult) -> str:
 
 
 def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
-    """Draw Tr(H Sigma) of each loss as it is and at the noise of cross entropy, with two standard errors each way.
+    """Draw Tr(H Sigma) of each loss over that of cross entropy, as it is and at the same noise.
 
-    The axis is logarithmic if every value is above 0.
+    Bars are two standard errors each way. The axis is logarithmic if every value is above 0.
 
     Args:
         result: From `escape`.
@@ -270,24 +276,32 @@ def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     from hf_elmix.analysis.plots import method_label, style_of
 
     ax = ax or plt.gca()
-    places = range(len(result.losses))
-    series = (("trace", "as it is", 3, -0.1), ("level", "at the noise of CE's gradients", 5, 0.1))
-    for name, label, place, shift in series:
-        found, style = [getattr(one, name) for one in result.losses], style_of(place)
+    losses, lowest = result.losses[1:], 1.0
+    for name, label, place, shift in (("ratio", "as it is", 3, -0.1), ("relative", "at the same noise", 5, 0.1)):
+        found, style = [getattr(one, name) for one in losses], style_of(place)
         across, spread = [one.value for one in found], [2 * one.error for one in found]
-        where = [one + shift for one in places]
+        where = [one + shift for one in range(len(losses))]
         ax.errorbar(across, where, xerr=spread, fmt=style.marker, color=style.colour, capsize=3, label=label)
-    if all(value > 0 for one in result.losses for value in (one.trace.value, one.level.value)):
+        lowest = min(lowest, *across)
+    if lowest > 0:
         ax.set_xscale("log")
-    ax.set_yticks(places, [method_label(one.loss) for one in result.losses])
+    ax.axvline(1, color="grey", linewidth=0.8)
+    ax.set_yticks(range(len(losses)), [method_label(one.loss) for one in losses])
     ax.invert_yaxis()
-    ax.set_xlabel(f"Tr(HΣ), batches of {result.batch_size}")
+    ax.set_xlabel("Tr(HΣ) over that of cross entropy")
     ax.legend(frameon=False)
     return ax
 
 
 def _shown(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.3g} ± {estimate.error:.1g}"
+    """With two digits of the error."""
+    if estimate is None:
+        return ""
+    value, error = estimate.value, estimate.error
+    if not 1e-4 < error < 1e5:
+        return f"{value:.3g} ± {error:.2g}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def _about(result: EscapeResult) -> str:
@@ -297,5 +311,5 @@ def _about(result: EscapeResult) -> str:
         "It shows how fast the noise of plain SGD would raise this loss here: by half the squared learning rate "
         "times Tr(H Sigma) a step, to second order, where the mean gradient is 0 (drift says how far from that). It "
         "does not show where training goes, what Adam does, or which loss is better: a loss k times as large has k "
-        "cubed times the value, which the column at CE's noise takes out."
+        "cubed times the value, which the column at CE's noise is free of."
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,17 @@ from torch.utils.data import DataLoader
 
 from hf_elmix import UsageError, focus_to_weights
 from hf_elmix.diagnostics.curvature import Surface, constant_losses
-from hf_elmix.diagnostics.escape import _estimate, _Probe, escape, plot_escape, printed_bound, to_text, worked_bound
+from hf_elmix.diagnostics.escape import (
+    Estimate,
+    _estimate,
+    _Probe,
+    _shown,
+    escape,
+    plot_escape,
+    printed_bound,
+    to_text,
+    worked_bound,
+)
 
 LOSSES = ("ce", "el", "mix:0.3")
 
@@ -36,6 +47,18 @@ def test_averaged_over_all_signs_it_is_exact(whole):
         torch.testing.assert_close(found[place], torch.stack(exact))
 
 
+def test_the_mean_gradient_adds_no_noise(whole):
+    """For one draw, whose signs do not add up to 0: the quadratic form is that of the centred gradients."""
+    net, rows, signs = whole.Net(), whole.rows(6), torch.tensor([1, 1, -1, 1, 1, 1])
+    surface = Surface(net, [rows], constant_losses(["ce"]))
+    with surface.opened("test", 1, progress=False):
+        found = _Probe(surface)(signs)[0]
+    g = whole.gradients(net, rows, "ce")
+    z = signs.double() @ (g - g.mean(0)) / 6**0.5
+    assert float(found[0]) == pytest.approx(float(z @ whole.hessian(net, rows, "ce") @ z))
+    assert float(found[1]) == pytest.approx(float(z @ z))
+
+
 def test_estimates_and_their_errors(whole):
     """Against the exact values: traces, noise, differences, and what is at the noise of cross entropy."""
     net, rows, m = whole.Net(), whole.rows(20), 4
@@ -47,10 +70,11 @@ def test_estimates_and_their_errors(whole):
     trace = {loss: float(torch.trace(h[loss] @ sigma[loss])) for loss in LOSSES}
     noise = {loss: float(torch.trace(sigma[loss])) for loss in LOSSES}
     for one in result.losses:
-        level = trace[one.loss] * (noise["ce"] / noise[one.loss]) ** 1.5
         pairs = [(one.trace, trace[one.loss]), (one.noise, noise[one.loss])]
-        pairs += [(one.level, level)] if one.loss != "ce" else []
-        pairs += [(one.difference, trace[one.loss] - trace["ce"])] if one.loss != "ce" else []
+        if one.loss != "ce":
+            ratio = trace[one.loss] / trace["ce"]
+            pairs += [(one.difference, trace[one.loss] - trace["ce"]), (one.ratio, ratio)]
+            pairs += [(one.relative, ratio * (noise["ce"] / noise[one.loss]) ** 1.5)]
         for estimate, exact in pairs:
             assert abs(estimate.value - exact) < 4 * estimate.error < 2 * abs(exact)
         squared = g[one.loss].mean(0).square().sum()
@@ -58,7 +82,7 @@ def test_estimates_and_their_errors(whole):
         assert one.drift == pytest.approx(drift, rel=0.1)
         assert one.mean == pytest.approx(float(whole.losses(net, rows, one.loss)[0](flat(net)).mean()))
     ce, el, mixed = result.losses
-    assert ce.difference is ce.printed is ce.worked is el.printed is el.worked is None
+    assert ce.difference is ce.ratio is ce.relative is ce.printed is ce.worked is el.printed is el.worked is None
     apart = math.hypot(ce.trace.error, mixed.trace.error)
     assert mixed.difference.error < 0.8 * apart  # the draws are shared
     assert result.top == pytest.approx(float((-whole.losses(net, rows, "ce")[0](flat(net))).exp().max()))
@@ -218,11 +242,11 @@ def test_the_batches_of_the_loader_change_nothing(whole):
     one, other = (escape(net, whole.batches(rows, *sizes), probes=2, progress=False) for sizes in ((9,), (4, 4, 1)))
     for first, second in zip(one.losses, other.losses, strict=True):
         assert first.trace.value == pytest.approx(second.trace.value, rel=1e-9)
-        assert first.level.error == pytest.approx(second.level.error, rel=1e-6)
+        assert first.noise.error == pytest.approx(second.noise.error, rel=1e-6)
 
 
 def test_what_is_proportional_to_what(whole):
-    """To 1/m; to the cube of a constant factor, which the value at cross entropy's noise does not know."""
+    """To 1/m; to the cube of a constant factor, which the value at the same noise does not know."""
     net, rows = whole.Net(), whole.rows(9)
 
     def thrice(logits, labels):
@@ -231,7 +255,8 @@ def test_what_is_proportional_to_what(whole):
     small, large = (escape(net, [rows], [thrice], probes=3, batch_size=m) for m in (1, 10))
     ce, _, scaled = small.losses
     assert scaled.trace.value == pytest.approx(27 * ce.trace.value)
-    assert scaled.level.value == pytest.approx(ce.trace.value)
+    assert (scaled.ratio.value, scaled.relative.value) == pytest.approx((27, 1))
+    assert max(scaled.ratio.error, scaled.relative.error) < 1e-9
     assert large.losses[2].trace.value == pytest.approx(2.7 * ce.trace.value)
     assert large.losses[0].drift == pytest.approx(ce.drift)
 
@@ -290,21 +315,32 @@ def test_the_table_says_what_it_shows(whole, capsys):
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["loss", "ce", "el", "mix:0.3"]
     mixed = result.losses[2]
-    assert f"{mixed.trace.value:.3g} ± {mixed.trace.error:.1g}" in lines[3]
-    assert f"{mixed.printed.value:.3g} ±" in lines[3]
+    shown = (mixed.trace, mixed.difference, mixed.printed, mixed.worked, mixed.relative)
+    assert re.findall(r"(\S+) ± (\S+)", lines[3]) == [tuple(_shown(one).split(" ± ")) for one in shown]
     assert "7 rows, 28 weights, batches of 5, 2 probes" in text
     assert "does not show" in text
     assert capsys.readouterr() == ("", "")  # no bar where there is no terminal
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(12.346, 0.678, "12.35 ± 0.68"), (-1234.5, 56.7, "-1234 ± 57"), (3.21e-7, 4.56e-8, "3.21e-07 ± 4.6e-08")],
+)
+def test_two_digits_of_the_error(value, error, text):
+    assert _shown(Estimate(value, error)) == text
+
+
 def test_the_figure_shows_two_standard_errors(whole):
     result = escape(whole.Net(), [whole.rows(7)], probes=3)
     ax = plot_escape(result, Figure().subplots())
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["CE", "EL", "F = 0.3"]
-    traces, levels = (container.lines for container in ax.containers)
-    assert traces[0].get_xdata().tolist() == [one.trace.value for one in result.losses]
-    assert levels[0].get_xdata().tolist() == [one.level.value for one in result.losses]
-    (start, _), (end, _) = traces[2][0].get_segments()[1]
-    assert end - start == pytest.approx(4 * result.losses[1].trace.error)
-    above = replace(result, losses=tuple(one for one in result.losses if min(one.trace.value, one.level.value) > 0))
-    assert plot_escape(above, Figure().subplots()).get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["EL", "F = 0.3"]
+    as_it_is, at_the_same_noise = (container.lines for container in ax.containers)
+    assert as_it_is[0].get_xdata().tolist() == [one.ratio.value for one in result.losses[1:]]
+    assert at_the_same_noise[0].get_xdata().tolist() == [one.relative.value for one in result.losses[1:]]
+    (start, _), (end, _) = as_it_is[2][0].get_segments()[1]
+    assert end - start == pytest.approx(4 * result.losses[2].ratio.error)
+    above = [one for one in result.losses[1:] if one.ratio.value > 0]
+    assert 0 < len(above) < 2
+    assert ax.get_xscale() == "linear"
+    result = replace(result, losses=(result.losses[0], *above))
+    assert plot_escape(result, Figure().subplots()).get_xscale() == "log"
