@@ -181,7 +181,7 @@ def _calibration(args: argparse.Namespace) -> None:
 def _escape(args: argparse.Namespace) -> None:
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
     from hf_elmix.diagnostics.sharpness import top_eigenvalues
-    from hf_elmix.spelling import expand_losses
+    from hf_elmix.spelling import expand_losses, parse_loss
 
     losses = expand_losses(args.losses)
     checkpoint = _checkpoint(args)
@@ -189,7 +189,7 @@ def _escape(args: argparse.Namespace) -> None:
     model, loader, size = checkpoint.model, checkpoint.loader, args.noise_batch_size or checkpoint.batch_size
     result = escape(model, loader, losses, probes=args.probes, batch_size=size, seed=args.seed)
     print(to_text(result))
-    for loss in losses if args.eigenvalues else ():
+    for loss in map(parse_loss, losses if args.eigenvalues else ()):
         found = top_eigenvalues(model, loader, loss, args.eigenvalues, seed=args.seed)
         print(f"{loss}: largest eigenvalues", ", ".join(f"{one.value:.4g} ± {one.error:.1g}" for one in found))
     _draw(args.out, [partial(plot_escape, result)])
