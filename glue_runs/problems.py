@@ -18,7 +18,8 @@ from glue_runs.padding_free import can_drop_padding, drop_padding
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import Task
 from hf_elmix.errors import UsageError
-from hf_elmix.spelling import ComplementLoss, expand_losses
+from hf_elmix.objectives import ComplementLoss
+from hf_elmix.spelling import expand_losses
 from hf_elmix.study.spec import Materials, Method, Problem, Study
 
 __all__ = ["collator_for", "glue_problem", "glue_study", "possible_padding"]

@@ -8,8 +8,9 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_elmix.errors import UsageError
+from hf_elmix.objectives import ComplementLoss, Loss, MixedLoss
 from hf_elmix.schedules import GRAMMAR, MixingSchedule
-from hf_elmix.spelling import EXAMPLES, ComplementLoss, Loss, MixedLoss, parse_loss
+from hf_elmix.spelling import EXAMPLES, parse_loss
 
 __all__ = ["DEFAULT_MIXING", "MixedLossArguments", "check_one_step", "choose_loss", "note_loss"]
 

@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_elmix.arguments import choose_loss, note_loss
 from hf_elmix.errors import UsageError
-from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss, parse_loss
+from hf_elmix.objectives import CenterLoss, ComplementLoss, Loss
+from hf_elmix.spelling import parse_loss
 
 __all__ = ["MixingCallback", "device_scale"]
 

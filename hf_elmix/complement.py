@@ -11,8 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import number_of_labels
+from hf_elmix.objectives import ComplementLoss, Loss, MixedLoss
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import ComplementLoss, Loss, MixedLoss
 from hf_elmix.trainer import MixedLossTrainer
 
 __all__ = ["ComplementTrainer", "trainer_for"]

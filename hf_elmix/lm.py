@@ -17,7 +17,7 @@ from transformers import Trainer
 from hf_elmix.errors import UsageError
 from hf_elmix.heads import logits_of
 from hf_elmix.losses.linear import Kernel, linear_loss
-from hf_elmix.spelling import Loss
+from hf_elmix.objectives import Loss
 from hf_elmix.trainer import MixedLossMixin
 
 __all__ = ["LinearLossMixin", "LinearLossTrainer", "head_replaced", "linear_head"]

@@ -22,7 +22,7 @@ from hf_elmix.heads import (
 )
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
-from hf_elmix.spelling import CenterLoss
+from hf_elmix.objectives import CenterLoss
 
 __all__ = ["MixedLossFunction", "mixed_loss_func"]
 

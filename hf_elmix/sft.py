@@ -19,8 +19,8 @@ from hf_elmix.arguments import check_one_step, choose_loss
 from hf_elmix.callback import MixingCallback, device_scale
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.reduction import divisor
+from hf_elmix.objectives import Loss
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import Loss
 
 __all__ = ["MixedSFTTrainer"]
 

@@ -28,8 +28,8 @@ from hf_elmix.heads import (
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.mahalanobis import use_mahalanobis_head
+from hf_elmix.objectives import CenterLoss, Loss
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import CenterLoss, Loss
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.heads import base_model, check_class_logits, logits_of
+from hf_elmix.objectives import FunctionLoss, Loss, MixedLoss
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import FunctionLoss, Loss, MixedLoss, parse_loss
+from hf_elmix.spelling import parse_loss
 
 __all__ = ["Surface", "constant_losses"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hf_elmix.diagnostics.curvature import Surface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.spelling import Loss, MixedLoss
+from hf_elmix.objectives import Loss, MixedLoss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

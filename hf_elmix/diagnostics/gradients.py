@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.objectives import CenterLoss, ComplementLoss, Loss
 from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import CenterLoss, ComplementLoss, Loss, mixing_of, parse_loss
+from hf_elmix.spelling import mixing_of, parse_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

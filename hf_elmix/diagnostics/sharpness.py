@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_elmix.diagnostics.curvature import Surface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.spelling import Loss
+from hf_elmix.objectives import Loss
 
 __all__ = ["Eigenvalue", "top_eigenvalues"]
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from hf_elmix.spelling import Loss
+from hf_elmix.objectives import Loss
 from hf_elmix.study.spec import Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]

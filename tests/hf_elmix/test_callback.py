@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from hf_elmix import MixingCallback, MixingSchedule
-from hf_elmix.spelling import MixedLoss
+from hf_elmix.objectives import MixedLoss
 
 
 def at(step: int, steps: int) -> TrainerState:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hf_elmix.objectives import Loss, MixedLoss
 from hf_elmix.schedules import REGIMES, MixingSchedule, Phase
-from hf_elmix.spelling import Loss, MixedLoss, parse_loss
+from hf_elmix.spelling import parse_loss
 from hf_elmix.study.fork import Branch, Segment, cost, plan, prefix, roots, share
 from hf_elmix.study.spec import Method, RunKey
 
