@@ -86,7 +86,7 @@ def _add_escape(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, _escape, None)
     add = parser.add_argument
     add("run", help="folder of a run, or a model's id or folder (with rows for it)")
-    _add_rows(parser, split="train", samples=512)
+    _add_rows(parser, split="train", samples=64)
     add("--losses", nargs="+", default=["ce", "el", "0"], metavar="LOSS", help="what to measure (ce el 0)")
     add("--noise_batch_size", type=int, metavar="M", help="of the batches whose noise is meant (the run's, or 32)")
     add("--probes", type=int, default=16, metavar="N", help="random probes (%(default)s)")
@@ -101,7 +101,7 @@ def _add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None =
     add("--dataset_name", metavar="DATASET", help="dataset id or folder; with --task_name, where GLUE lies")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--file", metavar="FILE", help="CSV, TSV, JSON or Parquet with rows")
-    add("--split", default="train" if split == "train" else None, metavar="SPLIT", help=f"of the dataset ({split})")
+    add("--split", metavar="SPLIT", help=f"of the dataset ({split})")
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, or the two of a pair")
     add("--label_column_name", metavar="COLUMN", help="the column of labels")
     add("--max_seq_length", type=int, metavar="N", help=f"tokens a row is cut to (the run's, or {MAX_LENGTH})")
@@ -179,17 +179,23 @@ def _calibration(args: argparse.Namespace) -> None:
 
 
 def _escape(args: argparse.Namespace) -> None:
+    from hf_elmix.diagnostics.curvature import constant_losses
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
     from hf_elmix.diagnostics.sharpness import top_eigenvalues
-    from hf_elmix.spelling import expand_losses, parse_loss
+    from hf_elmix.spelling import expand_losses
 
-    losses = expand_losses(args.losses)
+    losses = constant_losses(expand_losses(args.losses))  # what can be refused at once is
+    if args.eigenvalues < 0:
+        raise UsageError(f"Expected --eigenvalues to be 0 or more, but got {args.eigenvalues}.")
+    if args.split is None and args.file is None:
+        args.split = "train"
     checkpoint = _checkpoint(args)
     print(checkpoint.about, flush=True)
-    model, loader, size = checkpoint.model, checkpoint.loader, args.noise_batch_size or checkpoint.batch_size
+    model, loader = checkpoint.model, checkpoint.loader
+    size = checkpoint.batch_size if args.noise_batch_size is None else args.noise_batch_size
     result = escape(model, loader, losses, probes=args.probes, batch_size=size, seed=args.seed)
-    print(to_text(result))
-    for loss in map(parse_loss, losses if args.eigenvalues else ()):
+    print(to_text(result), flush=True)
+    for loss in losses if args.eigenvalues else ():
         found = top_eigenvalues(model, loader, loss, args.eigenvalues, seed=args.seed)
         print(f"{loss}: largest eigenvalues", ", ".join(f"{one.value:.4g} ± {one.error:.1g}" for one in found))
     _draw(args.out, [partial(plot_escape, result)])
