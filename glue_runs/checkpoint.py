@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from glue_runs.protocol import ARGUMENTS, GLUE, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS, TASKS, Task
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunRecord
-from hf_elmix.study.store import MODEL, RECORD, Store
+from hf_elmix.study.store import MODEL, RECORD
 
 __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
@@ -77,7 +78,7 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
 
     Args:
         target: The folder of a run whose model was kept, or a model's id or folder.
-        wanted: Which rows; those that the run was scored on, if it is a run and nothing else is said.
+        wanted: Which rows; of a run, those of the split that its score is of, if nothing else is said.
         batch_size: Rows in a batch.
 
     Raises:
@@ -87,20 +88,25 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
         if value is not None and value < 1:
             raise UsageError(f"Expected --{name} to be 1 or more, but got {value}.")
     record = _record_in(Path(target))
+    settings = {} if record is None else record.settings
     source = find_model(target if record is None else _model_of(record, Path(target)))
     config, tokenizer = load_config(source), load_tokenizer(source)
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"Expected {source.name!r} to have a padding token. Give its tokenizer and config one.")
     if record is None or _names_rows(wanted):
         task, split, rows = _rows(wanted, config)
     else:
-        wanted, (task, split, rows) = _of_run(wanted, record), _rows_of_run(wanted, record)
+        task, split, rows = _rows_of_run(wanted, record)
     task, rows = within(config, task, rows)
     model: nn.Module = load_trained(source)
+    length = wanted.max_seq_length or settings.get("max_length", MAX_LENGTH)
     return Checkpoint(
-        model.to("cuda" if torch.cuda.is_available() else "cpu"),
-        _loader(rows, task, tokenizer, wanted.max_seq_length or MAX_LENGTH, batch_size),
+        # In half precision neither second derivatives nor probabilities near 1 would have digits left.
+        model.float().to("cuda" if torch.cuda.is_available() else "cpu"),
+        _loader(rows, task, tokenizer, length, batch_size),
         f"{target}: {len(rows[split])} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
-        f"classes: {', '.join(task.labels)}",
-        _rows_in_a_step({} if record is None else record.settings["arguments"]),
+        f"classes: {', '.join(f'{index} {name}' for index, name in enumerate(task.labels))}",
+        _rows_in_a_step(settings.get("arguments", {})),
     )
 
 
@@ -114,9 +120,10 @@ def _record_in(folder: Path) -> RunRecord | None:
     """The record of a run's folder; None where there is none, as in a model's."""
     if not (folder / RECORD).is_file():
         return None
-    place = folder.resolve()
-    store = Store(place.parents[2])
-    return store.read_at(place / RECORD)
+    try:
+        return RunRecord.from_dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{folder / RECORD} is no record of a run ({error}).") from error
 
 
 def _model_of(record: RunRecord, folder: Path) -> str:
@@ -129,17 +136,16 @@ def _names_rows(wanted: Rows) -> bool:
     return any((wanted.task_name, wanted.dataset_name, wanted.file))
 
 
-def _of_run(wanted: Rows, record: RunRecord) -> Rows:
-    return replace(wanted, max_seq_length=wanted.max_seq_length or record.settings["max_length"])
-
-
 def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[Task, str, DatasetDict]:
     """The rows that a run saw, or as many of them as are wanted."""
-    settings, task = record.settings, find_task(record.key.problem, TASKS)
+    settings = record.settings
+    if record.key.problem not in TASKS or "dataset" not in settings:
+        raise UsageError(f"{record.key} is of a study of its own rows. Name them with --file or --dataset_name.")
+    task = TASKS[record.key.problem]
     split = wanted.split or task.splits[0]
-    limits: dict[str, Any] = {name: settings[name] for name in ("max_train_samples", "max_eval_samples")}
+    limits: dict[str, Any] = {name: settings.get(name) for name in ("max_train_samples", "max_eval_samples")}
     rows = load_task(task, settings["dataset"], splits=(split,), **limits)
-    seen: Mapping[str, str] = settings["rows"]
+    seen: Mapping[str, str] = settings.get("rows", {})
     if split in seen and digest(rows[split], task) != seen[split]:
         raise UsageError(
             f"The rows of {task.name} in {settings['dataset']!r} are no longer those that {record.key} saw. Say which "

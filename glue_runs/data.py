@@ -90,7 +90,7 @@ def load_task(
                 f"{', '.join(map(str, rows))}."
             )
         place = f"split {split!r} of task {task.name} in {dataset_name!r}"
-        part = first_rows(rows[split], limits[split])
+        part = first_rows(rows[split], limits.get(split))
         kept[split] = without_unknown_labels(part, task) if split in task.test_splits else part
         check_rows(kept[split], task, place, labelled=split not in task.test_splits)
     return kept

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from glue_runs.protocol import MAX_LENGTH
 from hf_elmix.commands import OneLineParser, exit_code
+from hf_elmix.diagnostics.predictions import THRESHOLD
 from hf_elmix.errors import UsageError
 from hf_elmix.spelling import EXAMPLES
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PICTURES = (".png", ".svg", ".pdf")
+STEPS = 30  # of Lanczos iterations
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +61,18 @@ def _add_out(
     parser.add_argument("--out", default=default, metavar="FILE", help=f"picture: {', '.join(PICTURES)}{shown}")
 
 
+def _from(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A whole number in a range, as a type of argparse."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdigit() or int(text) < least or (most is not None and int(text) > most):
+            end = "or more" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}, but got {text!r}")
+        return int(text)
+
+    return number
+
+
 def _add_gradients(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, _gradients, "gradients.png")
     add = parser.add_argument
@@ -71,15 +85,15 @@ def _add_cohorts(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, _cohorts, None)
     add = parser.add_argument
     add("run", help="folder of a run or a training, or the file that CohortCallback left there")
-    add("--threshold", type=float, default=0.2, metavar="P", help="between near and far (%(default)s)")
-    add("--start", type=float, metavar="EPOCH", help="from where on (7/9 of the training, as in the paper)")
+    add("--threshold", type=float, default=THRESHOLD, metavar="P", help="between near and far (%(default)s)")
+    add("--start", type=float, metavar="EPOCH", help="of the picture (7/9 of the training, as in the paper)")
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, _calibration, None)
     parser.add_argument("run", help="folder of a run, or a model's id or folder (with rows for it)")
     _add_rows(parser, split="the one that is evaluated")
-    parser.add_argument("--bins", type=int, default=15, metavar="N", help="bins of confidence (%(default)s)")
+    parser.add_argument("--bins", type=_from(1), default=15, metavar="N", help="bins of confidence (%(default)s)")
 
 
 def _add_escape(parser: argparse.ArgumentParser) -> None:
@@ -88,10 +102,16 @@ def _add_escape(parser: argparse.ArgumentParser) -> None:
     add("run", help="folder of a run, or a model's id or folder (with rows for it)")
     _add_rows(parser, split="train", samples=64)
     add("--losses", nargs="+", default=["ce", "el", "0"], metavar="LOSS", help="what to measure (ce el 0)")
-    add("--noise_batch_size", type=int, metavar="M", help="of the batches whose noise is meant (the run's, or 32)")
-    add("--probes", type=int, default=16, metavar="N", help="random probes (%(default)s)")
+    add("--noise_batch_size", type=_from(1), metavar="M", help="rows of the batches whose noise is meant (the run's)")
+    add("--probes", type=_from(2), default=16, metavar="N", help="random probes (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the probes (%(default)s)")
-    add("--eigenvalues", type=int, default=0, metavar="N", help="largest eigenvalues of the Hessian (%(default)s)")
+    add(
+        "--eigenvalues",
+        type=_from(0, STEPS),
+        default=0,
+        metavar="N",
+        help="the largest of the Hessian (%(default)s)",
+    )
 
 
 def _add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
@@ -185,8 +205,6 @@ def _escape(args: argparse.Namespace) -> None:
     from hf_elmix.spelling import expand_losses
 
     losses = constant_losses(expand_losses(args.losses))  # what can be refused at once is
-    if args.eigenvalues < 0:
-        raise UsageError(f"Expected --eigenvalues to be 0 or more, but got {args.eigenvalues}.")
     if args.split is None and args.file is None:
         args.split = "train"
     checkpoint = _checkpoint(args)
@@ -195,10 +213,10 @@ def _escape(args: argparse.Namespace) -> None:
     size = checkpoint.batch_size if args.noise_batch_size is None else args.noise_batch_size
     result = escape(model, loader, losses, probes=args.probes, batch_size=size, seed=args.seed)
     print(to_text(result), flush=True)
-    for loss in losses if args.eigenvalues else ():
-        found = top_eigenvalues(model, loader, loss, args.eigenvalues, seed=args.seed)
-        print(f"{loss}: largest eigenvalues", ", ".join(f"{one.value:.4g} ± {one.error:.1g}" for one in found))
     _draw(args.out, [partial(plot_escape, result)])
+    for loss in losses if args.eigenvalues else ():
+        found = top_eigenvalues(model, loader, loss, args.eigenvalues, steps=STEPS, seed=args.seed)
+        print(f"{loss}: largest eigenvalues", ", ".join(f"{one.value:.4g} ± {one.error:.1g}" for one in found))
 
 
 def _checkpoint(args: argparse.Namespace) -> Checkpoint:

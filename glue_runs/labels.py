@@ -106,6 +106,9 @@ def in_order_of(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tupl
 def within(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tuple[Task, DatasetDict]:
     """Task and rows with the class ids of a trained model, which may know more classes than the rows have.
 
+    Labels are the names of its classes, whatever their case, or its class ids. Where it has no names, as many names as
+    it has classes will do, in their order.
+
     Args:
         config: Of the model.
         task: The task.
@@ -114,16 +117,23 @@ def within(config: PreTrainedConfig, task: Task, rows: DatasetDict) -> tuple[Tas
     Raises:
         UsageError: (a ValueError) If the rows have a class that the model does not.
     """
-    task, rows = in_order_of(config, task, rows)
     names = named_labels(config)
-    if len(task.labels) == config.num_labels:
-        return task, rows
     theirs, ours = ([name.lower() for name in some] for some in (names, task.labels))
-    if not ours or not set(ours) <= set(theirs):
+    numbers = [str(index) for index in range(config.num_labels or 0)]
+    if ours and set(ours) <= set(theirs):
+        ids = [theirs.index(name) for name in ours]
+    elif ours and set(ours) <= set(numbers):
+        ids = [numbers.index(name) for name in ours]
+    elif not names and len(ours) == config.num_labels:
+        return task, rows
+    else:  # to take them in the order of the alphabet would be wrong as often as right
         known = _some(names) if names else f"{config.num_labels} without names"
-        raise UsageError(f"Expected rows of the model's classes ({known}), but got {_some(task.labels) or 'numbers'}.")
-    ids = [theirs.index(name) for name in ours]
-    return replace(task, labels=names), DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
+        hint = "Write the labels as the model does, or as its class ids, from 0."
+        raise UsageError(
+            f"Expected rows of the model's classes ({known}), but got {_some(task.labels) or 'numbers'}. {hint}"
+        )
+    rows = DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
+    return replace(task, labels=names or tuple(numbers)), rows
 
 
 def _renumbered(dataset: Dataset, ids: Sequence[int]) -> Dataset:

@@ -37,7 +37,7 @@ __all__ = [
 # The families whose loss is one cross entropy over `logits` (..., C).
 CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
 REFUSED_PROBLEMS = ("regression", "multi_label_classification")
-USE_TRAINER = "The mixed loss needs one probability p_y of a true class; use transformers.Trainer for this model."
+USE_TRAINER = "That takes one probability p_y of a true class; else, use transformers.Trainer for this model."
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -123,7 +123,9 @@ ARROWS = {
     "hf_elmix.analysis.ranks": ["hf_elmix.errors", "hf_elmix.analysis.profile"],
     "hf_elmix.analysis.tables": ["hf_elmix.errors", "hf_elmix.schedules", "hf_elmix.study.spec"],
     "hf_elmix.analysis.plots": ["hf_elmix.schedules", "hf_elmix.spelling"],
+    "hf_elmix.diagnostics.rows": ["hf_elmix.errors", "hf_elmix.heads"],
     "hf_elmix.diagnostics.predict": [
+        "hf_elmix.diagnostics.rows",
         "hf_elmix.errors",
         "hf_elmix.heads",
         "hf_elmix.diagnostics.predictions",
@@ -137,6 +139,7 @@ ARROWS = {
     ],
     "hf_elmix.diagnostics.calibration": ["hf_elmix.errors", "hf_elmix.analysis.plots"],
     "hf_elmix.diagnostics.curvature": [
+        "hf_elmix.diagnostics.rows",
         "hf_elmix.objectives",
         "hf_elmix.errors",
         "hf_elmix.heads",
@@ -200,6 +203,7 @@ ARROWS = {
         "hf_elmix.analysis.words",
     ],
     "hf_elmix.analysis.cohort_section": [
+        "hf_elmix.diagnostics.predictions",
         "hf_elmix.diagnostics.flow",
         "hf_elmix.diagnostics.transitions",
         "hf_elmix.analysis.moves",

@@ -16,7 +16,8 @@ from hf_elmix.analysis.section import DRAWN, Picture, Section
 from hf_elmix.analysis.text import Cell, Table
 from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text
 from hf_elmix.diagnostics.flow import draw_flow, draw_histograms
-from hf_elmix.diagnostics.transitions import COHORTS, PAPER, THRESHOLD, share_table
+from hf_elmix.diagnostics.predictions import THRESHOLD
+from hf_elmix.diagnostics.transitions import COHORTS, PAPER, share_table
 
 __all__ = ["cohort_section"]
 

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_elmix.diagnostics.predictions import FILE, Predictions, at_one_point, read_predictions, write_predictions
+from hf_elmix.diagnostics.predictions import (
+    FILE,
+    THRESHOLD,
+    Predictions,
+    at_one_point,
+    read_predictions,
+    write_predictions,
+)
 from hf_elmix.diagnostics.watch import Watch
 from hf_elmix.errors import UsageError
 
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CohortCallback"]
 
-NEAR = 1e-6  # epochs; the Trainer's are sums of fractions
+TOLERANCE = 1e-6  # epochs; the Trainer's are sums of fractions
 SERIES = ("steps", "epochs", "p_true", "right")  # what predictions have for each point
 SPEED = "_samples_per_second"  # what the Trainer adds to the metrics of each evaluation set
 
@@ -57,7 +65,7 @@ class CohortCallback(TrainerCallback):
         UsageError: (a ValueError) If an epoch or the threshold is outside its range.
     """
 
-    def __init__(self, at: Iterable[float] | None = None, threshold: float = 0.2) -> None:
+    def __init__(self, at: Iterable[float] | None = None, threshold: float = THRESHOLD) -> None:
         self.at, self.threshold = _epochs(at), threshold
         if not (_is_number(threshold) and 0 < threshold < 1):
             raise UsageError(f"Expected a threshold between 0 and 1, such as 0.2, but got {threshold!r}.")
@@ -135,7 +143,7 @@ class CohortCallback(TrainerCallback):
     ) -> None:
         """Warn of epochs that no evaluation came for."""
         last = min((one.epochs[-1] for one in self.predictions.values()), default=math.inf)
-        if missed := [epoch for epoch in self.at or () if epoch > last + NEAR]:
+        if missed := [epoch for epoch in self.at or () if epoch > last + TOLERANCE]:
             _warn(
                 state,
                 f"No evaluation came at or after epoch {_words(missed)}; the last was at {last:g}. Set "
@@ -153,7 +161,7 @@ def _epochs(at: Iterable[float] | None) -> tuple[float, ...] | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _file(args: TrainingArguments) -> Path:
@@ -204,7 +212,7 @@ def _kept(points: Predictions, at: Iterable[float] | None) -> Predictions:
     """
     if at is None:
         return points
-    firsts = {int(np.searchsorted(points.epochs, epoch - NEAR)) for epoch in at}
+    firsts = {int(np.searchsorted(points.epochs, epoch - TOLERANCE)) for epoch in at}
     return _at(points, np.isin(np.arange(len(points.steps)), [*firsts, len(points.steps) - 1]))
 
 

@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from hf_elmix.diagnostics.rows import check_rows, evaluating, labelled
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.heads import base_model, check_class_logits, logits_of
 from hf_elmix.objectives import FunctionLoss, Loss, MixedLoss
@@ -97,18 +98,13 @@ class Surface:
         Raises:
             UsageError: (a ValueError) If there are no rows, or some without a class.
         """
-        training = {module: module.training for module in self.model.modules()}
         devices = [self.weights.device] if self.weights.is_cuda else []
         length = len(self.loader) if isinstance(self.loader, Sized) else None
         bar = tqdm(total=length and passes * length, desc=title, unit="batch", disable=None if progress else True)
-        with bar as self._bar, torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            try:
-                self.model.eval()
-                self._survey()
-                yield
-            finally:
-                for module, mode in training.items():
-                    module.training = mode
+        quiet = torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), torch.no_grad()
+        with bar as self._bar, evaluating(self.model), quiet[0], quiet[1], quiet[2]:
+            self._survey()
+            yield
 
     def gradients(self, factors: Tensor) -> list[Tensor]:
         """The mean over rows of a factor times the row's gradient, (P,) for each loss.
@@ -178,7 +174,7 @@ class Surface:
     def _logits(self, inputs: dict[str, Any], weights: Tensor) -> Tensor:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-        return logits_of(functional_call(self.model, named, kwargs=inputs))
+        return logits_of(functional_call(self.model, named, kwargs=inputs), "labels" in inputs)
 
     def _survey(self) -> None:
         """Count the rows and average the losses, of a first pass."""
@@ -186,7 +182,7 @@ class Surface:
         ce = parse_loss("ce")
         for inputs, labels in self._read():
             logits = self._logits(inputs, self.weights)
-            _check_rows(logits, labels)
+            check_rows(logits, labels)
             rows += len(labels)
             sums += torch.stack([loss.per_sample(logits, labels).double().sum().cpu() for loss in self.losses])
             self.top = max(self.top, float((-ce.per_sample(logits, labels)).exp().max()))
@@ -217,15 +213,8 @@ class Surface:
 
     def _read(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         for batch in self.loader:
-            if "labels" not in batch:
-                raise UsageError(f"Expected batches with 'labels', but got one with {', '.join(batch) or 'nothing'}.")
-            moved = {name: self._placed(part) for name, part in batch.items()}
-            labels = moved.pop("labels")
-            yield moved, labels
+            yield labelled(batch, self.model, self.weights.device)
             self._bar.update()
-
-    def _placed(self, part: Any) -> Any:
-        return part.to(self.weights.device) if isinstance(part, Tensor) else part
 
 
 def _phases(loss: MixedLoss) -> list[Loss]:
@@ -242,18 +231,4 @@ def _check_weights(parts: Mapping[str, Tensor]) -> None:
         raise UsageError(
             f"Expected weights in float32 on one device, but got {found}: second derivatives need the digits. "
             "model.float() converts them."
-        )
-
-
-def _check_rows(logits: Tensor, labels: Tensor) -> None:
-    if logits.dim() != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
-        raise UsageError(
-            f"Expected logits of shape (N, C) and a class id for each row, but got logits {tuple(logits.shape)} and "
-            f"labels {tuple(labels.shape)} of {labels.dtype}."
-        )
-    outside = labels[(labels < 0) | (labels >= logits.shape[-1])]
-    if len(outside):
-        raise UsageError(
-            f"Expected labels from 0 to {logits.shape[-1] - 1}, but got {int(outside[0])}: leave out rows without a "
-            "class (-100)."
         )

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from hf_elmix.diagnostics.predictions import Predictions
-from hf_elmix.diagnostics.transitions import COHORTS, THRESHOLD, flow_table, histogram_table, start_of
+from hf_elmix.diagnostics.predictions import THRESHOLD, Predictions
+from hf_elmix.diagnostics.transitions import COHORTS, flow_table, histogram_table, start_of
 
 __all__ = ["draw_flow", "draw_histograms", "plot_flow", "plot_histograms"]
 

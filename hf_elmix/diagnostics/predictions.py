@@ -18,9 +18,19 @@ from safetensors.numpy import load, save
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["FILE", "Predictions", "at_one_point", "from_bytes", "read_predictions", "to_bytes", "write_predictions"]
+__all__ = [
+    "FILE",
+    "THRESHOLD",
+    "Predictions",
+    "at_one_point",
+    "from_bytes",
+    "read_predictions",
+    "to_bytes",
+    "write_predictions",
+]
 
 FILE = "predictions.safetensors"
+THRESHOLD = 0.2  # of p_y, between wrong rows near the boundary and far from it: the paper's, of 100 classes
 TYPES = {
     "steps": np.int64,
     "epochs": np.float64,
@@ -98,6 +108,8 @@ def from_bytes(data: bytes, place: str = "the file") -> dict[str, Predictions]:
     """
     try:
         tensors = load(data)
+        if not tensors:
+            raise ValueError("it is empty")
         names = dict.fromkeys(name.rpartition("/")[0] for name in sorted(tensors))
         return {name: Predictions(**{kind: tensors[_tensor(name, kind)] for kind in TYPES}) for name in names}
     except (SafetensorError, KeyError, ValueError) as error:

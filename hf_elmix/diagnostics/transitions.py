@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hf_elmix.diagnostics.predictions import Predictions
+from hf_elmix.diagnostics.predictions import THRESHOLD, Predictions
 from hf_elmix.errors import UsageError
 
 __all__ = [
     "COHORTS",
     "PAPER",
     "START",
-    "THRESHOLD",
     "cohorts_of",
     "flow_table",
     "histogram_table",
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 COHORTS = ("right", "near", "far")
-THRESHOLD = 0.2  # the paper's, of 100 classes
 START = 7 / 9  # of the training: the paper's epoch 70 of 90
 # Rows at epoch 70 and those of them that were right at epoch 90. (For the first the paper prints 95.58 %, where its
 # counts give 95.80 %.)

@@ -94,7 +94,7 @@ class Store:
             UsageError: (a ValueError) If the file is no record.
         """
         path = self.folder_of(key) / RECORD
-        return self.read_at(path) if path.exists() else None
+        return self._read(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> UPath:
         """Write a record by rename, so that nobody ever sees half of it.
@@ -166,7 +166,7 @@ class Store:
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
-        found = [self.read_at(path) for path in self._files(RECORD)]
+        found = [self._read(path) for path in self._files(RECORD)]
         yield from sorted(found, key=lambda record: record.key)
 
     def declaration(self) -> dict[str, Any]:
@@ -269,15 +269,7 @@ class Store:
             if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
                 yield self.folder.joinpath(*parts)
 
-    def read_at(self, path: Path | UPath) -> RunRecord:
-        """The record in a file.
-
-        Args:
-            path: The file, in its place below the folder.
-
-        Raises:
-            UsageError: (a ValueError) If it is no record, or another run's.
-        """
+    def _read(self, path: Path | UPath) -> RunRecord:
         try:
             record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
             if path.parts[-4:-1] != _place(record.key):

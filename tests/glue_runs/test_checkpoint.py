@@ -8,6 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from glue_runs.checkpoint import Rows, open_checkpoint
 from glue_runs.data import load_task
@@ -29,7 +30,10 @@ def test_a_run_is_looked_at_on_the_rows_that_it_was_scored_on(kept_run):
     assert len(seen.labels) == 6
     assert max(batch["input_ids"].shape[1] for batch in found.loader) == 7
     assert found.batch_size == 4
-    assert "6 rows of mnli (validation_matched); text from premise and hypothesis; classes: entailment" in found.about
+    assert (
+        "6 rows of mnli (validation_matched); text from premise and hypothesis; classes: 0 entailment, 1 neu"
+        in found.about
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,3 +109,86 @@ def test_a_run_without_its_model_or_whose_rows_have_changed(kept_run, tmp_path, 
     shutil.rmtree(moved / MODEL)
     with pytest.raises(UsageError, match="--keep models"):
         open_checkpoint(str(moved), Rows(), batch_size=4)
+
+
+def with_names(folder, tmp_path, **config):
+    """A copy of a model whose configuration says something else."""
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    return str(tmp_path / "copy")
+
+
+def rows_with(labels, tmp_path) -> Rows:
+    texts = ["a cat", "a dog", "music", "a child"][: len(labels)]
+    pd.DataFrame({"sentence": texts, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
+    return Rows(file=str(tmp_path / "rows.csv"))
+
+
+UNNAMED = {"id2label": {str(k): f"LABEL_{k}" for k in range(3)}, "label2id": {f"LABEL_{k}": k for k in range(3)}}
+
+
+@pytest.mark.parametrize(
+    ("config", "labels", "ids"),
+    [
+        ({}, [2, 0, 2], [2, 0, 2]),
+        ({}, ["CONTRADICTION", "neutral", "neutral"], [2, 1, 1]),
+        (UNNAMED, [2, 0, 2], [2, 0, 2]),
+        (UNNAMED, ["b", "c", "a"], [1, 2, 0]),
+        (UNNAMED, [3, 1, 2], [2, 0, 1]),
+    ],
+)
+def test_labels_are_the_models_names_or_its_class_ids(kept_run, tmp_path, config, labels, ids):
+    model = with_names(kept_run / MODEL, tmp_path, **config)
+    assert labels_of(open_checkpoint(model, rows_with(labels, tmp_path), batch_size=4)) == ids
+
+
+def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path):
+    wanted = rows_with(["contra", "neutral", "entails"], tmp_path)
+    with pytest.raises(UsageError, match=r"entailment, neutral, contradiction\), but got contra.*as its class ids"):
+        open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4)
+
+
+def test_rows_of_ones_own_are_cut_as_the_runs_were(kept_run, tmp_path):
+    wanted = rows_with(["neutral", "entailment"], tmp_path)
+    pd.DataFrame({"sentence": ["the dog sleeps " * 9] * 2, "label": ["neutral", "entailment"]}).to_csv(
+        wanted.file, index=False
+    )
+    (batch,) = open_checkpoint(str(kept_run), wanted, batch_size=4).loader
+    assert batch["input_ids"].shape == (2, 7)
+
+
+def test_a_copied_run_and_a_half_precision_model(kept_run, tmp_path):
+    shutil.copytree(kept_run, tmp_path / "best")
+    model = AutoModelForSequenceClassification.from_pretrained(kept_run / MODEL).half()
+    model.save_pretrained(tmp_path / "best" / MODEL)
+    found = open_checkpoint(str(tmp_path / "best"), Rows(), batch_size=4)
+    assert next(found.model.parameters()).dtype == torch.float32
+    (tmp_path / "best" / RECORD).write_text("{}")
+    with pytest.raises(UsageError, match="is no record of a run"):
+        open_checkpoint(str(tmp_path / "best"), Rows(), batch_size=4)
+
+
+def test_a_run_of_another_study_needs_rows(kept_run, tmp_path):
+    shutil.copytree(kept_run, tmp_path / "own")
+    record = json.loads((tmp_path / "own" / RECORD).read_text())
+    record["settings"] = {"score": "accuracy"}
+    (tmp_path / "own" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="is of a study of its own rows. Name them with --file"):
+        open_checkpoint(str(tmp_path / "own"), Rows(), batch_size=4)
+    found = open_checkpoint(str(tmp_path / "own"), rows_with(["neutral", "entailment"], tmp_path), batch_size=4)
+    assert found.batch_size == 32
+
+
+def test_a_tokenizer_without_padding(kept_run, tmp_path):
+    model = with_names(kept_run / MODEL, tmp_path)
+    path = tmp_path / "copy" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
+    with pytest.raises(UsageError, match="to have a padding token"):
+        open_checkpoint(model, rows_with(["neutral", "entailment"], tmp_path), batch_size=4)
+
+
+def test_another_split_of_a_task(kept_run, glue, good_rows):
+    data = glue("mnli", train=good_rows("mnli"), dev=good_rows("mnli")[:5])
+    wanted = Rows(task_name="mnli", dataset_name=data, split="dev")
+    assert len(labels_of(open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4))) == 5

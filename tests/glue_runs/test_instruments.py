@@ -103,9 +103,14 @@ def test_escape_of_a_model_on_rows_of_a_file(kept_run, tmp_path, capsys):
         (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
         (["calibration", "no/model"], "Cannot load the model 'no/model'"),
         (["calibration", "{training}"], "Cannot load the model"),
-        (["escape", "{training}", "--probes", "few"], "--probes: invalid int value: 'few'"),
+        (["escape", "{training}", "--probes", "few"], "--probes: expected a whole number, 2 or more, but got 'few'"),
         (["escape", "{training}", "--losses", "mmc"], "'mmc:scale=10' is more than a function of logits and labels"),
-        (["escape", "{training}", "--eigenvalues", "-1"], "--eigenvalues to be 0 or more, but got -1"),
+        (
+            ["escape", "{training}", "--eigenvalues", "-1"],
+            "expected a whole number, 0 to 30, but got '-1'",
+        ),
+        (["escape", "{training}", "--eigenvalues", "31"], "--eigenvalues: expected a whole number, 0 to 30"),
+        (["calibration", "{training}", "--bins", "0"], "--bins: expected a whole number, 1 or more, but got '0'"),
         (["flow"], "invalid choice: 'flow'"),
     ],
 )

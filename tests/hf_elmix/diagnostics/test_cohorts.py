@@ -461,6 +461,10 @@ def test_labels_that_only_the_collator_makes(kit):
     assert written(trainer)[""].labels.tolist() == rows["labels"]
 
 
+def test_epochs_may_come_from_an_array():
+    assert CohortCallback(at=np.arange(1, 4)).at == (1, 2, 3)
+
+
 @pytest.mark.parametrize("at", [70, [-1], ["1"], "70", [True], [float("nan")], [float("inf")]])
 def test_epochs_that_are_none(at):
     with pytest.raises(UsageError, match=r"Expected epochs from 0 on, such as at=\[70\]"):

@@ -96,6 +96,27 @@ def test_a_plain_module_that_returns_logits(whole):
         assert surface.means == [pytest.approx(float(nn.functional.cross_entropy(net(rows["input"]), rows["labels"])))]
 
 
+class Demanding(nn.Module):
+    """Cannot be called without labels, and returns its loss first."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, labels):
+        logits = self.net(x)["logits"]
+        return nn.functional.cross_entropy(logits, labels), logits
+
+
+def test_a_module_that_demands_labels_gets_them(whole):
+    net, rows = whole.Net(), whole.rows(5)
+    surface = Surface(Demanding(net), [rows], constant_losses(["ce", "el"]))
+    with surface.opened("test", 1, progress=False):
+        found = surface.gradients(torch.ones(5))
+    for one, loss in zip(found, ("ce", "el"), strict=True):
+        torch.testing.assert_close(one, whole.gradients(net, rows, loss).mean(0))
+
+
 def test_phases_of_schedules_each_once():
     assert [str(loss) for loss in constant_losses(["mix:0-0.5", "el", "0.2", "gce:q=0.5"])] == [
         *(f"mix:{focus}" for focus in (0, 0.1, 0.2, 0.3, 0.4)),

@@ -16,6 +16,24 @@ def bert(classes: int = 3) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**SMALL, vocab_size=40, num_labels=classes))
 
 
+def multi() -> BertForSequenceClassification:
+    model = bert()
+    model.config.problem_type = "multi_label_classification"
+    return model
+
+
+class Net(torch.nn.Module):
+    """Demands its labels, returns a tuple, and has a part that is not to be trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.BatchNorm1d(4).eval(), torch.nn.Linear(4, 2)
+
+    def forward(self, pixels, labels, names=None):
+        logits = self.head(self.norm(pixels))
+        return torch.nn.functional.cross_entropy(logits, labels), logits
+
+
 def batches(rows: int = 7, size: int = 3) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     ids, labels = torch.randint(40, (rows, 5), generator=generator), torch.arange(rows) % 3
@@ -43,12 +61,21 @@ def test_images():
     assert found.logits.shape == (2, 2)
 
 
+def test_a_module_of_ones_own_is_left_as_it_was():
+    net = Net()
+    found = predict(net, [{"pixels": torch.rand(3, 4), "labels": torch.tensor([0, 1, 1]), "names": ["a", "b", "c"]}])
+    assert found.logits.shape == (3, 2)
+    assert net.training
+    assert not net.norm.training
+
+
 @pytest.mark.parametrize(
     ("model", "batch", "words"),
     [
         (bert, None, "the loader has none"),
-        (bert, {"input_ids": torch.ones(2, 3).long()}, "'labels', but this one has input_ids"),
-        (lambda: bert(1), {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2)}, r"logits \(2, 1\)"),
+        (bert, {"input_ids": torch.ones(2, 3).long()}, "'labels', but got one with input_ids"),
+        (lambda: bert(1), {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2)}, "which is regression"),
+        (multi, {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2, 3)}, "multi_label"),
         (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.rand(2, 3)}, r"\(2, 3\) of torch.float32"),
         (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.tensor([0, 3])}, "from 0 to 2, but got 3"),
     ],

@@ -62,3 +62,6 @@ def test_no_file_and_no_predictions(tmp_path):
     (tmp_path / FILE).write_bytes(b"text")
     with pytest.raises(UsageError, match="to hold predictions"):
         read_predictions(tmp_path)
+    write_predictions(tmp_path / FILE, {})
+    with pytest.raises(UsageError, match="it is empty"):
+        read_predictions(tmp_path)
