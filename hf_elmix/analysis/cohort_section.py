@@ -77,7 +77,8 @@ def _answer(row: Any, label: str, base: str) -> str:
     else:
         start = f"Whether {label} moves more of the rows near the boundary than {base} does cannot be told"
     gain = f"{gain_text(row.difference, HUNDRED)} points {interval_text(row.low, row.high, HUNDRED)}".rstrip()
-    over = f"{row.pairs:.0f} experiment{'s' if row.pairs != 1 else ''}"
+    of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
+    over = f"{row.pairs:.0f} experiment{'s' if row.pairs != 1 else ''}{of_them}"
     text = f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end right beside "
     text += f"{number(HUNDRED * row.base_share)} %, {gain} over {over} and {row.rows:,} rows"
     if not row.visible > 0 or row.low > 0 or row.high < 0:
