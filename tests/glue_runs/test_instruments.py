@@ -13,6 +13,8 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from glue_runs.checkpoint import Rows, open_checkpoint
 from glue_runs.instruments import main
+from hf_elmix.diagnostics import calibration
+from hf_elmix.diagnostics.calibration import temperature_scaled
 from hf_elmix.diagnostics.escape import escape, to_text
 from hf_elmix.diagnostics.predict import predict
 from hf_elmix.diagnostics.predictions import FILE, Predictions, write_predictions
@@ -90,6 +92,16 @@ def test_escape_of_a_model_on_rows_of_a_file(kept_run, tmp_path, capsys):
     words = ["--file", str(tmp_path / "mine.csv"), "--probes", "2", "--noise_batch_size", "1"]
     assert main(["escape", str(kept_run / "model"), *words]) == 0
     assert "batches of 1, 2 probes" in capsys.readouterr().out
+
+
+def test_the_diagram_has_a_run_before_and_after_scaling(kept_run, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(calibration, "plot_reliability", lambda sets, ax, bins: (drawn.update(sets), ax)[1])
+    assert main(["calibration", str(kept_run), "--out", str(tmp_path / "fit.png")]) == 0
+    (logits, labels), (scaled, _) = drawn.values()
+    assert list(drawn) == ["as trained", "temperature scaled"]
+    np.testing.assert_allclose(scaled, temperature_scaled(logits, labels)[0])
+    assert not np.allclose(scaled, logits, atol=1e-3)
 
 
 @pytest.mark.parametrize(
