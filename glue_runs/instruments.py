@@ -179,12 +179,13 @@ def _share(table: Any, shares: Any, step: int, cohort: str) -> str:
 
 def _calibration(args: argparse.Namespace) -> None:
     from hf_elmix.analysis.text import Table, to_markdown
-    from hf_elmix.diagnostics.calibration import calibration_table, plot_reliability, temperature_scaled
+    from hf_elmix.diagnostics.calibration import plot_reliability, score_table, temperature_scaled
     from hf_elmix.diagnostics.predict import predict
 
     checkpoint = _checkpoint(args)
     seen = predict(checkpoint.model, checkpoint.loader)
-    table = calibration_table(seen.logits, seen.labels, bins=args.bins)
+    scaled = temperature_scaled(seen.logits, seen.labels)
+    table = score_table(seen.logits, scaled, seen.labels, bins=args.bins)
     rows = [
         [str(name), *(f"{value:.4f}" for value in row)] for name, row in zip(table.index, table.values, strict=True)
     ]
@@ -194,7 +195,7 @@ def _calibration(args: argparse.Namespace) -> None:
             Table("calibration", "Calibration", caption, ["", *(name.replace("_", " ") for name in table)], rows)
         )
     )
-    kinds = zip(table.index, (seen.logits, temperature_scaled(seen.logits, seen.labels)[0]), strict=True)
+    kinds = zip(table.index, (seen.logits, scaled[0]), strict=True)
     _draw(args.out, [partial(plot_reliability, {kind: (of, seen.labels) for kind, of in kinds}, bins=args.bins)])
 
 

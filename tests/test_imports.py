@@ -155,6 +155,7 @@ ARROWS = {
     ],
     "hf_elmix.analysis.aside": ["hf_elmix.analysis.ranks", "hf_elmix.analysis.tables"],
     "hf_elmix.analysis.calibrated": [
+        "hf_elmix.analysis.tables",
         "hf_elmix.errors",
         "hf_elmix.diagnostics.calibration",
         "hf_elmix.diagnostics.predictions",
@@ -168,6 +169,7 @@ ARROWS = {
         "hf_elmix.analysis.calibrated",
     ],
     "hf_elmix.analysis.moves": [
+        "hf_elmix.analysis.tables",
         "hf_elmix.diagnostics.transitions",
         "hf_elmix.analysis.predicted",
         "hf_elmix.analysis.ranks",

@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 
 from hf_elmix.analysis.ranks import compare
-from hf_elmix.diagnostics.calibration import calibration_table, reliability_table, temperature_scaled
+from hf_elmix.analysis.tables import EXPERIMENT
+from hf_elmix.diagnostics.calibration import WHEN, reliability_table, score_table, temperature_scaled
 from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.errors import UsageError
 
-__all__ = ["BINS", "MEASURES", "WHEN", "add_reliability", "calibration_means", "calibration_pairs", "run_calibration"]
+__all__ = ["BINS", "MEASURES", "add_reliability", "calibration_means", "calibration_pairs", "run_calibration"]
 
 BINS = 15
-WHEN = ("as trained", "temperature scaled")
 MEASURES = ("ece", "ece_adaptive", "brier", "nll")  # of all of them less is better
-EXPERIMENT = ["problem", "seed"]
 
 
 def run_calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]] | None:
@@ -40,13 +39,13 @@ def run_calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict
     labels = np.concatenate([seen.labels for seen in sets.values()])
     if not np.isfinite(logits).all():
         return None
-    scaled, _ = temperature_scaled(logits, labels)
+    scaled = temperature_scaled(logits, labels)
     tables = {
-        when: reliability_table(one, labels, bins=BINS) for when, one in zip(WHEN, (logits, scaled), strict=True)
+        when: reliability_table(one, labels, bins=BINS) for when, one in zip(WHEN, (logits, scaled[0]), strict=True)
     }
     edges = np.arange(1, BINS) / BINS
     tables = {when: table.set_index(np.searchsorted(edges, table["confidence"])) for when, table in tables.items()}
-    return calibration_table(logits, labels, bins=BINS), tables
+    return score_table(logits, scaled, labels, bins=BINS), tables
 
 
 def add_reliability(one: pd.DataFrame, other: pd.DataFrame | None) -> pd.DataFrame:

@@ -7,19 +7,18 @@ from functools import partial
 
 import pandas as pd
 
-from hf_elmix.analysis.calibrated import BINS, MEASURES, WHEN, calibration_means, calibration_pairs
+from hf_elmix.analysis.calibrated import BINS, MEASURES, calibration_means, calibration_pairs
 from hf_elmix.analysis.plots import legend_rows, method_label
 from hf_elmix.analysis.predicted import Predicted
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.section import DRAWN, Picture, Section
+from hf_elmix.analysis.section import DRAWN, HUNDRED, Picture, Section
 from hf_elmix.analysis.text import Cell, Table
 from hf_elmix.analysis.words import first_upper, gain_text, interval_text, number
-from hf_elmix.diagnostics.calibration import draw_reliability
+from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 
 __all__ = ["calibration_section"]
 
 Pairs = Mapping[tuple[str, str], pd.DataFrame]
-HUNDRED = 100.0
 LABELS = {"ece": "ECE", "ece_adaptive": "adaptive ECE", "brier": "Brier score", "nll": "NLL"}
 SCALES = {"ece": HUNDRED, "ece_adaptive": HUNDRED, "brier": 1.0, "nll": 1.0}
 DIGITS = {"ece": 2, "ece_adaptive": 2, "brier": 4, "nll": 4}

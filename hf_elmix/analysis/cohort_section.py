@@ -12,7 +12,7 @@ from hf_elmix.analysis.moves import flow_of, moves_table, pooled_transitions
 from hf_elmix.analysis.plots import method_label
 from hf_elmix.analysis.predicted import SIXTHS, Predicted
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.section import DRAWN, Picture, Section
+from hf_elmix.analysis.section import DRAWN, HUNDRED, Picture, Section
 from hf_elmix.analysis.text import Cell, Table
 from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text
 from hf_elmix.diagnostics.flow import draw_flow, draw_histograms
@@ -21,7 +21,6 @@ from hf_elmix.diagnostics.transitions import COHORTS, PAPER, share_table
 
 __all__ = ["cohort_section"]
 
-HUNDRED = 100.0
 PAPER_ROW = "the paper: CE, ResNet32 on CIFAR-100"
 
 

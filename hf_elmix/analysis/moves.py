@@ -8,11 +8,10 @@ import pandas as pd
 
 from hf_elmix.analysis.predicted import WHOSE, Predicted
 from hf_elmix.analysis.ranks import compare, visible_effect
+from hf_elmix.analysis.tables import EXPERIMENT
 from hf_elmix.diagnostics.transitions import COHORTS, share_table
 
 __all__ = ["flow_of", "moves_table", "pooled_transitions"]
-
-EXPERIMENT = ["problem", "seed"]
 
 
 def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataFrame:

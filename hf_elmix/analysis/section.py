@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 
 from hf_elmix.analysis.text import Table
 
-__all__ = ["DRAWN", "Picture", "Section"]
+__all__ = ["DRAWN", "HUNDRED", "Picture", "Section"]
 
 DRAWN = 8  # methods of which pictures are drawn
+HUNDRED = 100.0  # shares are shown in percent
 
 
 class Picture(NamedTuple):

@@ -19,6 +19,7 @@ from hf_elmix.schedules import REGIMES
 from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = [
+    "EXPERIMENT",
     "curves_table",
     "metric_runs",
     "read_scores",

@@ -10,13 +10,12 @@ from pandas.testing import assert_frame_equal
 from hf_elmix.analysis.calibrated import (
     BINS,
     MEASURES,
-    WHEN,
     add_reliability,
     calibration_means,
     calibration_pairs,
     run_calibration,
 )
-from hf_elmix.diagnostics.calibration import calibration_table, reliability_table, temperature_scaled
+from hf_elmix.diagnostics.calibration import WHEN, calibration_table, reliability_table, temperature_scaled
 from hf_elmix.errors import UsageError
 
 

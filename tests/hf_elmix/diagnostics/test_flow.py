@@ -120,6 +120,8 @@ def test_of_many_points_ten_are_drawn_with_the_first_and_the_last(ax, prediction
 
 def test_a_histogram_of_no_rows(ax):
     draw_histograms(pd.DataFrame(np.zeros((1, 4)), [1.0], np.arange(4) / 4), ax)
+    assert all((stairs.get_data().values == 0).all() for stairs in ax.patches)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1"]
 
 
 def test_the_current_axis_is_the_default(predictions):
