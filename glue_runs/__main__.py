@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glue_runs import protocol
-from hf_elmix.analysis.command import add_arguments, report
-from hf_elmix.commands import EXIT_FAILED, OneLineParser, exit_code
+from hf_elmix.cli.base import EXIT_FAILED, OneLineParser, exit_code
+from hf_elmix.cli.report import add_arguments, report
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.spelling import EXAMPLES
+from hf_elmix.losses.registry import EXAMPLES
 from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
+    from hf_elmix.study.executors.local import Engine
     from hf_elmix.study.spec import RunRecord, Study
-    from hf_elmix.study.workers import Engine
 
 __all__ = ["main"]
 
@@ -185,7 +185,7 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
     arguments = _training_arguments(rest)
     if args.cohorts:
         _check_order(arguments)
-    from glue_runs.problems import glue_study
+    from glue_runs.study import glue_study
 
     study = glue_study(
         args.tasks,
@@ -210,9 +210,9 @@ def _status(args: argparse.Namespace, rest: list[str]) -> int:
     _refuse_rest(rest)
     from rich.console import Console
 
+    from hf_elmix.study.progress import SIGNS, grid_table
     from hf_elmix.study.status import status_of
     from hf_elmix.study.store import Store
-    from hf_elmix.study.view import SIGNS, grid_table
 
     states = status_of(Store(args.runs))
     console = Console(highlight=False, markup=False)
@@ -241,7 +241,7 @@ def _push(args: argparse.Namespace, rest: list[str]) -> int:
     needed, other = ("hub_id", "hub_id_template") if args.results else ("hub_id_template", "hub_id")
     if getattr(args, needed) is None or getattr(args, other) is not None:
         raise UsageError("Expected --hub_id_template ID for models, or --results --hub_id ID for the runs.")
-    from glue_runs.push import push_models, push_results
+    from hf_elmix.hub.push import push_models, push_results
     from hf_elmix.study.store import Store
 
     options = {"private": args.private, "overwrite": args.overwrite}
@@ -276,10 +276,10 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _engine(args: argparse.Namespace) -> Engine:
     """Where the branches of a study are done."""
-    from hf_elmix.study.workers import run_here, run_in_workers, visible_gpus
+    from hf_elmix.study.executors.local import run_here, run_in_workers, visible_gpus
 
     if args.engine == "ray":
-        from hf_elmix.study.cluster import run_on_ray
+        from hf_elmix.study.executors.ray import run_on_ray
 
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
     # In this process the Trainer would spread each batch over all GPUs, which is another training.
@@ -305,7 +305,7 @@ def _check_order(arguments: dict[str, Any]) -> None:
 
 def _run(study: Study, folder: str | Path, engine: Engine, *, cohorts: bool = False, **options: Any) -> int:
     from hf_elmix.study.grid import run_grid
-    from hf_elmix.study.run import run_branch
+    from hf_elmix.study.runner import run_branch
     from hf_elmix.study.store import Store
 
     counts = run_grid(study, Store(folder), partial(run_branch, cohorts=cohorts), engine=engine, **options)

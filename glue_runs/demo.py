@@ -7,7 +7,7 @@ from pathlib import Path
 from glue_runs import pocket
 from glue_runs.pocket.dataset import write_dataset
 from glue_runs.pocket.encoder import encoder_path
-from glue_runs.problems import glue_study
+from glue_runs.study import glue_study
 from hf_elmix.study.spec import Study
 
 __all__ = ["ABOUT", "APART", "REAL", "demo_study"]

@@ -13,20 +13,21 @@ from datasets import DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from glue_runs.data import find_task, load_task, read_dataset, tokenise
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
-from glue_runs.labels import in_order_of, named_labels
 from glue_runs.metrics import COMBINED, compute_metrics_for, predicted_classes, predicted_values
-from glue_runs.models import find_model, load_config, load_model, load_tokenizer
-from glue_runs.own import find_splits, own_task, read_files
-from glue_runs.padding_free import drop_padding
-from glue_runs.problems import collator_for, possible_padding
 from glue_runs.protocol import GLUE
 from glue_runs.sharing import facts_of_run, share, take_hub
-from glue_runs.tasks import GLUE_TASKS, Task
-from hf_elmix.complement import trainer_for
+from glue_runs.study import collator_for, possible_padding
+from glue_runs.tasks import GLUE_TASKS
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.spelling import parse_loss
+from hf_elmix.losses.registry import parse_loss
+from hf_elmix.text.labels import in_order_of, named_labels
+from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.own_files import find_splits, own_task, read_files
+from hf_elmix.text.padding_free import drop_padding
+from hf_elmix.text.rows import find_task, load_task, read_dataset, tokenise
+from hf_elmix.text.tasks import TextTask
+from hf_elmix.training.complement import trainer_for
 
 __all__ = ["finetune"]
 
@@ -43,7 +44,7 @@ def finetune(words: Sequence[str]) -> int:
         The exit code, 0.
 
     Raises:
-        UsageError: (a ValueError) If an argument, the data or the model cannot be used.
+        UsageError: If an argument, the data or the model cannot be used.
     """
     data, model, args = parse(words)
     hub = take_hub(args)
@@ -80,7 +81,7 @@ def finetune(words: Sequence[str]) -> int:
     return 0
 
 
-def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[Task, DatasetDict]:
+def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
     """The task and those of its splits that are used, with class ids in the order of the model's."""
     if data.task_name is not None:
         task = find_task(data.task_name.lower(), GLUE_TASKS)
@@ -97,7 +98,7 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
     return in_order_of(config, task, rows)
 
 
-def _own_rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[Task, DatasetDict]:
+def _own_rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
     files = data.files
     name = (
         Path(next(iter(files.values()))).stem if files else Path(data.dataset_name or "").expanduser().resolve().name
@@ -128,7 +129,7 @@ def _used(args: FinetuneArguments, splits: tuple[str, ...], test_splits: tuple[s
     return (*train, *(splits if args.do_eval else ()), *(test_splits if args.do_predict else ()))
 
 
-def _check_task(task: Task, args: FinetuneArguments) -> None:
+def _check_task(task: TextTask, args: FinetuneArguments) -> None:
     """Refuse a loss or a metric that the task does not have."""
     if task.regression and args.loss != STOCK:
         raise UsageError(
@@ -140,7 +141,7 @@ def _check_task(task: Task, args: FinetuneArguments) -> None:
         raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
 
 
-def _about(task: Task, rows: DatasetDict) -> str:
+def _about(task: TextTask, rows: DatasetDict) -> str:
     """What is read, in one line: a wrong column is seen before anything is trained."""
     counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
     labels = "a number" if task.regression else ", ".join(task.labels[:10]) + (" ..." if task.labels[10:] else "")
@@ -154,7 +155,7 @@ def _length(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> int:
     return min(data.max_seq_length, tokenizer.model_max_length)
 
 
-def _trainer(args: FinetuneArguments, task: Task, tokens: DatasetDict, **parts: Any) -> Trainer:
+def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **parts: Any) -> Trainer:
     """The Trainer; while it trains, the first evaluation split alone says which epoch is best, as in run_glue."""
     kind = Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss))
     try:
@@ -177,7 +178,7 @@ def _train(trainer: Trainer, checkpoint: str | None, rows: int) -> None:
     trainer.save_state()
 
 
-def _evaluate(trainer: Trainer, task: Task, tokens: DatasetDict) -> dict[str, Any]:
+def _evaluate(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for split, suffix in zip(task.splits, ("", "_mm"), strict=False):
         scores = {**trainer.evaluate(tokens[split]), "eval_samples": len(tokens[split])}
@@ -186,7 +187,7 @@ def _evaluate(trainer: Trainer, task: Task, tokens: DatasetDict) -> dict[str, An
     return metrics
 
 
-def _predict(trainer: Trainer, task: Task, tokens: DatasetDict) -> None:
+def _predict(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> None:
     """Write what is predicted for each row; where the labels are known, how right it is too."""
     for split, suffix in zip(task.test_splits, ("", "-mm"), strict=False):
         output = trainer.predict(tokens[split], metric_key_prefix="predict")
@@ -221,7 +222,7 @@ def _checkpoint(args: FinetuneArguments) -> str | None:
     """The checkpoint to go on from, if any.
 
     Raises:
-        UsageError: (a ValueError) If there is no such folder.
+        UsageError: If there is no such folder.
     """
     given = args.resume_from_checkpoint
     if given in LAST:

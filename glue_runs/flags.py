@@ -15,9 +15,9 @@ from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.protocol import BERT, MAX_LENGTH, PADDINGS
 from glue_runs.tasks import GLUE_TASKS
-from hf_elmix.arguments import MixedLossArguments
-from hf_elmix.commands import OneLineParser
+from hf_elmix.cli.base import OneLineParser
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.training.arguments import MixedLossArguments
 
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "check_arguments", "parse"]
 
@@ -148,7 +148,7 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
         words: The command line after ``finetune``.
 
     Raises:
-        UsageError: (a ValueError) If a flag is unknown or its value is wrong, or it is not said which rows.
+        UsageError: If a flag is unknown or its value is wrong, or it is not said which rows.
     """
     words = _with_config(list(words))
     names = [name_of_flag(word) for word in words if word.startswith("--")]
@@ -182,7 +182,7 @@ def check_arguments(args: TrainingArguments) -> None:
     """Refuse values that would only fail once training has begun.
 
     Raises:
-        UsageError: (a ValueError) If one is outside its range.
+        UsageError: If one is outside its range.
     """
     lowest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "seed": 0}
     for name, least in lowest.items():

@@ -13,13 +13,14 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 from transformers import EvalPrediction
 
-from glue_runs.tasks import GLUE_TASKS, Task
+from glue_runs.tasks import GLUE_TASKS
+from hf_elmix.text.tasks import TextTask
 
 __all__ = ["COMBINED", "GlueMetric", "compute_metrics_for", "predicted_classes", "predicted_values"]
 
 CITATION = """\
 @inproceedings{wang2018glue,
-  title={{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
+  title={{GLUE}: A Multi-TextTask Benchmark and Analysis Platform for Natural Language Understanding},
   author={Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and Bowman, Samuel R.},
   booktitle={Proceedings of the 2018 EMNLP Workshop BlackboxNLP},
   year={2018}
@@ -45,14 +46,14 @@ class GlueMetric(evaluate.Metric):
     ``GlueMetric("mrpc").compute(predictions=[0, 1], references=[0, 1])`` gives ``{"accuracy": 1.0, "f1": 1.0}``.
 
     Args:
-        task: Name of a GLUE task, or any `Task`.
+        task: Name of a GLUE task, or any `TextTask`.
         **kwargs: Further arguments of `evaluate.Metric`.
 
     Raises:
         KeyError: If GLUE has no task of that name.
     """
 
-    def __init__(self, task: str | Task, **kwargs: Any) -> None:
+    def __init__(self, task: str | TextTask, **kwargs: Any) -> None:
         if isinstance(task, str) and task not in GLUE_TASKS:
             raise KeyError(f"Expected one of {', '.join(GLUE_TASKS)}, but got {task!r}.")
         self.task = GLUE_TASKS[task] if isinstance(task, str) else task
@@ -82,7 +83,7 @@ def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: t
     return _logits(outputs).squeeze(-1)
 
 
-def compute_metrics_for(task: Task, *, combined: bool = False) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_metrics_for(task: TextTask, *, combined: bool = False) -> Callable[[EvalPrediction], dict[str, float]]:
     """The Trainer's `compute_metrics` for a task.
 
     It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, TASK_NAMES
-from hf_elmix.spelling import mixing_of
+from hf_elmix.losses.registry import mixing_of
 from hf_elmix.study.spec import RunRecord
 
 __all__ = ["study_commands"]
 
-# Settings of a problem, the flag of each, and the value that needs none.
+# Settings of a task, the flag of each, and the value that needs none.
 FLAGS = {
     "model": ("--model_name_or_path", BERT),
     "dataset": ("--dataset_name", GLUE),
@@ -42,7 +42,7 @@ def study_commands(records: Iterable[RunRecord], folder: str) -> list[str]:
 
 def _grid(records: list[RunRecord]) -> str:
     """The flags that say which runs."""
-    tasks, methods, seeds = ({getattr(r.key, part) for r in records} for part in ("problem", "method", "seed"))
+    tasks, methods, seeds = ({getattr(r.key, part) for r in records} for part in ("task", "method", "seed"))
     mixed = all(mixing_of(record.settings["loss"]) is not None for record in records)
     lists = {
         "--tasks": _in_order(tasks, TASK_NAMES),

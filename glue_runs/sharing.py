@@ -9,16 +9,16 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from glue_runs.data import revision
-from glue_runs.facts import model_facts, scores_on
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments
-from glue_runs.hub import ModelSource
 from glue_runs.protocol import ARGUMENTS, GLUE
-from glue_runs.publish import claim_repo, publish_folder
-from glue_runs.tasks import Task
-from hf_elmix.card import ModelFacts, model_mark, write_model_card
 from hf_elmix.errors import UsageError
-from hf_elmix.study.run import software
+from hf_elmix.hub.client import ModelSource
+from hf_elmix.hub.facts import model_facts, scores_on
+from hf_elmix.hub.model_card import ModelFacts, model_mark, write_model_card
+from hf_elmix.hub.publish import claim_repo, publish_folder
+from hf_elmix.study.runner import software
+from hf_elmix.text.rows import revision
+from hf_elmix.text.tasks import TextTask
 
 __all__ = ["Hub", "facts_of_run", "share", "take_hub"]
 
@@ -44,7 +44,7 @@ class Hub:
         """Make sure that the model can be published there, before it is trained.
 
         Raises:
-            UsageError: (a ValueError) If it cannot.
+            UsageError: If it cannot.
         """
         claim_repo(self.repo_id, model_mark(facts), private=self.private, create=False, token=self.token)
 
@@ -55,7 +55,7 @@ def take_hub(args: FinetuneArguments) -> Hub | None:
     The Trainer would upload, at every save, the pickle of its arguments; and write the token into it.
 
     Raises:
-        UsageError: (a ValueError) If there will be nothing to publish.
+        UsageError: If there will be nothing to publish.
     """
     name = args.hub_model_id or Path(args.output_dir or "").resolve().name
     hub = Hub(name, args.hub_private_repo, args.hub_token) if args.push_to_hub else None
@@ -69,7 +69,7 @@ def facts_of_run(
     data: DataArguments,
     args: FinetuneArguments,
     source: ModelSource,
-    task: Task,
+    task: TextTask,
     rows: DatasetDict,
     metrics: Mapping[str, float],
 ) -> ModelFacts:
@@ -115,7 +115,7 @@ def share(args: FinetuneArguments, facts: ModelFacts, hub: Hub | None) -> None:
     """Write the card beside the model, and publish both if they are to be.
 
     Raises:
-        UsageError: (a ValueError) If the Hub takes them not.
+        UsageError: If the Hub takes them not.
     """
     folder = Path(args.output_dir or "")
     write_model_card(folder, facts, folder.name if hub is None else hub.repo_id)

@@ -6,7 +6,7 @@ __all__ = ["UsageError", "in_one_line"]
 
 
 class UsageError(ValueError):
-    """Something the user gave cannot be used; the message says what was expected, what came and what to type."""
+    """A `ValueError` for a user's mistake: the message says what was expected, what was given and what to type."""
 
 
 def in_one_line(error: BaseException) -> str:

@@ -13,10 +13,10 @@ import pytest
 
 from glue_runs.__main__ import _parser
 from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
+from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import read_scores
-from hf_elmix.schedules import MixingSchedule
+from hf_elmix.losses.schedules import MixingSchedule
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "hf_elmix" / "docs" / "pages"

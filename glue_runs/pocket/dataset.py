@@ -13,7 +13,8 @@ from huggingface_hub import DatasetCardData
 from glue_runs.pocket import TRAIN_ROWS, VALIDATION_ROWS
 from glue_runs.pocket.lexicon import WORDS
 from glue_runs.pocket.rows import AMBIGUOUS, HARD, MISLABELLED, Row, make_rows
-from glue_runs.tasks import TASKS, Task
+from glue_runs.tasks import TASKS
+from hf_elmix.text.tasks import TextTask
 
 __all__ = ["write_dataset"]
 
@@ -42,13 +43,13 @@ def write_dataset(
     return folder
 
 
-def _sizes(task: Task, train_rows: int, validation_rows: int) -> Iterator[tuple[str, int]]:
+def _sizes(task: TextTask, train_rows: int, validation_rows: int) -> Iterator[tuple[str, int]]:
     yield "train", train_rows
     for split in task.splits:
         yield split, validation_rows
 
 
-def _frame(task: Task, rows: list[Row]) -> pd.DataFrame:
+def _frame(task: TextTask, rows: list[Row]) -> pd.DataFrame:
     texts = {column: [row.texts[place] for row in rows] for place, column in enumerate(task.columns)}
     others = {name: [getattr(row, name) for row in rows] for name in ("label", "idx", "kind", "difficulty")}
     return pd.DataFrame(texts | others)
@@ -69,7 +70,7 @@ def _readme(seed: int, train_rows: int, validation_rows: int) -> str:
     return f"---\n{header.to_yaml()}\n---\n{text}"
 
 
-def _info(task: Task) -> dict[str, Any]:
+def _info(task: TextTask) -> dict[str, Any]:
     names = {str(place): name for place, name in enumerate(task.labels)}
     features: list[dict[str, Any]] = [{"name": column, "dtype": "string"} for column in task.columns]
     features.append({"name": "label", "dtype": {"class_label": {"names": names}}})
@@ -78,7 +79,7 @@ def _info(task: Task) -> dict[str, Any]:
     return {"config_name": task.name, "features": features}
 
 
-def _config(task: Task) -> dict[str, Any]:
+def _config(task: TextTask) -> dict[str, Any]:
     splits = ("train", *task.splits)
     return {
         "config_name": task.name,

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.frames import EXPERIMENT
 from hf_elmix.analysis.ranks import compare
-from hf_elmix.analysis.tables import EXPERIMENT
 from hf_elmix.diagnostics.calibration import WHEN, reliability_table, score_table, temperature_scaled
-from hf_elmix.diagnostics.predictions import Predictions
 from hf_elmix.errors import UsageError
+from hf_elmix.predictions.records import Predictions
 
 __all__ = ["BINS", "MEASURES", "add_reliability", "calibration_means", "calibration_pairs", "run_calibration"]
 
@@ -30,7 +30,7 @@ def run_calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict
         logits are no numbers.
 
     Raises:
-        UsageError: (a ValueError) If there are no rows, their labels are no class ids, or the sets have others.
+        UsageError: If there are no rows, their labels are no class ids, or the sets have others.
     """
     classes = sorted({seen.logits.shape[1] for seen in sets.values()})
     if len(classes) > 1:

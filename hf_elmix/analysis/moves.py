@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_elmix.analysis.predicted import WHOSE, Predicted
+from hf_elmix.analysis.frames import EXPERIMENT
+from hf_elmix.analysis.predictions import WHOSE, Predicted
 from hf_elmix.analysis.ranks import compare, visible_effect
-from hf_elmix.analysis.tables import EXPERIMENT
-from hf_elmix.diagnostics.transitions import COHORTS, share_table
+from hf_elmix.predictions.cohorts import COHORTS, share_table
 
 __all__ = ["flow_of", "moves_table", "pooled_transitions"]
 

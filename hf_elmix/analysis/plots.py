@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
-from hf_elmix.schedules import MixingSchedule, focus_of
-from hf_elmix.spelling import mixing_of
+from hf_elmix.losses.schedules import MixingSchedule, focus_of
+from hf_elmix.plotting import LONGEST, STYLES, Style, drawn_name, escaped, finished, short_name, style_of
 
 __all__ = [
-    "drawn_name",
-    "finished",
-    "legend_rows",
-    "method_label",
     "plot_differences",
     "plot_losses",
     "plot_means",
@@ -30,85 +24,12 @@ __all__ = [
     "plot_schedule",
     "plot_scores",
     "plot_weights",
-    "style_of",
 ]
 
 
-class Style(NamedTuple):
-    """How a method is drawn, in all figures."""
-
-    colour: str
-    line: Any
-    width: float
-    marker: str
-
-
-# The colours differ in lightness too, so that figures read in grey, and later lines are thinner than earlier ones, so
-# that lines which coincide are all seen.
-STYLES = (
-    Style("#BBBBBB", "-", 6.0, "o"),
-    Style("#56B4E9", "-", 4.0, "s"),
-    Style("#000000", "--", 2.4, "D"),
-    Style("#D55E00", "-", 1.4, "^"),
-    Style("#009E73", "-.", 1.4, "v"),
-    Style("#0072B2", ":", 1.4, "X"),
-)
-# From the seventh method on the colours come again, each round with dashes and markers of its own.
-MARKERS = ("P", "*", "h", "<", ">", "d", "p")
-DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 1, 1, 1, 1, 1)))
-LONGEST = 28  # letters of a name in a figure; tables have the whole
-ROWS = 40  # problems in a figure of differences
+ROWS = 40  # tasks in a figure of differences
 SHADE = 0.1
 CROWD = 4  # methods whose legend still leaves a profile to see
-
-
-def method_label(method: str) -> str:
-    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is.
-
-    Args:
-        method: Its name in records.
-    """
-    method = mixing_of(method) or method
-    if method in ("ce", "el"):
-        return method.upper()
-    focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)
-    low = all(float(number) <= 0.5 for number in re.findall(r"[\d.]+", method)) if focus else False
-    return f"F = {method}" if low else method
-
-
-def drawn_name(method: str) -> str:
-    """A method as figures name it: its label, cut to what fits, with nothing that Matplotlib reads as a command.
-
-    Args:
-        method: Its name in records.
-    """
-    return _short(method_label(str(method)))
-
-
-def legend_rows(methods: Sequence[str]) -> int:
-    """Rows of a legend outside its axis, which take height of a figure.
-
-    Args:
-        methods: Their names.
-    """
-    names = [drawn_name(method) for method in methods]
-    return -(-len(names) // _columns(names))
-
-
-def style_of(place: int) -> Style:
-    """Style of a method.
-
-    Args:
-        place: In the order of methods, from 0.
-
-    Returns:
-        Colour, line, width (points) and marker, as Matplotlib takes them.
-    """
-    style, again = STYLES[place % len(STYLES)], place // len(STYLES)
-    if not again:
-        return style
-    marker = MARKERS[(place - len(STYLES)) % len(MARKERS)]
-    return style._replace(line=DASHES[(again - 1) % len(DASHES)], width=1.4, marker=marker)
 
 
 def plot_profile(
@@ -202,10 +123,10 @@ def plot_differences(
     order: Sequence[str] | None = None,
     scale: float = 100,
 ) -> Axes:
-    """Draw how far each method is from the baseline on each problem, with the interval over seeds.
+    """Draw how far each method is from the baseline on each task, with the interval over seeds.
 
     Args:
-        gains: From `problem_gains`. Of more than 40 problems, those with the largest differences are drawn.
+        gains: From `task_gains`. Of more than 40 tasks, those with the largest differences are drawn.
         baseline: What they are compared with.
         ax: Where to draw; the current axis if left out.
         order: All methods in the study's order, which gives each its style; left out, the baseline is the first.
@@ -236,7 +157,7 @@ def plot_differences(
     ax.axvline(0, color="#000000", lw=1)
     for row in range(1, len(table)):
         ax.axhline(row - 0.5, color="#888888", lw=0.4)
-    ax.set_yticks(range(len(table)), [_short(str(problem)) for problem in table.index])
+    ax.set_yticks(range(len(table)), [short_name(str(task)) for task in table.index])
     ax.set_ylim(-0.5, len(table) - 0.5)
     ax.set_xlabel(f"points above {drawn_name(baseline)} (95 % interval)")
     return finished(ax, legend="below")
@@ -248,7 +169,7 @@ def plot_scores(
     """Draw the score at the end of each epoch: the mean over seeds, and whiskers from the lowest to the highest.
 
     Args:
-        curves_df: From `curves_table`, of one problem.
+        curves_df: From `curves_table`, of one task.
         ax: Where to draw; the current axis if left out.
         order: All methods in the study's order, which gives each its style; left out, that of appearance.
         scale: Factor on the scores.
@@ -291,7 +212,7 @@ def plot_means(
     ax = plt.gca() if ax is None else ax
     for method, style, curve in _curves(curves_df, quantity, order):
         ax.plot(curve.index, scale * curve["mean"], label=drawn_name(method), **_line(style))
-    ax.set_ylabel("\n".join(map(_plain, textwrap.wrap(label or quantity, LONGEST))))
+    ax.set_ylabel("\n".join(map(escaped, textwrap.wrap(label or quantity, LONGEST))))
     return _over_epochs(ax)
 
 
@@ -299,7 +220,7 @@ def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Seque
     """Draw both terms of the loss on the training rows, the mean over seeds: CE with lines, EL with dots between.
 
     Args:
-        curves_df: From `curves_table`, of one problem.
+        curves_df: From `curves_table`, of one task.
         ax: Where to draw; the current axis if left out.
         order: As in `plot_scores`.
 
@@ -316,7 +237,7 @@ def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequ
     """Draw the weights of the loss while a run trains: α with lines, β with dots between.
 
     Args:
-        curves_df: From `curves_table`, of one problem.
+        curves_df: From `curves_table`, of one task.
         ax: Where to draw; the current axis if left out.
         order: As in `plot_scores`.
 
@@ -360,31 +281,6 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, 100)
     ax.set_xlabel("training (% of the steps)")
     return finished(ax, legend="above")
-
-
-def finished(ax: Axes, *, legend: str) -> Axes:
-    """Give an axis its legend, frame and grid.
-
-    Args:
-        ax: The axis, all drawn.
-        legend: ``"above"`` or ``"below"`` the axis, where it hides nothing, or a place of Matplotlib's inside.
-
-    Returns:
-        The axis.
-    """
-    names = ax.get_legend_handles_labels()[1]
-    columns = _columns(names)
-    below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
-    shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
-    outside: dict[str, dict[str, Any]] = {
-        "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
-        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
-    }
-    if names:
-        ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
-    return ax
 
 
 def _plot_both(
@@ -440,19 +336,3 @@ def _undefined(attrs: Mapping[str, Any]) -> str:
     count = attrs.get("undefined", 0)
     of = "1 experiment" if count == 1 else f"{count} experiments"
     return f"\nin {of} the best score is not positive:\nonly the best method counts as solving it" if count else ""
-
-
-def _short(text: str) -> str:
-    """A name that fits, without what Matplotlib reads as mathematics or as a line to hide from the legend."""
-    text = " ".join(text.split())
-    return _plain(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
-
-
-def _columns(names: Sequence[str]) -> int:
-    """As many columns of a legend as fit beside each other."""
-    longest = max(map(len, names), default=0)
-    return 3 if longest <= 10 else 2 if longest <= 18 else 1

@@ -1,6 +1,6 @@
 """Dolan-Moré performance profiles (Fig. 2), the area under them, and how sure they are.
 
-``scores`` has one row for each experiment, indexed by (problem, seed), and one column for each method. Larger is
+``scores`` has one row for each experiment, indexed by (task, seed), and one column for each method. Larger is
 better; a run without a score is missing (NaN) and counts as an experiment that its method did not solve.
 """
 
@@ -101,12 +101,12 @@ def profile_bands(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bootstrap bands of the profile: what other seeds on the same problems could have shown.
+    """Bootstrap bands of the profile: what other seeds on the same tasks could have shown.
 
-    Seeds are resampled within their problem, the same ones for all methods, as they share them (the stratified
-    bootstrap of Agarwal et al. 2021, arXiv 2108.13264). Where no problem has a second seed, experiments are resampled:
+    Seeds are resampled within their task, the same ones for all methods, as they share them (the stratified
+    bootstrap of Agarwal et al. 2021, arXiv 2108.13264). Where no task has a second seed, experiments are resampled:
     the bands then say what other experiments could have shown. With few seeds they are somewhat too narrow, and
-    where all seeds of a problem agree they have no width, as nothing is known of what varies.
+    where all seeds of a task agree they have no width, as nothing is known of what varies.
 
     Args:
         scores: As in `performance_profile`.
@@ -136,14 +136,14 @@ def strata(scores: pd.DataFrame) -> np.ndarray:
     """Number of the group within which each experiment is one draw of several, shape (experiments,).
 
     Args:
-        scores: One row for each experiment, indexed by (problem, seed).
+        scores: One row for each experiment, indexed by (task, seed).
 
     Returns:
-        The number of its problem (first level of the index) where some problem has two experiments or more; else 0
+        The number of its task (first level of the index) where some task has two experiments or more; else 0
         for all, as the experiments themselves are then the only sample there is.
     """
-    problems = scores.index.get_level_values(0)
-    codes = pd.factorize(problems)[0]
+    tasks = scores.index.get_level_values(0)
+    codes = pd.factorize(tasks)[0]
     return codes if len(np.unique(codes)) < len(codes) else np.zeros(len(codes), dtype=int)
 
 

@@ -1,6 +1,6 @@
 """Which method is better, by how much, and how sure that is: Table 4, Fig. 3, and the paired comparison.
 
-``scores`` has one row for each experiment, indexed by (problem, seed), and one column for each method. Larger is
+``scores`` has one row for each experiment, indexed by (task, seed), and one column for each method. Larger is
 better; a run without a score is missing (NaN) and never filled in. Gains use the experiments in which both runs have a
 score; ranks, and the tests on them, those in which every run has one (`complete`).
 """
@@ -27,8 +27,8 @@ __all__ = [
     "groups",
     "mean_gain",
     "mean_rank",
-    "problem_gains",
     "seeds_needed",
+    "task_gains",
     "visible_effect",
     "wins",
 ]
@@ -71,7 +71,7 @@ def mean_gain(scores: pd.DataFrame, baseline: str) -> pd.Series:
         A number for each method, in the unit of the scores; 0 for the baseline.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods.
+        UsageError: If the baseline is none of the methods.
     """
     return differences(scores, baseline).mean()
 
@@ -169,7 +169,7 @@ def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         The same shape, in the unit of the scores.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods.
+        UsageError: If the baseline is none of the methods.
     """
     if baseline not in scores:
         names = ", ".join(repr(str(name)) for name in scores)
@@ -178,7 +178,7 @@ def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
-    """Each method beside the baseline in the same experiments: same problem, same seed.
+    """Each method beside the baseline in the same experiments: same task, same seed.
 
     Args:
         scores: One row for each experiment, one column for each method.
@@ -191,22 +191,22 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
         - ``pairs``: experiments in which both runs have a score;
         - ``better``, ``equal``, ``worse``: in how many of them the method's score is so;
         - ``difference``: the mean of method minus baseline, and ``low``, ``high``: its t interval. The spread is that
-          over the seeds of each problem, so it says what other seeds on the same problems would give, with the degrees
-          of freedom of Welch and Satterthwaite; where no problem has a second seed, the spread over experiments;
+          over the seeds of each task, so it says what other seeds on the same tasks would give, with the degrees
+          of freedom of Welch and Satterthwaite; where no task has a second seed, the spread over experiments;
         - ``sign_p``, ``wilcoxon_p``: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, without
           pairs that are equal, not adjusted for the number of methods;
         - ``improvement``: probability that the method's score is the higher one, equal ones counting half.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods.
+        UsageError: If the baseline is none of the methods.
     """
     gains = differences(scores, baseline).drop(columns=baseline)
     rows = {method: _comparison(gains[method].dropna(), level) for method in gains}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def problem_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
-    """How far each method is from the baseline on each problem, over the seeds that both have.
+def task_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
+    """How far each method is from the baseline on each task, over the seeds that both have.
 
     Args:
         scores: One row for each experiment, one column for each method.
@@ -214,16 +214,16 @@ def problem_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> p
         level: As in `compare`.
 
     Returns:
-        One row for each (problem, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline),
+        One row for each (task, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline),
         and ``low``, ``high``: its paired t interval, missing for fewer than two pairs.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods.
+        UsageError: If the baseline is none of the methods.
     """
     gains = differences(scores, baseline).drop(columns=baseline)
-    problems = pd.Index(gains.index.get_level_values(0), name="problem")
-    by_problem = gains.set_axis(problems).rename_axis(columns="method").stack().groupby(level=[0, 1], sort=False)
-    table = by_problem.agg(pairs="count", difference="mean", sd="std")
+    tasks = pd.Index(gains.index.get_level_values(0), name="task")
+    by_task = gains.set_axis(tasks).rename_axis(columns="method").stack().groupby(level=[0, 1], sort=False)
+    table = by_task.agg(pairs="count", difference="mean", sd="std")
     reach = stats.t.ppf((1 + level) / 2, table["pairs"] - 1) * table["sd"] / np.sqrt(table["pairs"])
     table["low"], table["high"] = table["difference"] - reach, table["difference"] + reach
     return table.drop(columns="sd")
@@ -240,8 +240,8 @@ def seeds_needed(
 ) -> pd.Series:
     """Smallest number of seeds with which a given gain over the baseline would be seen.
 
-    Studies are simulated with normal differences of the spread that was measured on each problem; a gain is seen where
-    the interval of `compare` lies above 0. Where no problem has a second seed, it is the number of experiments.
+    Studies are simulated with normal differences of the spread that was measured on each task; a gain is seen where
+    the interval of `compare` lies above 0. Where no task has a second seed, it is the number of experiments.
 
     Args:
         scores: As elsewhere here.
@@ -256,7 +256,7 @@ def seeds_needed(
         could be measured.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods, or the effect is not above 0.
+        UsageError: If the baseline is none of the methods, or the effect is not above 0.
     """
     if not effect > 0:
         raise UsageError(f"Expected an effect above 0, but got {effect}.")
@@ -280,14 +280,14 @@ def visible_effect(
         scores: As elsewhere here.
         baseline: What it is a gain over; left out, the first method.
         rng: Where chance comes from, or a seed; nothing else is random.
-        seeds: Seeds of each problem; left out, the median of those that were paired.
+        seeds: Seeds of each task; left out, the median of those that were paired.
         power: Share of the simulated studies that must see it.
 
     Returns:
         A gain for each method but the baseline, in the unit of the scores; missing where no spread could be measured.
 
     Raises:
-        UsageError: (a ValueError) If the baseline is none of the methods.
+        UsageError: If the baseline is none of the methods.
     """
     baseline, rng = scores.columns[0] if baseline is None else baseline, np.random.default_rng(rng)
     gains = differences(scores, baseline)
@@ -354,12 +354,12 @@ def _interval(gains: pd.Series, level: float) -> tuple[float, float]:
 
 
 def _variances(gains: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Number of experiments and variance of the differences (n - 1) in each problem, shapes (problems,).
+    """Number of experiments and variance of the differences (n - 1) in each task, shapes (tasks,).
 
-    A problem with a single pair gets the mean variance of the others; nan where no problem has two.
+    A task with a single pair gets the mean variance of the others; nan where no task has two.
     """
-    by_problem = gains.groupby(strata(gains.to_frame()))
-    sizes, variances = by_problem.size().to_numpy(), by_problem.var().to_numpy()
+    by_task = gains.groupby(strata(gains.to_frame()))
+    sizes, variances = by_task.size().to_numpy(), by_task.var().to_numpy()
     known = ~np.isnan(variances)
     return sizes, np.where(known, variances, variances[known].mean() if known.any() else np.nan)
 
@@ -368,18 +368,18 @@ def _standard_error(variances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarra
     """Standard error of the mean over all experiments, and its degrees of freedom (Welch and Satterthwaite).
 
     Args:
-        variances: Of each problem, shape (..., problems).
-        sizes: Experiments of each problem, shape (problems,).
+        variances: Of each task, shape (..., tasks).
+        sizes: Experiments of each task, shape (tasks,).
     """
     parts = variances * sizes / sizes.sum() ** 2
     total = parts.sum(axis=-1)
-    # A problem with one experiment tells nothing of the spread, and adds no freedom.
+    # A task with one experiment tells nothing of the spread, and adds no freedom.
     lost = np.where(sizes > 1, parts**2 / np.maximum(sizes - 1, 1), 0.0).sum(axis=-1)
     return np.sqrt(total), np.divide(total**2, lost, out=np.full_like(total, np.inf), where=lost > 0)
 
 
 def _spreads(scores: pd.DataFrame, baseline: str) -> dict[str, np.ndarray]:
-    """Variance of the differences in each problem, for each method but the baseline."""
+    """Variance of the differences in each task, for each method but the baseline."""
     gains = differences(scores, baseline).drop(columns=baseline)
     return {method: _variances(gains[method].dropna())[1] for method in gains}
 
@@ -391,11 +391,11 @@ def _visible(variances: np.ndarray, seeds: int, rng: np.random.Generator, power:
     """
     if seeds < 2 or not len(variances) or np.isnan(variances).any():
         return np.nan
-    problems = len(variances)
+    tasks = len(variances)
     # Mean and variance of a normal sample are independent: a normal and a chi-square draw.
-    means = rng.normal(size=(DRAWS, problems)) * np.sqrt(variances / seeds)
-    drawn = rng.chisquare(seeds - 1, size=(DRAWS, problems)) * variances / (seeds - 1)
-    error, freedom = _standard_error(drawn, np.full(problems, seeds))
+    means = rng.normal(size=(DRAWS, tasks)) * np.sqrt(variances / seeds)
+    drawn = rng.chisquare(seeds - 1, size=(DRAWS, tasks)) * variances / (seeds - 1)
+    error, freedom = _standard_error(drawn, np.full(tasks, seeds))
     return float(np.quantile(error * stats.t.ppf(0.975, freedom) - means.mean(axis=1), power))
 
 

@@ -20,12 +20,9 @@ import pyarrow.parquet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_elmix.analysis.aside import Aside
-from hf_elmix.analysis.calibration_section import calibration_section
-from hf_elmix.analysis.cohort_section import cohort_section
+from hf_elmix.analysis.formats import Table, to_latex, to_markdown
 from hf_elmix.analysis.plots import (
     CROWD,
-    legend_rows,
     plot_differences,
     plot_losses,
     plot_means,
@@ -35,10 +32,13 @@ from hf_elmix.analysis.plots import (
     plot_weights,
 )
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.section import Section
-from hf_elmix.analysis.text import Table, to_latex, to_markdown
-from hf_elmix.analysis.views import report_tables, runs_view, settings_view
-from hf_elmix.analysis.words import aside_sentence, verdict
+from hf_elmix.analysis.secondary_metrics import SecondaryMetric
+from hf_elmix.analysis.sections.base import Section
+from hf_elmix.analysis.sections.calibration import calibration_section
+from hf_elmix.analysis.sections.cohorts import cohort_section
+from hf_elmix.analysis.tables import report_tables, runs_view, settings_view
+from hf_elmix.analysis.words import secondary_sentence, verdict
+from hf_elmix.plotting import legend_rows
 
 __all__ = ["PAGE", "render_page", "write_report"]
 
@@ -46,7 +46,7 @@ PAGE = "report.html"
 LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches: on a phone's width letters are still read
 SHOWN = 40  # rows of the table of scores that a terminal gets
-CURVES = 8  # problems whose curves are drawn
+CURVES = 8  # tasks whose curves are drawn
 
 
 def write_report(
@@ -129,8 +129,8 @@ def _page(
         results=results,
         figures={name: _inline(figure, name) for name, figure in figures.items()},
         curves=_curve_figures(results),
-        weights=_weights_figure(results) if _problems(results) else "",
-        undrawn=max(0, len(_problems(results)) - CURVES),
+        weights=_weights_figure(results) if _tasks(results) else "",
+        undrawn=max(0, len(_tasks(results)) - CURVES),
         tables={table.name: table for table in tables},
         beside=_beside(results),
         sections=sections,
@@ -152,7 +152,7 @@ def _figures(results: StudyResults, sections: Sequence[Section]) -> dict[str, Fi
     pictures = [picture for section in sections for group in section.pictures.values() for picture in group]
     legend = 0.2 * legend_rows(results.methods)
     figures = {"profile": _figure(_profile(results), 3.9 + (legend if len(results.methods) > CROWD else 0))}
-    figures |= _aside_figures(results)
+    figures |= _secondary_figures(results)
     figures |= {picture.name: _figure(picture.draw, picture.height) for picture in pictures}
     if not results.others:
         return figures
@@ -172,52 +172,52 @@ def _profile(results: StudyResults) -> Callable[[Axes], Axes]:
     return lambda ax: plot_profile(results.profile, ax, experiments=len(results.scores), bands=results.bands)
 
 
-def _aside_figures(results: StudyResults) -> dict[str, Figure]:
+def _secondary_figures(results: StudyResults) -> dict[str, Figure]:
     """Each metric that is told beside the score, by epoch."""
     curves, height = results.curves_df, 2.8 + 0.2 * legend_rows(results.methods)
     if curves is None:
         return {}
     return {
-        f"aside-{place}": _figure(partial(_draw_aside, curves, aside, results.methods), height)
-        for place, aside in enumerate(results.asides, start=1)
+        f"secondary-{place}": _figure(partial(_draw_secondary, curves, metric, results.methods), height)
+        for place, metric in enumerate(results.secondary_metrics, start=1)
     }
 
 
-def _draw_aside(curves: pd.DataFrame, aside: Aside, order: Sequence[str], ax: Axes) -> Axes:
-    return plot_means(curves, aside.metric, ax, order=order, scale=aside.scale, label=aside.label)
+def _draw_secondary(curves: pd.DataFrame, metric: SecondaryMetric, order: Sequence[str], ax: Axes) -> Axes:
+    return plot_means(curves, metric.metric, ax, order=order, scale=metric.scale, label=metric.label)
 
 
 def _beside(results: StudyResults) -> list[str]:
     """What is told beside the score, a sentence for each metric."""
-    return [aside_sentence(aside, results.baseline) for aside in results.asides]
+    return [secondary_sentence(metric, results.baseline) for metric in results.secondary_metrics]
 
 
 def _curve_figures(results: StudyResults) -> dict[str, list[str]]:
-    """For each problem, as far as they are drawn, its score by epoch and the terms of its loss."""
-    return {problem: _curves(results, problem, k) for k, problem in enumerate(_problems(results)[:CURVES])}
+    """For each task, as far as they are drawn, its score by epoch and the terms of its loss."""
+    return {task: _curves(results, task, k) for k, task in enumerate(_tasks(results)[:CURVES])}
 
 
-def _curves(results: StudyResults, problem: str, place: int) -> list[str]:
-    part, order = _curves_of(results, problem), results.methods
+def _curves(results: StudyResults, task: str, place: int) -> list[str]:
+    part, order = _curves_of(results, task), results.methods
     scores = _small_figure(lambda ax: plot_scores(part, ax, order=order, scale=results.scale), order)
     losses = _small_figure(lambda ax: plot_losses(part, ax, order=order), order)
     return [_inline(scores, f"score-{place}"), _inline(losses, f"loss-{place}")]
 
 
 def _weights_figure(results: StudyResults) -> str:
-    """The weights of the loss, from the first problem: schedules are those of the methods."""
-    part, order = _curves_of(results, _problems(results)[0]), results.methods
+    """The weights of the loss, from the first task: schedules are those of the methods."""
+    part, order = _curves_of(results, _tasks(results)[0]), results.methods
     return _inline(_small_figure(lambda ax: plot_weights(part, ax, order=order), order), "weights")
 
 
-def _curves_of(results: StudyResults, problem: str) -> pd.DataFrame:
+def _curves_of(results: StudyResults, task: str) -> pd.DataFrame:
     assert results.curves_df is not None
-    return results.curves_df[results.curves_df["problem"] == problem]
+    return results.curves_df[results.curves_df["task"] == task]
 
 
-def _problems(results: StudyResults) -> list[str]:
-    """Problems of which something was logged."""
-    return [] if results.curves_df is None else sorted(results.curves_df["problem"].unique())
+def _tasks(results: StudyResults) -> list[str]:
+    """Tasks of which something was logged."""
+    return [] if results.curves_df is None else sorted(results.curves_df["task"].unique())
 
 
 def _figure(draw: Callable[[Axes], Axes], height: float, width: float = WIDTH) -> Figure:
@@ -283,10 +283,12 @@ def _data(results: StudyResults, sections: Sequence[Section]) -> dict[str, pd.Da
         tables |= {"pairs": results.pairs_df.reset_index(), "gains": results.gains_df.reset_index()}
         tables |= {"conover": results.conover.rename_axis("method").reset_index()}
         tables |= {"friedman": pd.DataFrame([results.friedman._asdict()])}
-    if results.asides:
-        tables["aside"] = _stacked({aside.metric: aside.summary_df for aside in results.asides})
-    if results.asides and results.others:
-        tables["aside_pairs"] = _stacked({aside.metric: aside.pairs_df.reset_index() for aside in results.asides})
+    if results.secondary_metrics:
+        tables["secondary_metrics"] = _stacked({metric.metric: metric.summary_df for metric in results.secondary_metrics})
+    if results.secondary_metrics and results.others:
+        tables["secondary_pairs"] = _stacked(
+            {metric.metric: metric.pairs_df.reset_index() for metric in results.secondary_metrics}
+        )
     for section in sections:
         tables |= section.data
     return tables if results.curves_df is None else {**tables, "curves": results.curves_df}

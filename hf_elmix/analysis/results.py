@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.aside import Aside, find_asides
-from hf_elmix.analysis.predicted import Predicted, Readers, reduce_predictions
+from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
+from hf_elmix.analysis.predictions import Predicted, Readers, reduce_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import (
     FriedmanResult,
@@ -21,12 +21,12 @@ from hf_elmix.analysis.ranks import (
     groups,
     mean_gain,
     mean_rank,
-    problem_gains,
     seeds_needed,
+    task_gains,
     visible_effect,
     wins,
 )
-from hf_elmix.analysis.tables import scale_of, scores_table, summary_table
+from hf_elmix.analysis.secondary_metrics import SecondaryMetric, find_secondary_metrics
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey
 
@@ -39,19 +39,19 @@ class StudyResults:
     """What a study found: figures, tables and words all read it, so that they cannot say different things.
 
     Args:
-        runs_df: One row for each run (see `hf_elmix.analysis.tables`).
+        runs_df: One row for each run (see `hf_elmix.analysis.frames`).
         curves_df: What was logged while runs trained; none for a study of scores alone.
         baseline: Method that the others are compared with; left out, ``ce``, or else the first.
         seed: Of the bootstrap and the simulations.
         predictions: What reads the predictions of a run, for each run that has them; read when first asked for.
 
     Attributes:
-        scores: One row for each experiment, indexed by (problem, seed), and one column for each method.
+        scores: One row for each experiment, indexed by (task, seed), and one column for each method.
         methods: Their names, in that order.
         baseline: The one that the others are compared with.
 
     Raises:
-        UsageError: (a ValueError) If no run has a score, or the baseline is none of the methods.
+        UsageError: If no run has a score, or the baseline is none of the methods.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StudyResults:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether some problem has a second experiment."""
+        """Whether some task has a second experiment."""
         return bool(self.scores.index.get_level_values(0).duplicated().any())
 
     @cached_property
@@ -130,24 +130,24 @@ class StudyResults:
 
     @cached_property
     def gains_df(self) -> pd.DataFrame:
-        """Each method beside the baseline on each problem."""
-        return problem_gains(self.scores, self.baseline)
+        """Each method beside the baseline on each task."""
+        return task_gains(self.scores, self.baseline)
 
     @cached_property
     def summary_df(self) -> pd.DataFrame:
-        """Mean and standard deviation over seeds, for each problem and method."""
+        """Mean and standard deviation over seeds, for each task and method."""
         return summary_table(self.runs_df)
 
     @cached_property
-    def asides(self) -> list[Aside]:
+    def secondary_metrics(self) -> list[SecondaryMetric]:
         """What is reported beside the score."""
-        return find_asides(self.runs_df, self.baseline)
+        return find_secondary_metrics(self.runs_df, self.baseline)
 
     @cached_property
     def predicted(self) -> Predicted | None:
         """What runs that are done said of each evaluation row; None if none left it."""
         done = self.runs_df[self.runs_df["status"] == "done"] if self._readers else self.runs_df[:0]
-        keys = map(RunKey, done["problem"], done["method"], done["seed"])
+        keys = map(RunKey, done["task"], done["method"], done["seed"])
         readers = {key: self._readers[key] for key in keys if key in self._readers}
         return reduce_predictions(readers, self.methods, self.baseline) if readers else None
 
@@ -180,7 +180,7 @@ class StudyResults:
             A number, or None where 256 are not enough or no spread was measured.
 
         Raises:
-            UsageError: (a ValueError) If the effect is not above 0.
+            UsageError: If the effect is not above 0.
         """
         needed = seeds_needed(self.scores[[self.baseline, method]], effect, self.baseline, self.seed)[method]
         return None if pd.isna(needed) else int(needed)

@@ -1,215 +1,246 @@
-"""Tables from records.
-
-``runs_df`` has one row for each run; ``scores`` one row for each experiment (problem, seed) and one column for each
-method; ``curves_df`` one row for each number that was logged while a run trained.
-"""
+"""The tables of a report, from its results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.schedules import REGIMES
-from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.profile import performance_profile, profile_bands
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.secondary_metrics import ALL, SecondaryMetric
+from hf_elmix.analysis.words import first_upper, gain_text, interval_text, number, pvalue_text
+from hf_elmix.plotting import method_label
 
-__all__ = [
-    "EXPERIMENT",
-    "curves_table",
-    "metric_runs",
-    "read_scores",
-    "runs_table",
-    "scale_of",
-    "scores_table",
-    "summary_table",
-]
+__all__ = ["report_tables", "runs_view", "settings_view"]
 
-EXPERIMENT = ["problem", "seed"]
-KEY = ["problem", "method", "seed"]
-COST = ("seconds", "steps_trained", "steps_inherited")
-LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
+TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 
 
-def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
-    """One row for each run: key, status, score, cost, error, every metric at the last evaluation, and the settings.
-
-    ``score`` is the study's score where the run is done, else missing: a run that failed or diverged has none. The
-    attribute ``aside`` has the metrics that problems want reported beside it, each with its meaning in words.
+def report_tables(results: StudyResults) -> list[Table]:
+    """The tables of a paper, in the order of the page.
 
     Args:
-        records: The runs.
-        expected: Runs that were asked for (see `Store.asked`); one without a record has the status ``missing``.
-
-    Returns:
-        One row for each run, by problem, seed and method. ``seconds`` are on the clock, steps are optimizer steps.
+        results: The study.
     """
-    known = {record.key: record for record in records}
-    keys = sorted({*known, *expected}, key=_order)
-    rows = [_row(known[key]) if key in known else {**_key(key), "status": "missing"} for key in keys]
-    columns = [*KEY, "status", "score", *COST, "error"]
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row), "settings"])
-    table = pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
-    settings = [known[key].settings for key in keys if key in known]
-    table.attrs["aside"] = {name: label for part in settings for name, label in part.get("aside", {}).items()}
-    return table
+    tables = [_methods(results), _scores(results), _profile(results)]
+    if results.others:
+        tables[1:1] = [_pairs(results), _gains(results), _conover(results)]
+    return [*tables, *(_secondary(results, metric, k) for k, metric in enumerate(results.secondary_metrics, start=1))]
 
 
-def metric_runs(runs_df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The same runs with another metric in the place of the score: missing, too, where a run is not done."""
-    return runs_df.assign(score=runs_df[metric].where(runs_df["status"] == "done"))
-
-
-def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """What was logged while runs trained, in long form.
+def settings_view(runs_df: pd.DataFrame) -> tuple[dict[str, str], Table]:
+    """The settings that all runs share, by name, and a table of those in which they differ, numbered from 1.
 
     Args:
-        records: The runs.
-
-    Returns:
-        Columns ``problem``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is
-        ``score`` or the name of a metric that is reported beside it (at the end of each epoch), ``loss_ce`` and
-        ``loss_el`` (the terms of the loss on the training rows, unweighted), ``alpha`` or ``beta``.
+        runs_df: From `runs_table`.
     """
-    rows = [row for record in records for row in _curves(record)]
-    return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
+    found = [_flat(text) for text in _distinct(runs_df)]
+    names = list(dict.fromkeys(name for settings in found for name in settings))
+    shared = [name for name in names if len({settings.get(name) for settings in found}) == 1]
+    others = [name for name in names if name not in shared]
+    rows = [
+        [Cell(str(k), k), *(Cell(settings.get(name, "")) for name in others)]
+        for k, settings in enumerate(found, start=1)
+    ]
+    caption = "Settings in which runs differ; the runs above have their number."
+    return {name: found[0][name] for name in shared}, Table("settings", "Settings", caption, ["number", *others], rows)
 
 
-def read_scores(path: str | Path) -> pd.DataFrame:
-    """The runs of any study, from a CSV (or Parquet) with the columns ``experiment``, ``method`` and ``score``.
-
-    A column ``seed`` tells repeats of one experiment apart; without it every experiment has one. An empty score is a
-    run that has none. Larger scores are better. Other columns are kept as they are.
+def runs_view(results: StudyResults) -> Table:
+    """Every run: its score, what it cost, and the number of its settings.
 
     Args:
-        path: The file; a name that ends in ``.parquet`` is read as Parquet, any other as CSV.
-
-    Returns:
-        ``runs_df``: the experiment under ``problem``, its seed, the status ``done`` or ``missing``.
-
-    Raises:
-        UsageError: (a ValueError) If a column is missing, a score is no number or a run is there twice.
+        results: The study.
     """
-    table = _read(Path(path)).rename(columns={"experiment": "problem"})
-    missing = [name for name in ("problem", "method", "score") if name not in table]
-    if missing:
-        found = ", ".join(table.columns.map(repr))
-        raise UsageError(
-            f"Expected the columns experiment, method and score in {path}, separated by commas, but it has {found}."
-        )
-    names = {name: table[name].astype(str) for name in ("problem", "method")}
-    table = table.assign(score=_numbers(table["score"], path), seed=_seeds(table), **names)
-    twice = table[table.duplicated(KEY)]
-    if len(twice):
-        row = twice.iloc[0]
-        raise UsageError(
-            f"Expected each run of {path} once, but experiment {row['problem']!r}, method {row['method']!r} is there "
-            "twice. A column named seed tells repeats apart."
-        )
-    table["status"] = np.where(table["score"].isna(), "missing", "done")
-    first = [*KEY, "status", "score"]
-    order = sorted(table.index, key=lambda k: (table["problem"][k], table["seed"][k], _place(table["method"][k])))
-    return table.loc[order, [*first, *table.columns.drop(first)]].reset_index(drop=True)
+    runs_df = results.runs_df
+    numbers = {text: k for k, text in enumerate(_distinct(runs_df), start=1)}
+    settings = runs_df["settings"].map(numbers).fillna(0).astype(int) if numbers else pd.Series(0, runs_df.index)
+    shown = {"score": "score", "seconds": "seconds", "steps_trained": "steps trained"}
+    shown |= {"steps_inherited": "steps inherited", "error": "error"}
+    columns = [name for name in shown if name in runs_df and runs_df[name].notna().any()]
+    header = ["task", "method", "seed", "status", *(shown[name] for name in columns)]
+    parts = [runs_df["task"].astype(str).map(Cell), runs_df["method"].map(lambda name: Cell(method_label(name)))]
+    parts += [_plain(runs_df["seed"]), runs_df["status"].map(Cell), *(_plain(runs_df[name]) for name in columns)]
+    if numbers:
+        header.append("settings")
+        parts.append(settings.map(lambda k: Cell(str(k), k) if k else Cell("")))
+    rows = list(zip(*parts, strict=True))
+    caption = "Every run. Other metrics are in data/runs.csv; a run without a score says why in its status."
+    return Table("runs", "Runs", caption, header, rows)
 
 
-def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each experiment by method, missing where there is none; the paper's methods first, in its order.
-
-    Args:
-        runs_df: From `runs_table` or `read_scores`.
-
-    Returns:
-        One row for each experiment, indexed by (problem, seed), and one column for each method.
-    """
-    table = runs_df.pivot(index=EXPERIMENT, columns="method", values="score")
-    return table.reindex(columns=sorted(table.columns, key=_place))
+def _distinct(runs_df: pd.DataFrame) -> list[str]:
+    """The settings of the runs, each once."""
+    return [] if "settings" not in runs_df else runs_df["settings"].dropna().drop_duplicates().to_list()
 
 
-def scale_of(scores: pd.DataFrame) -> float:
-    """Factor on scores where they are shown: 100 where all lie in [-1, 1], so that they are in points."""
-    return 100.0 if scores.abs().max(axis=None) <= 1 else 1.0
-
-
-def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1) and counts of the score over seeds, for each problem and method.
-
-    Args:
-        runs_df: From `runs_table` or `read_scores`.
-
-    Returns:
-        Columns ``problem``, ``method``, ``mean``, ``sd`` (missing for a single run), ``runs`` (with a score) and
-        ``expected`` (the problem's seeds: those that any method has a record of).
-    """
-    groups = runs_df.groupby(["problem", "method"])["score"]
-    summary = groups.agg(mean="mean", sd="std", runs="count").reset_index()
-    summary["expected"] = summary["problem"].map(runs_df.groupby("problem")["seed"].nunique())
-    return summary.sort_values(["problem", "method"], key=lambda column: column.map(_place), ignore_index=True)
-
-
-def _order(key: RunKey) -> tuple[str, int, tuple[int, str]]:
-    return key.problem, key.seed, _place(key.method)
-
-
-def _place(method: str) -> tuple[int, str]:
-    """Where a method stands: the paper's regimes first, in the paper's order; then others by name."""
-    regimes = list(REGIMES)
-    return (regimes.index(method) if method in regimes else len(regimes), method)
-
-
-def _row(record: RunRecord) -> dict[str, Any]:
-    last = {name: values["last"] for name, values in record.scores.items()}
-    score = last.get(record.settings.get("score", "")) if record.status == "done" else None
-    cost = {name: record.cost.get(name) for name in COST}
-    settings = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
-    run = {**_key(record.key), "status": record.status, "score": score, **cost}
-    run |= {"error": record.error, "settings": settings}
-    return {**run, **{name: value for name, value in last.items() if name not in run}}
-
-
-def _key(key: RunKey) -> dict[str, Any]:
-    return {"problem": key.problem, "method": key.method, "seed": key.seed}
-
-
-def _curves(record: RunRecord) -> Iterator[tuple[Any, ...]]:
-    key = (record.key.problem, record.key.method, record.key.seed)
-    aside = record.settings.get("aside", {})
-    for name, metric in {**{name: name for name in aside}, "score": record.settings.get("score", "")}.items():
-        epochs = record.scores.get(metric, {}).get("epochs", [])
-        yield from ((*key, float(k), name, value) for k, value in enumerate(epochs, start=1))
-    for log in record.training:
-        yield from ((*key, log.get("epoch"), name, log[name]) for name in LOGGED if name in log)
-
-
-def _read(path: Path) -> pd.DataFrame:
+def _flat(text: str) -> dict[str, str]:
+    """Settings by their full names, such as ``arguments.learning_rate``."""
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        # A method may be called '0' or 'NA'.
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # pandas' and pyarrow's own are kinds of it
-        raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
+        values = json.loads(text)
+    except ValueError:  # a column of that name in a file of scores
+        values = text
+    flat: dict[str, str] = {}
+    pending: list[tuple[str, Any]] = [("settings", values)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{name}.{part}", value[part]) for part in reversed(value)]
+        else:
+            flat[name.removeprefix("settings.")] = value if isinstance(value, str) else json.dumps(value)
+    return flat
 
 
-def _numbers(column: pd.Series, path: str | Path) -> pd.Series:
-    texts = column.astype(str).str.strip()
-    numbers = pd.to_numeric(texts, errors="coerce")
-    missing = column.isna() | texts.str.lower().isin(["", "nan", "na", "none"])
-    bad = np.isinf(numbers) | (numbers.isna() & ~missing)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise UsageError(f"Expected scores to be numbers, but row {row + 1} of {path} has {column.iloc[row]!r}.")
-    return numbers.astype(float)
+def _methods(results: StudyResults) -> Table:
+    rows = [
+        [
+            Cell(method_label(str(row.Index))),
+            Cell(f"{row.runs:.0f}/{row.expected:.0f}", row.runs),
+            Cell(f"{row.wins:.0f}", row.wins),
+            _signed(row.gain, results.scale),
+            Cell(number(row.rank), row.rank),
+            Cell(number(row.area, 3), row.area),
+        ]
+        for row in results.methods_df.itertuples()
+    ]
+    caption = (
+        "Runs with a score; experiments in which the method is best, ties counting for every winner; mean gain over "
+        f"{method_label(results.baseline)} in points; mean rank over the {results.complete} experiments in which "
+        "every method has a score (1 is best); mean height of the performance profile for τ from "
+        f"{results.tau_min:g} to 1."
+    )
+    header = ["method", "runs", "wins", "gain", "mean rank", "profile area"]
+    return Table("methods", "Methods", caption, header, rows)
 
 
-def _seeds(table: pd.DataFrame) -> pd.Series:
-    """Seeds as numbers where they all are; 0 where there are none."""
-    if "seed" not in table:
-        return pd.Series(0, table.index)
-    numbers = pd.to_numeric(table["seed"], errors="coerce")
-    return numbers.astype(int) if (numbers % 1 == 0).all() else table["seed"].astype(str)
+def _pairs(results: StudyResults) -> Table:
+    rows = [
+        [
+            Cell(method_label(str(row.Index))),
+            _signed(row.difference, results.scale),
+            Cell(interval_text(row.low, row.high, results.scale) or "n/a", row.low),
+            Cell(f"{row.better:.0f}/{row.equal:.0f}/{row.worse:.0f}", row.better),
+            Cell(number(row.improvement), row.improvement),
+            Cell(pvalue_text(row.sign_p), row.sign_p),
+            Cell(pvalue_text(row.wilcoxon_p), row.wilcoxon_p),
+            Cell(number(results.scale * row.visible), row.visible),
+        ]
+        for row in results.pairs_df.itertuples()
+    ]
+    over = "over the seeds of each task" if results.has_seeds else "over experiments"
+    caption = (
+        f"Each method beside {method_label(results.baseline)} in the same experiments (same task, same seed): mean "
+        f"difference in points with its 95 % interval {over}; experiments in which it is better, equal and worse; "
+        "probability of improvement; two-sided p-values of the sign test and of Wilcoxon's signed-rank test, each for "
+        "one comparison alone; smallest true gain that 4 in 5 studies of this size would see."
+    )
+    header = ["method", "difference", "95 % interval", "better/equal/worse", "P(better)", "sign p", "Wilcoxon p"]
+    return Table("pairs", "Differences", caption, [*header, "visible gain"], rows)
+
+
+def _gains(results: StudyResults) -> Table:
+    found: dict[str, dict[str, Cell]] = {}
+    for row in results.gains_df.reset_index().itertuples():
+        found.setdefault(str(row.task), {})[str(row.method)] = _gain_cell(row, results.scale)
+    rows = [[Cell(task), *(cells[method] for method in results.others)] for task, cells in found.items()]
+    caption = f"Difference from {method_label(results.baseline)} on each task, in points, with its 95 % interval."
+    header = ["task", *map(method_label, results.others)]
+    return Table("gains", "Differences by task", caption, header, rows)
+
+
+def _gain_cell(row: Any, scale: float) -> Cell:
+    text = f"{gain_text(row.difference, scale)} {interval_text(row.low, row.high, scale)}".rstrip()
+    return Cell(text, row.difference)
+
+
+def _scores(results: StudyResults) -> Table:
+    unit = " in percent" if results.scale == 100 else ""
+    caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs."
+    rows = _score_rows(results.summary_df, results.methods, results.scale)
+    return Table("scores", "Scores", caption, ["task", *map(method_label, results.methods)], rows)
+
+
+def _secondary(results: StudyResults, metric: SecondaryMetric, place: int) -> Table:
+    unit = ", in percent" if metric.scale == 100 else ""
+    over = f" ({ALL}: over their runs)" if ALL in set(metric.summary_df["task"]) else ""
+    caption = f"{metric.label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs."
+    rows = _score_rows(metric.summary_df, results.methods, metric.scale)
+    header = ["task", *map(method_label, results.methods)]
+    return Table(f"secondary-{place}", first_upper(metric.label), first_upper(caption), header, rows)
+
+
+def _score_rows(summary_df: pd.DataFrame, methods: list[str], scale: float) -> list[list[Cell]]:
+    """A row for each task, a cell for each method."""
+    summary = summary_df.set_index(["task", "method"])
+    found = {key: _score_cell(row, scale) for key, row in zip(summary.index, summary.itertuples(), strict=True)}
+    return [
+        [Cell(str(task)), *(found.get((task, method), Cell("no run")) for method in methods)]
+        for task in dict.fromkeys(summary_df["task"])
+    ]
+
+
+def _score_cell(row: Any, scale: float) -> Cell:
+    mean, sd, runs, expected = (getattr(row, name) for name in ("mean", "sd", "runs", "expected"))
+    count = f"({runs})" if runs == expected else f"({runs}/{expected})"
+    if not runs:
+        return Cell(f"no score {count}")
+    spread = "" if pd.isna(sd) else f" ± {number(scale * sd)}"
+    return Cell(f"{number(scale * mean)}{spread} {count}", mean)
+
+
+def _profile(results: StudyResults) -> Table:
+    taus = [tau for tau in TAUS if tau == 1 or tau >= results.tau_min]
+    profile = performance_profile(results.scores, taus)
+    low, high = profile_bands(results.scores, results.seed, taus)
+    rows = [
+        [
+            Cell(method_label(name)),
+            *(
+                Cell(
+                    f"{profile.loc[tau, name]:.2f} [{low.loc[tau, name]:.2f}, {high.loc[tau, name]:.2f}]",
+                    profile.loc[tau, name],
+                )
+                for tau in taus
+            ),
+        ]
+        for name in results.methods
+    ]
+    over = "seeds within their task" if results.has_seeds else "experiments"
+    caption = (
+        f"Share of the {len(results.scores)} experiments in which a method reaches at least τ times the best score, "
+        f"with 95 % bootstrap bands that resample {over}."
+    )
+    return Table("profile", "Performance profile", caption, ["method", *(f"τ = {tau:g}" for tau in taus)], rows)
+
+
+def _conover(results: StudyResults) -> Table:
+    pvalues = results.conover
+    rows = [
+        [Cell(method_label(one)), *(_pvalue_cell(pvalues.loc[one, other], one == other) for other in results.methods)]
+        for one in results.methods
+    ]
+    caption = (
+        f"Conover's test of each pair of methods after Friedman's, over {results.complete} experiments: p-values "
+        "adjusted by Benjamini and Hochberg. They count only where Friedman's test shows that some methods differ "
+        f"(here p: {pvalue_text(results.friedman.pvalue)})."
+    )
+    return Table("conover", "Which methods differ", caption, ["method", *map(method_label, results.methods)], rows)
+
+
+def _pvalue_cell(value: float, same: bool) -> Cell:
+    return Cell("·", 1.0) if same else Cell(pvalue_text(value), value)
+
+
+def _signed(value: float, scale: float) -> Cell:
+    return Cell(gain_text(value, scale), value)
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """Cells of numbers or texts as they are, empty where there is none."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return column.map(lambda value: Cell("" if pd.isna(value) else str(value)))
+    look = "{:.6g}" if pd.api.types.is_float_dtype(column) else "{}"
+    return column.map(lambda value: Cell("") if pd.isna(value) else Cell(look.format(value), value))

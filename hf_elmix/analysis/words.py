@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hf_elmix.analysis.aside import Aside
-from hf_elmix.analysis.plots import method_label
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.secondary_metrics import SecondaryMetric
+from hf_elmix.plotting import method_label
 
-__all__ = ["aside_sentence", "first_upper", "gain_text", "interval_text", "number", "pvalue_text", "verdict"]
+__all__ = ["first_upper", "gain_text", "interval_text", "number", "pvalue_text", "secondary_sentence", "verdict"]
 
 
 def verdict(results: StudyResults) -> list[str]:
-    """Sentences that answer: did it help, by how much, how sure is that, on which problems; the first one first.
+    """Sentences that answer: did it help, by how much, how sure is that, on which tasks; the first one first.
 
     Args:
         results: The study.
@@ -28,29 +28,31 @@ def verdict(results: StudyResults) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def aside_sentence(aside: Aside, baseline: str) -> str:
+def secondary_sentence(metric: SecondaryMetric, baseline: str) -> str:
     """What a metric beside the score is for each method, and which methods differ from the baseline in it."""
-    unit = " %" if aside.scale == 100 else ""
-    means = [f"{method_label(name)} {number(aside.scale * mean)}{unit}" for name, mean in aside.values.mean().items()]
-    counts = sorted(set(aside.values.count()))
+    unit = " %" if metric.scale == 100 else ""
+    means = [
+        f"{method_label(name)} {number(metric.scale * mean)}{unit}" for name, mean in metric.values.mean().items()
+    ]
+    counts = sorted(set(metric.values.count()))
     runs = " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
-    said = f"{first_upper(aside.label)}: {', '.join(means)} (means of {runs} runs)."
-    return f"{said} {_told_apart(aside, baseline)}".rstrip()
+    said = f"{first_upper(metric.label)}: {', '.join(means)} (means of {runs} runs)."
+    return f"{said} {_told_apart(metric, baseline)}".rstrip()
 
 
-def _told_apart(aside: Aside, baseline: str) -> str:
+def _told_apart(metric: SecondaryMetric, baseline: str) -> str:
     """Which methods are above or below the baseline, by their intervals."""
-    if aside.pairs_df.empty:
+    if metric.pairs_df.empty:
         return ""
-    known = aside.pairs_df[(aside.pairs_df["low"] > 0) | (aside.pairs_df["high"] < 0)]
+    known = metric.pairs_df[(metric.pairs_df["low"] > 0) | (metric.pairs_df["high"] < 0)]
     told = [
-        f"{method_label(row.Index)} {gain_text(row.difference, aside.scale)} "
-        f"{interval_text(row.low, row.high, aside.scale)}"
+        f"{method_label(row.Index)} {gain_text(row.difference, metric.scale)} "
+        f"{interval_text(row.low, row.high, metric.scale)}"
         for row in known.itertuples()
     ]
     if not told:
         return f"No method can be told from {method_label(baseline)} in this."
-    rest = "; the others cannot be told from it" if len(told) < len(aside.pairs_df) else ""
+    rest = "; the others cannot be told from it" if len(told) < len(metric.pairs_df) else ""
     return f"Points beside {method_label(baseline)}: {', '.join(told)}{rest}."
 
 
@@ -113,10 +115,10 @@ def _comparison(results: StudyResults, method: str) -> str:
         start = f"{label} cannot be told from {base}"
     gain = f"{gain_text(row['difference'], results.scale)} points"
     interval = interval_text(row["low"], row["high"], results.scale)
-    return f"{start}: {gain} {interval}".rstrip() + f", higher on {_share_of_problems(results, method)}."
+    return f"{start}: {gain} {interval}".rstrip() + f", higher on {_share_of_tasks(results, method)}."
 
 
-def _share_of_problems(results: StudyResults, method: str) -> str:
+def _share_of_tasks(results: StudyResults, method: str) -> str:
     """``5 of 7 tasks``: those where its mean is above the baseline's."""
     gains = results.gains_df.xs(method, level="method")["difference"].dropna()
     equal = int((gains == 0).sum())

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from hf_elmix.analysis.plots import drawn_name, finished, style_of
 from hf_elmix.errors import UsageError
+from hf_elmix.plotting import drawn_name, finished, style_of
 
 __all__ = [
     "WHEN",
@@ -58,7 +58,7 @@ def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, s
         nats; ``temperature``, 1 as trained.
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
+        UsageError: If the arrays are no logits and labels, or there is no bin.
     """
     return score_table(logits, temperature_scaled(logits, labels, seed=seed), labels, bins=bins)
 
@@ -75,7 +75,7 @@ def score_table(
         bins: As there.
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
+        UsageError: If the arrays are no logits and labels, or there is no bin.
     """
     kinds = zip(WHEN, ((logits, 1.0), scaled), strict=True)
     rows = {name: {**_scores(of, labels, bins), "temperature": by} for name, (of, by) in kinds}
@@ -95,7 +95,7 @@ def temperature_scaled(logits: ArrayLike, labels: ArrayLike, *, seed: int = 0) -
         Logits (N, C) of which the largest in each row is 0, and the geometric mean of the rows' temperatures.
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels.
+        UsageError: If the arrays are no logits and labels.
     """
     logits, labels = _checked(logits, labels)
     first, second = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
@@ -118,7 +118,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         labels: True class ids, shape (N,).
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels.
+        UsageError: If the arrays are no logits and labels.
     """
     return _fitted(*_checked(logits, labels))
 
@@ -139,7 +139,7 @@ def reliability_table(
         One row for each bin that holds any: how many ``rows``, their mean ``confidence``, and their ``accuracy``.
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
+        UsageError: If the arrays are no logits and labels, or there is no bin.
     """
     logits, labels = _checked(logits, labels)
     if bins < 1:
@@ -174,7 +174,7 @@ def plot_reliability(
         The axis.
 
     Raises:
-        UsageError: (a ValueError) If the arrays are no logits and labels, or there is no bin.
+        UsageError: If the arrays are no logits and labels, or there is no bin.
     """
     tables = {name: reliability_table(*one, bins=bins) for name, one in sets.items()}
     ax = draw_reliability(tables, ax, order=order)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hf_elmix.diagnostics.curvature import Surface, constant_losses
+from hf_elmix.diagnostics.hessian import Surface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.objectives import Loss, MixedLoss
+from hf_elmix.losses.base import Loss, MixedLoss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +134,7 @@ def escape(
         The estimates; `to_text` and `plot_escape` show them.
 
     Raises:
-        UsageError: (a ValueError) If the model, the rows or a loss cannot be used.
+        UsageError: If the model, the rows or a loss cannot be used.
     """
     if probes < 2 or batch_size < 1:
         raise UsageError(f"Expected 2 probes and a batch_size of 1, or more, but got {probes} and {batch_size}.")
@@ -273,7 +273,7 @@ def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     """
     import matplotlib.pyplot as plt
 
-    from hf_elmix.analysis.plots import method_label, style_of
+    from hf_elmix.plotting import method_label, style_of
 
     ax = ax or plt.gca()
     losses, lowest = result.losses[1:], 1.0

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.objectives import CenterLoss, ComplementLoss, Loss
-from hf_elmix.schedules import MixingSchedule
-from hf_elmix.spelling import mixing_of, parse_loss
+from hf_elmix.losses.base import CenterLoss, ComplementLoss, Loss
+from hf_elmix.losses.registry import mixing_of, parse_loss
+from hf_elmix.losses.schedules import MixingSchedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def gradient_at_label(loss: AnyLoss, p: ArrayLike, classes: int = 2) -> np.ndarr
         The shape of `p`, in float64.
 
     Raises:
-        UsageError: (a ValueError) If the loss has no such gradient, or an argument is outside its range.
+        UsageError: If the loss has no such gradient, or an argument is outside its range.
     """
     loss, p = _loss(loss), np.asarray(p, dtype=np.float64)
     if not ((p > 0) & (p < 1)).all():
@@ -75,7 +75,7 @@ def gradient_peak(loss: AnyLoss, classes: int = 2) -> tuple[float, float]:
         which grows towards 0, as that of cross entropy, has its peak at 6e-6.
 
     Raises:
-        UsageError: (a ValueError) If the loss has no such gradient, or an argument is outside its range.
+        UsageError: If the loss has no such gradient, or an argument is outside its range.
     """
     p = _probabilities()
     for _ in range(3):  # each time on a finer grid around the largest
@@ -99,11 +99,11 @@ def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes
         The axis.
 
     Raises:
-        UsageError: (a ValueError) If a loss has no such gradient, or an argument is outside its range.
+        UsageError: If a loss has no such gradient, or an argument is outside its range.
     """
     import matplotlib.pyplot as plt
 
-    from hf_elmix.analysis.plots import drawn_name, finished, style_of
+    from hf_elmix.plotting import drawn_name, finished, style_of
 
     ax = plt.gca() if ax is None else ax
     for place, phase in enumerate(dict.fromkeys(phase for loss in losses for phase in _phases(_loss(loss)))):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_elmix.diagnostics.curvature import Surface, constant_losses
+from hf_elmix.diagnostics.hessian import Surface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.objectives import Loss
+from hf_elmix.losses.base import Loss
 
 __all__ = ["Eigenvalue", "top_eigenvalues"]
 
@@ -59,7 +59,7 @@ def top_eigenvalues(
         The eigenvalues, the largest first; fewer than `count` where the Hessian has fewer different ones.
 
     Raises:
-        UsageError: (a ValueError) As for `hf_elmix.diagnostics.escape.escape`.
+        UsageError: As for `hf_elmix.diagnostics.escape.escape`.
     """
     if not 1 <= count <= steps:
         raise UsageError(f"Expected count to be from 1 to steps={steps}, but got {count}.")

@@ -5,41 +5,6 @@ Shapes, in every function: ``logits`` (..., C) of any floating type, ``labels`` 
 in nats, 0 or more; the expectation loss is a probability, in [0, 1].
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from hf_elmix.losses.alternatives import (
-    OF_CROSS_ENTROPY,
-    complement_entropy,
-    focal_loss,
-    generalized_cross_entropy,
-    mae_loss,
-    mpce_loss,
-    tamed_cross_entropy,
-)
-from hf_elmix.losses.mahalanobis import center_logits, max_mahalanobis_centers, mmc_loss
-from hf_elmix.losses.mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
-from hf_elmix.losses.reduction import Reduction, Reductions, apply_to_counted, divisor, logit_of_label, total_of
-
-__all__ = [
-    "OF_CROSS_ENTROPY",
-    "Reduction",
-    "Reductions",
-    "apply_to_counted",
-    "center_logits",
-    "complement_entropy",
-    "cross_entropy",
-    "divisor",
-    "expectation_loss",
-    "focal_loss",
-    "generalized_cross_entropy",
-    "logit_of_label",
-    "loss_terms",
-    "mae_loss",
-    "max_mahalanobis_centers",
-    "mix",
-    "mixed_loss",
-    "mmc_loss",
-    "mpce_loss",
-    "tamed_cross_entropy",
-    "total_of",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

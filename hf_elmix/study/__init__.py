@@ -1,1 +1,1 @@
-"""The engine of a study: problems x methods x seeds, one record for each run."""
+"""The engine of a study: tasks x methods x seeds, one record for each run."""

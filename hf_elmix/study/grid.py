@@ -16,16 +16,16 @@ from typing import Any
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.checkpoints import Checkpoints
-from hf_elmix.study.fork import Branch, Outcome, roots, share
+from hf_elmix.study.executors.local import Engine, Progress, run_here
 from hf_elmix.study.keep import keep_best
-from hf_elmix.study.spec import KEEP, Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.progress import View
+from hf_elmix.study.shared_prefixes import Branch, Outcome, roots, share
+from hf_elmix.study.spec import KEEP, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store, claim_of, component, remove
-from hf_elmix.study.view import View
-from hf_elmix.study.workers import Engine, Progress, run_here
 
 __all__ = ["missing_runs", "run_grid"]
 
-Experiment = tuple[str, int]  # problem and seed
+Experiment = tuple[str, int]  # task and seed
 
 ATTEMPTS = 2  # at a branch whose process was killed: it may not have been the branch's fault
 PATIENCE = 2.0  # seconds between two looks at what another process is doing
@@ -43,7 +43,7 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
         Their keys, experiment by experiment.
 
     Raises:
-        UsageError: (a ValueError) If a record of the study's problems was made with other settings than the study's,
+        UsageError: If a record of the study's tasks was made with other settings than the study's,
             be it of a seed or method that is not in the study: a report compares all runs of a folder.
     """
     return [key for key, state in _states(study, store, retry_failed).items() if state == "missing"]
@@ -71,17 +71,17 @@ def run_grid(
         run: Does one branch: `run_branch`, or a stand-in.
         engine: Where branches are done: `run_here`, or `run_in_workers` or `run_on_ray` with their arguments.
         sharing: Train what methods have in common once.
-        keep: Which trained models stay beside their records: ``models`` (all), ``best`` (of each problem and method
+        keep: Which trained models stay beside their records: ``models`` (all), ``best`` (of each task and method
             that of the run with the best score) or ``none``.
         retry_failed: Do failed runs again.
-        overwrite: First delete all that the folder holds of the study's problems.
+        overwrite: First delete all that the folder holds of the study's tasks.
         track: Called with each record that has been written; see `hf_elmix.study.trackers`.
 
     Returns:
         How many runs of the study are done, failed and diverged.
 
     Raises:
-        UsageError: (a ValueError) If the settings are no plain JSON, or are other than those of the folder.
+        UsageError: If the settings are no plain JSON, or are other than those of the folder.
         OSError: If the disk is full.
     """
     if keep not in KEEP:
@@ -99,7 +99,7 @@ def run_grid(
     with _interruptible() as check_interrupt, view, todo:
 
         def progress(branch: Branch, step: int, steps: int) -> None:
-            view.progress(branch, step, steps, todo.problems[branch.problem].work)
+            view.progress(branch, step, steps, todo.tasks[branch.task].work)
             check_interrupt()
 
         for outcome in _outcomes(todo, view, partial(engine, todo.take, work, progress)):
@@ -139,10 +139,10 @@ class _Todo:
         self, study: Study, store: Store, states: dict[RunKey, str], *, sharing: bool, retry_failed: bool
     ) -> None:
         self.study, self.store, self.sharing, self.retry_failed = study, store, sharing, retry_failed
-        self.problems: dict[str, Problem] = {problem.name: problem for problem in study.problems}
+        self.tasks: dict[str, Task] = {task.name: task for task in study.tasks}
         self.states = states
         self.missing = [key for key, state in states.items() if state == "missing"]
-        self.waiting: deque[Experiment] = deque(dict.fromkeys((key.problem, key.seed) for key in self.missing))
+        self.waiting: deque[Experiment] = deque(dict.fromkeys((key.task, key.seed) for key in self.missing))
         self.look_again = 0.0  # when to try once more to claim what another process is doing
         self.ready: list[Branch] = []  # the last one is next: what goes on from a checkpoint goes before what starts
         self.open: Counter[Experiment] = Counter()  # branches that are ready or being done
@@ -158,15 +158,15 @@ class _Todo:
             claim.close()
 
     def work(self) -> float:
-        """What the training of the missing runs costs altogether, in units of `Problem.work`."""
+        """What the training of the missing runs costs altogether, in units of `Task.work`."""
         branches = [branch for experiment in self.waiting for branch in self._roots(experiment, self.missing)]
         losses = {method.name: method.loss for method in self.study.methods}
-        return sum(self.problems[branch.problem].work * share(branch, losses) for branch in branches)
+        return sum(self.tasks[branch.task].work * share(branch, losses) for branch in branches)
 
     @property
     def elsewhere(self) -> str:
         """The experiments that other processes are doing."""
-        return ", ".join(f"{problem} seed {seed}" for problem, seed in sorted(self.waiting))
+        return ", ".join(f"{task} seed {seed}" for task, seed in sorted(self.waiting))
 
     def take(self) -> Branch | None:
         """The next branch, or None if there is none that this process can do now."""
@@ -180,7 +180,7 @@ class _Todo:
     def ended(self, outcome: Outcome) -> tuple[RunRecord, ...]:
         """Write the records of a branch that has ended, and make ready what goes on from it."""
         branch = outcome.branch
-        experiment = branch.problem, branch.seed
+        experiment = branch.task, branch.seed
         self.attempts[branch] += 1
         if outcome.died is not None and self.attempts[branch] < ATTEMPTS:
             self.ready.append(branch)
@@ -204,7 +204,7 @@ class _Todo:
         if not claim.enter_context(self.store.claim(claim_of(*experiment))):
             self.waiting.append(experiment)
             return
-        missing = [key for key in self.missing if (key.problem, key.seed) == experiment and self._still_missing(key)]
+        missing = [key for key in self.missing if (key.task, key.seed) == experiment and self._still_missing(key)]
         branches = self._roots(experiment, missing)
         if not branches:
             self._checkpoints(experiment).clear()
@@ -225,14 +225,14 @@ class _Todo:
         return missing
 
     def _roots(self, experiment: Experiment, missing: list[RunKey]) -> list[Branch]:
-        names = [key.method for key in missing if (key.problem, key.seed) == experiment]
+        names = [key.method for key in missing if (key.task, key.seed) == experiment]
         return roots(*experiment, self.study.methods, names, sharing=self.sharing)
 
     def _forget(self, branch: Branch) -> None:
         """Delete the checkpoint that a branch went on from, if no other branch still has to."""
         name = self.parents.pop(branch, None)
         if name is not None and name not in self.parents.values():
-            self._checkpoints((branch.problem, branch.seed)).delete(name)
+            self._checkpoints((branch.task, branch.seed)).delete(name)
 
     def _checkpoints(self, experiment: Experiment) -> Checkpoints:
         return Checkpoints(self.store.segments_of(*experiment))
@@ -261,10 +261,10 @@ def _declare(study: Study, store: Store) -> None:
     """Write down what was asked for, beside what was asked for before.
 
     Raises:
-        UsageError: (a ValueError) If another process is at work in the folder under other settings.
+        UsageError: If another process is at work in the folder under other settings.
     """
     said = store.declaration()
-    settings = {problem.name: _plain(study.settings(problem, Method("ce"))) for problem in study.problems}
+    settings = {task.name: _plain(study.settings(task, Method("ce"))) for task in study.tasks}
     for name, now in settings.items():
         difference = _difference(said["settings"].get(name, now), now)
         if difference and (who := _at_work(store, name, said["grids"])):
@@ -273,7 +273,7 @@ def _declare(study: Study, store: Store) -> None:
                 "--output_dir."
             )
     grid = {
-        "problems": [problem.name for problem in study.problems],
+        "tasks": [task.name for task in study.tasks],
         "methods": [method.name for method in study.methods],
         "seeds": list(study.seeds),
     }
@@ -290,48 +290,48 @@ def _declare(study: Study, store: Store) -> None:
         store.declare(declaration)
 
 
-def _at_work(store: Store, problem: str, grids: list[dict[str, Any]]) -> str | None:
-    """Who is doing an experiment of a problem, if anyone is."""
-    seeds = {seed for grid in grids if problem in grid["problems"] for seed in grid["seeds"]}
-    return next((who for seed in sorted(seeds) if (who := store.holder(claim_of(problem, seed)))), None)
+def _at_work(store: Store, task: str, grids: list[dict[str, Any]]) -> str | None:
+    """Who is doing an experiment of a task, if anyone is."""
+    seeds = {seed for grid in grids if task in grid["tasks"] for seed in grid["seeds"]}
+    return next((who for seed in sorted(seeds) if (who := store.holder(claim_of(task, seed)))), None)
 
 
 def _clear(study: Study, store: Store) -> None:
-    """Delete all that a folder holds of the study's problems.
+    """Delete all that a folder holds of the study's tasks.
 
     Raises:
-        UsageError: (a ValueError) If another process is at work on them.
+        UsageError: If another process is at work on them.
     """
     said = store.declaration()
-    for problem in study.problems:
-        if who := _at_work(store, problem.name, said["grids"]):
-            raise UsageError(f"{who} is at work on {problem.name} in {store.folder}. Stop it first.")
-    names = {problem.name for problem in study.problems}
+    for task in study.tasks:
+        if who := _at_work(store, task.name, said["grids"]):
+            raise UsageError(f"{who} is at work on {task.name} in {store.folder}. Stop it first.")
+    names = {task.name for task in study.tasks}
     for name in names:
         remove(store.folder / component(name))
         remove(store.folder / ".segments" / component(name))
-    grids = [{**grid, "problems": [name for name in grid["problems"] if name not in names]} for grid in said["grids"]]
+    grids = [{**grid, "tasks": [name for name in grid["tasks"] if name not in names]} for grid in said["grids"]]
     if grids:
         settings = {name: values for name, values in said["settings"].items() if name not in names}
-        store.declare({**said, "grids": [grid for grid in grids if grid["problems"]], "settings": settings})
+        store.declare({**said, "grids": [grid for grid in grids if grid["tasks"]], "settings": settings})
 
 
 def _tidy(study: Study, store: Store, states: Mapping[RunKey, str], keep: str) -> None:
     """Delete what a process that was killed after its last record has left of experiments that are complete."""
-    incomplete = {(key.problem, key.seed) for key, state in states.items() if state == "missing"}
-    for experiment in dict.fromkeys((key.problem, key.seed) for key in states):
+    incomplete = {(key.task, key.seed) for key, state in states.items() if state == "missing"}
+    for experiment in dict.fromkeys((key.task, key.seed) for key in states):
         segments = store.segments_of(*experiment)
         # To ask who holds a claim ends one that nobody holds any more.
         if experiment not in incomplete and store.holder(claim_of(*experiment)) is None and segments.exists():
             with store.claim(claim_of(*experiment)) as free:
                 if free:
                     Checkpoints(segments).clear()
-    for key in {(key.problem, key.method): key for key in study.runs() if keep == "best"}.values():
+    for key in {(key.task, key.method): key for key in study.runs() if keep == "best"}.values():
         _keep_best(study, store, key)
 
 
 def _keep_best(study: Study, store: Store, key: RunKey) -> None:
-    keys = [RunKey(key.problem, key.method, seed) for seed in study.seeds]
+    keys = [RunKey(key.task, key.method, seed) for seed in study.seeds]
     keep_best(store, [record for key in keys if (record := store.read(key))])
 
 
@@ -380,9 +380,9 @@ def _interruptible() -> Iterator[Callable[[], None]]:
 
 
 def _check_json(study: Study) -> None:
-    for key, (problem, method) in study.runs().items():
+    for key, (task, method) in study.runs().items():
         try:
-            json.dumps(study.settings(problem, method))
+            json.dumps(study.settings(task, method))
         except TypeError as error:
             raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
@@ -398,7 +398,7 @@ def _check_settings(
     study: Study, record: RunRecord, store: Store, others: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> None:
     """Refuse a record that was made with other settings; one of a failed run has nothing to compare."""
-    if record.status == "failed" or record.key.problem not in {problem.name for problem in study.problems}:
+    if record.status == "failed" or record.key.task not in {task.name for task in study.tasks}:
         return
     difference = _difference(record.settings, _settings(study, record.key, others))
     if difference:
@@ -410,9 +410,9 @@ def _check_settings(
 
 def _settings(study: Study, key: RunKey, others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The settings of a run of this study, or of one with a method that was declared when the folder had another."""
-    problem = next(problem for problem in study.problems if problem.name == key.problem)
+    task = next(task for task in study.tasks if task.name == key.task)
     method = {method.name: method for method in study.methods}.get(key.method)
-    return study.settings(problem, method or Method(key.method, **others.get(key.method, {})))
+    return study.settings(task, method or Method(key.method, **others.get(key.method, {})))
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

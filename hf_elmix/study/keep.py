@@ -13,7 +13,7 @@ def keep_best(store: Store, records: list[RunRecord]) -> None:
 
     Args:
         store: Where they are.
-        records: The runs of one problem and method, one for each seed.
+        records: The runs of one task and method, one for each seed.
     """
     kept = [record for record in records if (store.folder_of(record.key) / MODEL).exists()]
     for record in sorted(kept, key=best_first)[1:]:

@@ -1,7 +1,7 @@
-"""The words of a study: problem, method, run, record.
+"""The words of a study: task, method, run, record.
 
-A *problem* is data, a model and a score to be maximised. A *method* is a loss with argument overrides. A
-*run* is one (problem, method, seed) and leaves one *record*. An *experiment* is one (problem, seed): the methods are
+A *task* is data, a model and a score to be maximised. A *method* is a loss with argument overrides. A
+*run* is one (task, method, seed) and leaves one *record*. An *experiment* is one (task, seed): the methods are
 compared within it.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hf_elmix.errors import UsageError
-from hf_elmix.spelling import parse_loss
+from hf_elmix.losses.registry import parse_loss
 
 STATUSES = ("done", "failed", "diverged")
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
 
-__all__ = ["KEEP", "Materials", "Method", "Problem", "RunKey", "RunRecord", "Study"]
+__all__ = ["KEEP", "Materials", "Method", "RunKey", "RunRecord", "Study", "Task"]
 
 
 @dataclass(frozen=True, order=True)
@@ -26,17 +26,17 @@ class RunKey:
     """Names one run.
 
     Attributes:
-        problem: Name of the problem.
+        task: Name of the task.
         method: Name of the method.
         seed: The seed.
     """
 
-    problem: str
+    task: str
     method: str
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.problem} {self.method} seed {self.seed}"
+        return f"{self.task} {self.method} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Materials:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Task:
     """Data, a model and a score.
 
     Attributes:
@@ -61,8 +61,8 @@ class Problem:
         score: Name of the evaluation metric that is maximised, without the prefix ``eval_``, in any unit.
         materials: Makes what a run with a given seed is made of; a fresh model each time.
         settings: Everything that determines the result and is no training argument, as plain JSON values.
-        work: What one run costs, in any unit, beside the study's other problems; used to estimate the time left.
-        aside: Metrics that a report shows beside the score, each with what it measures in words.
+        work: What one run costs, in any unit, beside the study's other tasks; used to estimate the time left.
+        secondary_metrics: Metrics that a report shows beside the score, each with what it measures in words.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Problem:
     materials: Callable[[int], Materials]
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: float = 1.0
-    aside: Mapping[str, str] = field(default_factory=dict)
+    secondary_metrics: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Method:
     Attributes:
         name: Name in records and folders.
         arguments: Training arguments in which it differs from the study's.
-        loss: What `hf_elmix.spelling.parse_loss` reads, and then the loss itself; left out, the name is one. A
+        loss: What `hf_elmix.losses.registry.parse_loss` reads, and then the loss itself; left out, the name is one. A
             function of the user's is to stand in a module, where other processes find it.
 
     Raises:
-        UsageError: (a ValueError) If there is no such loss.
+        UsageError: If there is no such loss.
     """
 
     name: str
@@ -97,51 +97,51 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """Every problem with every method and every seed.
+    """Every task with every method and every seed.
 
     Attributes:
-        problems: The problems.
+        tasks: The tasks.
         methods: The methods that are compared.
         seeds: The seeds, the same for all methods.
         arguments: Training arguments of all runs.
 
     Raises:
-        UsageError: (a ValueError) If a problem, method or seed is there twice: it would be one run.
+        UsageError: If a task, method or seed is there twice: it would be one run.
     """
 
-    problems: tuple[Problem, ...]
+    tasks: tuple[Task, ...]
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     arguments: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        problems, methods = ([part.name for part in parts] for parts in (self.problems, self.methods))
-        for kind, names in {"problem": problems, "method": methods, "seed": self.seeds}.items():
+        tasks, methods = ([part.name for part in parts] for parts in (self.tasks, self.methods))
+        for kind, names in {"task": tasks, "method": methods, "seed": self.seeds}.items():
             twice = [name for name in names if list(names).count(name) > 1]
             if twice:
                 raise UsageError(f"Expected each {kind} once, but got {twice[0]!r} {len(twice)} times.")
 
-    def runs(self) -> dict[RunKey, tuple[Problem, Method]]:
+    def runs(self) -> dict[RunKey, tuple[Task, Method]]:
         """All runs, experiment by experiment, so that a study cut short has complete experiments."""
-        grid = itertools.product(self.problems, self.seeds, self.methods)
-        return {RunKey(problem.name, method.name, seed): (problem, method) for problem, seed, method in grid}
+        grid = itertools.product(self.tasks, self.seeds, self.methods)
+        return {RunKey(task.name, method.name, seed): (task, method) for task, seed, method in grid}
 
-    def settings(self, problem: Problem, method: Method) -> dict[str, Any]:
+    def settings(self, task: Task, method: Method) -> dict[str, Any]:
         """Everything that determines the result of a run besides its seed.
 
         Args:
-            problem: The problem.
+            task: The task.
             method: The method.
 
         Returns:
-            Plain JSON values: ``loss``, ``score``, ``arguments`` and what the problem adds.
+            Plain JSON values: ``loss``, ``score``, ``arguments`` and what the task adds.
         """
         return {
             "loss": str(method.loss),
-            "score": problem.score,
+            "score": task.score,
             "arguments": {**self.arguments, **method.arguments},
-            **({"aside": dict(problem.aside)} if problem.aside else {}),
-            **problem.settings,
+            **({"secondary_metrics": dict(task.secondary_metrics)} if task.secondary_metrics else {}),
+            **task.settings,
         }
 
 
@@ -150,7 +150,7 @@ class RunRecord:
     """What is kept of a run; all values are plain JSON.
 
     Attributes:
-        key: Problem, method and seed.
+        key: Task, method and seed.
         status: ``done``, ``failed`` (an error ended it) or ``diverged`` (its loss is no number).
         scores: For each metric its value at the ``last`` evaluation, the ``best`` one, and all of them (``epochs``),
             with the completed optimizer ``steps`` they were made at.

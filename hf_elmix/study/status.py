@@ -20,7 +20,7 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
         doing its experiment, why it is missing.
 
     Raises:
-        UsageError: (a ValueError) If the folder holds no study, or a file in it is damaged.
+        UsageError: If the folder holds no study, or a file in it is damaged.
     """
     records = {record.key: record for record in store.records()}
     asked = store.asked()
@@ -28,11 +28,11 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
         raise UsageError(
             f"{store.folder} holds neither records of runs nor {DECLARATION}, so no study was begun here."
         )
-    experiments = dict.fromkeys((key.problem, key.seed) for key in asked)
+    experiments = dict.fromkeys((key.task, key.seed) for key in asked)
     holders = {experiment: store.holder(claim_of(*experiment)) for experiment in experiments}
     states: dict[RunKey, tuple[str, str]] = {}
     for key in dict.fromkeys([*asked, *records]):
-        record, holder = records.get(key), holders.get((key.problem, key.seed))
+        record, holder = records.get(key), holders.get((key.task, key.seed))
         if record is not None:
             states[key] = record.status, (record.error or "").split("\n")[0]
         elif holder is not None:

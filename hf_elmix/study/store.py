@@ -2,9 +2,9 @@
 
 Layout below the folder, which may be a local one or any fsspec URL (``s3://bucket/runs``):
 
-- ``<problem>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``,
+- ``<task>/<method>/seed<k>/record.json``, the method as it was typed; a kept model lies beside it in ``model/``,
   and what it said of each evaluation row while it trained, where that was recorded, in ``predictions.safetensors``;
-- ``study.json``: the runs that were asked for, and the settings of each problem;
+- ``study.json``: the runs that were asked for, and the settings of each task;
 - ``.segments/``: training that several runs share, while it is needed (see `hf_elmix.study.checkpoints`);
 - ``.locks/``: which experiments are being done, by whom (local folders only).
 """
@@ -28,8 +28,8 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from upath import UPath
 
-from hf_elmix.diagnostics.predictions import FILE, Predictions, from_bytes, to_bytes
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.predictions.records import FILE, Predictions, from_bytes, to_bytes
 from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "fresh", "local_path", "put_folder", "remove", "write_json"]
@@ -46,7 +46,7 @@ class Store:
         folder: Where they are: a folder, or an fsspec URL; made when the first record is written.
 
     Raises:
-        UsageError: (a ValueError) If there is a file in the folder's place, or the URL cannot be used.
+        UsageError: If there is a file in the folder's place, or the URL cannot be used.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -75,14 +75,14 @@ class Store:
         """
         return self.folder.joinpath(*_place(key))
 
-    def segments_of(self, problem: str, seed: int) -> UPath:
+    def segments_of(self, task: str, seed: int) -> UPath:
         """Where an experiment keeps training that its runs share.
 
         Args:
-            problem: Name of the problem.
+            task: Name of the task.
             seed: The seed.
         """
-        return self.folder / ".segments" / component(problem) / f"seed{seed}"
+        return self.folder / ".segments" / component(task) / f"seed{seed}"
 
     def read(self, key: RunKey) -> RunRecord | None:
         """The record of a run, or None if there is none.
@@ -91,7 +91,7 @@ class Store:
             key: The run.
 
         Raises:
-            UsageError: (a ValueError) If the file is no record.
+            UsageError: If the file is no record.
         """
         path = self.folder_of(key) / RECORD
         return self._read(path) if path.exists() else None
@@ -126,7 +126,7 @@ class Store:
             Predictions by the name of their evaluation set, ``""`` for the only one.
 
         Raises:
-            UsageError: (a ValueError) If the file holds none.
+            UsageError: If the file holds none.
         """
         path = self.folder_of(key) / FILE
         return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
@@ -162,7 +162,7 @@ class Store:
         """All records, in the order of their keys.
 
         Raises:
-            UsageError: (a ValueError) If the folder does not exist or one of its files is no record.
+            UsageError: If the folder does not exist or one of its files is no record.
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is none.")
@@ -173,11 +173,11 @@ class Store:
         """What the study of this folder was declared to be.
 
         Returns:
-            ``grids`` that were asked for (problems, methods, seeds), ``methods`` by name (loss and arguments), and
-            ``settings`` of each problem.
+            ``grids`` that were asked for (tasks, methods, seeds), ``methods`` by name (loss and arguments), and
+            ``settings`` of each task.
 
         Raises:
-            UsageError: (a ValueError) If the file is damaged.
+            UsageError: If the file is damaged.
         """
         path = self.folder / DECLARATION
         if not path.exists():
@@ -191,9 +191,9 @@ class Store:
     def asked(self) -> list[RunKey]:
         """Every run that was asked for so far, each once, in the order of the grids they were asked for in."""
         parts = [
-            itertools.product(grid["problems"], grid["seeds"], grid["methods"]) for grid in self.declaration()["grids"]
+            itertools.product(grid["tasks"], grid["seeds"], grid["methods"]) for grid in self.declaration()["grids"]
         ]
-        keys = [RunKey(problem, method, seed) for part in parts for problem, seed, method in part]
+        keys = [RunKey(task, method, seed) for part in parts for task, seed, method in part]
         return list(dict.fromkeys(keys))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
@@ -281,9 +281,9 @@ class Store:
         return record
 
 
-def claim_of(problem: str, seed: int) -> str:
+def claim_of(task: str, seed: int) -> str:
     """The name under which an experiment is claimed."""
-    return f"{problem} seed{seed}"
+    return f"{task} seed{seed}"
 
 
 def local_path(path: UPath) -> Path | None:
@@ -405,7 +405,7 @@ def _strict(value: Any) -> Any:
 
 def _place(key: RunKey) -> tuple[str, str, str]:
     """The folders from that of the study down to that of a run."""
-    return component(key.problem), component(key.method), f"seed{key.seed}"
+    return component(key.task), component(key.method), f"seed{key.seed}"
 
 
 @functools.lru_cache(maxsize=1024)

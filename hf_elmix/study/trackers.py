@@ -32,7 +32,7 @@ def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
         store: Where the records go.
 
     Raises:
-        UsageError: (a ValueError) If one is unknown or not installed, or has nowhere to write.
+        UsageError: If one is unknown or not installed, or has nowhere to write.
     """
     from accelerate.tracking import get_available_trackers
 
@@ -87,9 +87,9 @@ def _start(name: str, record: RunRecord, store: Store) -> Any:
 
     PartialState()  # the trackers ask it which process is the main one
     key, grid = record.key, store.folder.name
-    group = f"{grid}/{key.problem}/{key.method}"
+    group = f"{grid}/{key.task}/{key.method}"
     if name == "tensorboard":
-        place = "/".join((component(key.problem), component(key.method), f"seed{key.seed}"))
+        place = "/".join((component(key.task), component(key.method), f"seed{key.seed}"))
         tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
     else:
         # The run is over: what the machine does now says nothing about it.
@@ -104,7 +104,7 @@ def _config(record: RunRecord) -> dict[str, Any]:
     settings = {**record.settings, **record.settings.get("arguments", {})}
     plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
     key = record.key
-    return {"problem": key.problem, "method": key.method, "seed": key.seed, "status": record.status, **plain}
+    return {"task": key.task, "method": key.method, "seed": key.seed, "status": record.status, **plain}
 
 
 def _tensorboard(store: Store) -> str:

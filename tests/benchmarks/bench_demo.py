@@ -21,7 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from glue_runs.demo import APART
-from glue_runs.tasks import TASKS, Task
+from glue_runs.tasks import TASKS
+from hf_elmix.text.tasks import TextTask
 
 PAGES = Path(__file__).parents[2] / "hf_elmix" / "docs" / "pages"
 FIGURES = ("profile", "differences", "ranks")
@@ -39,7 +40,7 @@ def run_demo(folder: Path) -> str:
     return done.stdout
 
 
-def chance(folder: Path, task: Task) -> float:
+def chance(folder: Path, task: TextTask) -> float:
     """The share of the largest class among the rows that the task is scored on."""
     (path,) = (folder / "rows" / task.name).glob(f"{task.splits[0]}-*.parquet")
     return float(pd.read_parquet(path)["label"].value_counts(normalize=True).max())
@@ -47,13 +48,13 @@ def chance(folder: Path, task: Task) -> float:
 
 def summary(folder: Path, runs_df: pd.DataFrame) -> pd.DataFrame:
     """For each task what chance gives, the scores over all runs, and how far seeds of one regime are apart."""
-    by_method = runs_df.groupby(["problem", "method"])["score"]
+    by_method = runs_df.groupby(["task", "method"])["score"]
     columns = {
         "chance": {name: chance(folder, task) for name, task in TASKS.items()},
-        "score": runs_df.groupby("problem")["score"].mean(),
-        "lowest": runs_df.groupby("problem")["score"].min(),
-        "highest": runs_df.groupby("problem")["score"].max(),
-        "sd over seeds": by_method.std().groupby("problem").mean(),
+        "score": runs_df.groupby("task")["score"].mean(),
+        "lowest": runs_df.groupby("task")["score"].min(),
+        "highest": runs_df.groupby("task")["score"].max(),
+        "sd over seeds": by_method.std().groupby("task").mean(),
     }
     return pd.DataFrame(columns)
 
@@ -62,7 +63,7 @@ def keep(runs_df: pd.DataFrame, report: Path) -> None:
     """Put the figures and the numbers they are drawn from where the documentation shows them."""
     for name in FIGURES:
         shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
-    named = runs_df.rename(columns={"problem": "experiment", **{f"train_{kind}_accuracy": kind for kind in APART}})
+    named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in APART}})
     named[["experiment", "seed", "method", "score", *APART]].to_csv(PAGES / "demo.csv", index=False)
 
 

@@ -20,7 +20,7 @@ METHODS = ("ce", "0", "0,0.5", "0-0.5")
 EPOCHS = 6
 
 
-def record(problem: str, method: str, seed: int, rng: np.random.Generator) -> RunRecord:
+def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRecord:
     """A record as long as one of the GLUE study."""
     scores = {
         name: {"last": values[-1], "best": max(values), "epochs": values}
@@ -34,27 +34,27 @@ def record(problem: str, method: str, seed: int, rng: np.random.Generator) -> Ru
         "loss": method,
         "score": "accuracy",
         "arguments": {"learning_rate": 2e-5},
-        "rows": {"train": problem},
+        "rows": {"train": task},
     }
     cost = {"seconds": 1.0, "steps_trained": 60, "steps_inherited": 0}
-    return RunRecord(RunKey(problem, method, seed), "done", scores, training, settings, {"device": "cpu"}, cost)
+    return RunRecord(RunKey(task, method, seed), "done", scores, training, settings, {"device": "cpu"}, cost)
 
 
 def timed(words: list[str]) -> float:
     """Seconds of the command as it is typed, with all that Python loads."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "hf_elmix.analysis.command", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "hf_elmix.cli.report", *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=25)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    problems = [f"problem {k}" for k in range(args.problems)]
-    keys = list(itertools.product(problems, METHODS, range(args.seeds)))
+    tasks = [f"task {k}" for k in range(args.tasks)]
+    keys = list(itertools.product(tasks, METHODS, range(args.seeds)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = Store(folder / "runs")

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-from glue_runs.data import find_task, load_task, tokenise
 from glue_runs.metrics import compute_metrics_for
-from glue_runs.models import load_config, load_model, load_tokenizer
-from glue_runs.problems import glue_study
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
+from glue_runs.study import glue_study
+from hf_elmix.study.executors.local import Engine, run_here, run_in_workers
 from hf_elmix.study.grid import run_grid
-from hf_elmix.study.run import run_branch
+from hf_elmix.study.runner import run_branch
 from hf_elmix.study.store import Store
-from hf_elmix.study.workers import Engine, run_here, run_in_workers
+from hf_elmix.text.models import load_config, load_model, load_tokenizer
+from hf_elmix.text.rows import find_task, load_task, tokenise
 
 LENGTH = 64
 

@@ -26,16 +26,16 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, EvalPrediction
 
 from glue_runs import __main__ as command_line
-from hf_elmix.study import workers as workers_module
-from hf_elmix.study.spec import Materials, Method, Problem, Study
+from hf_elmix.study.executors import local as workers_module
+from hf_elmix.study.spec import Materials, Method, Study, Task
 
-PRELOAD = ["pytest", "fault_drivers", "hf_elmix.study.grid", "hf_elmix.study.run", "hf_elmix.study.status"]
+PRELOAD = ["pytest", "fault_drivers", "hf_elmix.study.grid", "hf_elmix.study.runner", "hf_elmix.study.status"]
 
 STEPS = 20
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
-PROBLEMS, SEEDS = ("toy",), (3, 4)
+TASKS, SEEDS = ("toy",), (3, 4)
 COST = 57  # steps of one experiment: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
-PLANNED = COST * len(PROBLEMS) * len(SEEDS)
+PLANNED = COST * len(TASKS) * len(SEEDS)
 
 TINY = {
     **{"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -52,14 +52,14 @@ class Fault:
 
     Args:
         kind: What happens, a key of `FAULTS`.
-        problem: The problem it happens to.
+        task: The task it happens to.
         seed: The seed it happens with.
         call: The call of the model in training, within one segment, that it happens before.
         fired: A folder of tokens, one for each time.
     """
 
-    def __init__(self, kind: str, problem: str, seed: int, call: int, fired: str) -> None:
-        self.kind, self.problem, self.seed, self.call, self.fired = kind, problem, seed, call, Path(fired)
+    def __init__(self, kind: str, task: str, seed: int, call: int, fired: str) -> None:
+        self.kind, self.task, self.seed, self.call, self.fired = kind, task, seed, call, Path(fired)
         self.calls = 0
 
     def __call__(self, model: BertForSequenceClassification, inputs: Any) -> None:
@@ -129,12 +129,12 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def toy_study(fault: dict[str, Any] | None = None) -> Study:
-    """The same whatever the command line says: one problem, four methods, two seeds, 20 steps each."""
+    """The same whatever the command line says: one task, four methods, two seeds, 20 steps each."""
 
     def of(name: str) -> Callable[[int], Materials]:
-        return partial(materials, fault=fault) if fault is not None and fault["problem"] == name else materials
+        return partial(materials, fault=fault) if fault is not None and fault["task"] == name else materials
 
-    parts = tuple(Problem(name, "accuracy", of(name), {"rows": "random"}) for name in PROBLEMS)
+    parts = tuple(Task(name, "accuracy", of(name), {"rows": "random"}) for name in TASKS)
     return Study(parts, tuple(Method(name) for name in METHODS), SEEDS, ARGUMENTS)
 
 
@@ -159,15 +159,15 @@ def command(
     _begin(log, pids)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "--dataset_name" not in words:
-        sys.modules["glue_runs.problems"] = _problems(lambda *args, **kwargs: toy_study(fault))
+        sys.modules["glue_runs.study"] = _tasks(lambda *args, **kwargs: toy_study(fault))
     workers_module.multiprocessing = _forked_workers(log, pids)
     if crash is not None:
         _crash_before(*crash, words[words.index("--output_dir") + 1])
     sys.exit(command_line.main(words))
 
 
-def _problems(glue_study: Callable[..., Study]) -> types.ModuleType:
-    module = types.ModuleType("glue_runs.problems")
+def _tasks(glue_study: Callable[..., Study]) -> types.ModuleType:
+    module = types.ModuleType("glue_runs.study")
     module.__dict__["glue_study"] = glue_study
     return module
 

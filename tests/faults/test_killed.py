@@ -147,7 +147,7 @@ def fault(kind: str, folder: Path, step: str = "of one run", times: int = 1) -> 
     from fault_drivers import tokens
 
     call, skip, _ = STEPS[step]
-    return {"kind": kind, "problem": "toy", "seed": 3, "call": call, "fired": tokens(folder / "fired", times, skip)}
+    return {"kind": kind, "task": "toy", "seed": 3, "call": call, "fired": tokens(folder / "fired", times, skip)}
 
 
 def hit(step: str) -> list[str]:

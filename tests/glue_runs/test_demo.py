@@ -19,14 +19,14 @@ def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
     assert len(study.runs()) == len(TASK_NAMES) * len(SEEDS) * 4 == 112
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     assert len(before) == 7 + 8  # a training and an evaluation split each, and MNLI's second one
-    settings = [study.settings(problem, study.methods[0]) for problem in study.problems]
-    for problem, made in zip(study.problems, settings, strict=True):
-        assert list(made["aside"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous")]
-        assert made["aside"] == problem.aside
-    sizes = study.problems[0].materials(0).provenance["data_rows"]
+    settings = [study.settings(task, study.methods[0]) for task in study.tasks]
+    for task, made in zip(study.tasks, settings, strict=True):
+        assert list(made["secondary_metrics"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous")]
+        assert made["secondary_metrics"] == task.secondary_metrics
+    sizes = study.tasks[0].materials(0).provenance["data_rows"]
     assert [sizes[f"train_{kind}"] for kind in APART] == [16, 32]
     again = demo_study(tmp_path)
-    assert settings == [again.settings(problem, again.methods[0]) for problem in again.problems]
+    assert settings == [again.settings(task, again.methods[0]) for task in again.tasks]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
 
 
@@ -53,11 +53,11 @@ def test_the_whole_demo(tmp_path):
     report = tmp_path / "demo/report"
     assert done.stdout.endswith(f"{report / 'report.html'}\nOpen it: {(report / 'report.html').as_uri()}\n")
     runs_df = pd.read_csv(report / "data/runs.csv")
-    means = runs_df.groupby("problem")["score"].mean()
+    means = runs_df.groupby("task")["score"].mean()
     for name, task in TASKS.items():
         rows = pd.read_parquet(next((tmp_path / "demo/rows" / name).glob(f"{task.splits[0]}-*")))
         assert rows["label"].value_counts(normalize=True).max() + 0.1 < means[name] < 0.97, name
-    assert (runs_df.groupby(["problem", "method"])["score"].std() > 0).all()
+    assert (runs_df.groupby(["task", "method"])["score"].std() > 0).all()
     page = html.unescape((report / "report.html").read_text()).replace("\N{NO-BREAK SPACE}", " ")
     assert "glue-runs demo --output_dir" in page
     for kind, label in APART.items():

@@ -12,9 +12,9 @@ from transformers import AutoModelForSequenceClassification, Trainer, pipeline
 
 from glue_runs import finetune as module
 from glue_runs.finetune import finetune
-from glue_runs.models import load_model
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import MixedLossTrainer, UsageError
+from hf_elmix.text.models import load_model
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--max_steps", "3", "--use_cpu"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from glue_runs.__main__ import main
-from hf_elmix.diagnostics.predictions import read_predictions
+from hf_elmix.predictions.records import read_predictions
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 BAR = re.compile(r"\d+%\||examples \[|ba/s")  # a progress bar of `datasets`, not a message

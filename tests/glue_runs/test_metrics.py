@@ -6,7 +6,8 @@ import torch
 from transformers import EvalPrediction
 
 from glue_runs.metrics import GlueMetric, compute_metrics_for, predicted_classes, predicted_values
-from glue_runs.tasks import GLUE_TASKS, TASKS, Task
+from glue_runs.tasks import GLUE_TASKS, TASKS
+from hf_elmix.text.tasks import TextTask
 
 
 def by_hand(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -80,7 +81,7 @@ def test_a_regression():
     assert kept.shape == (30,)
     scores = compute_metrics_for(GLUE_TASKS["stsb"])(EvalPrediction(kept.numpy(), labels))
     assert scores == pytest.approx(expected, rel=1e-5)
-    own = compute_metrics_for(Task("mine", ("text",), (), ("mse",)))(EvalPrediction(kept.numpy(), labels))
+    own = compute_metrics_for(TextTask("mine", ("text",), (), ("mse",)))(EvalPrediction(kept.numpy(), labels))
     assert own == pytest.approx({"mse": np.mean((values - labels) ** 2)}, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 from glue_runs.__main__ import _parser, _training_arguments
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.remake import study_commands
-from hf_elmix.spelling import parse_loss
+from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 
 

@@ -23,8 +23,8 @@ sys.path.insert(0, sys.argv[1])
 import conftest, test_sft
 from glue_runs.pocket.encoder import encoder_path
 from hf_elmix import mixed_loss_func
-from hf_elmix.cross_encoder import MixedCrossEncoderLoss
-from hf_elmix.sft import MixedSFTTrainer
+from hf_elmix.integrations.sentence_transformers import MixedCrossEncoderLoss
+from hf_elmix.integrations.trl import MixedSFTTrainer
 
 folder, size, accumulation = pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 ARGS = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "max_steps": 2, "logging_steps": 1, "use_cpu": True}

@@ -10,10 +10,10 @@ import pytest
 import glue_runs.pocket
 from glue_runs.demo import APART
 from glue_runs.protocol import MIXINGS, SEEDS, TASK_NAMES
-from hf_elmix.analysis.aside import find_asides
+from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import read_scores
-from hf_elmix.analysis.words import aside_sentence, verdict
+from hf_elmix.analysis.secondary_metrics import find_secondary_metrics
+from hf_elmix.analysis.words import secondary_sentence, verdict
 
 POCKET = Path(glue_runs.pocket.__file__).parent
 SCORES = POCKET.parents[1] / "hf_elmix/docs/pages/demo.csv"
@@ -22,13 +22,13 @@ SCORES = POCKET.parents[1] / "hf_elmix/docs/pages/demo.csv"
 @pytest.fixture(scope="module")
 def runs_df() -> pd.DataFrame:
     runs_df = read_scores(SCORES).astype(dict.fromkeys(APART, float))
-    runs_df.attrs["aside"] = APART
+    runs_df.attrs["secondary_metrics"] = APART
     return runs_df
 
 
 def test_the_numbers_are_those_of_every_run(runs_df):
-    parts = {name: set(runs_df[name]) for name in ("problem", "seed", "method")}
-    assert parts == {"problem": set(TASK_NAMES), "seed": set(SEEDS), "method": set(MIXINGS)}
+    parts = {name: set(runs_df[name]) for name in ("task", "seed", "method")}
+    assert parts == {"task": set(TASK_NAMES), "seed": set(SEEDS), "method": set(MIXINGS)}
     assert len(runs_df) == len(TASK_NAMES) * len(SEEDS) * len(MIXINGS)
     assert runs_df["score"].between(0.5, 1, inclusive="neither").all()
     assert runs_df[list(APART)].stack().between(0, 1).all()
@@ -36,7 +36,7 @@ def test_the_numbers_are_those_of_every_run(runs_df):
 
 def test_what_is_said_of_them_is_what_they_say(runs_df):
     said = " ".join((POCKET / "README.md").read_text().split())
-    for aside in find_asides(runs_df, "ce"):
-        assert aside_sentence(aside, "ce") in said
+    for metric in find_secondary_metrics(runs_df, "ce"):
+        assert secondary_sentence(metric, "ce") in said
     for sentence in verdict(StudyResults(runs_df)):
         assert sentence in said

@@ -64,10 +64,10 @@ def test_sets_of_other_classes_are_refused(predictions):
 
 
 def study(values: dict[str, list[float]]) -> pd.DataFrame:
-    """The same number for each measure and both times; seeds of one problem."""
+    """The same number for each measure and both times; seeds of one task."""
     return pd.DataFrame(
         [
-            {"when": when, "problem": "a", "method": method, "seed": seed, "temperature": 10**value, "accuracy": 0.5}
+            {"when": when, "task": "a", "method": method, "seed": seed, "temperature": 10**value, "accuracy": 0.5}
             | dict.fromkeys(MEASURES, value)
             for when in WHEN
             for method, row in values.items()

@@ -6,17 +6,17 @@ import pytest
 from scipy import stats
 
 from hf_elmix.analysis.moves import flow_of, moves_table, pooled_transitions
-from hf_elmix.analysis.predicted import Predicted, reduce_predictions
-from hf_elmix.diagnostics.predictions import Predictions
-from hf_elmix.diagnostics.transitions import COHORTS, flow_table
+from hf_elmix.analysis.predictions import Predicted, reduce_predictions
+from hf_elmix.predictions.cohorts import COHORTS, flow_table
+from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey
 
 NOTHING = pd.DataFrame()
 
 
 def of_moves(moves: dict[str, list[tuple[str, str, int, int, int, int, int]]]) -> Predicted:
-    """From (problem, method, seed, rows, right, base_rows, base_right), by whose rows they are."""
-    names = ["problem", "method", "seed", "rows", "right", "base_rows", "base_right"]
+    """From (task, method, seed, rows, right, base_rows, base_right), by whose rows they are."""
+    names = ["task", "method", "seed", "rows", "right", "base_rows", "base_right"]
     rows = [dict(zip(names, row, strict=True), whose=whose) for whose, part in moves.items() for row in part]
     return Predicted(NOTHING, NOTHING, pd.DataFrame(rows), NOTHING, NOTHING, {})
 

@@ -12,10 +12,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import curves_table, runs_table
-from hf_elmix.diagnostics.predictions import Predictions
+from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunRecord
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -54,7 +54,7 @@ def page(
             for seed in range(3):
                 score = round(0.6 + 0.02 * place + float(rng.normal(scale=0.01)), 4)
                 run = record(task, method, seed, score, wrong=1 - score)
-                run.settings["aside"] = {"wrong": f"rows made wrong that are memorised {NASTY}"}
+                run.settings["secondary_metrics"] = {"wrong": f"rows made wrong that are memorised {NASTY}"}
                 log = {"loss_ce": 0.5 - place / 10, "loss_el": 0.3, "alpha": 1.0, "beta": 1.0 * place}
                 run.training.extend({"epoch": float(epoch), **log} for epoch in (1, 2))
                 records.append(run)
@@ -220,7 +220,7 @@ def contrast(browser: Any, selector: str) -> float:
 
 def test_the_name_of_a_row_stays_in_sight(opened):
     show(opened, 390)
-    script = "const box = document.querySelector('#table-aside-1 .scroll'); box.scrollLeft = 150;"
+    script = "const box = document.querySelector('#table-secondary-1 .scroll'); box.scrollLeft = 150;"
     script += "const name = box.querySelector('tbody th').getBoundingClientRect(), edge = box.getBoundingClientRect();"
     script += "return [box.scrollLeft, name.left - edge.left, name.width / edge.width]"
     scrolled, left, share = opened.execute_script(script)

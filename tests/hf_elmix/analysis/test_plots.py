@@ -15,9 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hf_elmix.analysis.plots import (
-    STYLES,
-    legend_rows,
-    method_label,
     plot_differences,
     plot_losses,
     plot_means,
@@ -26,10 +23,10 @@ from hf_elmix.analysis.plots import (
     plot_schedule,
     plot_scores,
     plot_weights,
-    style_of,
 )
 from hf_elmix.analysis.profile import performance_profile
-from hf_elmix.schedules import REGIMES, MixingSchedule, focus_of
+from hf_elmix.losses.schedules import REGIMES, MixingSchedule, focus_of
+from hf_elmix.plotting import STYLES, legend_rows, method_label, style_of
 
 SCORES = pd.DataFrame(
     {
@@ -282,13 +279,13 @@ def test_names_of_ranks_lie_within_the_figure():
 # Differences.
 
 
-def gains(problems: int = 2) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product([[f"p{k}" for k in range(problems)], ["0", "el"]], names=["problem", "method"])
+def gains(tasks: int = 2) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([[f"p{k}" for k in range(tasks)], ["0", "el"]], names=["task", "method"])
     middle = np.arange(len(index)) / 100
     return pd.DataFrame({"pairs": 4, "difference": middle, "low": middle - 0.01, "high": middle + 0.02}, index)
 
 
-def test_differences_have_a_row_for_each_problem_and_a_mark_for_each_method(ax):
+def test_differences_have_a_row_for_each_task_and_a_mark_for_each_method(ax):
     table = gains().assign(high=lambda t: t["difference"] + 0.01)
     assert plot_differences(table, "ce", ax) is ax
     assert [label.get_text() for label in ax.get_yticklabels()] == ["p1", "p0"]  # the first on top
@@ -309,7 +306,7 @@ def test_a_difference_without_an_interval_is_a_mark_alone(ax):
     assert all(np.ptp(segment[:, 0]) == 0 for segment in whiskers.get_segments())
 
 
-def test_of_many_problems_those_with_the_largest_differences_are_drawn(ax):
+def test_of_many_tasks_those_with_the_largest_differences_are_drawn(ax):
     plot_differences(gains(60), "ce", ax)
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [f"p{k}" for k in range(59, 19, -1)]
@@ -329,7 +326,7 @@ def curves() -> pd.DataFrame:
     for method, seed, epoch in itertools.product(["el", "ce"], [0, 1], [1.0, 2.0]):
         numbers = {"score": 0.5 + 0.1 * seed, "loss_ce": epoch, "loss_el": 0.5, "alpha": 1.0, "beta": epoch - 1}
         rows += [("a", method, seed, epoch, quantity, value) for quantity, value in numbers.items()]
-    return pd.DataFrame(rows, columns=["problem", "method", "seed", "epoch", "quantity", "value"])
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "epoch", "quantity", "value"])
 
 
 def test_scores_by_epoch_are_means_with_whiskers_to_the_ends(ax):
@@ -353,7 +350,7 @@ def test_losses_and_weights_have_two_lines_for_each_method(ax):
 
 
 def test_means_are_over_all_runs_and_the_axis_says_of_what(ax):
-    rows = curves().assign(problem=lambda table: "p" + table["seed"].astype(str))
+    rows = curves().assign(task=lambda table: "p" + table["seed"].astype(str))
     label = "a long label that takes more than one line of $5"
     assert plot_means(rows, "score", ax, order=["unseen", "ce", "el"], label=label) is ax
     assert [line.get_ydata().tolist() for line in ax.get_lines()] == [pytest.approx([55, 55])] * 2

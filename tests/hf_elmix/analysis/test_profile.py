@@ -266,26 +266,26 @@ def test_areas_by_hand():
 
 
 def grid_scores(values: dict[str, list[list[float]]]) -> pd.DataFrame:
-    """Scores by method, problem and seed."""
+    """Scores by method, task and seed."""
     first = next(iter(values.values()))
     index = [(f"p{p}", seed) for p, seeds in enumerate(first) for seed in range(len(seeds))]
-    columns = {method: [score for seeds in problems for score in seeds] for method, problems in values.items()}
-    return pd.DataFrame(columns, pd.MultiIndex.from_tuples(index, names=["problem", "seed"]))
+    columns = {method: [score for seeds in tasks for score in seeds] for method, tasks in values.items()}
+    return pd.DataFrame(columns, pd.MultiIndex.from_tuples(index, names=["task", "seed"]))
 
 
 def test_bands_are_the_quantiles_of_every_resample():
     scores = grid_scores({"ce": [[1, 1, 0.5], [0.5, 1]], "0": [[0.5, 1, 1], [1, 1]]})
     solved = {"ce": [[1, 1, 0], [0, 1]], "0": [[0, 1, 1], [1, 1]]}  # at tau = 1
     low, high = profile_bands(scores, np.random.default_rng(0), [1.0], level=0.7, resamples=40_000)
-    for method, problems in solved.items():
-        draws = [list(itertools.product(seeds, repeat=len(seeds))) for seeds in problems]
+    for method, tasks in solved.items():
+        draws = [list(itertools.product(seeds, repeat=len(seeds))) for seeds in tasks]
         shares = sorted(sum(a + b) / 5 for a, b in itertools.product(*draws))
         assert len(shares) == 27 * 4
         assert low.loc[1.0, method] == pytest.approx(shares[round(0.15 * 108)])
         assert high.loc[1.0, method] == pytest.approx(shares[round(0.85 * 108)])
 
 
-def test_seeds_are_resampled_within_their_problem_and_experiments_where_there_is_one_seed():
+def test_seeds_are_resampled_within_their_task_and_experiments_where_there_is_one_seed():
     # ce solves all of p0 and nothing of p1: no other draw of seeds changes that. Experiments drawn freely would.
     scores = grid_scores({"ce": [[1, 1], [0.5, 0.5]], "0": [[0.5, 0.5], [1, 1]]})
     low, high = profile_bands(scores, np.random.default_rng(0), [1.0])

@@ -25,8 +25,8 @@ from hf_elmix.analysis.ranks import (
     groups,
     mean_gain,
     mean_rank,
-    problem_gains,
     seeds_needed,
+    task_gains,
     visible_effect,
     wins,
 )
@@ -329,10 +329,10 @@ def test_the_border_is_below_alpha():
 
 
 def grid(gains: dict[str, list[float]], base: float = 0.5) -> pd.DataFrame:
-    """Scores of ce, all `base`, and of a method with the given gains over it, by problem."""
-    index = [(problem, seed) for problem, values in gains.items() for seed in range(len(values))]
+    """Scores of ce, all `base`, and of a method with the given gains over it, by task."""
+    index = [(task, seed) for task, values in gains.items() for seed in range(len(values))]
     values = [base + gain for values in gains.values() for gain in values]
-    return pd.DataFrame({"ce": base, "a": values}, pd.MultiIndex.from_tuples(index, names=["problem", "seed"]))
+    return pd.DataFrame({"ce": base, "a": values}, pd.MultiIndex.from_tuples(index, names=["task", "seed"]))
 
 
 def test_a_comparison_by_hand():
@@ -343,7 +343,7 @@ def test_a_comparison_by_hand():
     assert row["sign_p"] == pytest.approx(2 * (1 + 4) / 2**4)
     # Signed ranks of .25, .125, -.125, .25 are 3.5, 1.5, -1.5, 3.5: of all 16 signs, 4 are as far from 5 or farther.
     assert row["wilcoxon_p"] == pytest.approx(6 / 16)
-    # Problem x has the variance 1/64 of 3 seeds, y 9/128 of 2.
+    # Task x has the variance 1/64 of 3 seeds, y 9/128 of 2.
     parts = [1 / 64 * 3 / 25, 9 / 128 * 2 / 25]
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2)
     reach = stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts))
@@ -377,20 +377,20 @@ def test_equal_differences_tie_whatever_their_last_bits_are():
 
 
 @pytest.mark.parametrize("gains", [[0.1, 0.2, 0.4], [0.1, -0.3, 0.2, 0.2, 0.05]])
-def test_one_problem_has_the_interval_of_the_paired_t_test(gains):
+def test_one_task_has_the_interval_of_the_paired_t_test(gains):
     row = compare(grid({"x": gains}), "ce", level=0.9).loc["a"]
     low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.9)
     assert (row["low"], row["high"]) == pytest.approx((low, high))
 
 
-def test_the_gains_of_each_problem_have_the_interval_of_its_paired_t_test():
+def test_the_gains_of_each_task_have_the_interval_of_its_paired_t_test():
     gains = {"x": [0.1, 0.2, 0.4], "y": [0.1, -0.3, 0.2, 0.2], "z": [0.3]}
     scores = grid(gains).assign(b=NAN)
     scores.loc[("y", 1), "b"] = 0.75
-    table = problem_gains(scores, "ce")
-    assert table.index.tolist() == [(problem, method) for problem in "xyz" for method in "ab"]
-    for problem, values in gains.items():
-        row = table.loc[(problem, "a")]
+    table = task_gains(scores, "ce")
+    assert table.index.tolist() == [(task, method) for task in "xyz" for method in "ab"]
+    for task, values in gains.items():
+        row = table.loc[(task, "a")]
         assert (row["pairs"], row["difference"]) == (len(values), pytest.approx(mean(values)))
         interval = stats.ttest_1samp(values, 0).confidence_interval() if len(values) > 1 else (NAN, NAN)
         assert (row["low"], row["high"]) == pytest.approx(tuple(interval), nan_ok=True)
@@ -408,7 +408,7 @@ def test_experiments_without_seeds_have_the_interval_over_experiments(paper_tabl
     assert row["sign_p"] == row["wilcoxon_p"] == pytest.approx(2 / 2**7)
 
 
-def test_a_problem_with_one_seed_borrows_the_spread_of_the_others():
+def test_a_task_with_one_seed_borrows_the_spread_of_the_others():
     gains = {"x": [0.1, 0.2, 0.3], "y": [0.5, 0.1], "z": [0.3]}
     row = compare(grid(gains), "ce").loc["a"]
     spreads = [variance(gains["x"]), variance(gains["y"])]
@@ -442,7 +442,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 # How many seeds.
 
 
-def test_one_problem_needs_the_seeds_of_the_power_of_the_t_test():
+def test_one_task_needs_the_seeds_of_the_power_of_the_t_test():
     gains = [0.0, 0.02, -0.01, 0.03]
     scores, sd = grid({"x": gains}), math.sqrt(variance(gains))
     for effect in (0.01, 0.02, 0.05):
@@ -452,7 +452,7 @@ def test_one_problem_needs_the_seeds_of_the_power_of_the_t_test():
 
 
 @pytest.mark.parametrize("seeds", [3, 4, 8])
-def test_one_problem_sees_the_effect_of_the_power_of_the_t_test(seeds):
+def test_one_task_sees_the_effect_of_the_power_of_the_t_test(seeds):
     gains = [0.0, 0.02, -0.01, 0.03]
     exact = TTestPower().solve_power(nobs=seeds, power=0.8, alpha=0.05) * math.sqrt(variance(gains))
     found = visible_effect(grid({"x": gains}), "ce", np.random.default_rng(0), seeds=seeds)["a"]

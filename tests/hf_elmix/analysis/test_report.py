@@ -19,16 +19,16 @@ from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
 from hf_elmix.analysis.calibrated import calibration_pairs
-from hf_elmix.analysis.calibration_section import calibration_section
-from hf_elmix.analysis.cohort_section import cohort_section
-from hf_elmix.analysis.plots import STYLES
+from hf_elmix.analysis.frames import curves_table, runs_table, scores_table
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import render_page, write_report
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import curves_table, runs_table, scores_table
-from hf_elmix.analysis.views import report_tables, runs_view, settings_view
-from hf_elmix.analysis.words import aside_sentence, verdict
-from hf_elmix.diagnostics.transitions import transition_table
+from hf_elmix.analysis.sections.calibration import calibration_section
+from hf_elmix.analysis.sections.cohorts import cohort_section
+from hf_elmix.analysis.tables import report_tables, runs_view, settings_view
+from hf_elmix.analysis.words import secondary_sentence, verdict
+from hf_elmix.plotting import STYLES
+from hf_elmix.predictions.cohorts import transition_table
 from hf_elmix.study.spec import RunKey, RunRecord
 
 DATA = [
@@ -68,7 +68,7 @@ def files(folder: Path) -> set[str]:
 
 def read_csv(path: Path) -> pd.DataFrame:
     # A method named '0' is a text.
-    return pd.read_csv(path, dtype={"problem": str, "method": str}, float_precision="round_trip")
+    return pd.read_csv(path, dtype={"task": str, "method": str}, float_precision="round_trip")
 
 
 def has_colour(image: np.ndarray, colour: str) -> bool:
@@ -268,14 +268,14 @@ def test_black_is_the_colour_of_the_text(small_study):
 
 def test_what_is_told_beside_the_score_is_apart_from_the_verdict(record, tmp_path):
     records = [
-        record(problem, method, seed, 0.5 + seed / 8, wrong=0.25 + seed / 8 + place / 4)
-        for problem, (place, method), seed in itertools.product("ab", enumerate(["ce", "0"]), range(2))
+        record(task, method, seed, 0.5 + seed / 8, wrong=0.25 + seed / 8 + place / 4)
+        for task, (place, method), seed in itertools.product("ab", enumerate(["ce", "0"]), range(2))
     ]
     for one in records:
-        one.settings["aside"] = {"wrong": f"rows{NASTY} memorised"}
+        one.settings["secondary_metrics"] = {"wrong": f"rows{NASTY} memorised"}
     results = results_of(records)
     text = write_report(results, tmp_path, title="A title")
-    (sentence,) = [aside_sentence(aside, "ce") for aside in results.asides]
+    (sentence,) = [secondary_sentence(metric, "ce") for metric in results.secondary_metrics]
     assert f"{verdict(results)[-1]}\n{sentence}\n\n" in text
     page = Page((tmp_path / "report.html").read_text())
     assert page.text.index(verdict(results)[-1]) < page.text.index("Beside the score\n") < page.text.index(sentence)
@@ -288,12 +288,12 @@ def test_what_is_told_beside_the_score_is_apart_from_the_verdict(record, tmp_pat
     for written in (page.text, (tmp_path / "tables.md").read_text(), (tmp_path / "tables.tex").read_text()):
         assert "56.25" in written
     assert len(page.of("svg")) == 3 + 1 + 2 * 2 + 1
-    ElementTree.parse(tmp_path / "figures/aside-1.svg")
+    ElementTree.parse(tmp_path / "figures/secondary-1.svg")
     assert files(tmp_path) - FILES == {
-        *(f"figures/aside-1.{kind}" for kind in ("png", "svg")),
-        *(f"data/{name}.{kind}" for name in ("aside", "aside_pairs") for kind in ("csv", "parquet")),
+        *(f"figures/secondary-1.{kind}" for kind in ("png", "svg")),
+        *(f"data/{name}.{kind}" for name in ("secondary_metrics", "secondary_pairs") for kind in ("csv", "parquet")),
     }
-    summary = read_csv(tmp_path / "data/aside.csv").set_index(["metric", "problem", "method"])
+    summary = read_csv(tmp_path / "data/metric.csv").set_index(["metric", "task", "method"])
     assert summary.loc[("wrong", "all tasks", "0"), "mean"] == 0.5625
     pairs = read_csv(tmp_path / "data/aside_pairs.csv").set_index(["metric", "method"])
     assert pairs.loc[("wrong", "0"), "difference"] == 0.25
@@ -356,7 +356,7 @@ def test_the_files_of_what_runs_said(shown):
 
 def test_the_numbers_of_what_runs_said_can_be_read_again(shown, predicted_study):
     folder, results, _ = shown
-    transitions = pd.read_parquet(folder / "data/transitions.parquet").set_index(["problem", "method", "seed"])
+    transitions = pd.read_parquet(folder / "data/transitions.parquet").set_index(["task", "method", "seed"])
     one = transition_table(predicted_study[1][RunKey("rte", "ce", 1)]()[""]).reset_index()
     assert_frame_equal(transitions.loc[("rte", "ce", 1), one.columns].reset_index(drop=True), one)
     flows = read_csv(folder / "data/cohort_flows.csv").drop(columns=["start", "seed"])
@@ -463,7 +463,7 @@ def test_a_run_that_was_never_made_has_no_settings(record):
 
 def test_scores_alone_have_no_settings_and_no_curves(tmp_path):
     runs_df = pd.DataFrame(
-        {"problem": ["a", "a"], "method": ["x", "y"], "seed": 0, "status": "done", "score": [1.0, 2.0]}
+        {"task": ["a", "a"], "method": ["x", "y"], "seed": 0, "status": "done", "score": [1.0, 2.0]}
     )
     results = StudyResults(runs_df)
     assert runs_view(results).header == ["task", "method", "seed", "status", "score"]

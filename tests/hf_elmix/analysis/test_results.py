@@ -6,9 +6,9 @@ import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from hf_elmix.analysis import ranks
+from hf_elmix.analysis.frames import runs_table, summary_table
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import runs_table, summary_table
 from hf_elmix.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def runs(scores: dict[str, list[float]], seeds: int = 2) -> pd.DataFrame:
         for method, values in scores.items()
         for k, score in enumerate(values)
     ]
-    return pd.DataFrame(rows, columns=["problem", "method", "seed", "status", "score"])
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "status", "score"])
 
 
 def test_each_number_is_that_of_its_function(small_study):
@@ -32,7 +32,7 @@ def test_each_number_is_that_of_its_function(small_study):
     assert_frame_equal(results.bands[0], profile_bands(scores, 3)[0])
     assert_frame_equal(results.pairs_df.drop(columns="visible"), ranks.compare(scores, "ce"))
     assert_series_equal(results.pairs_df["visible"], ranks.visible_effect(scores, "ce", 3), check_names=False)
-    assert_frame_equal(results.gains_df, ranks.problem_gains(scores, "ce"))
+    assert_frame_equal(results.gains_df, ranks.task_gains(scores, "ce"))
     assert_frame_equal(results.conover, ranks.conover(scores))
     assert_frame_equal(results.summary_df, summary_table(runs_df))
     assert results.friedman == ranks.friedman(scores)

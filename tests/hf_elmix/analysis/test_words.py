@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_elmix.analysis.aside import Aside
+from hf_elmix.analysis.frames import runs_table
 from hf_elmix.analysis.ranks import compare
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import runs_table
-from hf_elmix.analysis.words import aside_sentence, gain_text, interval_text, number, pvalue_text, verdict
+from hf_elmix.analysis.secondary_metrics import SecondaryMetric
+from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text, secondary_sentence, verdict
 
 NAN = math.nan
 
@@ -26,7 +26,7 @@ def study(gains: dict[str, list[list[float]]], base: float = 0.5, status: str = 
         for method, scores in columns.items()
         for key, score in zip(keys, scores, strict=True)
     ]
-    return StudyResults(pd.DataFrame(rows, columns=["problem", "seed", "method", "score", "status"]))
+    return StudyResults(pd.DataFrame(rows, columns=["task", "seed", "method", "score", "status"]))
 
 
 def test_numbers_as_they_are_written():
@@ -38,12 +38,12 @@ def test_numbers_as_they_are_written():
     assert [pvalue_text(p) for p in (0.0004, 0.001, 0.0496, 1, NAN)] == ["< 0.001", "0.001", "0.050", "1.000", "n/a"]
 
 
-def aside(*values: list[float]) -> Aside:
-    """A share told beside the score: CE, F = 0 and F = 0-0.5 on one problem, by seed."""
+def aside(*values: list[float]) -> SecondaryMetric:
+    """A share told beside the score: CE, F = 0 and F = 0-0.5 on one task, by seed."""
     table = pd.DataFrame(dict(zip(("ce", "0", "0-0.5"), values, strict=False)))
-    table.index = pd.MultiIndex.from_product([["a"], table.index], names=["problem", "seed"])
+    table.index = pd.MultiIndex.from_product([["a"], table.index], names=["task", "seed"])
     pairs = compare(table, "ce") if len(values) > 1 else pd.DataFrame()
-    return Aside("wrong", "wrong rows memorised", table, pd.DataFrame(), pairs)
+    return SecondaryMetric("wrong", "wrong rows memorised", table, pd.DataFrame(), pairs)
 
 
 def test_what_stands_beside_the_score():
@@ -51,10 +51,10 @@ def test_what_stands_beside_the_score():
     text = "Wrong rows memorised: CE 43.00 %, F = 0 11.00 %, F = 0-0.5 43.00 % (means of 3 runs). Points beside CE: "
     # Differences of 31, 32 and 33 points: a standard error of 1 / sqrt(3), and t = 4.303 with 2 degrees of freedom.
     text += "F = 0 −32.00 [−34.48, −29.52]; the others cannot be told from it."
-    assert aside_sentence(aside([0.41, 0.43, 0.45], far, near), "ce") == text
-    text = aside_sentence(aside([0.4, 0.5, NAN], [0.5, 0.4, 0.3]), "ce")
+    assert secondary_sentence(aside([0.41, 0.43, 0.45], far, near), "ce") == text
+    text = secondary_sentence(aside([0.4, 0.5, NAN], [0.5, 0.4, 0.3]), "ce")
     assert text.endswith("F = 0 40.00 % (means of 2 to 3 runs). No method can be told from CE in this.")
-    assert aside_sentence(aside([40.0, 50.0]), "ce") == "Wrong rows memorised: CE 45.00 (means of 2 runs)."
+    assert secondary_sentence(aside([40.0, 50.0]), "ce") == "Wrong rows memorised: CE 45.00 (means of 2 runs)."
 
 
 def test_a_method_that_helps():
@@ -115,7 +115,7 @@ def test_differences_that_never_vary():
 
 
 def test_one_method():
-    runs_df = pd.DataFrame({"problem": ["a"], "method": "el", "seed": 0, "status": "done", "score": 0.5})
+    runs_df = pd.DataFrame({"task": ["a"], "method": "el", "seed": 0, "status": "done", "score": 0.5})
     assert verdict(StudyResults(runs_df)) == [
         "Only EL has runs: there is nothing to compare it with.",
         "All 1 runs have a score.",

@@ -14,7 +14,6 @@ from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import brier_score_loss, log_loss
 
-from hf_elmix.analysis.plots import style_of
 from hf_elmix.diagnostics.calibration import (
     calibration_table,
     fit_temperature,
@@ -23,6 +22,7 @@ from hf_elmix.diagnostics.calibration import (
     temperature_scaled,
 )
 from hf_elmix.errors import UsageError
+from hf_elmix.plotting import style_of
 
 COLUMNS = ["accuracy", "ece", "ece_adaptive", "brier", "nll", "temperature"]
 

@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_elmix import UsageError, focus_to_weights
-from hf_elmix.diagnostics.curvature import Surface, constant_losses
 from hf_elmix.diagnostics.escape import (
     Estimate,
     _estimate,
@@ -24,6 +23,7 @@ from hf_elmix.diagnostics.escape import (
     to_text,
     worked_bound,
 )
+from hf_elmix.diagnostics.hessian import Surface, constant_losses
 
 LOSSES = ("ce", "el", "mix:0.3")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store
 
 WORDS, CLASSES = 30, 2
@@ -86,9 +86,9 @@ class Toy:
         score: str = "accuracy",
         **arguments: Any,
     ) -> Study:
-        problem = Problem("toy", score, make or Toy.materials, {"rows": "random"})
+        task = Task("toy", score, make or Toy.materials, {"rows": "random"})
         own = tuple(method if isinstance(method, Method) else Method(method) for method in methods)
-        return Study((problem,), own or (Method("0-0.5"),), seeds, {**Toy.arguments, **arguments})
+        return Study((task,), own or (Method("0-0.5"),), seeds, {**Toy.arguments, **arguments})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,12 +20,12 @@ import pytest
 from hf_elmix.errors import UsageError
 from hf_elmix.study import grid
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
-from hf_elmix.study.fork import Branch, Outcome, plan
+from hf_elmix.study.executors.local import run_in_workers
 from hf_elmix.study.grid import missing_runs, run_grid
-from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.study.progress import View
+from hf_elmix.study.shared_prefixes import Branch, Outcome, plan
+from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store, claim_of
-from hf_elmix.study.view import View
-from hf_elmix.study.workers import run_in_workers
 
 STEPS = 20
 PAPER = ("ce", "0", "0,0.5", "0-0.5")
@@ -36,7 +36,7 @@ def no_materials(seed: int) -> Materials:
 
 
 def study(
-    problems: str = "ab",
+    tasks: str = "ab",
     methods: tuple[str | Method, ...] = ("ce", "0"),
     seeds: tuple[int, ...] = (0, 1),
     *,
@@ -45,7 +45,7 @@ def study(
     **arguments: Any,
 ) -> Study:
     return Study(
-        tuple(Problem(name, score, no_materials, {"model": "bert", **(settings or {})}) for name in problems),
+        tuple(Task(name, score, no_materials, {"model": "bert", **(settings or {})}) for name in tasks),
         tuple(method if isinstance(method, Method) else Method(method) for method in methods),
         seeds,
         {"learning_rate": 2e-5, **arguments},
@@ -59,7 +59,7 @@ def stub_outcome(study: Study, store: Store, branch: Branch, record: Callable[[R
     segment = branch.segment(segments)
     if segment.stop == STEPS:
         return Outcome(branch, tuple(record(key) for key in branch.keys))
-    checkpoints = Checkpoints(store.segments_of(branch.problem, branch.seed))
+    checkpoints = Checkpoints(store.segments_of(branch.task, branch.seed))
     with checkpoints.scratch() as scratch:
         (scratch / "made").mkdir()
         checkpoints.save(name := f"{segment.stop} {segment.methods}", scratch / "made", {})
@@ -82,7 +82,7 @@ class StubRun:
         if len(self.keys) == self.interrupt_at:
             raise KeyboardInterrupt
         self.branches.append(branch)
-        there = store.segments_of(branch.problem, branch.seed).glob(f"*/{MANIFEST}")
+        there = store.segments_of(branch.task, branch.seed).glob(f"*/{MANIFEST}")
         self.there.append({path.parent.name.split()[0] for path in there})
         progress(branch.start + 1, STEPS)
         return stub_outcome(study, store, branch, partial(self.record, study))
@@ -90,7 +90,7 @@ class StubRun:
     def record(self, study: Study, key: RunKey) -> RunRecord:
         self.keys.append(key)
         settings = study.settings(*study.runs()[key])
-        status = self.status.get(f"{key.problem}{key.seed}", "done")
+        status = self.status.get(f"{key.task}{key.seed}", "done")
         error = "RuntimeError: out of memory\nTraceback" if status == "failed" else None
         return self.record_of(key, len(self.keys) / 64, settings=settings, status=status, error=error)
 
@@ -194,7 +194,7 @@ def test_failed_runs_stay_unless_they_are_asked_for(store, record_of):
 CHANGES = {
     "an argument": ({"learning_rate": 3e-5}, "arguments.learning_rate was 2e-05 and is now 3e-05"),
     "a new argument": ({"warmup_steps": 5}, "arguments.warmup_steps was None and is now 5"),
-    "the problem": ({"settings": {"model": "roberta"}}, "model was 'bert' and is now 'roberta'"),
+    "the task": ({"settings": {"model": "roberta"}}, "model was 'bert' and is now 'roberta'"),
     "the score": ({"score": "f1"}, "score was 'accuracy' and is now 'f1'"),
     "a nested value": (
         {"settings": {"model": {"name": "bert", "layers": 2}}},
@@ -251,7 +251,7 @@ def test_settings_that_json_changes_are_not_taken_for_other_settings(store, stub
         study(methods=("ce", "0", Method("el", {"learning_rate": 1.0}))),
     ],
 )
-def test_a_folder_can_grow_by_problems_methods_and_seeds(store, stub, larger):
+def test_a_folder_can_grow_by_tasks_methods_and_seeds(store, stub, larger):
     run_grid(study(), store, stub)
     before = {name: content for name, content in contents(store).items() if name.endswith("record.json")}
     added = [key for key in larger.runs() if key not in study().runs()]
@@ -296,7 +296,7 @@ def test_a_file_that_is_no_record_stops_the_study_before_anything_is_done(store,
 
 
 def test_two_halves_of_a_study_make_the_whole(store, stub):
-    halves = [study(problems, methods=(method,)) for problems, method in itertools.product("ab", ("ce", "0"))]
+    halves = [study(tasks, methods=(method,)) for tasks, method in itertools.product("ab", ("ce", "0"))]
     for half in halves:
         assert run_grid(half, store, stub) == Counter(done=2)
     assert missing_runs(study(), store) == []
@@ -342,9 +342,9 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
 
 def test_what_goes_on_from_a_checkpoint_goes_before_what_starts(store, stub):
     run_grid(study("ab", PAPER, (0,)), store, stub)
-    order = [(branch.problem, branch.methods, branch.start) for branch in stub.branches]
+    order = [(branch.task, branch.methods, branch.start) for branch in stub.branches]
     one = [(("ce",), 0), (PAPER[1:], 0), (("0", "0,0.5"), 4), (("0",), 19), (("0,0.5",), 19), (("0-0.5",), 4)]
-    assert order == [(problem, *part) for problem in "ab" for part in one]
+    assert order == [(task, *part) for task in "ab" for part in one]
 
 
 def test_checkpoints_go_with_the_last_branch_that_needs_them(store, stub):
@@ -374,9 +374,9 @@ def test_an_experiment_is_claimed_while_it_is_done_and_no_longer(store, stub):
     held = []
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
-        names = [(problem, seed) for problem in "ab" for seed in (0, 1)]
+        names = [(task, seed) for task in "ab" for seed in (0, 1)]
         held.append([name for name in names if store.holder(claim_of(*name)) is not None])
-        assert held[-1] == [(branch.problem, branch.seed)]
+        assert held[-1] == [(branch.task, branch.seed)]
         return stub(study, store, branch, progress)
 
     run_grid(study(methods=PAPER), store, run)
@@ -457,9 +457,9 @@ def test_runs_that_failed_under_other_settings_are_done_again_without_being_aske
     assert working.keys == list(changed.runs())
 
 
-def test_overwrite_deletes_what_is_there_of_the_studys_problems(store, stub, record_of):
+def test_overwrite_deletes_what_is_there_of_the_studys_tasks(store, stub, record_of):
     run_grid(study("ab"), store, stub)
-    extra = record_of(RunKey("a", "el", 7), settings=study().settings(study().problems[0], Method("el")))
+    extra = record_of(RunKey("a", "el", 7), settings=study().settings(study().tasks[0], Method("el")))
     store.write(extra)
     half = store.segments_of("a", 7)
     half.mkdir(parents=True)
@@ -468,14 +468,14 @@ def test_overwrite_deletes_what_is_there_of_the_studys_problems(store, stub, rec
     assert run_grid(changed, store, stub, overwrite=True) == Counter(done=4)
     assert stub.keys[8:] == list(changed.runs())
     records = {record.key: record.settings["arguments"]["learning_rate"] for record in store.records()}
-    assert records == {key: 1.0 if key.problem == "a" else 2e-5 for key in study("ab").runs()}
+    assert records == {key: 1.0 if key.task == "a" else 2e-5 for key in study("ab").runs()}
     assert left(store) == []
     said = store.declaration()
     assert {name: part["arguments"]["learning_rate"] for name, part in said["settings"].items()} == {
         "a": 1.0,
         "b": 2e-5,
     }
-    assert sorted(problem for grid in said["grids"] for problem in grid["problems"]) == ["a", "b"]
+    assert sorted(task for grid in said["grids"] for task in grid["tasks"]) == ["a", "b"]
 
 
 def test_overwrite_is_refused_while_another_process_is_at_work_there(store, stub):
@@ -493,8 +493,8 @@ def test_a_declaration_says_what_was_asked_for_and_grows(store, stub):
     run_grid(study("b", ("0",), (3,)), store, stub)
     said = store.declaration()
     assert said["grids"] == [
-        {"problems": ["a"], "methods": ["ce", "slow"], "seeds": [0, 1]},
-        {"problems": ["b"], "methods": ["0"], "seeds": [3]},
+        {"tasks": ["a"], "methods": ["ce", "slow"], "seeds": [0, 1]},
+        {"tasks": ["b"], "methods": ["0"], "seeds": [3]},
     ]
     assert said["methods"]["slow"] == {"loss": "mix:0-0.5", "arguments": {"learning_rate": 1.0}}
     assert set(said["methods"]) == {"ce", "slow", "0"}
@@ -513,7 +513,7 @@ def test_a_folder_with_a_method_of_its_own_can_grow_by_others(store, stub):
 
 def test_what_was_asked_for_is_declared_before_the_first_branch(store, stub):
     def run(study: Study, store: Store, *args: Any, **given: Any) -> Outcome:
-        assert store.declaration()["grids"] == [{"problems": ["a"], "methods": ["ce", "0"], "seeds": [0, 1]}]
+        assert store.declaration()["grids"] == [{"tasks": ["a"], "methods": ["ce", "0"], "seeds": [0, 1]}]
         return stub(study, store, *args)
 
     run_grid(study("a"), store, run)
@@ -541,8 +541,8 @@ def test_other_settings_are_refused_while_another_process_is_at_work(store, stub
 
 def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
     run_grid(study(methods=PAPER), store, stub)
-    for problem, seed in (("a", 0), ("b", 1)):
-        folder = store.segments_of(problem, seed)
+    for task, seed in (("a", 0), ("b", 1)):
+        folder = store.segments_of(task, seed)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "file").write_text("")
     with store.claim(claim_of("b", 1)):
@@ -591,7 +591,7 @@ def test_two_drivers_in_one_folder_do_each_run_once_and_both_finish(store, recor
     assert Counter(stubs[0].keys) + Counter(stubs[1].keys) == Counter(whole.runs().keys())
     assert counts == [Counter(done=24)] * 2
     # An experiment is done by one of them, and each of them had some.
-    experiments = [{(key.problem, key.seed) for key in one.keys} for one in stubs]
+    experiments = [{(key.task, key.seed) for key in one.keys} for one in stubs]
     assert experiments[0] & experiments[1] == set()
     assert min(map(len, experiments)) > 0
     assert left(store) == []
@@ -636,7 +636,7 @@ def test_a_driver_takes_over_from_one_that_is_killed(store, stub, impatient, cap
             assert run_grid(study("ab", seeds=(0,)), store, stub) == Counter(done=4)
         finally:
             other.kill()
-    assert [key.problem for key in stub.keys] == ["b", "b", "a", "a"]
+    assert [key.task for key in stub.keys] == ["b", "b", "a", "a"]
     assert "Waiting for another process that is doing a seed 0." in capsys.readouterr().err
 
 
@@ -670,7 +670,7 @@ def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **g
     """For workers: notes in a file of its own that it was asked for a branch."""
     log = Path(store.folder).parent / "log" / f"{os.getpid()}-{time.monotonic_ns()}"
     log.parent.mkdir(exist_ok=True)
-    log.write_text(json.dumps([branch.problem, branch.seed, branch.methods, branch.start]))
+    log.write_text(json.dumps([branch.task, branch.seed, branch.methods, branch.start]))
     progress(branch.start + 1, STEPS)
     time.sleep(0.02)
     cost = {"seconds": 0.1, "steps_trained": 1, "steps_inherited": 0}

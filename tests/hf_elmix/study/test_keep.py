@@ -5,7 +5,7 @@ import pytest
 from hf_elmix.errors import UsageError
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.keep import keep_best
-from hf_elmix.study.run import run_branch
+from hf_elmix.study.runner import run_branch
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord
 from hf_elmix.study.store import Store
 
@@ -65,7 +65,7 @@ def test_runs_without_a_model_cannot_be_the_best(store, records, record_of):
     assert kept(store) == [1]
 
 
-def test_other_problems_and_methods_are_let_alone(store, records, record_of):
+def test_other_tasks_and_methods_are_let_alone(store, records, record_of):
     made = records(0.5, 0.6)
     (store.folder_of(RunKey("a", "0", 5)) / "model").mkdir(parents=True)
     (store.folder_of(RunKey("b", "ce", 6)) / "model").mkdir(parents=True)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_elmix.errors import UsageError
-from hf_elmix.schedules import REGIMES, MixingSchedule
-from hf_elmix.study.spec import Materials, Method, Problem, RunKey, RunRecord, Study
+from hf_elmix.losses.schedules import REGIMES, MixingSchedule
+from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
 
 # Others may be using the machine: how long an example takes says nothing.
 unhurried = settings(deadline=None, max_examples=60)
@@ -27,12 +27,12 @@ def no_materials(seed: int) -> Materials:
     raise AssertionError("declaring a study must not load anything")
 
 
-def problem(name: str, **settings: Any) -> Problem:
-    return Problem(name, "accuracy", no_materials, settings)
+def task(name: str, **settings: Any) -> Task:
+    return Task(name, "accuracy", no_materials, settings)
 
 
-def study(problems: str = "ab", methods: tuple[str, ...] = ("ce", "0-0.5"), seeds: tuple[int, ...] = (3, 1)) -> Study:
-    return Study(tuple(map(problem, problems)), tuple(map(Method, methods)), seeds, {"learning_rate": 2e-5})
+def study(tasks: str = "ab", methods: tuple[str, ...] = ("ce", "0-0.5"), seeds: tuple[int, ...] = (3, 1)) -> Study:
+    return Study(tuple(map(task, tasks)), tuple(map(Method, methods)), seeds, {"learning_rate": 2e-5})
 
 
 def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
@@ -54,23 +54,23 @@ def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
     st.lists(st.sampled_from(list(REGIMES)), unique=True),
     st.lists(st.integers(0, 9), unique=True, max_size=3),
 )
-def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_experiment(problems, methods, seeds):
-    keys = list(study("".join(problems), tuple(methods), tuple(seeds)).runs())
-    assert len(keys) == len(problems) * len(methods) * len(seeds)
+def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_experiment(tasks, methods, seeds):
+    keys = list(study("".join(tasks), tuple(methods), tuple(seeds)).runs())
+    assert len(keys) == len(tasks) * len(methods) * len(seeds)
     for cut in range(len(keys) + 1):
-        begun = [(key.problem, key.seed) for key in keys[:cut]]
+        begun = [(key.task, key.seed) for key in keys[:cut]]
         assert sum(begun.count(experiment) < len(methods) for experiment in set(begun)) <= 1
 
 
-def test_each_run_comes_with_its_own_problem_and_method():
-    for key, (its_problem, its_method) in study().runs().items():
-        assert (its_problem.name, its_method.name) == (key.problem, key.method)
+def test_each_run_comes_with_its_own_task_and_method():
+    for key, (its_task, its_method) in study().runs().items():
+        assert (its_task.name, its_method.name) == (key.task, key.method)
 
 
-def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
-    task = problem("a", model="bert", max_length=64)
-    whole = Study((task,), (Method("0,0.5"),), (0,), {"learning_rate": 2e-5, "num_train_epochs": 6})
-    assert whole.settings(task, whole.methods[0]) == {
+def test_settings_hold_schedule_score_arguments_and_what_the_task_adds():
+    one = task("a", model="bert", max_length=64)
+    whole = Study((one,), (Method("0,0.5"),), (0,), {"learning_rate": 2e-5, "num_train_epochs": 6})
+    assert whole.settings(one, whole.methods[0]) == {
         "loss": "mix:0,0.5",
         "score": "accuracy",
         "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
@@ -80,24 +80,29 @@ def test_settings_hold_schedule_score_arguments_and_what_the_problem_adds():
 
 
 def test_settings_name_what_is_reported_beside_the_score():
-    task = Problem("a", "accuracy", no_materials, aside={"wrong_accuracy": "wrong rows memorised"})
+    task = Task("a", "accuracy", no_materials, secondary_metrics={"wrong_accuracy": "wrong rows memorised"})
     whole = Study((task,), (Method("ce"),), (0,), {})
-    said = {"loss": "ce", "score": "accuracy", "arguments": {}, "aside": {"wrong_accuracy": "wrong rows memorised"}}
+    said = {
+        "loss": "ce",
+        "score": "accuracy",
+        "arguments": {},
+        "secondary_metrics": {"wrong_accuracy": "wrong rows memorised"},
+    }
     assert whole.settings(task, whole.methods[0]) == said
 
 
 def test_arguments_of_a_method_win_over_those_of_the_study_and_change_nothing_else():
     shared = {"learning_rate": 2e-5, "num_train_epochs": 6}
     method = Method("ce", {"learning_rate": 3e-5, "warmup_steps": 10})
-    whole = Study((problem("a"),), (method, Method("0")), (0,), shared)
-    arguments = [whole.settings(whole.problems[0], one)["arguments"] for one in whole.methods]
+    whole = Study((task("a"),), (method, Method("0")), (0,), shared)
+    arguments = [whole.settings(whole.tasks[0], one)["arguments"] for one in whole.methods]
     assert arguments == [{"learning_rate": 3e-5, "num_train_epochs": 6, "warmup_steps": 10}, shared]
     assert shared == {"learning_rate": 2e-5, "num_train_epochs": 6}
 
 
 def test_settings_name_a_schedule_the_same_however_it_was_typed():
     whole = study("a", ("0 0.1 0.2 0.3 0.4 0.5", "0-0.5"), (0,))
-    typed, named = (whole.settings(whole.problems[0], method)["loss"] for method in whole.methods)
+    typed, named = (whole.settings(whole.tasks[0], method)["loss"] for method in whole.methods)
     assert typed == named == "mix:0-0.5"
 
 
@@ -110,9 +115,9 @@ def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
 def test_a_method_may_have_a_schedule_beside_its_name():
     assert Method("slow", loss="0-0.5").loss.schedule == MixingSchedule.parse("0-0.5")
     assert Method("ce", loss="0").loss.schedule == MixingSchedule.parse("0")
-    whole = Study((problem("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
+    whole = Study((task("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
     assert list(whole.runs()) == [RunKey("a", "slow", 0)]
-    assert whole.settings(whole.problems[0], whole.methods[0])["loss"] == "mix:0-0.5"
+    assert whole.settings(whole.tasks[0], whole.methods[0])["loss"] == "mix:0-0.5"
     with pytest.raises(UsageError, match="Unknown loss 'slow'"):
         Method("slow")
     with pytest.raises(UsageError, match="Unknown loss 'fast'"):
@@ -122,7 +127,7 @@ def test_a_method_may_have_a_schedule_beside_its_name():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"problems": "aba"}, "each problem once, but got 'a' 2 times"),
+        ({"tasks": "aba"}, "each task once, but got 'a' 2 times"),
         ({"methods": ("ce", "0", "ce")}, "each method once, but got 'ce' 2 times"),
         ({"seeds": (3, 3, 3)}, "each seed once, but got 3 3 times"),
     ],
@@ -156,7 +161,7 @@ def test_a_record_as_json_has_the_documented_fields(record_of):
     assert list(values) == [
         *("key", "status", "scores", "training", "settings", "provenance", "cost", "error"),
     ]
-    assert values["key"] == {"problem": "a", "method": "ce", "seed": 3}
+    assert values["key"] == {"task": "a", "method": "ce", "seed": 3}
     assert values["error"] is None
 
 

@@ -10,9 +10,9 @@ from hf_elmix.study.status import status_of
 from hf_elmix.study.store import DECLARATION, claim_of
 
 
-def asked(store, problems="ab", methods=("ce", "0"), seeds=(0, 1)) -> None:
+def asked(store, tasks="ab", methods=("ce", "0"), seeds=(0, 1)) -> None:
     said = store.declaration()
-    grid = {"problems": list(problems), "methods": list(methods), "seeds": list(seeds)}
+    grid = {"tasks": list(tasks), "methods": list(methods), "seeds": list(seeds)}
     store.declare({**said, "grids": [*said["grids"], grid]})
 
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_elmix.diagnostics.predictions import FILE, Predictions
 from hf_elmix.errors import UsageError
-from hf_elmix.schedules import REGIMES
+from hf_elmix.losses.schedules import REGIMES
+from hf_elmix.predictions.records import FILE, Predictions
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import (
     DECLARATION,
@@ -93,7 +93,7 @@ def test_predictions_lie_beside_the_record(anywhere, record_of):
 
 
 def test_runs_that_have_predictions_are_found(anywhere, record_of):
-    keys = [RunKey(problem, "0,0.5", seed) for problem in ("a/b", ".", "c") for seed in range(2)]
+    keys = [RunKey(task, "0,0.5", seed) for task in ("a/b", ".", "c") for seed in range(2)]
     assert anywhere.with_predictions(keys) == []
     for key in keys:
         anywhere.write(record_of(key))
@@ -196,9 +196,9 @@ def test_distinct_keys_have_distinct_folders(one, other):
     assert (store.folder_of(one) == store.folder_of(other)) == (one == other)
 
 
-@pytest.mark.parametrize("place", ["problem", "method"])
+@pytest.mark.parametrize("place", ["task", "method"])
 def test_any_name_stays_inside_the_folder_and_comes_back(store, record_of, place):
-    names = {"problem": "p", "method": "m"}
+    names = {"task": "p", "method": "m"}
     records = [record_of(RunKey(**{**names, place: name}, seed=0), k / 64) for k, name in enumerate(NASTY)]
     for record in records:
         store.write(record)
@@ -214,11 +214,11 @@ def test_a_record_under_an_empty_name_is_found_again(store, record_of):
 
 
 def test_records_come_in_the_order_of_their_keys(anywhere, record_of):
-    keys = [RunKey(problem, method, seed) for problem in "ba" for method in ("ce", "0") for seed in (10, 9, 2)]
+    keys = [RunKey(task, method, seed) for task in "ba" for method in ("ce", "0") for seed in (10, 9, 2)]
     for key in keys:
         anywhere.write(record_of(key))
     assert [record.key for record in anywhere.records()] == [
-        RunKey(problem, method, seed) for problem in "ab" for method in ("0", "ce") for seed in (2, 9, 10)
+        RunKey(task, method, seed) for task in "ab" for method in ("0", "ce") for seed in (2, 9, 10)
     ]
 
 
@@ -257,7 +257,7 @@ BROKEN = {
     "null": b"null",
     "another object": b'{"_name_or_path": "bert"}',
     "key is a text": b'{"key": "cola"}',
-    "key is incomplete": b'{"key": {"problem": "cola"}}',
+    "key is incomplete": b'{"key": {"task": "cola"}}',
     "an extra field": None,
     "a field is missing": None,
 }
@@ -324,7 +324,7 @@ def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, rec
 
 
 SAID = {
-    "grids": [{"problems": ["a"], "methods": ["ce", "0,0.5"], "seeds": [0, 1]}],
+    "grids": [{"tasks": ["a"], "methods": ["ce", "0,0.5"], "seeds": [0, 1]}],
     "methods": {"ce": {"loss": "ce", "arguments": {}}},
     "settings": {"a": {"score": "accuracy"}},
 }
@@ -400,7 +400,7 @@ def test_a_claim_ends_with_an_error(store):
 
 
 def test_claims_of_different_experiments_are_different(store):
-    names = [claim_of(problem, seed) for problem in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
+    names = [claim_of(task, seed) for task in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
     assert len(set(names)) == len(names)
     with store.claim(claim_of("a/b", 0)) as one, store.claim(claim_of("a", 0)) as other:
         assert (one, other) == (True, True)
@@ -513,8 +513,8 @@ def test_a_local_path_is_one_of_this_machine(tmp_path):
 def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):
     assert store.asked() == []
     grids = [
-        {"problems": ["a"], "methods": ["ce"], "seeds": [0, 1]},
-        {"problems": ["a", "b"], "methods": ["ce"], "seeds": [1]},
+        {"tasks": ["a"], "methods": ["ce"], "seeds": [0, 1]},
+        {"tasks": ["a", "b"], "methods": ["ce"], "seeds": [1]},
     ]
     store.declare({"grids": grids, "methods": {}, "settings": {}})
     assert store.asked() == [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hf_elmix import UsageError
 from hf_elmix.study.grid import run_grid
-from hf_elmix.study.run import run_branch
+from hf_elmix.study.runner import run_branch
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import Store
 from hf_elmix.study.trackers import check_trackers, logs_of, track

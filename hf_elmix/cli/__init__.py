@@ -1,0 +1,1 @@
+"""The command ``elmix``, a file a command."""

@@ -1,0 +1,1 @@
+"""Models and results on the Hugging Face Hub: cards, and publishing."""

@@ -1,0 +1,170 @@
+"""A Trainer for language models with a large vocabulary that never holds all logits.
+
+While the loss is computed, the model's head (`hf_elmix.losses.linear`) is made to return the loss in place of the
+logits. So the model does everything else itself, inside whatever wraps it, and nothing here knows its architecture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.linear import Kernel, linear_loss
+from hf_elmix.training.model_support import logits_of
+from hf_elmix.training.trainer import MixedLossMixin
+
+__all__ = ["LinearLossMixin", "LinearLossTrainer", "head_replaced", "linear_head"]
+
+USE_OTHER = "Use MixedLossTrainer, which computes all logits."
+
+
+def linear_head(model: nn.Module) -> nn.Linear:
+    """The head of a model whose logits are ``hidden @ weight.T + bias`` and no more: neither scaled nor capped.
+
+    What is done to them is not looked up but tried, on two tokens: the head is made to return known numbers, and just
+    these must come out.
+
+    Args:
+        model: A model, under no wrapper.
+
+    Raises:
+        UsageError: If the model has no such head.
+    """
+    name, find = type(model).__name__, getattr(model, "get_output_embeddings", None)
+    head = None if find is None else find()
+    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
+        raise UsageError(f"Expected the head of {name} to be a plain nn.Linear, but it is {head}. {USE_OTHER}")
+    if not _returns_what_the_head_does(model, head):
+        raise UsageError(f"{name} changes what its head returns (by a scale or a cap, for one). {USE_OTHER}")
+    return head
+
+
+def _returns_what_the_head_does(model: nn.Module, head: nn.Linear) -> bool:
+    known = torch.linspace(-1000, 1000, head.out_features).to(head.weight).expand(1, 2, -1)
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=known.device)
+    training = model.training
+    try:
+        with torch.no_grad(), head_replaced(head, lambda hidden: known):
+            logits = model.eval()(input_ids=tokens, return_dict=True).logits
+    finally:
+        model.train(training)
+    return torch.equal(logits.to(known), known)
+
+
+@contextlib.contextmanager
+def head_replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a head return a function of what it is applied to.
+
+    Args:
+        head: Any module whose `forward` nobody else has replaced.
+        function: What to do in place of its `forward`.
+    """
+    head.forward = function
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+class LinearLossMixin(MixedLossMixin):
+    """`MixedLossMixin` for a decoder-only language model, without ever holding the logits of all tokens.
+
+    The loss, its gradients and what is logged are the same, up to the order of additions. Logits are computed as usual
+    where predictions are asked for, that is, in evaluation with `compute_metrics` and in `predict`.
+
+    Args:
+        *args: Arguments of the Trainer.
+        kernel: A fused kernel to use for the cross entropy (see `hf_elmix.losses.linear.HeadOptions`).
+        **kwargs: Arguments of the Trainer, and of `MixedLossMixin`.
+
+    Raises:
+        UsageError: Besides those of `MixedLossMixin`, if the loss is no function of the cross entropy,
+            the model predicts no next token, its logits are not what a linear head returns, labels are smoothed, or
+            the model is compiled, sharded, or replicated in one process.
+    """
+
+    def __init__(self, *args: Any, kernel: Kernel | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kernel = kernel
+        self._refuse_what_was_never_tried()
+        self._head = linear_head(self._model)
+        self._loss_only = False  # whether outputs that are asked for will be thrown away
+        self._replaced = False
+
+    def _refuse_what_was_never_tried(self) -> None:
+        refused = {
+            "a model that predicts no next token": not self._loss_shifts_labels or self._requires_labels,
+            "label_smoothing_factor": self.label_smoother is not None,
+            "torch_compile": self.args.torch_compile,
+            "DeepSpeed or FSDP": self.is_deepspeed_enabled or self.is_fsdp_enabled,
+            "several GPUs in one process": self.args.n_gpu > 1,
+        }
+        for what, is_so in refused.items():
+            if is_so:
+                raise UsageError(f"The loss without logits does not take {what}. {USE_OTHER}")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As that of `MixedLossMixin`, arguments and all."""
+        self._replaced = inputs.get("labels") is not None and (self._loss_only or not return_outputs)
+        if not self._replaced:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        with head_replaced(self._head, lambda hidden: self._sums(hidden, labels)):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _sums(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
+        labels, head = self._aligned(hidden, labels), self._head
+        of = self._objective.of_cross_entropy  # in evaluation the terms are all that is used
+        sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
+        return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
+
+    def _check_loss(self, loss: Loss) -> None:
+        super()._check_loss(loss)
+        loss.of_cross_entropy(torch.zeros(1))  # refuses one that needs the logits
+
+    def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        if not self._replaced:
+            return super()._mixed_loss(outputs, labels, num_items_in_batch)
+        loss, ce, el, counted = logits_of(outputs, self._labels_passed).unbind()
+        count = counted if num_items_in_batch is None else num_items_in_batch
+        return self._over_step(ce, el, count, lambda: loss, outputs)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As that of `MixedLossMixin`, arguments and all."""
+        self._loss_only = prediction_loss_only
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        finally:
+            self._loss_only = False
+
+
+class LinearLossTrainer(LinearLossMixin, Trainer):
+    """The Hugging Face Trainer with the mixed loss for language models of a large vocabulary.
+
+    Example:
+        ```python
+        model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B")
+        trainer = LinearLossTrainer(model=model, args=TrainingArguments("out"), train_dataset=rows, mixing="0,0.5")
+        trainer.train()
+        ```
+    """

@@ -1,0 +1,51 @@
+"""The mixed loss for the `CrossEncoder` of sentence-transformers, whose Trainer takes its loss as a module."""
+
+from __future__ import annotations
+
+from sentence_transformers.cross_encoder import CrossEncoder
+from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
+from torch import Tensor, nn
+
+from hf_elmix.errors import UsageError
+from hf_elmix.training.loss_function import MixedLossFunction
+
+__all__ = ["MixedCrossEncoderLoss"]
+
+
+class MixedCrossEncoderLoss(CrossEntropyLoss):
+    """Their `CrossEntropyLoss` for pairs of texts with a class, with the mixed loss, or another, in its place.
+
+    A mean over the pairs of a batch, and cross entropy in evaluation, as there.
+
+    Args:
+        model: With two classes or more.
+        function: What `hf_elmix.mixed_loss_func` gives; it has to be among the Trainer's callbacks, too.
+
+    Raises:
+        UsageError: If the model has one score and no classes.
+
+    Example:
+        ```python
+        f = mixed_loss_func("0-0.5")
+        loss = MixedCrossEncoderLoss(model, f)
+        trainer = CrossEncoderTrainer(model=model, args=args, train_dataset=pairs, loss=loss, callbacks=[f])
+        ```
+    """
+
+    def __init__(self, model: CrossEncoder, function: MixedLossFunction) -> None:
+        super().__init__(model)
+        if model.num_labels == 1:
+            raise UsageError("Expected a CrossEncoder with num_labels of 2 or more, but this one has a single score.")
+        self.ce_loss = _OfBatch(function)
+
+
+class _OfBatch(nn.CrossEntropyLoss):
+    """A loss function as a mean over one batch, of which the Trainer then takes the mean over a step."""
+
+    def __init__(self, function: MixedLossFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        parts = self.function.parts  # so that what is logged is a mean over the step
+        return parts * self.function(logits, labels, parts * labels.ne(-100).sum())

@@ -1,0 +1,100 @@
+"""The mixed loss in TRL's `SFTTrainer`, at no further forward pass.
+
+That Trainer computes the log-probability of each token without holding the logits, and its loss is minus their sum. A
+mixed loss is a function of that log-probability alone (see `hf_elmix.losses.mixed`), so it is put in its place. The
+Trainer's own metrics, counts and load-balancing loss stay what they are. Source: trl/trainer/sft_trainer.py, 1.16.0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.reduction import divisor
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.training.arguments import check_one_step, choose_loss
+from hf_elmix.training.callback import MixingCallback, device_scale
+
+__all__ = ["MixedSFTTrainer"]
+
+
+class MixedSFTTrainer(SFTTrainer):
+    """TRL's `SFTTrainer` with the mixed loss ``alpha * CE + beta * EL`` of each token (Eq. 12), or another.
+
+    Packing, completion-only and assistant-only losses, PEFT: all as there. Logs as of `hf_elmix.MixedLossMixin`;
+    ``eval_loss`` is the cross entropy in every phase.
+
+    Args:
+        *args: Arguments of the `SFTTrainer`.
+        mixing: A `MixingSchedule` or its text; ``"0-0.5"`` if left out, with no `loss` either.
+        loss: What `hf_elmix.parse_loss` reads, if it is a function of the cross entropy alone.
+        **kwargs: Arguments of the `SFTTrainer`.
+
+    Attributes:
+        mixing: The `MixingCallback` that holds the loss as it is over training, and as it is now.
+
+    Raises:
+        UsageError: If there is no such loss, it needs the logits, or something else asks for a loss of
+            its own: `compute_loss_func`, label smoothing, ``loss_type="dft"``, sequence parallelism.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        mixing: str | float | MixingSchedule | None = None,
+        loss: str | Loss | Callable[..., Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.mixing = MixingCallback(choose_loss(mixing, loss))
+        check_one_step(self.mixing.loss, 0.0)
+        self.mixing.loss.of_cross_entropy(torch.zeros(1))
+        self._check_no_other_loss()
+        self.add_callback(self.mixing)
+
+    def _check_no_other_loss(self) -> None:
+        parallelism, loss_type = self.accelerator.parallelism_config, getattr(self.args, "loss_type", "nll")
+        others = {
+            "compute_loss_func": self.compute_loss_func is not None,
+            "label_smoothing_factor": self.label_smoother is not None,
+            f"loss_type={loss_type!r}": loss_type != "nll",
+            "sequence parallelism": parallelism is not None and parallelism.sp_enabled,
+        }
+        given = [name for name, is_given in others.items() if is_given]
+        if given:
+            raise UsageError(f"{given[0]} asks for a loss of its own, which the mixed loss replaces. Leave it out.")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As the `SFTTrainer`'s, arguments and all; while the model trains, with the loss of each token replaced."""
+        call = functools.partial(self._with_loss, model, num_items_in_batch) if model.training else model
+        return super().compute_loss(call, inputs, return_outputs, num_items_in_batch)
+
+    def _with_loss(self, model: nn.Module, count: Tensor | int | None, **inputs: Any) -> Any:
+        """Call the model, and put minus the loss of each token where its log-probability was."""
+        outputs = model(**inputs)
+        if not inputs.get("fused_lm_head"):
+            return outputs  # the logits that `return_outputs` asks for
+        ce = -outputs.log_probs
+        per = divisor(outputs.label_mask if count is None else count, ce)
+        self.mixing.add_terms(ce, -torch.expm1(-ce), per)
+        outputs.log_probs = -self.mixing.current.of_cross_entropy(ce)
+        return outputs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
+        if "loss" in logs:
+            logs.update(self.mixing.logs(device_scale(self.args, self.get_tp_size())))
+        super().log(logs, start_time)

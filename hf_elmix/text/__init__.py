@@ -1,0 +1,1 @@
+"""Text classification: rows, models, labels, and batches without padding."""

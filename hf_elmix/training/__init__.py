@@ -1,0 +1,1 @@
+"""The mixed loss in the Hugging Face Trainer."""

@@ -1,0 +1,152 @@
+"""The callback that moves the loss as training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import CenterLoss, ComplementLoss, Loss
+from hf_elmix.losses.registry import parse_loss
+from hf_elmix.training.arguments import choose_loss, note_loss
+
+__all__ = ["MixingCallback", "device_scale"]
+
+BOUND = (CenterLoss, ComplementLoss)  # to what the Trainer made of itself and of the model when it was built
+
+
+class MixingCallback(TrainerCallback):
+    """Sets the loss of every optimizer step, and averages the two terms of the mixed loss between two logs.
+
+    It is the one object that the loss and the training loop share: the loop tells it where training stands, the loss
+    reads `current` from it and reports both terms. What is current is computed afresh from the state each time, so a
+    resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
+
+    Args:
+        loss: What `hf_elmix.losses.registry.parse_loss` reads.
+
+    Attributes:
+        loss: The loss, over all of training.
+        current: The loss of the current optimizer step: with the weights of the phase that training is in.
+
+    Raises:
+        UsageError: If it is no loss.
+    """
+
+    def __init__(self, loss: Any) -> None:
+        self._follow(parse_loss(loss))
+        self._terms: Tensor | None = None
+        self._steps = 0
+        self._rates: list[Any] = []
+
+    def _follow(self, loss: Loss) -> None:
+        self.loss, self.current = loss, loss.at(0, 1)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget the terms of an earlier training, and follow `args.loss`, which a search may have changed.
+
+        Raises:
+            UsageError: If that is no loss, or one that needs another Trainer or head.
+        """
+        asked = self._asked(args)
+        if asked != self.loss:
+            if isinstance(asked, BOUND) or isinstance(self.loss, BOUND):
+                raise UsageError(
+                    f"A search cannot change the loss from {str(self.loss)!r} to {str(asked)!r}: one of them needs a "
+                    "Trainer or a head of its own. Build a Trainer for each."
+                )
+            self._follow(asked)
+            note_loss(args, asked)
+        self.take_terms()
+
+    def _asked(self, args: Any) -> Loss:
+        text, mixing = getattr(args, "loss", None), getattr(args, "mixing", None)
+        if text not in (None, str(self.loss)):
+            return parse_loss(text)
+        return self.loss if mixing is None else choose_loss(mixing, None)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the loss of the optimizer step that begins; called once for all its accumulated batches."""
+        self.current = self.loss.at(state.global_step, state.max_steps)
+        self._steps += 1
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Multiply the learning rate for one step, where the loss asks for that."""
+        groups, factor = kwargs["optimizer"].param_groups, self.current.learning_rate_factor
+        self._rates = [group["lr"] for group in groups] if factor != 1 else []
+        for group, rate in zip(groups, self._rates, strict=False):
+            group["lr"] = rate * factor
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the learning rate back, which belongs to its own schedule."""
+        for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
+            group["lr"] = rate
+
+    def add_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
+        """Add a batch's share of both terms; they stay on their device until they are logged.
+
+        Args:
+            ce: Cross entropy of each sample, of any shape.
+            el: Expectation loss of each sample, of the same shape.
+            per: Number of labels that their sums are divided by, a scalar.
+        """
+        terms = torch.stack((ce.sum(), el.sum())).detach() / per
+        self._terms = terms if self._terms is None else self._terms + terms
+
+    def pending(self) -> tuple[Tensor | None, int]:
+        """Sum of both terms since the last log, shape (2,) or None, and the steps it is over."""
+        return self._terms, self._steps
+
+    def resume(self, terms: Tensor | None, steps: int) -> None:
+        """Go on from what `pending` gave where training was left.
+
+        Args:
+            terms: Sum of both terms, shape (2,), or None.
+            steps: Optimizer steps it is over.
+        """
+        self._terms, self._steps = terms, steps
+
+    def take_terms(self) -> Tensor | None:
+        """Mean of both terms per optimizer step since the last call, shape (2,), or None if there was no step."""
+        mean = None if self._terms is None else self._terms / max(self._steps, 1)
+        self._terms, self._steps = None, 0
+        return mean
+
+    def logs(self, scale: int) -> dict[str, float]:
+        """What training logs since the last call: what the loss says of itself, ``loss_ce`` and ``loss_el``.
+
+        Args:
+            scale: What `device_scale` gives.
+
+        Returns:
+            Values by name, the same in all processes; none if there was no step.
+        """
+        terms = self.take_terms()
+        if terms is None:
+            return {}
+        ce, el = (gather(terms).view(-1, 2).mean(0) * scale).tolist()
+        return {**self.current.logged(), "loss_ce": ce, "loss_el": el}
+
+
+def device_scale(args: TrainingArguments, tp_size: int) -> int:
+    """What the Trainer multiplies a loss with that was divided by the count of all devices.
+
+    Args:
+        args: Those of the Trainer.
+        tp_size: Processes that share one copy of the model, and its batch.
+    """
+    if not args.average_tokens_across_devices:
+        return 1
+    return args.world_size // tp_size if args.n_gpu <= 1 else args.n_gpu

@@ -1,0 +1,125 @@
+"""Complement objective training: a second step on every batch, which evens out the wrong classes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import ComplementLoss, Loss, MixedLoss
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.training.model_support import number_of_labels
+from hf_elmix.training.trainer import MixedLossTrainer
+
+__all__ = ["ComplementTrainer", "trainer_for"]
+
+CROSS_ENTROPY = MixedLoss(MixingSchedule.parse("ce"))
+
+
+class ComplementTrainer(MixedLossTrainer):
+    """Complement objective training (COT; Chen et al. 2019, arXiv:1903.01182; Eq. 6 of the paper).
+
+    Each optimizer step on the cross entropy of its batches is followed by a second one, with a forward pass of its
+    own, that *maximises* the `complement_entropy` of the same batches. Both are steps of the same optimizer at the
+    same learning rate; steps are counted, scheduled, logged and saved as the Trainer does, once for both. Training
+    logs carry ``complement_entropy`` (a mean since the last log, in nats), besides what `MixedLossMixin` logs.
+
+    Args:
+        *args: Arguments of the Trainer.
+        loss: ``"cot"``, or left out.
+        **kwargs: Arguments of the Trainer.
+
+    Raises:
+        UsageError: If there are fewer than three classes, DeepSpeed does the steps, or as for
+            `MixedLossMixin`.
+    """
+
+    def __init__(self, *args: Any, loss: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, loss="cot" if loss is None else loss, **kwargs)
+        self._second = False
+        self._batches: list[dict[str, Any]] = []
+        self._count: Tensor | int | None = None
+        self._entropy: list[Tensor] = []
+        self.add_callback(_SecondPass(self))
+
+    def _check_loss(self, loss: Loss) -> None:
+        if not isinstance(loss, ComplementLoss):
+            raise UsageError(f"ComplementTrainer has the loss 'cot', but got {str(loss)!r}. Use MixedLossTrainer.")
+        if self.label_smoother is not None:
+            raise UsageError("Label smoothing has no meaning with the loss 'cot'. Leave it out.")
+        if number_of_labels(self._model) == 2:
+            raise UsageError(
+                "Expected three classes or more, but the model has 2. Complement objective training evens out the "
+                "probabilities of the wrong classes, and with two classes there is only one. Use another loss."
+            )
+        if self.is_deepspeed_enabled:
+            raise UsageError("DeepSpeed takes one step for each batch; complement objective training needs two.")
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
+        """As the Trainer's, arguments and all; the batches are kept for their second pass."""
+        self._batches, self._count = super().get_batch_samples(*args, **kwargs)
+        return self._batches, self._count
+
+    @property
+    def _objective(self) -> Loss:
+        return self.mixing.loss if self._second else CROSS_ENTROPY
+
+    def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
+        if not self._second:
+            super()._note_terms(ce, el, per)
+
+    def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
+        return loss if self._second else super()._with_router_loss(loss, outputs)
+
+    def second_pass(self) -> None:
+        """The step on the complement entropy, on the batches of the optimizer step that has just been done."""
+        self._second = True
+        try:
+            self.model_wrapped.zero_grad()
+            losses = [self._backward(batch, batch is self._batches[-1]) for batch in self._batches]
+        finally:
+            self._second = False
+        if self.args.max_grad_norm > 0:
+            self._clip_grad_norm(self.model_wrapped)
+        assert self.optimizer is not None, "there is one while it trains"
+        self.optimizer.step()
+        self._entropy.append(-torch.stack(losses).sum())
+
+    def _backward(self, batch: dict[str, Any], last: bool) -> Tensor:
+        """Add a batch's gradient; devices exchange gradients with the last batch only."""
+        waits = contextlib.nullcontext() if last else self.accelerator.no_sync(model=self.model_wrapped)
+        with waits:
+            return self.training_step(self.model_wrapped, batch, self._count)
+
+    def _mixing_logs(self) -> dict[str, float]:
+        logs, entropy = super()._mixing_logs(), self._entropy
+        self._entropy = []
+        if logs and entropy:
+            mean = self.accelerator.gather(torch.stack(entropy).mean()).mean()
+            logs["complement_entropy"] = mean.item()
+        return logs
+
+
+def trainer_for(loss: Loss) -> type[MixedLossTrainer]:
+    """The Trainer that a loss needs.
+
+    Args:
+        loss: The loss.
+    """
+    return ComplementTrainer if isinstance(loss, ComplementLoss) else MixedLossTrainer
+
+
+class _SecondPass(TrainerCallback):
+    """Has the Trainer do its second pass when the first is done, before the learning rate moves on."""
+
+    def __init__(self, trainer: ComplementTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.second_pass()

@@ -1,0 +1,133 @@
+"""A classifier that predicts the class of the nearest centre, for models that train with the Max-Mahalanobis loss."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.mahalanobis import center_logits, max_mahalanobis_centers
+from hf_elmix.training.model_support import base_model, check_class_logits
+
+__all__ = ["MahalanobisHead", "use_mahalanobis_head"]
+
+SCALE = 10.0
+
+
+class MahalanobisHead(nn.Linear):
+    """Max-Mahalanobis centres in place of a linear classifier: its logits are ``-|z - mu_j|^2 / 2`` (`center_logits`).
+
+    The largest logit is the nearest centre's, and minus the logit of the label is the loss of a sample (Eq. 5;
+    `hf_elmix.losses.mmc_loss`). The centres are the weight, and are not trained.
+
+    To a checkpoint it is the linear layer that it replaces, of the same names and shapes. Loaded into that, it
+    predicts the same, with the same probabilities: all logits are then larger by ``(|z|^2 + scale^2) / 2``.
+
+    Args:
+        in_features: Number of features, ``num_classes - 1`` or more.
+        num_classes: C, 2 or more.
+        scale: Length of each centre.
+        bias: Whether to have a bias (which stays 0), as the layer that it replaces.
+        device: Of the centres.
+        dtype: Of the centres. Half precision rounds them; logits are computed, and returned, in float32.
+
+    Raises:
+        ValueError: If there are too few features or classes, or `scale` is no number above 0.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        scale: float = SCALE,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.scale = float(scale)
+        super().__init__(in_features, num_classes, bias, device, dtype)
+        self.requires_grad_(False)
+        self._is_hf_initialized = True  # what transformers asks before it draws random weights
+
+    def reset_parameters(self) -> None:
+        """Set the weight to the centres, where a linear layer would draw random numbers."""
+        centers = max_mahalanobis_centers(self.out_features, self.in_features, self.scale)
+        with torch.no_grad():
+            self.weight.copy_(centers)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits of features.
+
+        Args:
+            input: Features z, shape (..., dim).
+
+        Returns:
+            Shape (..., C), in float32 or wider.
+        """
+        return center_logits(input, self.weight)
+
+    def extra_repr(self) -> str:
+        """As a linear layer's, with the scale."""
+        return f"{super().extra_repr()}, scale={self.scale:g}"
+
+
+def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> MahalanobisHead:
+    """Put a `MahalanobisHead` in place of the classifier of a model of transformers.
+
+    Then ``F.nll_loss(logits, labels)`` of its logits is the Max-Mahalanobis centre loss. Saved, the model loads as any
+    other does, without this package, and predicts the same; call this again to train it further. The scale is written
+    into the model's config (``mahalanobis_scale``). Nothing random is drawn.
+
+    Args:
+        model: A sequence or image classifier, not wrapped, before it is handed to a Trainer.
+        scale: Length of each centre. Left out, it is the one in the config, else 10.
+
+    Returns:
+        The head, which is now part of the model.
+
+    Raises:
+        UsageError: If the model has no such classifier, or more than one; is for regression or several
+            labels at once; has too few features; or is wrapped by PEFT.
+    """
+    if base_model(model) is not model:
+        raise UsageError(
+            "Expected a model that PEFT has not wrapped yet: it trains a copy of the classifier, and the centres must "
+            "stay. Call use_mahalanobis_head before get_peft_model, and give the LoraConfig no task_type (SEQ_CLS "
+            "copies the classifier)."
+        )
+    check_class_logits(model, [])
+    place = _classifier(model)
+    old, config = cast(nn.Linear, model.get_submodule(place)), cast(PreTrainedConfig, model.config)
+    scale = getattr(config, "mahalanobis_scale", SCALE) if scale is None else scale
+    shape = (old.in_features, old.out_features, scale, old.bias is not None)
+    try:
+        head = MahalanobisHead(*shape, old.weight.device, old.weight.dtype)
+    except ValueError as error:
+        raise UsageError(f"{type(model).__name__} cannot have a Max-Mahalanobis head. {error}") from error
+    model.set_submodule(place, head)
+    config.mahalanobis_scale = head.scale
+    return head
+
+
+def _classifier(model: nn.Module) -> str:
+    """Where the one linear layer with an output for each class is, outside the encoder."""
+    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    encoder = f"{getattr(model, 'base_model_prefix', '')}."
+    linear = {
+        name: module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(encoder)
+    }
+    found = [name for name, outputs in linear.items() if outputs == labels]
+    if len(found) != 1:
+        layers = ", ".join(f"{name} ({outputs} outputs)" for name, outputs in linear.items()) or "none"
+        raise UsageError(
+            f"Expected {type(model).__name__} to have one linear layer with num_labels={labels} outputs after its "
+            f"encoder, but its linear layers are: {layers}."
+        )
+    return found[0]

@@ -1,0 +1,300 @@
+"""The mixed loss in the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import CenterLoss, Loss
+from hf_elmix.losses.mixed import loss_terms
+from hf_elmix.losses.reduction import divisor, total_of
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.training.arguments import check_one_step, choose_loss, note_loss
+from hf_elmix.training.callback import MixingCallback, device_scale
+from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
+from hf_elmix.training.model_support import (
+    base_model,
+    check_class_logits,
+    check_labels_of,
+    labels_for,
+    logits_of,
+    predicts_next_token,
+    requires_labels,
+    without_loss,
+)
+
+__all__ = ["MixedLossMixin", "MixedLossTrainer"]
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class MixedLossMixin(_Base):
+    """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12) on a schedule, or another loss.
+
+    Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. Compared with the Trainer it
+    extends,
+
+    - the labels are withheld from the model, so that its own loss is not computed and thrown away;
+    - the loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
+      devices, whatever the model does with ``num_items_in_batch``;
+    - training logs carry ``alpha``, ``beta``, ``focus`` (of the last step; other losses have others, or none) and
+      ``loss_ce``, ``loss_el`` (means since the last log, as ``loss``, whatever the loss is);
+    - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed where
+      ``label_smoothing_factor`` is set, as the Trainer's), and the expectation loss beside it as ``eval_loss_el``.
+
+    Args:
+        *args: Arguments of the Trainer.
+        mixing: A `MixingSchedule` or its text. Left out, with no `loss` either, it is that of `MixedLossArguments`,
+            else ``"0-0.5"``.
+        loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a function of your own.
+        **kwargs: Arguments of the Trainer.
+
+    Attributes:
+        mixing: The `MixingCallback` that holds the loss as it is over training, and as it is now.
+
+    Raises:
+        UsageError: If there is no such loss, the model or the data has no single true class, or a
+            ``compute_loss_func`` is given too.
+    """
+
+    # The loss is divided by the number of labels in the whole step, so accumulation has nothing left to divide.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *args: Any,
+        mixing: str | float | MixingSchedule | None = None,
+        loss: str | Loss | Callable[..., Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if mixing is None and loss is None:
+            mixing, loss = getattr(self.args, "mixing", None), getattr(self.args, "loss", None)
+        self.mixing = MixingCallback(choose_loss(mixing, loss))
+        if hasattr(self.args, "mixing"):
+            note_loss(self.args, self.mixing.loss)
+        self._inspect()
+        self.add_callback(self.mixing)
+        # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
+        self.compute_loss_func = self._mixed_loss
+        # The labels are withheld, so a model need not even take them; without a name, evaluation would skip the loss.
+        self.label_names = self.label_names or ["labels"]
+        # What the loss function has to know of the batch it is called for, besides its outputs and labels.
+        self._training = True
+        self._labels_passed = False
+        self._shift_labels: Tensor | None = None
+        self._el: Tensor | None = None
+        self._el_of_batches: list[Tensor] = []
+
+    def _inspect(self) -> None:
+        """Refuse what has no mixed loss, and note what the loss must know of the model."""
+        if self.compute_loss_func is not None:
+            raise UsageError(
+                "Expected either `mixing` or `compute_loss_func`, but got both: the mixed loss would replace your "
+                "function. Leave `compute_loss_func` out, or use the Trainer without the mixed loss."
+            )
+        plugin = getattr(self.accelerator, "parallelism_config", None)
+        if plugin is not None and plugin.sp_enabled:
+            raise UsageError(
+                "Sequence parallelism computes the model's own loss; the mixed loss cannot be used with it."
+            )
+        model = self._model
+        self._config = getattr(model, "config", None)
+        self._requires_labels = requires_labels(model)
+        # Where the Trainer does not know that a model shifts its labels, it would count the first label of each row.
+        self._loss_shifts_labels = predicts_next_token(model)
+        self._check_loss(self.mixing.loss)
+        check_class_logits(model, self.label_names)
+        self._give_head(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        for dataset in (self.train_dataset, self.eval_dataset):
+            check_labels_of(dataset, model)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As the Trainer's; the model of each trial gets the head that the loss needs."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "mixing"):  # else the Trainer is being built, and its model is looked at afterwards
+            self._give_head(model)
+        return model
+
+    def _give_head(self, model: nn.Module) -> None:
+        """Put the centres in the place of the classifier, where the loss is the distance from them."""
+        if isinstance(self.mixing.loss, CenterLoss):
+            use_mahalanobis_head(model, self.mixing.loss.scale)
+
+    def _check_loss(self, loss: Loss) -> None:
+        """Refuse a loss that cannot be used here."""
+        check_one_step(loss, self._smoothing)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch while the model trains (Eq. 12), cross entropy while it is evaluated (Eq. 1).
+
+        Args:
+            model: The model, in whatever wraps it.
+            inputs: The batch, with ``labels`` of shape (...) where the logits are (..., C).
+            return_outputs: Return what the model returned as well.
+            num_items_in_batch: Labels that count in the whole optimizer step; left out, those of the batch.
+
+        Returns:
+            The loss, a scalar; with `return_outputs`, the loss and the outputs.
+
+        Raises:
+            UsageError: If the batch has no labels, or they do not fit the logits.
+        """
+        if inputs.get("labels") is None:
+            raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
+        inputs = self._with_decoder_inputs(dict(inputs))
+        self._training, self._shift_labels = model.training, inputs.get("shift_labels")
+        self._labels_passed = self._requires_labels or self._makes_decoder_inputs(inputs)
+        call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
+        loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
+        if not (isinstance(outputs, Mapping) or self._labels_passed):
+            # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
+            outputs = (loss, *without_loss(outputs))
+        return (loss, outputs) if return_outputs else loss
+
+    def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The `compute_loss_func`: sum over the labels that count, divided by their number in the whole step."""
+        logits = logits_of(outputs, self._labels_passed)
+        labels = self._aligned(logits, labels)
+        ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
+        count = counts if num_items_in_batch is None else num_items_in_batch
+        return self._over_step(ce, el, count, lambda: self._objective.from_terms(ce, el, logits, labels), outputs)
+
+    def _over_step(
+        self, ce: Tensor, el: Tensor, count: Tensor | int, objective: Callable[[], Tensor], outputs: Any
+    ) -> Tensor:
+        """A batch's share of the loss of a step, from the terms of its samples or their sums; the terms are noted."""
+        # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
+        # dividing by the sum of the entries is right there and everywhere else.
+        # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
+        per = divisor(count, ce) if self._training else total_of(count, ce)
+        if not self._training:
+            self._el = (el.sum() / per).detach() * self._device_scale
+            return ce.sum() / per
+        self._note_terms(ce, el, per)
+        return self._with_router_loss(objective().sum() / per, outputs)
+
+    def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Labels at the positions of the logits that predict them."""
+        if self._loss_shifts_labels and self._shift_labels is not None:
+            return self._shift_labels
+        return labels_for(logits, labels, self._loss_shifts_labels)
+
+    @property
+    def _smoothing(self) -> float:
+        return self.label_smoother.epsilon if self.label_smoother is not None else 0.0
+
+    @property
+    def _objective(self) -> Loss:
+        """The loss of the current optimizer step."""
+        return self.mixing.current
+
+    def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
+        """Keep both terms of a batch for the log."""
+        self.mixing.add_terms(ce, el, per)
+
+    def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder inputs that an encoder-decoder would have made from the labels it is not given."""
+        if self._makes_decoder_inputs(inputs):
+            shift: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
+            if shift is not None:
+                inputs["decoder_input_ids"] = shift(labels=inputs["labels"])
+        return inputs
+
+    def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
+        """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
+        given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
+        sequences = inputs["labels"].dim() > 1
+        return sequences and not given and getattr(self._config, "is_encoder_decoder", False)
+
+    def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
+        """Add the load-balancing loss of a mixture of experts, which the model adds only where it has labels.
+
+        It is no sum over labels: it is averaged over accumulated batches and devices instead.
+        """
+        coefficient = getattr(self._config, "router_aux_loss_coef", None)
+        router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+        if coefficient is None or router_loss is None:
+            return loss
+        batches = getattr(self, "current_gradient_accumulation_steps", 1)
+        return loss + coefficient * router_loss.to(loss.device) / (batches * self._device_scale)
+
+    @property
+    def _model(self) -> nn.Module:
+        """The model as its author wrote it, under PEFT, compilation and the wrappers of distributed training."""
+        return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
+        if "loss" in logs:
+            logs.update(self._mixing_logs())
+        super().log(logs, start_time)
+
+    def _mixing_logs(self) -> dict[str, float]:
+        return self.mixing.logs(self._device_scale)
+
+    @property
+    def _device_scale(self) -> int:
+        return device_scale(self.args, self.get_tp_size())
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the Trainer's, arguments and all; the expectation loss of the batch is kept for `eval_loss_el`."""
+        self._el = None
+        prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        if self._el is not None:
+            # Once for each row and gathered as the Trainer does with its loss, so that both are the same mean.
+            self._el_of_batches.append(self.gather_function(self._el.repeat(self.args.eval_batch_size)))
+        return prediction
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As the Trainer's, arguments and all, with the expectation loss among the metrics."""
+        self._el_of_batches = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._el_of_batches and output.metrics is not None:
+            el = torch.cat(self._el_of_batches)
+            finite = el.isfinite()
+            if self.args.logging_nan_inf_filter and finite.any():  # as the Trainer does with its loss
+                el = el[finite]
+            output.metrics[f"{metric_key_prefix}_loss_el"] = el.mean().item()
+        return output
+
+
+class MixedLossTrainer(MixedLossMixin, Trainer):
+    """The Hugging Face Trainer with the mixed loss: takes every argument of `Trainer`, and `mixing` or `loss`.
+
+    Example:
+        ```python
+        trainer = MixedLossTrainer(model=model, args=TrainingArguments("out"), train_dataset=rows)  # mixing="0-0.5"
+        trainer.train()
+        ```
+    """

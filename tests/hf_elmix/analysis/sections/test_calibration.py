@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from hf_elmix.analysis.calibrated import BINS, WHEN
+from hf_elmix.analysis.frames import runs_table
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.calibration import calibration_section
+from hf_elmix.diagnostics.calibration import calibration_table, reliability_table
+from hf_elmix.predictions.records import Predictions
+from hf_elmix.study.spec import RunKey
+
+ROWS = 300
+
+
+def of_confidence(factor: float, seed: int) -> Predictions:
+    """Labels drawn from a softmax, and its logits times a factor: above 1 they are too sure."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(ROWS, 3))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (rng.uniform(size=(ROWS, 1)) > p.cumsum(axis=1)).sum(axis=1)
+    right = logits.argmax(axis=1) == labels
+    return Predictions([9], [9], labels, p[None, np.arange(ROWS), labels], right[None], factor * logits)
+
+
+@pytest.fixture(scope="module")
+def results(record) -> StudyResults:
+    """CE says what is so, el is too sure, 0 is CE again; all on the same rows for each seed."""
+    factors = {"ce": 1.0, "el": 6.0, "0": 1.0}
+    runs = {RunKey("a", method, seed): factor for method, factor in factors.items() for seed in range(4)}
+    readers = {
+        key: lambda key=key, factor=factor: {"": of_confidence(factor, key.seed)} for key, factor in runs.items()
+    }
+    return StudyResults(runs_table([record(key.task, key.method, key.seed, 0.5) for key in runs]), predictions=readers)
+
+
+def test_the_one_that_is_too_sure_is_worse_until_it_is_scaled(results):
+    sure, same = calibration_section(results).sentences
+    assert same.startswith("In calibration, F = 0 cannot be told from CE as trained (ECE ")
+    assert sure.startswith("In calibration, EL is worse than CE as trained (ECE ")
+    assert " and cannot be told from CE after temperature scaling (ECE " in sure
+    tables = {method: [table_of(results, method, seed) for seed in range(4)] for method in ("el", "ce")}
+    errors = [100 * np.mean([table.loc[WHEN[0], "ece"] for table in tables[method]]) for method in ("el", "ce")]
+    assert f"(ECE {errors[0]:.2f} % beside {errors[1]:.2f} %, +{errors[0] - errors[1]:.2f} points [" in sure
+
+
+def table_of(results: StudyResults, method: str, seed: int):
+    one = of_confidence({"ce": 1.0, "el": 6.0, "0": 1.0}[method], seed)
+    return calibration_table(one.logits, one.labels, bins=BINS)
+
+
+def test_means_are_those_of_the_runs(results):
+    table = calibration_section(results).tables[0]
+    assert [row[:3] for row in table.texts()] == [[name, when, "4"] for when in WHEN for name in ("CE", "EL", "F = 0")]
+    for cells in table.texts():
+        method = {"CE": "ce", "F = 0": "0", "EL": "el"}[cells[0]]
+        rows = [table_of(results, method, seed).loc[cells[1]] for seed in range(4)]
+        assert cells[4] == f"{100 * np.mean([row['ece'] for row in rows]):.2f}"
+        assert cells[7] == f"{np.mean([row['nll'] for row in rows]):.4f}"
+        assert cells[8] == f"{np.exp(np.mean([np.log(row['temperature']) for row in rows])):.2f}"
+
+
+def test_differences_have_intervals_in_their_own_units(results):
+    table = calibration_section(results).tables[1]
+    assert [row[:2] for row in table.texts()] == [[name, when] for when in WHEN for name in ("EL", "F = 0")]
+    assert table.texts()[1][2:] == ["+0.00 [0.00, 0.00]"] * 2 + ["+0.0000 [0.0000, 0.0000]"] * 2
+    gains = [table_of(results, "el", k).loc[WHEN[0]] - table_of(results, "ce", k).loc[WHEN[0]] for k in range(4)]
+    assert table.texts()[0][2].startswith(f"+{100 * np.mean([gain['ece'] for gain in gains]):.2f} [")
+    assert table.texts()[0][5].startswith(f"+{np.mean([gain['nll'] for gain in gains]):.4f} [")
+
+
+def test_the_diagram_is_that_of_all_rows(results):
+    before, after = calibration_section(results).pictures.popitem()[1]
+    assert (before.name, after.name) == ("reliability-1", "reliability-2")
+    ax = before.draw(Figure().subplots())
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    ones = [of_confidence(6.0, seed) for seed in range(4)]
+    logits, labels = (np.concatenate([getattr(one, name) for one in ones]) for name in ("logits", "labels"))
+    expected = reliability_table(logits, labels, bins=BINS)
+    np.testing.assert_allclose(lines["EL"].get_xdata(), expected["confidence"])
+    np.testing.assert_allclose(lines["EL"].get_ydata(), expected["accuracy"])
+
+
+def test_one_method_and_no_run(record):
+    runs = runs_table([record("a", "ce", 0, 0.5)])
+    section = calibration_section(
+        StudyResults(runs, predictions={RunKey("a", "ce", 0): lambda: {"": of_confidence(1, 0)}})
+    )
+    assert section.sentences == []
+    assert len(section.tables) == 1
+    assert calibration_section(StudyResults(runs)) is None
+
+
+def test_a_method_without_an_experiment_in_common(record):
+    keys = [RunKey("a", "ce", 0), RunKey("a", "0", 1)]
+    runs = runs_table([record(key.task, key.method, key.seed, 0.5) for key in keys])
+    section = calibration_section(
+        StudyResults(runs, predictions={key: lambda: {"": of_confidence(1, 0)} for key in keys})
+    )
+    assert section.sentences == ["F = 0 and CE have no experiment in common."]
+    assert section.tables[1].texts()[0][2:] == ["n/a"] * 4

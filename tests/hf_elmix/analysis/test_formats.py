@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_elmix.analysis.formats import Cell, Table, to_latex, to_markdown
+
+TABLE = Table(
+    "pairs", "Pairs", "All < 5 % of A_b.", ["method", "gain"], [[Cell("F = 0"), Cell("+0.50", 0.5)], ["a|b", "−1"]]
+)
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+def test_markdown_by_hand():
+    assert to_markdown(TABLE) == "\n".join(
+        [
+            "**Pairs.** All \\< 5 % of A\\_b.",
+            "",
+            "| method | gain  |",
+            "|--------|-------|",
+            "| F = 0  | +0.50 |",
+            "| a\\|b   | −1    |",
+            "",
+        ]
+    )
+
+
+def test_latex_by_hand():
+    assert (
+        to_latex(TABLE)
+        == r"""\begin{table}
+\centering
+\caption{All \textless{} 5 \% of A\_b.}
+\label{tab:pairs}
+\begin{tabular}{lr}
+\toprule
+method & gain \\
+\midrule
+F = 0 & +0.50 \\
+a\textbar{}b & \ensuremath{-}1 \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+    )
+
+
+@given(NAMES, NAMES)
+def test_no_text_breaks_a_markdown_table(name, cell):
+    lines = to_markdown(Table("t", "T", name, ["a", name], [[name, Cell(cell)]])).splitlines()
+    assert len(lines) == 5
+    for line in lines[2:]:
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3
+
+
+@given(NAMES, NAMES)
+def test_no_text_breaks_a_latex_table(name, cell):
+    text = to_latex(Table("t", "T", name, ["a", name], [[name, Cell(cell)]]))
+    body = text.split("\\toprule\n")[1].split("\\bottomrule")[0].replace("\\midrule\n", "")
+    for line in body.splitlines():
+        bare = re.sub(r"\\(?:ensuremath|text\w+)|\\[&%$#_{}]", "", line.removesuffix("\\\\"))
+        assert line.endswith("\\\\")
+        assert bare.count("&") == 1
+        assert not set("%$#_~^\\") & set(re.sub(r"\\(pm|tau|cdot|geq|times|chi|alpha|beta)|\^2", "", bare))
+        assert bare.count("{") == bare.count("}")
+
+
+def test_line_breaks_in_a_cell_are_blanks():
+    table = Table("t", "T", "", ["a"], [["one\ntwo\r\n three"]])
+    assert "| one two three |" in to_markdown(table)
+    assert "one two three \\\\" in to_latex(table)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(tmp_path):
+    nasty = "".join(map(chr, range(32, 127))) + "−±τ·≥×χ²αβ"
+    page = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}"
+    text = to_latex(Table("t", "T", nasty, ["a", nasty], [[nasty, "[1, 2]"]]))
+    (tmp_path / "page.tex").write_text(f"{page}\n{text}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pandas.testing import assert_frame_equal
+
+from hf_elmix.analysis.predictions import reduce_predictions
+from hf_elmix.errors import UsageError
+from hf_elmix.predictions.cohorts import COHORTS, transition_table
+from hf_elmix.predictions.records import Predictions
+from hf_elmix.study.spec import RunKey
+
+METHODS = ["0", "ce", "0-0.5"]  # the baseline is not the first
+
+
+@pytest.fixture
+def sets(predictions) -> dict[RunKey, dict[str, Predictions]]:
+    """Two tasks, one with two evaluation sets; three methods; two seeds; one run without a file."""
+    rows = {"a": {"": 60}, "b": {"matched": 50, "mismatched": 40}}
+    found = {}
+    for k, (task, method, seed) in enumerate(itertools.product(rows, METHODS, range(2))):
+        found[RunKey(task, method, seed)] = {name: predictions(n, seed=k) for name, n in rows[task].items()}
+    del found[RunKey("a", "0", 1)]
+    return found
+
+
+def readers_of(sets) -> dict[RunKey, Callable]:
+    return {key: lambda one=one: one for key, one in sets.items()}
+
+
+def cohort(p: Predictions, point: int, row: int) -> str:
+    return "right" if p.right[point, row] else "near" if p.p_true[point, row] > np.float16(0.2) else "far"
+
+
+def near_rows(p: Predictions) -> set[int]:
+    return {row for row in range(len(p.labels)) if cohort(p, 4, row) == "near"}  # epoch 5 of 6
+
+
+def test_transitions_are_those_of_each_run_and_set(sets):
+    table = reduce_predictions(readers_of(sets), METHODS, "ce").transitions
+    groups = table.groupby(["task", "method", "seed", "set"])
+    assert len(groups) == 5 + 2 * 6
+    for (task, method, seed, name), part in groups:
+        expected = transition_table(sets[RunKey(task, method, seed)][name]).reset_index()
+        assert_frame_equal(part[expected.columns].reset_index(drop=True), expected)
+
+
+def test_flows_by_a_plain_loop(sets):
+    flows = reduce_predictions(readers_of(sets), METHODS, "ce").flows
+    assert set(flows["start"]) == {5 / 6}
+    for flow in flows.itertuples():
+        p = sets[RunKey(flow.task, flow.method, flow.seed)][flow.set]
+        for before, after in itertools.product(COHORTS, repeat=2):
+            rows = [r for r in range(len(p.labels)) if (cohort(p, 4, r), cohort(p, 5, r)) == (before, after)]
+            assert getattr(flow, f"{before}_{after}") == len(rows)
+
+
+def test_moves_by_sets_of_rows(sets):
+    moves = reduce_predictions(readers_of(sets), METHODS, "ce").moves
+    assert len(moves) == 3 * 7  # of the eight runs beside the baseline, one has no file
+    assert moves["rows"].max() > moves["rows"].min() >= 0
+    for move in moves.itertuples():
+        counts = {"rows": 0, "right": 0, "base_rows": 0, "base_right": 0}
+        for name, p in sets[RunKey(move.task, move.method, move.seed)].items():
+            base = sets[RunKey(move.task, "ce", move.seed)][name]
+            mine, other = {
+                "own": (near_rows(p), near_rows(base)),
+                "baseline": (near_rows(base), near_rows(base)),
+                "both": (near_rows(p) & near_rows(base), near_rows(p) & near_rows(base)),
+            }[move.whose]
+            counts["rows"] += len(mine)
+            counts["right"] += sum(bool(p.right[-1, row]) for row in mine)
+            counts["base_rows"] += len(other)
+            counts["base_right"] += sum(bool(base.right[-1, row]) for row in other)
+        assert {name: getattr(move, name) for name in counts} == counts
+
+
+def test_histograms_are_sums_over_runs_at_sixths(sets):
+    table = reduce_predictions(readers_of(sets), METHODS, "ce").histograms
+    assert sorted(table.index) == [(method, sixth) for method in sorted(METHODS) for sixth in range(1, 7)]
+    assert list(table.loc["ce"].index) == [1, 2, 3, 4, 5, 6]
+    all_p = [p.p_true[2] for key, run in sets.items() for p in run.values() if key.method == "0"]
+    assert table.loc["0", 3].tolist() == np.histogram(np.concatenate(all_p).astype(float), 20, (0, 1))[0].tolist()
+
+
+@pytest.mark.parametrize(("points", "sixths"), [(1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (12, [1, 2, 3, 4, 5, 6])])
+def test_other_points_count_at_the_sixth_that_they_are_near(predictions, points, sixths):
+    seen = {RunKey("a", "ce", 0): lambda: {"": predictions(9, points=points)}}
+    assert list(reduce_predictions(seen, ["ce"], "ce").histograms.loc["ce"].index) == sixths
+
+
+def test_a_run_of_one_point_has_no_start(predictions):
+    ends = {RunKey("a", method, 0): lambda: {"": predictions(9, points=1)} for method in ("ce", "0")}
+    predicted = reduce_predictions(ends, ["ce", "0"], "ce")
+    assert predicted.transitions.empty
+    assert predicted.flows.empty
+    assert predicted.moves.empty
+
+
+def test_a_baseline_that_left_nothing(sets):
+    without = {key: one for key, one in sets.items() if key.method != "ce"}
+    predicted = reduce_predictions(readers_of(without), METHODS, "ce")
+    assert predicted.moves.empty
+    assert set(predicted.flows["method"]) == {"0", "0-0.5"}
+
+
+def test_other_rows_are_not_compared(sets):
+    key = RunKey("a", "0-0.5", 1)
+    one = sets[key][""]
+    for other in ({"": replace(one, labels=one.labels[::-1])}, {"test": one}):
+        with pytest.raises(UsageError, match="a 0-0.5 seed 1: Expected .* on the same rows"):
+            reduce_predictions(readers_of({**sets, key: other}), METHODS, "ce")
+
+
+def test_an_error_names_the_run(predictions):
+    wrong = replace(predictions(3), labels=[0, 1, -100])
+    with pytest.raises(UsageError, match="a ce seed 7: Expected labels to be class ids"):
+        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": wrong}}, ["ce"], "ce")
+
+
+@pytest.mark.parametrize("left", [None, {}])
+def test_a_file_that_is_gone_or_empty_is_none(predictions, left):
+    readers = {RunKey("a", "ce", 0): lambda: left, RunKey("a", "0", 0): lambda: {"": predictions(9)}}
+    predicted = reduce_predictions(readers, ["ce", "0"], "ce")
+    assert set(predicted.flows["method"]) == {"0"}
+    assert predicted.moves.empty
+
+
+def test_no_more_than_two_runs_are_held_at_once(predictions):
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def read(seed: int) -> dict[str, Predictions]:
+        nonlocal most
+        most = max(most, sum(ref() is not None for ref in alive))
+        one = predictions(9, seed=seed)
+        alive.append(weakref.ref(one))
+        return {"": one}
+
+    keys = [RunKey("a", method, seed) for seed in range(4) for method in METHODS]
+    reduce_predictions({key: lambda k=k: read(k) for k, key in enumerate(keys)}, METHODS, "ce")
+    assert len(alive) == len(keys)  # each is read once
+    assert most <= 2

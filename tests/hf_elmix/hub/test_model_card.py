@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import matplotlib.image
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from hf_elmix.hub.model_card import (
+    CARD,
+    CITATION,
+    PICTURE,
+    ModelFacts,
+    Origin,
+    Score,
+    card_files,
+    model_mark,
+    write_model_card,
+)
+from hf_elmix.losses.registry import parse_loss
+from hf_elmix.losses.schedules import REGIMES, MixingSchedule
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FACTS = ModelFacts(
+    task="mrpc",
+    base=Origin("google-bert/bert-base-uncased", COMMIT),
+    data=Origin("nyu-mll/corpus", COMMIT[::-1]),
+    config="mrpc",
+    rows={"train": 3668, "validation": 408},
+    columns=("sentence1", "sentence2"),
+    labels=("not_equivalent", "equivalent"),
+    loss="mix:0-0.5",
+    scores=(Score("validation", "accuracy", 0.8480392156862745), Score("validation", "f1", 0.8)),
+    settings={"learning_rate": 2e-5, "padding": "free", "bf16": False},
+    versions={"torch": "2.13.0", "device": "cpu"},
+    notes=("Over the 4 seeds it is 84 %.",),
+    language="en",
+)
+NASTY = "<script>alert(1)</script> |`*_[x](y)_*`| & &amp; \\ $z$ ~~s~~\n---\n# a: 'b' \"c\""
+
+
+def card(facts: ModelFacts = FACTS, repo: str = "org/bert-mrpc") -> str:
+    return card_files(facts, repo)[CARD].decode()
+
+
+def metadata(text: str) -> dict:
+    """As the Hub reads it: what stands between the first two lines of dashes."""
+    _, block, _ = re.split(r"^---\n", text, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(block)
+
+
+def rendered(text: str) -> str:
+    body = re.split(r"^---\n", text, maxsplit=2, flags=re.MULTILINE)[2]
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(body)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The cells of all tables, as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", rendered(text), flags=re.DOTALL)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row)] for row in rows]
+
+
+def test_the_scores_are_metadata_that_the_hub_shows():
+    (index,) = metadata(card())["model-index"]
+    assert index["name"] == "bert-mrpc"
+    (result,) = index["results"]
+    assert result["task"] == {"type": "text-classification"}
+    assert result["dataset"] == {
+        "name": "nyu-mll/corpus mrpc",
+        "type": "nyu-mll/corpus",
+        "config": "mrpc",
+        "split": "validation",
+        "revision": COMMIT[::-1],
+    }
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.8480392156862745}, {"type": "f1", "value": 0.8}]
+
+
+def test_the_clients_own_card_reads_it_back():
+    data = ModelCard(card()).data
+    assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("accuracy", 0.8480392156862745),
+        ("f1", 0.8),
+    ]
+    assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["nyu-mll/corpus"])
+    assert (data.library_name, data.pipeline_tag, data.language) == ("transformers", "text-classification", "en")
+    assert data["hf_elmix"] == model_mark(FACTS)
+    assert "hf_elmix" in data.tags
+
+
+def test_scores_of_two_splits_are_two_results():
+    scores = (Score("matched", "accuracy", 0.84), Score("mismatched", "accuracy", 0.85))
+    results = metadata(card(replace(FACTS, scores=scores)))["model-index"][0]["results"]
+    found = {result["dataset"]["split"]: result["metrics"][0]["value"] for result in results}
+    assert found == {"matched": 0.84, "mismatched": 0.85}
+
+
+def test_every_fact_is_in_the_text():
+    text, html = card(), rendered(card())
+    for title in ("How to use it", "The loss", "Scores", "Data", "Settings", "Versions", "Citation"):
+        assert f"<h2>{title}</h2>" in html
+    rows = cells(text)
+    for row in (
+        ["validation", "accuracy", "0.8480"],
+        ["train", "3668"],
+        ["learning_rate", "2e-05"],
+        ["bf16", "false"],
+        ["padding", "free"],
+        ["torch", "2.13.0"],
+    ):
+        assert row in rows
+    assert "not_equivalent or equivalent" in html
+    assert "Over the 4 seeds it is 84 %." in html
+    assert 'href="https://huggingface.co/google-bert/bert-base-uncased"' in html
+    assert 'href="https://huggingface.co/datasets/nyu-mll/corpus"' in html
+    assert f'<img src="{PICTURE}"' in html
+    assert CITATION in text
+
+
+@pytest.mark.parametrize("mixing", [*REGIMES, "ce@0 1:4@5/6 0.5@0.95"])
+def test_the_table_of_the_schedule_is_the_schedule(mixing):
+    schedule = MixingSchedule.parse(mixing)
+    rows = [
+        row for row in cells(card(replace(FACTS, loss=str(parse_loss(mixing))))) if len(row) == 5 and row[0] != "from"
+    ]
+    starts = [float(row[0].removesuffix(" %")) for row in rows]
+    assert [float(row[1].removesuffix(" %")) for row in rows] == [*starts[1:], 100]
+    for row, start, end in zip(rows, starts, [*starts[1:], 100], strict=True):
+        weights = schedule.weights(int((start + end) / 2 * 1000), 100_000)
+        assert [float(row[2]), float(row[3])] == pytest.approx(weights, rel=1e-3)
+
+
+def test_the_example_names_the_model_and_its_text():
+    (code,) = re.findall(r"```python\n(.*?)```", card(), flags=re.DOTALL)
+    compile(code, "card", "exec")
+    assert 'pipeline("text-classification", model="org/bert-mrpc")' in code
+    assert '{"text": "…", "text_pair": "…"}' in code
+    assert "text_pair" not in card(replace(FACTS, columns=("sentence",)))
+
+
+def test_the_trainers_own_loss_has_no_picture():
+    files = card_files(replace(FACTS, loss=None), "org/bert")
+    assert set(files) == {CARD}
+    assert "The model was trained with the loss that the Trainer takes by itself" in files[CARD].decode()
+    assert PICTURE not in files[CARD].decode()
+
+
+def test_what_is_not_known_is_left_out():
+    text = card(replace(FACTS, scores=(), settings={}, versions={}, language=None))
+    assert metadata(text).keys() & {"model-index", "metrics", "language"} == set()
+    assert not re.search(r"^## (Scores|Settings|Versions)", text, flags=re.MULTILINE)
+
+
+def test_a_regression_on_rows_of_ones_own():
+    text = card(replace(FACTS, labels=(), config=None, loss=None))
+    assert "It answers with a number." in text
+    assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
+    assert "configuration" not in text
+
+
+def test_a_local_folder_is_no_id_on_the_hub():
+    text = card(replace(FACTS, base=Origin("encoder"), data=Origin("rows")))
+    assert metadata(text).keys() & {"base_model", "datasets"} == set()
+    assert "encoder (a local folder)" in text
+    assert "huggingface.co/" not in text
+
+
+@pytest.mark.parametrize(
+    "place", ["task", "config", "labels", "settings", "versions", "notes", "base", "data", "rows"]
+)
+def test_text_from_elsewhere_is_only_text(place):
+    one_line = " ".join(NASTY.split())
+    values = {
+        "labels": (NASTY, "b"),
+        "settings": {NASTY: NASTY},
+        "versions": {NASTY: NASTY},
+        "notes": (NASTY,),
+        "base": Origin(NASTY),
+        "data": Origin(NASTY, NASTY),
+        "rows": {NASTY: 3},
+    }
+    text = card(replace(FACTS, **{place: values.get(place, NASTY)}))
+    html = rendered(text)
+    plain = re.sub(r"<[^>]+>", "", html)
+    for sign, name in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        plain = plain.replace(sign, name)
+    assert one_line in plain
+    assert "<script" not in html
+    assert "<h1>a" not in html
+    assert html.count("<h2>") == 7
+    assert metadata(text)["tags"] == ["hf_elmix", "mixed-loss"]
+    if place == "task":
+        assert metadata(text)["hf_elmix"]["task"] == NASTY
+
+
+def test_the_mark_tells_models_apart():
+    others = [
+        replace(FACTS, task="rte"),
+        replace(FACTS, loss="mix:0"),
+        replace(FACTS, base=Origin("other/bert", COMMIT)),
+    ]
+    assert len({tuple(model_mark(facts).values()) for facts in [FACTS, *others]}) == 4
+    assert model_mark(replace(FACTS, scores=(), settings={"seed": 3})) == model_mark(FACTS)
+
+
+def test_the_same_facts_make_the_same_files():
+    assert card_files(FACTS, "org/bert") == card_files(FACTS, "org/bert")
+    assert card_files(FACTS, "org/bert")[PICTURE] != card_files(replace(FACTS, loss="mix:0"), "org/bert")[PICTURE]
+
+
+def test_the_picture_is_one():
+    picture = matplotlib.image.imread(io.BytesIO(card_files(FACTS, "org/bert")[PICTURE]))
+    assert picture.shape[:2] == (512, 1024)
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
+
+
+def test_the_card_is_written_into_a_folder(tmp_path):
+    (tmp_path / CARD).write_text("old")
+    write_model_card(tmp_path, FACTS, "org/bert")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == card_files(FACTS, "org/bert")
+
+
+@pytest.mark.parametrize("loss", ["focal:gamma=2,alpha=0.25", "cot", "a_loss_of_the_users:power=2"])
+def test_another_loss_is_named_and_has_no_picture(loss):
+    files = card_files(replace(FACTS, loss=loss), "org/bert")
+    assert set(files) == {CARD}
+    text = files[CARD].decode()
+    assert f"The loss is `{loss}`, as `hf_elmix.parse_loss` reads it." in text
+    assert "schedule.png" not in text

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from hf_elmix.errors import UsageError
+from hf_elmix.hub import publish
+from hf_elmix.hub.model_card import CARD
+from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files, publish_folder
+
+MARK = {"model": "bert", "task": "mrpc", "loss": "mix:0-0.5"}
+MADE_BY_US = f"---\nhf_elmix: {json.dumps(MARK)}\n---\n# It\n"
+REPO = "org/bert-mrpc"
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_model) -> Path:
+    """A trained model with its card, and much that nobody should see."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_model(folder)
+    (folder / CARD).write_text(MADE_BY_US)
+    (folder / "schedule.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def held(hub, repo: str = REPO, kind: str = "models") -> dict[str, bytes]:
+    """What a repository holds now, read from the server's disk."""
+    folder = hub.store.home / kind / repo
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def commits(hub) -> list[dict]:
+    return [line for line in hub.history() if line["message"] != "initial commit"]
+
+
+def put(hub, repo: str, files: dict[str, str], root: int = -1) -> None:
+    folder = hub.store.roots[root] / "models" / repo
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+# What is there, and what is not.
+
+
+def test_a_model_and_its_card_are_published_and_nothing_else(local_hub, model):
+    done = publish_folder(model, REPO, MARK)
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", CARD, "schedule.png"}
+    assert set(held(local_hub)) == names | {".gitattributes"}
+    assert {name: held(local_hub)[name] for name in names} == {name: (model / name).read_bytes() for name in names}
+    assert done.url == f"{local_hub.url}/{REPO}"
+    assert done.changed == tuple(sorted(names))
+    assert "6 of 6 files" in str(done)
+    assert len(commits(local_hub)) == 1  # nobody ever sees half of it
+
+
+def test_a_second_push_uploads_only_what_changed(local_hub, model):
+    publish_folder(model, REPO, MARK)
+    local_hub.requests.clear()
+    assert str(publish_folder(model, REPO, MARK)) == f"{local_hub.url}/{REPO}: nothing changed"
+    assert len(commits(local_hub)) == 1
+    assert not [path for method, path, _ in local_hub.requests if method in ("PUT", "POST")]
+    (model / "tokenizer.json").write_text("{ }")
+    assert publish_folder(model, REPO, MARK).changed == ("tokenizer.json",)
+    assert commits(local_hub)[-1]["added"] == ["tokenizer.json"]
+    assert not [path for method, path, _ in local_hub.requests if method == "PUT"]
+    (model / "model.safetensors").write_bytes(b"trained more")
+    assert publish_folder(model, REPO, MARK).changed == ("model.safetensors",)
+    assert held(local_hub)["model.safetensors"] == b"trained more"
+
+
+def test_files_that_somebody_added_stay(local_hub, model):
+    publish_folder(model, REPO, MARK)
+    (local_hub.store.home / "models" / REPO / "LICENSE").write_text("mine")
+    assert publish_folder(model, REPO, MARK).changed == ()
+    (model / "config.json").write_text("{ }")
+    publish_folder(model, REPO, MARK)
+    assert held(local_hub)["LICENSE"] == b"mine"
+
+
+def test_a_dataset(local_hub):
+    files = {"runs.parquet": b"PAR1", CARD: b"# Runs\n"}
+    done = publish_files(files, "org/runs", {"holds": "runs"}, repo_type="dataset")
+    assert done.url == f"{local_hub.url}/datasets/org/runs"
+    assert {name: held(local_hub, "org/runs", "datasets")[name] for name in files} == files
+
+
+def test_a_name_alone_is_the_users(local_hub, model):
+    assert publish_folder(model, "bert-mrpc", MARK).url == f"{local_hub.url}/tester/bert-mrpc"
+    assert CARD in held(local_hub, "tester/bert-mrpc")
+
+
+@pytest.mark.parametrize("private", [None, True])
+def test_a_private_repository(local_hub, model, private):
+    publish_folder(model, REPO, MARK, private=private)
+    assert HfApi().repo_info(REPO).private is bool(private)
+    publish_folder(model, REPO, MARK, private=None)
+    assert HfApi().repo_info(REPO).private is bool(private)
+
+
+def test_pickles_are_no_model(model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="no .safetensors file"):
+        files_of_model(model)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 + 1])
+def test_files_are_compared_as_the_hub_does(local_hub, tmp_path, size):
+    (tmp_path / "file.json").write_bytes(bytes(size))
+    (tmp_path / "file.safetensors").write_bytes(bytes(max(size, 1)))
+    files = {name: tmp_path / name for name in ("file.json", "file.safetensors")}
+    publish_files({**files, CARD: MADE_BY_US.encode()}, REPO, MARK)
+    there = {file.rfilename: file for file in HfApi().repo_info(REPO, files_metadata=True).siblings}
+    assert there["file.safetensors"].lfs.sha256 == hashlib.sha256(bytes(max(size, 1))).hexdigest()
+    assert all(publish._equal(path, there[name]) for name, path in files.items())
+    assert not publish._equal(b"other", there["file.json"])
+    assert not publish._equal(b"other", there["file.safetensors"])
+
+
+# Faults on the way.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "after"),
+    [
+        ("GET", "/api/models/", False),
+        ("POST", "/api/repos/create", False),
+        ("POST", "/api/repos/create", True),
+        ("POST", "/api/validate-yaml", False),
+        ("POST", "/preupload/", False),
+        ("POST", "/objects/batch", False),
+        ("PUT", "/lfs/", False),
+        ("PUT", "/lfs/", True),
+        ("POST", "/commit/", False),
+        ("POST", "/commit/", True),
+    ],
+)
+def test_a_hub_that_fails_in_the_middle(local_hub, model, method, path, after):
+    from hub_server import Fault
+
+    local_hub.faults.append(Fault(method, path, times=2, after=after))
+    done = publish_folder(model, REPO, MARK)
+    assert local_hub.faults[0].times == 0 or after
+    assert len(done.changed) == 6
+    assert len(commits(local_hub)) == 1
+    assert publish_folder(model, REPO, MARK).changed == ()
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/lfs/"), ("POST", "/commit/"), ("GET", "/api/models/")])
+def test_a_hub_that_goes_on_failing_leaves_what_was_there(local_hub, model, method, path):
+    from hub_server import Fault
+
+    publish_folder(model, REPO, MARK)
+    before = held(local_hub)
+    (model / "model.safetensors").write_bytes(b"trained more")
+    (model / CARD).write_text(MADE_BY_US + "more\n")
+    local_hub.faults.append(Fault(method, path, times=1000))
+    with pytest.raises(UsageError, match=f"The Hub failed at {REPO}: .*500.* the same command goes on"):
+        publish_folder(model, REPO, MARK)
+    assert held(local_hub) == before
+    local_hub.faults.clear()
+    assert publish_folder(model, REPO, MARK).changed == (CARD, "model.safetensors")
+
+
+def test_a_commit_in_between_is_not_lost(local_hub, model, monkeypatch):
+    publish_folder(model, REPO, MARK)
+    (model / "config.json").write_text("{ }")
+    compare = publish._equal
+
+    def meanwhile(content, there):
+        (local_hub.store.home / "models" / REPO / "config.json").write_text("from somebody else")
+        return compare(content, there)
+
+    monkeypatch.setattr(publish, "_equal", meanwhile)
+    with pytest.raises(UsageError, match=f"{REPO} has changed while it was pushed to"):
+        publish_folder(model, REPO, MARK)
+    assert held(local_hub)["config.json"] == b"from somebody else"
+
+
+# What a user may have got wrong.
+
+
+def test_nobody_is_logged_in(local_hub, model, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    for repo in (REPO, "bert-mrpc"):
+        with pytest.raises(UsageError, match=r"not logged in .* hf auth login \(or set HF_TOKEN\)"):
+            publish_folder(model, repo, MARK)
+    assert not local_hub.history()
+
+
+def test_the_login_is_the_standard_one(local_hub, model, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    Path(constants.HF_TOKEN_PATH).write_text(local_hub.token)  # where `hf auth login` leaves it
+    assert len(publish_folder(model, REPO, MARK).changed) == 6
+
+
+@pytest.mark.parametrize("repo", [REPO, "bert-mrpc"])
+def test_a_wrong_token(local_hub, model, monkeypatch, repo):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(UsageError, match="does not know your access token. Type: hf auth login") as caught:
+        publish_folder(model, repo, MARK)
+    assert "hf_wrong" not in str(caught.value)
+    assert not local_hub.history()
+
+
+def test_a_namespace_of_somebody_else(local_hub, model):
+    with pytest.raises(
+        UsageError, match="no right to write to other/bert .*under the namespace.* Choose a namespace of yours"
+    ):
+        publish_folder(model, "other/bert", MARK)
+
+
+def test_a_repository_of_somebody_else(local_hub, model):
+    put(local_hub, "other/bert", {CARD: MADE_BY_US})
+    put(local_hub, "org/theirs", {CARD: MADE_BY_US}, root=0)
+    for repo in ("other/bert", "org/theirs"):
+        with pytest.raises(UsageError, match=f"no right to write to {repo}"):
+            publish_folder(model, repo, MARK, overwrite=True)
+        with pytest.raises(UsageError, match=f"no right to write to {repo}"):
+            claim_repo(repo, MARK)
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        ({"model.safetensors": "theirs"}, "not made by hf_elmix"),
+        ({CARD: "# My model\n", "model.safetensors": "theirs"}, "not made by hf_elmix"),
+        ({CARD: "---\nlicense: mit\n---\n# My model\n"}, "not made by hf_elmix"),
+        ({CARD: "---\n[unclosed\n---\n"}, "not made by hf_elmix"),
+        ({CARD: "---\nhf_elmix: 1\n---\n"}, "not made by hf_elmix"),
+        ({CARD: MADE_BY_US.replace("mrpc", "rte")}, "'bert', 'rte', 'mix:0-0.5', not 'bert', 'mrpc', 'mix:0-0.5'"),
+    ],
+)
+def test_a_name_that_is_taken(local_hub, model, files, what):
+    """Another model is replaced only when asked for, and then as a whole: what is loaded must be of one model."""
+    put(local_hub, REPO, {**files, "adapter_config.json": "{}"})
+    before = held(local_hub)
+    for attempt in (claim_repo, lambda *words: publish_folder(model, *words)):
+        with pytest.raises(UsageError, match=f"{REPO} is there already and holds something else .{what}.*--overwrite"):
+            attempt(REPO, MARK)
+    assert held(local_hub) == before
+    done = publish_folder(model, REPO, MARK, overwrite=True)
+    assert "adapter_config.json" in done.changed
+    assert set(held(local_hub)) == {name for name in done.changed if name != "adapter_config.json"}
+    assert publish_folder(model, REPO, MARK).changed == ()
+
+
+def test_a_public_repository_is_not_private(local_hub, model):
+    publish_folder(model, REPO, MARK)
+    with pytest.raises(UsageError, match="there already and public"):
+        publish_folder(model, REPO, MARK, private=True)
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "org/bert mrpc", "org/--x", "org/a..b", "org/x.git", "", "org/" + 97 * "x"])
+def test_an_id_that_is_none(local_hub, model, repo):
+    with pytest.raises(UsageError, match="Expected an id such as 'name/bert-mrpc'"):
+        publish_folder(model, repo, MARK)
+    assert not local_hub.history()
+
+
+def test_no_network(local_hub, model, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="Cannot reach http://127.0.0.1:9: "):
+        publish_folder(model, REPO, MARK)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):
+        publish_folder(model, REPO, MARK)
+
+
+def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
+    """The client reads some answers as JSON before it looks at their status."""
+    monkeypatch.setattr("hub_server.Handler.validate_yaml", lambda handler: handler.send(b"<html>", 502))
+    import hub_server
+
+    routes = [(m, p, hub_server.Handler.validate_yaml if "yaml" in p else a) for m, p, a in hub_server.ROUTES]
+    monkeypatch.setattr(hub_server, "ROUTES", routes)
+    monkeypatch.setattr(hub_server, "OPEN", {hub_server.Handler.validate_yaml, *hub_server.OPEN})
+    with pytest.raises(UsageError, match="Cannot reach .*no JSON"):
+        publish_folder(model, REPO, MARK)
+
+
+# Before there is anything to push.
+
+
+def test_a_claim_makes_the_repository_and_nothing_in_it(local_hub, model):
+    assert claim_repo("bert-mrpc", MARK, create=False) == "tester/bert-mrpc"
+    assert not local_hub.history()
+    assert claim_repo("bert-mrpc", MARK, private=True) == "tester/bert-mrpc"
+    assert set(held(local_hub, "tester/bert-mrpc")) == {".gitattributes"}
+    assert HfApi().repo_info("tester/bert-mrpc").private
+    assert claim_repo("bert-mrpc", MARK) == "tester/bert-mrpc"
+    assert len(publish_folder(model, "tester/bert-mrpc", MARK).changed) == 6
+
+
+# The token.
+
+
+@pytest.mark.parametrize("name", [CARD, "config.json", "model.safetensors"])
+def test_a_file_that_holds_the_token_is_not_published(local_hub, model, name):
+    (model / name).write_text("a" * 5000 + local_hub.token)
+    with pytest.raises(UsageError, match=f"{name} holds the access token, so nothing was published") as caught:
+        publish_folder(model, REPO, MARK)
+    assert local_hub.token not in str(caught.value)
+    assert not local_hub.history()
+    with pytest.raises(UsageError, match="holds the access token"):
+        publish_files({CARD: local_hub.token.encode()}, REPO, MARK)
+
+
+def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, monkeypatch):
+    from hub_server import HubError
+
+    def repeat(kind, repo_id, private):
+        raise HubError(403, f"You sent Bearer {local_hub.token}")
+
+    monkeypatch.setattr(local_hub.store, "create", repeat)
+    with pytest.raises(UsageError, match=r"no right to write to org/bert-mrpc \(You sent Bearer hf_…\)") as caught:
+        publish_folder(model, REPO, MARK)
+    assert local_hub.token not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_token_is_nowhere(local_hub, model, tmp_path, capfd, caplog):
+    caplog.set_level("DEBUG")
+    publish_folder(model, REPO, MARK)
+    shutil.rmtree(model)
+    with pytest.raises(UsageError):
+        publish_files({CARD: b"x"}, "other/bert", MARK)
+    shown = capfd.readouterr()
+    assert local_hub.token not in shown.out + shown.err + caplog.text
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert [path for path in files if local_hub.token.encode() in path.read_bytes()] == []
+    assert local_hub.token not in json.dumps(local_hub.requests)

@@ -1,0 +1,261 @@
+"""``glue-runs push``, as a user meets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from glue_runs.__main__ import main
+from hf_elmix.errors import UsageError
+from hf_elmix.hub.push import repo_ids
+
+TEMPLATE = "org/{model}-{task}-{mixing}"
+
+
+def held(hub, repo: str, kind: str = "models") -> dict[str, bytes]:
+    folder = hub.store.home / kind / repo
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def repos(hub) -> set[str]:
+    return {line["repo"] for line in hub.history()}
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("template", "mixing", "expected"),
+    [
+        (TEMPLATE, "ce", "org/bert-base-uncased-mrpc-ce"),
+        (TEMPLATE, "0,0.5", "org/bert-base-uncased-mrpc-0_0.5"),
+        (TEMPLATE, "0-0.5", "org/bert-base-uncased-mrpc-0-0.5"),
+        (TEMPLATE, "ce@0 1:4@5/6", "org/bert-base-uncased-mrpc-ce_0_1_4_5_6"),
+        ("org/{task}.{seed}", "ce", "org/mrpc.3"),
+        ("{task}", "ce", "mrpc"),
+        ("org/all", "ce", "org/all"),
+    ],
+)
+def test_an_id_for_each_run(run_of, template, mixing, expected):
+    record = run_of(mixing=mixing, seed=3)
+    assert repo_ids(template, [record]) == {expected: record}
+
+
+def test_a_folder_gives_its_last_part_and_only_what_the_hub_allows(run_of):
+    record = run_of()
+    record.settings["model"] = "/home/me/my--own..bért model"
+    assert list(repo_ids("org/{model}", [record])) == ["org/my-own.b_rt_model"]
+
+
+def test_the_best_seed_or_all_of_them(run_of):
+    runs = [run_of(seed=seed, score=score) for seed, score in enumerate([0.7, 0.9, 0.9])]
+    assert list(repo_ids("org/{task}", runs).values()) == [runs[1]]
+    assert list(repo_ids("org/{task}-{seed}", runs).values()) == runs
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("org/{task}", "makes 'org/mrpc' of both mrpc 0 seed 0 and mrpc ce seed 0"),
+        ("org/{modle}", r"Unknown place \{modle\} in 'org/\{modle\}'. Expected something like org/\{model\}-"),
+        ("org/{model.name}", r"Unknown place \{model.name\}"),
+        ("org/{}", r"Unknown place \{\}"),
+        ("org/{model", "no template"),
+        ("org/model}", "no template"),
+        ("org/{task}-{mixing:d}", "makes no id for mrpc 0 seed 0"),
+        ("org/my model {mixing}", "makes no id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
+        ("org/team/{mixing}", "makes no id for mrpc 0 seed 0"),
+        ("org/--{mixing}", "makes no id"),
+        ("org/" + 96 * "x" + "{mixing}", "makes no id"),
+    ],
+)
+def test_templates_that_make_no_ids(run_of, template, message):
+    with pytest.raises(UsageError, match=message):
+        repo_ids(template, [run_of(mixing="0"), run_of(mixing="ce")])
+
+
+# The command.
+
+
+def test_each_kept_model_is_pushed_with_its_card(local_hub, runs, run_of, capsys):
+    kept = [run_of(mixing="ce", seed=1, score=0.8), run_of(mixing="0,0.5"), run_of("mnli", "ce")]
+    store = runs((run_of(mixing="ce", score=0.7), False), *((record, True) for record in kept))
+    before = {path: path.read_bytes() for path in Path(store.folder).rglob("*") if path.is_file()}
+    assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 0
+    names = {f"org/bert-base-uncased-{name}" for name in ("mrpc-ce", "mrpc-0_0.5", "mnli-ce")}
+    assert repos(local_hub) == names
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(": ")[0] for line in lines} == {f"{local_hub.url}/{name}" for name in names}
+    files = held(local_hub, "org/bert-base-uncased-mrpc-ce")
+    assert files["model.safetensors"] == b"mrpc ce seed 1"
+    text = files["README.md"].decode()
+    assert "accuracy is 75.00 ± 7.07 %" in text
+    assert "the model of seed 1, the best of them" in text
+    assert yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.8
+    assert {path: path.read_bytes() for path in Path(store.folder).rglob("*") if path.is_file()} == before
+    assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 0
+    assert capsys.readouterr().out.count("nothing changed") == 3
+
+
+def test_a_record_that_changed_changes_the_card_alone(local_hub, runs, run_of, capsys):
+    store = runs((run_of(mixing="ce", seed=1), True))
+    words = ["push", str(store.folder), "--hub_id_template", TEMPLATE]
+    assert main(words) == 0
+    store.write(run_of(mixing="ce", seed=2, score=0.5))
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("1 of 6 files changed (README.md)")
+
+
+def test_private_and_every_seed_in_the_users_own_namespace(local_hub, runs, run_of):
+    store = runs(*((run_of(seed=seed), True) for seed in (0, 1)))
+    assert main(["push", str(store.folder), "--hub_id_template", "{task}-{seed}", "--private"]) == 0
+    assert local_hub.store.private == {("models", "tester/mrpc-0"), ("models", "tester/mrpc-1")}
+
+
+def test_nothing_is_uploaded_where_one_name_is_taken(local_hub, runs, run_of, capsys):
+    store = runs((run_of(mixing="ce"), True), (run_of(mixing="0"), True))
+    taken = local_hub.store.home / "models" / "org" / "bert-base-uncased-mrpc-ce"
+    taken.mkdir(parents=True)
+    (taken / "model.safetensors").write_text("theirs")
+    words = ["push", str(store.folder), "--hub_id_template", TEMPLATE]
+    assert main(words) == 2
+    assert "not made by hf_elmix" in capsys.readouterr().err
+    assert not local_hub.history()
+    assert main([*words, "--overwrite"]) == 0
+    assert (taken / "model.safetensors").read_text() == "mrpc ce seed 0"
+
+
+def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
+    store = runs((run_of(mixing="ce"), False), (run_of(mixing="0", status="failed", score=None), True))
+    assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
+    error = capsys.readouterr().err
+    assert f"No model was kept in '{store.folder}'" in error
+    assert f"glue-runs study --output_dir {store.folder} --tasks mrpc --seeds 0 --mixings ce 0 " in error
+    assert error.endswith("--keep best --overwrite\n")
+
+
+def test_models_behind_a_url(local_hub, run_of):
+    from hf_elmix.study.store import Store
+
+    store = Store("memory://pushed/runs")
+    store.write(run_of(mixing="ce"))
+    folder = store.folder_of(run_of(mixing="ce").key) / "model"
+    for name, text in {"config.json": "{}", "model.safetensors": "weights", "training_args.bin": "private"}.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text.encode())
+    assert main(["push", "memory://pushed/runs", "--hub_id_template", TEMPLATE]) == 0
+    files = held(local_hub, "org/bert-base-uncased-mrpc-ce")
+    assert files["model.safetensors"] == b"weights"
+    assert "training_args.bin" not in files
+
+
+def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
+    failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
+    store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
+    words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
+    assert main(words) == 0
+    files = held(local_hub, "org/my-runs", "datasets")
+    assert set(files) == {".gitattributes", "README.md", "runs.parquet", "curves.parquet", "profile.png"}
+    table = pd.read_parquet(io.BytesIO(files["runs.parquet"]))
+    assert sorted(zip(table["method"], table["seed"], table["status"], strict=True)) == [
+        ("0", 0, "done"),
+        ("0", 1, "failed"),
+        ("ce", 0, "done"),
+        ("ce", 1, "done"),
+    ]
+    assert not any(b"secret" in content for content in files.values())
+    assert "glue-runs study --output_dir runs --tasks mrpc --seeds 0 1 --mixings ce 0" in files["README.md"].decode()
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{local_hub.url}/datasets/org/my-runs: nothing changed"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--results"],
+        ["--hub_id", "org/x"],
+        ["--hub_id_template", TEMPLATE, "--results"],
+        ["--hub_id_template", TEMPLATE, "--results", "--hub_id", "org/x"],
+        ["--results", "--hub_id", "org/my runs"],
+        ["--hub_id_template", "org/{what}"],
+        ["--hub_id_template", TEMPLATE, "--hub_token", "hf_x"],
+        ["--hub_id_template", "other/{task}"],
+    ],
+)
+def test_mistakes_end_in_one_line(local_hub, runs, run_of, words, capsys):
+    store = runs((run_of(), True))
+    assert main(["push", str(store.folder), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("glue-runs: ")
+    assert not local_hub.history()
+
+
+@pytest.mark.parametrize("words", [["--results", "--hub_id", "org/x"], ["--hub_id_template", TEMPLATE]])
+def test_folders_without_runs(local_hub, tmp_path, words, capsys):
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        assert main(["push", str(tmp_path / name), *words]) == 2
+        assert name in capsys.readouterr().err
+
+
+# With the real clients.
+
+PUSH_AND_LOAD = """
+import json, re, sys
+from huggingface_hub import hf_hub_download
+from glue_runs.__main__ import main
+
+push = ["push", sys.argv[1]]
+assert main([*push, "--hub_id_template", "org/{model}-{task}-{mixing}"]) == 0
+assert main([*push, "--results", "--hub_id", "org/my-runs"]) == 0
+
+def run_example(repo, kind):
+    card = open(hf_hub_download(repo, "README.md", repo_type=kind)).read()
+    (code,) = re.findall(r"```python\\n(.*?)```", card, flags=re.DOTALL)
+    exec(code, globals())
+
+run_example("org/encoder-cola-ce", "model")
+said = [answer["label"] for answer in classify(json.loads(sys.argv[2]))]
+run_example("org/my-runs", "dataset")
+print(json.dumps({"said": said, "scores": runs["score"].tolist(), "curves": list(curves.columns)}))
+"""
+
+
+@pytest.mark.slow
+def test_what_was_pushed_is_loaded_as_its_cards_say(local_hub, glue, encoder, good_rows, tmp_path):
+    """The examples on the cards, run as they stand in another process, give the scores of the record."""
+    rows, runs = good_rows("cola"), tmp_path / "runs"
+    data = glue("cola", train=rows, validation=rows)
+    words = ["--output_dir", str(runs), "--tasks", "cola", "--seeds", "0", "--mixings", "ce", "--dataset_name", data]
+    fast = ["--max_steps", "2", "--use_cpu", "--learning_rate", "0.01", "--keep", "best"]
+    assert main(["study", *words, "--model_name_or_path", encoder, *fast]) == 0
+    more = {"HF_ENDPOINT": local_hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **more, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": local_hub.token}
+
+    words = [sys.executable, "-c", PUSH_AND_LOAD, str(runs), json.dumps([row["sentence"] for row in rows])]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert local_hub.token not in done.stdout + done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    record = json.loads((runs / "cola/ce/seed0/record.json").read_text())
+    labels = ("unacceptable", "acceptable")
+    right = [said == labels[row["label"]] for said, row in zip(loaded["said"], rows, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(record["scores"]["accuracy"]["last"])
+    assert loaded["scores"] == [record["scores"]["accuracy"]["last"]]
+    assert loaded["curves"] == ["task", "method", "seed", "epoch", "quantity", "value"]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if local_hub.token.encode() in path.read_bytes()] == []
+    pushed = held(local_hub, "org/encoder-cola-ce")
+    assert pushed["tokenizer.json"] == (runs / "cola/ce/seed0/model/tokenizer.json").read_bytes()
+    config = pushed["config.json"].decode()
+    assert not re.search(re.escape(str(tmp_path)) + "|" + re.escape(encoder), config)

@@ -1,0 +1,54 @@
+"""Losses as objects; that each is the function it is called after is tested with their spelling."""
+
+from __future__ import annotations
+
+import pickle
+from fractions import Fraction
+
+import pytest
+import torch
+
+from hf_elmix import losses
+from hf_elmix.losses.base import CenterLoss, ComplementLoss
+from hf_elmix.losses.registry import parse_loss
+from hf_elmix.losses.schedules import rescaling_factor
+
+LOGITS = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.randint(4, (20,), generator=torch.Generator().manual_seed(1))
+LABELS[::6] = -100
+
+
+def test_cot_is_what_is_minimised():
+    expected = -losses.complement_entropy(LOGITS, LABELS, reduction="none")
+    torch.testing.assert_close(ComplementLoss().per_sample(LOGITS, LABELS), expected)
+
+
+def test_the_distance_from_the_centre_is_minus_the_logit_of_the_label():
+    features = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
+    centers = losses.max_mahalanobis_centers(4, 6, 3.0)
+    expected = losses.mmc_loss(features, LABELS, centers, reduction="none")
+    loss = CenterLoss(3.0)
+    torch.testing.assert_close(loss.per_sample(losses.center_logits(features, centers), LABELS), expected)
+    assert (str(loss), str(CenterLoss())) == ("mmc:scale=3", "mmc:scale=10")
+    assert pickle.loads(pickle.dumps(loss)) == loss
+
+
+def test_losses_move_with_their_schedules():
+    mixed, rescaled, focal = (parse_loss(text) for text in ("0,0.5", "ce-rescaled:0,0.5", "focal"))
+    assert [str(mixed.at(step, 20)) for step in (0, 18, 19)] == ["mix:0", "mix:0", "el"]
+    assert mixed.changes(20) == rescaled.changes(20) == [19]
+    assert focal.changes(20) == []
+    assert focal.at(19, 20) is focal
+    assert rescaled.at(19, 20).learning_rate_factor == pytest.approx(1 / 3)
+    assert mixed.learning_rate_factor == focal.learning_rate_factor == 1
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (1, 1), (1, 5)])
+def test_the_factor_is_the_ratio_of_areas_under_the_gradient(alpha, beta):
+    """Eqs. 20-22 by the midpoint rule."""
+    p = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    true = ((alpha + beta * p) * (1 - p)).mean() / 0.5
+    other = ((alpha + beta * p)[:, None] * p).mean() / 0.5
+    assert float(rescaling_factor(alpha, beta)) == pytest.approx(true.item(), rel=1e-6)
+    assert float(rescaling_factor(alpha, beta, true_label=False)) == pytest.approx(other.item(), rel=1e-6)
+    assert rescaling_factor(1, Fraction(5, 3)) == Fraction(14, 9)

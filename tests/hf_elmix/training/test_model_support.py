@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from torch import nn
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    CLIPConfig,
+    CLIPModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+)
+
+from hf_elmix import UsageError
+from hf_elmix.training.model_support import (
+    base_model,
+    check_class_logits,
+    check_labels_of,
+    labels_for,
+    logits_of,
+    makes_decoder_inputs,
+    requires_labels,
+)
+
+
+def ctc(config):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    convolutions = {"conv_dim": (16,), "conv_kernel": (2,), "conv_stride": (2,), "num_conv_pos_embeddings": 2}
+    return Wav2Vec2ForCTC(Wav2Vec2Config(**small, **convolutions, num_conv_pos_embedding_groups=2))
+
+
+def clip(config):
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return CLIPModel(CLIPConfig(text_config={**small, "vocab_size": 60}, vision_config={**small, "image_size": 32}))
+
+
+@pytest.mark.parametrize("build", [BertForQuestionAnswering, BertForPreTraining, ctc, clip])
+def test_models_without_class_logits_are_refused_at_construction(kit, build):
+    with pytest.raises(UsageError, match="use transformers.Trainer for this model"):
+        kit.trainer(model=build(kit.config()), train_dataset=None, eval_dataset=None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"problem_type": "regression"}, "problem_type='regression'"),
+        ({"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification'"),
+        ({"num_labels": 1}, "num_labels=1"),
+    ],
+)
+def test_regression_and_multi_label_heads_are_refused_at_construction(kit, setting, message):
+    model = kit.sequence_model()
+    for name, value in setting.items():
+        setattr(model.config, name, value)
+    with pytest.raises(UsageError, match=message):
+        kit.trainer(model=model)
+
+
+@pytest.mark.parametrize("feature", [Value("float32"), Value("float64"), List(Value("float32"))])
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_declared_float_labels_are_refused_at_construction(kit, feature, column):
+    value = [0.0, 1.0, 0.0] if isinstance(feature, List) else 0.5
+    features = Features({"input_ids": List(Value("int64")), column: feature})
+    rows = Dataset.from_dict({"input_ids": [[3, 4]] * 4, column: [value] * 4}, features=features)
+    with pytest.raises(UsageError, match=f"column '{column}' to hold class ids, but it holds float"):
+        kit.trainer(train_dataset=rows)
+    with pytest.raises(UsageError, match="float"):
+        kit.trainer(eval_dataset=rows)
+    with pytest.raises(UsageError, match="float"):
+        kit.trainer(eval_dataset={"a": kit.sequence_rows(4), "b": rows})
+
+
+def test_class_labels_and_token_labels_are_accepted(kit):
+    features = Features({"label": ClassLabel(names=["a", "b"]), "labels": List(Value("int64"))})
+    for column in features:
+        check_labels_of(Dataset.from_dict({column: []}, features=Features({column: features[column]})), nn.Module())
+    check_labels_of([{"labels": 0.5}], nn.Module())  # declares nothing, so nothing is read
+    check_labels_of(None, nn.Module())
+
+
+def test_no_row_is_read_to_find_out(kit):
+    read: list[dict] = []
+    rows = kit.sequence_rows(8).with_transform(lambda batch: read.append(batch) or batch)
+    kit.trainer(train_dataset=rows, eval_dataset=rows, remove_unused_columns=False)
+    assert read == []
+    assert rows[0]
+    assert len(read) == 1  # so a reading would have been seen
+
+
+@pytest.mark.parametrize("build", [BertForMaskedLM, "sequence_model", "token_model"])
+def test_heads_with_class_logits_are_accepted(kit, build):
+    model = getattr(kit, build)() if isinstance(build, str) else build(kit.config())
+    check_class_logits(model, ["labels"])
+
+
+def test_the_label_input_must_be_called_labels(kit):
+    with pytest.raises(UsageError, match="to be 'labels', but it is"):
+        check_class_logits(BertForNextSentencePrediction(kit.config()), ["next_sentence_label"])
+
+
+def test_requires_labels():
+    class Without(nn.Module):
+        def forward(self, x): ...
+
+    class Optional(nn.Module):
+        def forward(self, x, labels=None): ...
+
+    class Required(nn.Module):
+        def forward(self, x, labels): ...
+
+    assert [requires_labels(kind()) for kind in (Without, Optional, Required)] == [False, False, True]
+
+
+def test_base_model_is_under_peft(kit):
+    peft = pytest.importorskip("peft")
+    model = kit.sequence_model()
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=2))
+    assert base_model(wrapped) is model
+    assert base_model(torch.nn.Identity()).__class__ is torch.nn.Identity
+    model.config.problem_type = "regression"
+    with pytest.raises(UsageError, match="BertForSequenceClassification has problem_type='regression'"):
+        kit.trainer(model=wrapped)
+
+
+def test_logits_are_found_in_whatever_a_model_returns():
+    logits, loss, more = torch.zeros(2, 3), torch.tensor(1.0), torch.ones(2)
+    for outputs in (logits, (logits, more), [None, logits], {"logits": logits, "more": more}):
+        assert logits_of(outputs) is logits
+    assert logits_of((loss, logits, more), labels_passed=True) is logits
+    with pytest.raises(UsageError, match="'logits', but it returned only scores, more"):
+        logits_of({"scores": logits, "more": more})
+
+
+def test_labels_stand_where_they_are_predicted():
+    labels = torch.tensor([[5, 6, 7], [-100, 8, 9]])
+    assert labels_for(torch.zeros(2, 3, 10), labels, shift=False) is labels
+    assert labels_for(torch.zeros(2, 3, 10), labels, shift=True).tolist() == [[6, 7, -100], [8, 9, -100]]
+    assert labels_for(torch.zeros(2, 10), labels[:, :1], shift=False).tolist() == [5, -100]  # a column of their own
+
+
+def test_who_makes_decoder_inputs_from_labels(kit):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    bart = BartConfig(**sizes, encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=60)
+    t5 = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=60)
+    assert makes_decoder_inputs(BartForConditionalGeneration(bart))
+    assert makes_decoder_inputs(T5ForConditionalGeneration(t5))
+    assert not makes_decoder_inputs(BartForSequenceClassification(bart))
+    assert not makes_decoder_inputs(kit.sequence_model())
