@@ -140,6 +140,7 @@ def glue_task(
         "model_revision": source.revision,
     }
     settings = {
+        "text": task.to_settings(),
         "model": source.name,
         # Weights and rows determine the result, whatever they are called: runs on other ones are other runs.
         "weights": source.fingerprint,

@@ -135,6 +135,7 @@ def make_run(
         "scores": {name: {"last": score, "best": score, "epochs": [score]} for name in (*names, "loss")},
         "training": [{"step": 3, "epoch": 1.0, "loss_ce": 0.7, "loss_el": 0.5, "alpha": 1.0, "beta": 1.0}],
         "settings": {
+            "text": TASKS[task].to_settings(),
             **{
                 "loss": str(parse_loss(mixing)),
                 "score": names[0],

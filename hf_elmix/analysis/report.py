@@ -284,7 +284,9 @@ def _data(results: StudyResults, sections: Sequence[Section]) -> dict[str, pd.Da
         tables |= {"conover": results.conover.rename_axis("method").reset_index()}
         tables |= {"friedman": pd.DataFrame([results.friedman._asdict()])}
     if results.secondary_metrics:
-        tables["secondary_metrics"] = _stacked({metric.metric: metric.summary_df for metric in results.secondary_metrics})
+        tables["secondary_metrics"] = _stacked(
+            {metric.metric: metric.summary_df for metric in results.secondary_metrics}
+        )
     if results.secondary_metrics and results.others:
         tables["secondary_pairs"] = _stacked(
             {metric.metric: metric.pairs_df.reset_index() for metric in results.secondary_metrics}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 __all__ = ["TextTask"]
 
@@ -31,3 +33,19 @@ class TextTask:
     def regression(self) -> bool:
         """Whether labels are numbers to be met and no classes."""
         return not self.labels
+
+    def to_settings(self) -> dict[str, Any]:
+        """The task as plain JSON values; a record keeps them, so that whoever reads it needs no table of tasks."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_settings(cls, values: Mapping[str, Any]) -> TextTask:
+        """The task that `to_settings` was called on.
+
+        Args:
+            values: Its plain values, as a record's settings have them under ``text``.
+
+        Raises:
+            TypeError: If they are not the values of a task.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
