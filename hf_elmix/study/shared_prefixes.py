@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from hf_elmix.losses.base import Loss
+from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.study.spec import Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]
@@ -35,7 +35,7 @@ class Segment:
     parent: Segment | None = None
 
 
-def plan(losses: Mapping[str, Loss], steps: int) -> list[Segment]:
+def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
     """The segments that give every method its whole training, none of them trained twice.
 
     Args:
@@ -62,7 +62,7 @@ def cost(segments: Iterable[Segment]) -> int:
     return sum(segment.stop - segment.start for segment in segments)
 
 
-def share(branch: Branch, losses: Mapping[str, Loss]) -> float:
+def share(branch: Branch, losses: Mapping[str, Schedule]) -> float:
     """What a branch and all that goes on from it cost, as a multiple of one run.
 
     Args:
@@ -74,7 +74,7 @@ def share(branch: Branch, losses: Mapping[str, Loss]) -> float:
     return cost(needed) / FINE
 
 
-def prefix(loss: Loss, stop: int, steps: int) -> list[tuple[int, Loss]]:
+def prefix(loss: Schedule, stop: int, steps: int) -> list[tuple[int, Loss]]:
     """What a loss is in the first `stop` of `steps` steps: each change of it, and the step it comes at.
 
     Two methods whose prefixes are equal are the same training that far.
@@ -206,7 +206,7 @@ def _start_alike(one: Method, other: Method) -> bool:
     return arguments[0] == arguments[1] and first[0] == first[1]
 
 
-def _grow(losses: Mapping[str, Loss], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
+def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
     """The segment of methods that are alike at `start`, and all that follow it."""
     changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
     stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
@@ -217,9 +217,9 @@ def _grow(losses: Mapping[str, Loss], start: int, steps: int, parent: Segment | 
             yield from _grow(group, stop, steps, segment)
 
 
-def _alike(losses: Mapping[str, Loss], step: int, steps: int) -> list[dict[str, Loss]]:
+def _alike(losses: Mapping[str, Schedule], step: int, steps: int) -> list[dict[str, Schedule]]:
     """Groups of methods with the same loss in the step that follows `step` completed ones."""
-    groups: dict[Loss, dict[str, Loss]] = {}
+    groups: dict[Loss, dict[str, Schedule]] = {}
     for name, loss in losses.items():
         groups.setdefault(loss.at(step, steps), {})[name] = loss
     return list(groups.values())
