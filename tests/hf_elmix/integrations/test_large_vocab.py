@@ -158,7 +158,7 @@ REFUSED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_refuses_logits_that_are_changed_after_the_head(name, dtype):
     kind, config = REFUSED[name]
-    with pytest.raises(UsageError, match=f"{kind.__name__} changes what its head returns"):
+    with pytest.raises(UsageError, match=f"{kind.__name__} changes the logits of its head"):
         linear_head(kind(config).to(dtype))
 
 
@@ -181,9 +181,9 @@ def test_refuses_heads_it_cannot_read():
 
 
 def test_refuses_what_was_never_tried(kit):
-    with pytest.raises(UsageError, match="does not take a model that predicts no next token"):
+    with pytest.raises(UsageError, match="does not support a model that does not predict the next token"):
         kit.trainer(LinearLossTrainer)
-    with pytest.raises(UsageError, match="does not take label_smoothing_factor"):
+    with pytest.raises(UsageError, match="does not support label_smoothing_factor"):
         kit.trainer(LinearLossTrainer, **arguments("llama", label_smoothing_factor=0.1))
 
 

@@ -188,5 +188,5 @@ def test_losses_that_need_the_logits_are_refused(tokenizer, tmp_path, loss):
     "given", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.1}, {"compute_loss_func": print}], ids=str
 )
 def test_another_loss_beside_it_is_refused(tokenizer, tmp_path, given):
-    with pytest.raises(UsageError, match=f"{next(iter(given))}.* asks for a loss of its own"):
+    with pytest.raises(UsageError, match=f"{next(iter(given))}.* sets another loss"):
         trainer_of(MixedSFTTrainer, tokenizer, tmp_path, **given)

@@ -303,7 +303,7 @@ def test_a_kernel_under_autocast_gets_what_autocast_would_multiply():
         (((4, 3), (5, 3), (4,)), {"bias": torch.zeros(5), "kernel": F.linear_cross_entropy}, "leave `bias` out"),
         (((4, 3), (5, 3), (4,)), {"chunk_tokens": 0}, "1 or more, but got 0"),
         (((4, 3), (5, 3), (4,)), {"reduction": "none"}, "'mean' or 'sum', but got 'none'"),
-        (((4, 3), (5, 3), (4,)), {"reduction": "sum", "num_items": 3}, "no use with reduction"),
+        (((4, 3), (5, 3), (4,)), {"reduction": "sum", "num_items": 3}, "not used with reduction"),
         (((4, 3), (5, 3), (4,)), {"num_items": -1}, "0 or more, but got -1"),
     ],
 )

@@ -177,7 +177,7 @@ def test_bounds(logits, data):
         ((4, 3), torch.zeros(4, dtype=torch.long), {"weight": torch.ones(2)}, "each of the 3 classes"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"label_smoothing": 1.5}, "got 1.5"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "max"}, "got 'max'"),
-        ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "sum", "num_items": 4}, "no use with reduction"),
+        ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "sum", "num_items": 4}, "not used with reduction"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": -3}, "0 or more, but got -3"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": float("nan")}, "0 or more, but got nan"),
     ],

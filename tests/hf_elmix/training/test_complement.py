@@ -150,9 +150,9 @@ def test_tokens_that_do_not_count_are_left_out(kit, logged):
 def test_what_has_no_complement_is_refused(kit, tmp_path):
     with pytest.raises(UsageError, match="three classes or more, but the model has 2.*only one"):
         kit.trainer(ComplementTrainer, model=type(kit.sequence_model())(kit.config(num_labels=2)))
-    with pytest.raises(UsageError, match="has the loss 'cot', but got 'focal:gamma=2,alpha=1'. Use MixedLossTrainer"):
+    with pytest.raises(UsageError, match="Expected the loss 'cot', but got 'focal:gamma=2,alpha=1'. Use MixedLossTrainer"):
         kit.trainer(ComplementTrainer, loss="focal")
-    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss 'cot'"):
+    with pytest.raises(UsageError, match="Label smoothing cannot be applied to the loss 'cot'"):
         kit.trainer(ComplementTrainer, label_smoothing_factor=0.1)
     with pytest.raises(UsageError, match="two steps for each batch. Use hf_elmix.ComplementTrainer"):
         kit.trainer(MixedLossTrainer, loss="cot")

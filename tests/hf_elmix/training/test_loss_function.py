@@ -47,7 +47,7 @@ def test_label_smoothing_is_the_stock_trainers(kit, difference):
     stock, ours = kit.train(Trainer, **given), trained(kit, "ce", **given)
     assert difference(stock, ours) <= 1e-6
     assert ours.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], abs=1e-6)
-    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss 'focal"):
+    with pytest.raises(UsageError, match="Label smoothing cannot be applied to the loss 'focal"):
         with_function(kit, "focal", label_smoothing_factor=0.1)
 
 
@@ -133,7 +133,7 @@ def experts(kit):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda kit: BertForQuestionAnswering(kit.config()), "gives no class logits"),
+        (lambda kit: BertForQuestionAnswering(kit.config()), "returns no class logits"),
         (lambda kit: kit.sequence_model(num_labels=1), "which is regression"),
         (demanding, "cannot be called without labels. Use hf_elmix.MixedLossMixin"),
         (experts, "load-balancing loss of its experts only where it has labels. Use hf_elmix.MixedLossMixin"),
@@ -161,5 +161,5 @@ def test_sequence_parallelism_asks_no_function(kit):
 
 def test_a_loss_with_a_head_of_its_own_is_refused(kit):
     f = mixed_loss_func("mmc:scale=3")
-    with pytest.raises(UsageError, match="'mmc:scale=3' needs a head of its own, which MixedLossTrainer puts in"):
+    with pytest.raises(UsageError, match="'mmc:scale=3' needs its own head. Use MixedLossTrainer"):
         kit.trainer(Trainer, compute_loss_func=f, callbacks=[f])

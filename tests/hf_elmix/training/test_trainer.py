@@ -405,7 +405,7 @@ def test_rescaled_cross_entropy_follows_its_schedule(kit, logged):
 
 @pytest.mark.parametrize("loss", ["focal", "mpce", "gce"])
 def test_label_smoothing_with_a_loss_that_has_none_is_refused(kit, loss):
-    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss"):
+    with pytest.raises(UsageError, match="Label smoothing cannot be applied to the loss"):
         kit.trainer(loss=loss, label_smoothing_factor=0.1)
     kit.trainer(loss="ce-rescaled:0", label_smoothing_factor=0.1)
 
