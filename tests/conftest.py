@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -25,11 +26,18 @@ from hf_elmix.study.store import Store
 # Nothing here may reach a network; children that need the local Hub set their own endpoint.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other leave the processor
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.append(str(Path(__file__).parent))  # where the local Hub is
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of garbage collection, which the Trainer runs after every training."""
+    gc.freeze()
+
 
 HUB = Path(os.environ.get("HF_ELMIX_HUB", Path(__file__).parents[2] / "shared" / "hub"))
 

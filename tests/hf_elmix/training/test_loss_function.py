@@ -136,7 +136,7 @@ def experts(kit):
         (lambda kit: BertForQuestionAnswering(kit.config()), "returns no class logits"),
         (lambda kit: kit.sequence_model(num_labels=1), "which is regression"),
         (demanding, "cannot be called without labels. Use hf_elmix.MixedLossMixin"),
-        (experts, "load-balancing loss of its experts only where it has labels. Use hf_elmix.MixedLossMixin"),
+        (experts, "load-balancing loss of its experts only to its own loss. Use hf_elmix.MixedLossMixin"),
     ],
 )
 def test_models_that_are_refused(kit, make, words):
