@@ -24,7 +24,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from glue_runs.metrics import compute_metrics_for
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
 from glue_runs.study import glue_study
-from hf_elmix.study.executors.local import Engine, run_here, run_in_workers
+from hf_elmix.study.executors.local import Executor, run_in_process, run_in_workers
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.store import Store
@@ -79,9 +79,9 @@ def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung:
         arguments={**arguments, **more},
         padding=padding,
     )
-    crew: Engine = functools.partial(run_in_workers, workers=args.workers) if workers else run_here
+    crew: Executor = functools.partial(run_in_workers, workers=args.workers) if workers else run_in_process
     with tempfile.TemporaryDirectory() as folder:
-        counts = run_grid(study, Store(folder), run_branch, engine=crew, sharing=sharing)
+        counts = run_grid(study, Store(folder), run_branch, executor=crew, sharing=sharing)
     assert counts == {"done": len(args.seeds) * len(MIXINGS)}, counts
 
 

@@ -1,4 +1,4 @@
-"""Shared training is the training that shared nothing, bit for bit. The whole engine rests on it."""
+"""Shared training is the training that shared nothing, bit for bit. The whole executor rests on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_elmix.study.grid import run_grid
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.runner import run_branch, scores_of
 from hf_elmix.study.shared_prefixes import cost, plan
-from hf_elmix.study.spec import Materials, Study
+from hf_elmix.study.spec import Study, TrainerInputs
 from hf_elmix.study.store import Store
 
 # Of 20 steps in epochs of 5 they leave one another after 4, 11, 18 and 19 (in mid-epoch) and 5 and 10 (between two).
@@ -95,9 +95,9 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def configured(toy: Any, name: str, *methods: str) -> Study:
     arguments, data = CONFIGURATIONS[name]
 
-    def make(seed: int) -> Materials:
+    def make(seed: int) -> TrainerInputs:
         rows = toy.rows(data.get("train", 20), 1, data.get("lengths", (6,)))
-        return toy.materials(seed, train_dataset=rows, data_collator=padded)
+        return toy.inputs(seed, train_dataset=rows, data_collator=padded)
 
     return toy.study(make, *methods, **arguments)
 
@@ -141,7 +141,7 @@ def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method
     study = configured(toy, name, method)
     ((record, weights),) = results(study, tmp_path / "study", sharing=False).values()
     args = arguments_of(study, tmp_path / "direct")
-    trainer = MixedLossTrainer(args=args, mixing=method, **study.tasks[0].materials(3).trainer)
+    trainer = MixedLossTrainer(args=args, mixing=method, **study.tasks[0].inputs(3).trainer)
     trainer.train()
     (tmp_path / "model.safetensors").write_bytes(weights)
     for tensor, saved in load_file(tmp_path / "model.safetensors").items():
@@ -151,12 +151,12 @@ def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method
     assert logs == record["training"]
 
 
-def bert(toy: Any, seed: int) -> Materials:
+def bert(toy: Any, seed: int) -> TrainerInputs:
     torch.manual_seed(seed)
     tiny = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = BertForSequenceClassification(BertConfig(**tiny, intermediate_size=32))
     rows = toy.rows(20, 1, (3, 9, 5, 12))
-    return toy.materials(seed, model=model, train_dataset=rows, data_collator=padded)
+    return toy.inputs(seed, model=model, train_dataset=rows, data_collator=padded)
 
 
 def test_a_transformer_ends_with_the_bits_of_each_alone(toy, tmp_path):
@@ -187,7 +187,7 @@ class Training:
     def trainer(self) -> MixedLossTrainer:
         self.count += 1
         args = arguments_of(self.study, self.folder / str(self.count))
-        trainer = MixedLossTrainer(args=args, mixing="0-0.5", **self.study.tasks[0].materials(3).trainer)
+        trainer = MixedLossTrainer(args=args, mixing="0-0.5", **self.study.tasks[0].inputs(3).trainer)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -208,7 +208,7 @@ class Training:
     @staticmethod
     def train(trainer: MixedLossTrainer, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            PauseCallback.go_on(trainer, checkpoint)
+            PauseCallback.resume(trainer, checkpoint)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 

@@ -137,9 +137,9 @@ def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes
     store = Store(tmp_path / "runs" if place == "folder" else f"{bucket}/runs")
     study, notes = toy.study(None, *METHODS, seeds=(3, 4)), tmp_path / "notes"
     notes.mkdir()
-    engine = partial(run_on_ray, address=nodes.address, folder=str(store.folder))
+    executor = partial(run_on_ray, address=nodes.address, folder=str(store.folder))
     run = partial(noted_branch, notes=notes, cohorts=True)
-    counts = run_grid(study, store, run, engine=engine, keep="models")
+    counts = run_grid(study, store, run, executor=executor, keep="models")
     assert counts == {"done": 10}
     assert (notes / "killed").exists()
     assert same(store, alone, (3, 4))
@@ -157,9 +157,9 @@ def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes
 @pytest.mark.slow
 def test_a_url_does_for_workers_of_this_machine(bucket, alone, toy):
     store = Store(f"{bucket}/workers")
-    engine = partial(run_in_workers, workers=1)
+    executor = partial(run_in_workers, workers=1)
     run = partial(run_branch, cohorts=True)
-    run_grid(toy.study(None, *METHODS, seeds=(3,)), store, run, engine=engine, keep="models")
+    run_grid(toy.study(None, *METHODS, seeds=(3,)), store, run, executor=executor, keep="models")
     assert same(store, alone, (3,))
 
 
@@ -312,7 +312,7 @@ def test_a_fast_task_does_not_flood_the_driver(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
     board = Board()
-    note = cluster_module._Note(board, 7)
+    note = cluster_module._TaskProgress(board, 7)
     for step in range(1, 101):
         note(step, 100)
         now[0] += 0.01
@@ -400,7 +400,7 @@ def free_address() -> str:
         ("ray://FREE", "refused"),
         ("WEBSITE", "something else answers there"),
         ("http://WEBSITE", "something else answers there"),
-        ("nonsense", "no host:port"),
+        ("nonsense", "not host:port"),
         ("127.0.0.1:many", "many"),
     ],
 )
