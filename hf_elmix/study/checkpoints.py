@@ -27,25 +27,13 @@ MANIFEST = "~manifest.json"  # sorts after all other files, which are written be
 
 
 def checkpoint_name(stop: int, identity: Mapping[str, Any]) -> str:
-    """The name of a checkpoint.
-
-    Args:
-        stop: Completed optimizer steps.
-        identity: Everything that determines it, as plain JSON values.
-
-    Returns:
-        ``step<stop>-<16 hexadecimal digits>``.
-    """
+    """``step<stop>-<16 hexadecimal digits>``, a digest of everything that determines the checkpoint."""
     text = json.dumps(identity, sort_keys=True)
     return f"step{stop}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 class Checkpoints:
-    """The checkpoints of one block.
-
-    Args:
-        folder: A local folder or an fsspec URL.
-    """
+    """The checkpoints of one block, in a local folder or at an fsspec URL."""
 
     def __init__(self, folder: UPath) -> None:
         self._folder = folder
@@ -71,16 +59,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
-        """Keep a folder as a checkpoint.
-
-        Args:
-            name: From `checkpoint_name`.
-            source: The folder; it is moved or copied.
-            notes: Plain JSON values that `find` returns with it.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Move or copy a folder to be a checkpoint, with notes (plain JSON values) that `find` returns."""
         files = sorted(path for path in source.rglob("*") if path.is_file())
         digests = {path.relative_to(source).as_posix(): _digest(path) for path in files}
         (source / MANIFEST).write_text(json.dumps({"files": digests, "notes": notes}), encoding="utf-8")
@@ -95,11 +74,9 @@ class Checkpoints:
         return (self.folder / name / MANIFEST).exists()
 
     def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
-        """An intact checkpoint as a local folder, with its notes, or None; a damaged one is removed.
+        """An intact checkpoint as a local folder (a remote one is copied to `scratch`) and its notes, or None.
 
-        Args:
-            name: From `checkpoint_name`.
-            scratch: Where a remote checkpoint is copied to.
+        A damaged one is removed.
         """
         place = self.folder / name
         if not self.has(name):

@@ -41,29 +41,13 @@ def fresh(path: UPath) -> UPath:
 
 
 def write_json(path: UPath, values: Mapping[str, Any]) -> None:
-    """Write a readable JSON file atomically.
-
-    Args:
-        path: The file.
-        values: Plain JSON values; NaN and infinity become null.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write a readable JSON file atomically; NaN and infinity become null."""
     text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: UPath, data: bytes) -> None:
-    """Write a file atomically: under a temporary name, which is then renamed.
-
-    Args:
-        path: The file.
-        data: Its content.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write a file atomically: under a temporary name, which is then renamed."""
     here = local_path(path)
     if here is None:  # object stores show an object only once it is complete
         with _as_os_error(path):
@@ -87,12 +71,7 @@ def write_bytes(path: UPath, data: bytes) -> None:
 def put_folder(source: Path, target: UPath) -> None:
     """Move a local folder to its place, where it appears whole or not at all; an existing one is replaced.
 
-    Args:
-        source: The folder; it is copied if the target is on another file system.
-        target: Its place. At a URL, files are written in the order of their names (a manifest can come last).
-
-    Raises:
-        OSError: If it cannot be written.
+    At a URL, files are written in the order of their names, so that a manifest can come last.
     """
     here = local_path(target)
     if here is None:

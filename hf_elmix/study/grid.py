@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study import queue as queue_module
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.executors.local import Executor, Progress, run_in_process
 from hf_elmix.study.files import component, remove
@@ -191,7 +190,7 @@ def _finished(
         if queue.elsewhere != waiting_for:
             waiting_for = queue.elsewhere
             view.say(f"Waiting for another process that is working on {waiting_for}.")
-        time.sleep(queue_module.PATIENCE)
+        time.sleep(queue.patience)
 
 
 def _track(record: RunRecord, track: Callable[[RunRecord], None], view: View) -> None:

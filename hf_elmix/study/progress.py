@@ -31,11 +31,7 @@ QUIET = 30.0  # seconds between two lines where there is no terminal to draw on
 
 
 def grid_table(states: Mapping[RunKey, str]) -> Table:
-    """A table of tasks by methods, with one sign for each seed.
-
-    Args:
-        states: The state of each run, a key of `SIGNS`.
-    """
+    """A table of tasks by methods, with one sign for each seed, from the state of each run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     methods = list(dict.fromkeys(key.method for key in states))
@@ -52,12 +48,7 @@ def grid_table(states: Mapping[RunKey, str]) -> Table:
 
 
 class View:
-    """Shows a grid at work on standard error.
-
-    Args:
-        state: The grid's state; it is only read.
-        console: Where to show it; standard error if left out.
-    """
+    """Shows the state of a grid at work, which it only reads, on standard error."""
 
     def __init__(self, state: GridState, console: Console | None = None) -> None:
         self.state = state

@@ -14,21 +14,17 @@ from hf_elmix.study.shared_prefixes import Branch, Outcome, roots, share
 from hf_elmix.study.spec import Block, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
 
-__all__ = ["PATIENCE", "GridState", "Queue"]
+__all__ = ["GridState", "Queue"]
 
 ATTEMPTS = 2  # at a branch whose process was killed, which may not have been the branch's fault
-PATIENCE = 2.0  # seconds between two looks at what another process is working on
 WINDOW = 30.0  # seconds over which steps per second are counted
 
 
 class GridState:
     """The state of each run and how much of the work is done; the queue updates it, the progress view reads it.
 
-    Args:
-        runs: The state of each run: ``missing``, or the status of its record.
-
     Attributes:
-        runs: The same, with ``running`` for those that are being trained.
+        runs: ``missing``, ``running``, or the status of the record, for each run.
         work: What there is to do, in units of `Task.work`.
     """
 
@@ -39,14 +35,7 @@ class GridState:
         self._start: float | None = None
 
     def step(self, branch: Branch, step: int, steps: int, work: float) -> None:
-        """Note a completed optimizer step.
-
-        Args:
-            branch: The branch it belongs to.
-            step: Completed steps of its run.
-            steps: All steps of its run.
-            work: The work of the whole run.
-        """
+        """Note that a branch has completed a step of a run that costs `work` as a whole."""
         now = time.monotonic()
         self._start = now if self._start is None else self._start
         self._done[branch] = max(self._done.get(branch, 0.0), (step - branch.start) / steps * work)
@@ -75,15 +64,9 @@ class GridState:
 
 
 class Queue:
-    """The branches that are still to be trained. A block is claimed from its first branch until its last one ends.
+    """The branches that are still to be trained. A block is claimed from its first branch until its last one ends."""
 
-    Args:
-        study: The study.
-        store: Its records.
-        runs: The state of each run of the study.
-        sharing: Train what methods have in common once.
-        retry_failed: Repeat failed runs.
-    """
+    patience = 2.0  # seconds between two looks at what another process is working on
 
     def __init__(
         self, study: Study, store: Store, runs: dict[RunKey, str], *, sharing: bool, retry_failed: bool
@@ -125,7 +108,7 @@ class Queue:
             for _ in range(len(self.waiting)):
                 if not self.ready:
                     self._start(self.waiting.popleft())
-            self.look_again = time.monotonic() + PATIENCE if self.waiting and not self.ready else 0.0
+            self.look_again = time.monotonic() + self.patience if self.waiting and not self.ready else 0.0
         return self.ready.pop() if self.ready else None
 
     def progress(self, branch: Branch, step: int, steps: int) -> None:
@@ -133,14 +116,7 @@ class Queue:
         self.state.step(branch, step, steps, self.task_work[branch.task])
 
     def end(self, outcome: Outcome) -> tuple[RunRecord, ...]:
-        """Write the records of a branch that has ended, and add the branches that continue from it.
-
-        Args:
-            outcome: The outcome of the branch.
-
-        Returns:
-            The records that were written.
-        """
+        """Write the records of a branch that has ended, return them, and add the branches that continue from it."""
         branch = outcome.branch
         block = branch.task, branch.seed
         self.attempts[branch] += 1

@@ -42,23 +42,17 @@ class PauseCallback(TrainerCallback):
         self.trainer, self.stop = trainer, stop
         self.epoch_rng = torch.get_rng_state()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Keep the state that the sampler draws from."""
         self.epoch_rng = torch.get_rng_state()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop; save at once unless the epoch ends here."""
         if state.global_step >= self.stop:
             control.should_training_stop = True
             control.should_save = not _ends_epoch(state)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save after the evaluation of an epoch that ends here; skip the evaluation of one that does not."""
         if state.global_step >= self.stop:
             if _ends_epoch(state):
@@ -82,12 +76,7 @@ class PauseCallback(TrainerCallback):
 
     @staticmethod
     def resume(trainer: MixedLossTrainer, checkpoint: Path) -> None:
-        """Prepare a Trainer whose `train` is about to resume from the checkpoint of a `PauseCallback`.
-
-        Args:
-            trainer: The Trainer, before it trains.
-            checkpoint: The folder of the checkpoint.
-        """
+        """Prepare a Trainer whose `train` is about to resume from the checkpoint of a `PauseCallback`."""
         trainer.args.eval_on_start = False  # the training has started already
         _copy_predictions(checkpoint, Path(trainer.args.output_dir or ""))
         callbacks = trainer.callback_handler.callbacks
@@ -104,18 +93,14 @@ class _ResumeCallback(TrainerCallback):
         self.counts = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
         self.epoch_rng: torch.Tensor | None = self.tensors.pop("rng")
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Restore the losses since the last log, which the Trainer and the mixing callback have just set to 0."""
         loss = {name: tensor.to(args.device) for name, tensor in self.tensors.items()}
         self.trainer._tr_loss += loss["loss"]
         self.trainer._globalstep_last_logged = self.counts["last_logged"]
         self.trainer.mixing.resume(loss.get("terms"), self.counts["steps"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the sampler draw the order of the current epoch again; the Trainer then restores the rest."""
         if self.epoch_rng is not None:
             torch.set_rng_state(self.epoch_rng)

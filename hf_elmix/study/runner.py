@@ -140,22 +140,31 @@ class _Training:
 
     def advance(self) -> Outcome:
         """Train the branch's segment from the end of its parent."""
-        with self.checkpoints.scratch() as scratch, _name_full_disk(scratch):
-            trainer = self.trainer(scratch)
-            with torch.random.fork_rng(devices=[]):  # looking at the loader must not change what training draws
-                loader = trainer.get_train_dataloader()
-            steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
-            if len(self.branch.among) > 1 and not _can_share(trainer, loader):
-                return Outcome(self.branch, children=self.branch.alone())
-            segments = plan({name: method.loss for name, method in self.methods.items()}, steps)
-            segment = self.branch.segment(segments)
-            if segment.stop == steps:
-                self.train(trainer, segment, steps, scratch)
-                return Outcome(self.branch, self.finish(trainer, scratch))
-            name = self.name(trainer, segment, steps)
-            if self.is_needed(trainer, segment, segments):
-                self.train_and_save(trainer, segment, steps, scratch)
-            return Outcome(self.branch, children=self.branch.children(segments), checkpoint=name)
+        with self.checkpoints.scratch() as scratch:
+            try:
+                return self._advance(scratch)
+            except Exception as error:
+                if _has_room(scratch):
+                    raise
+                # Not all libraries that write weights say why they could not.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
+
+    def _advance(self, scratch: Path) -> Outcome:
+        trainer = self.trainer(scratch)
+        with torch.random.fork_rng(devices=[]):  # looking at the loader must not change what training draws
+            loader = trainer.get_train_dataloader()
+        steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+        if len(self.branch.among) > 1 and not _can_share(trainer, loader):
+            return Outcome(self.branch, children=self.branch.alone())
+        segments = plan({name: method.loss for name, method in self.methods.items()}, steps)
+        segment = self.branch.segment(segments)
+        if segment.stop == steps:
+            self.train(trainer, segment, steps, scratch)
+            return Outcome(self.branch, self.finish(trainer, scratch))
+        name = self.name(trainer, segment, steps)
+        if self.is_needed(trainer, segment, segments):
+            self.train_and_save(trainer, segment, steps, scratch)
+        return Outcome(self.branch, children=self.branch.children(segments), checkpoint=name)
 
     def trainer(self, scratch: Path) -> MixedLossTrainer:
         """A Trainer for the branch with an untrained model."""
@@ -311,17 +320,6 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@contextmanager
-def _name_full_disk(folder: Path) -> Iterator[None]:
-    """Make an error that occurs while the disk is full say so: not all libraries that write weights do."""
-    try:
-        yield
-    except Exception as error:
-        if not _has_room(folder):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-        raise
-
-
 def _has_room(folder: Path) -> bool:
     """Whether 1 MiB can be written; found by writing it, since quotas are not visible otherwise."""
     try:
@@ -349,8 +347,6 @@ class _StepCounter(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress, self.steps = progress, 0
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps += 1
         self.progress(state.global_step, state.max_steps)

@@ -58,14 +58,7 @@ class Select:
 
     @classmethod
     def of(cls, value: Select | str | Mapping[str, Any]) -> Select:
-        """A selection from its short form, the name of a metric, or from its settings.
-
-        Args:
-            value: A selection, a metric of which the last epoch counts, or what `to_settings` returned.
-
-        Raises:
-            UsageError: If it is none of these.
-        """
+        """A selection from one, from the name of a metric (of which the last epoch counts), or from its settings."""
         if isinstance(value, Mapping):
             if unknown := set(value) - set(cls.__dataclass_fields__):
                 raise UsageError(f"Expected metric, epoch, chosen_on and scored_on, but got {sorted(unknown)[0]!r}.")
@@ -87,19 +80,11 @@ class Select:
         return self.scored_metric if self.chosen_on is None else f"{self.chosen_on}_{self.metric}"
 
     def score(self, scores: Mapping[str, Any]) -> float | None:
-        """The score, or None if it was not measured.
-
-        Args:
-            scores: As in a `RunRecord`.
-        """
+        """The score among the `scores` of a record, or None if it was not measured."""
         return self._read(scores, self.scored_metric)
 
     def choice(self, scores: Mapping[str, Any]) -> float | None:
-        """What a run is chosen by among the candidates of a sweep, or None if it was not measured.
-
-        Args:
-            scores: As in a `RunRecord`.
-        """
+        """What a run is chosen by among the candidates of a sweep, or None if it was not measured."""
         return self._read(scores, self.chosen_metric)
 
     def _read(self, scores: Mapping[str, Any], metric: str) -> float | None:

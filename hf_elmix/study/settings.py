@@ -17,11 +17,7 @@ NO_METHODS: Mapping[str, Any] = MappingProxyType({})
 
 
 def check_plain(study: Study) -> None:
-    """Refuse settings that JSON cannot hold.
-
-    Raises:
-        UsageError: If there are any.
-    """
+    """Refuse settings that JSON cannot hold, with a `UsageError`."""
     for key, (task, method) in study.runs().items():
         try:
             json.dumps(study.settings(task, method))
@@ -30,7 +26,7 @@ def check_plain(study: Study) -> None:
 
 
 def check_record(study: Study, record: RunRecord, store: Store, declared: Mapping[str, Any] = NO_METHODS) -> None:
-    """Refuse a record that was made under other settings; a failed one has no result to compare.
+    """Refuse a record that was made under other settings, unless it failed and so has no result to compare.
 
     Args:
         study: The study.
@@ -51,25 +47,14 @@ def check_record(study: Study, record: RunRecord, store: Store, declared: Mappin
 
 
 def is_missing(study: Study, record: RunRecord | None, retry_failed: bool) -> bool:
-    """Whether a run has still to be done: it has no record, or it failed and is to be repeated.
-
-    Args:
-        study: The study.
-        record: The record of the run, if it has one.
-        retry_failed: Repeat failed runs. Those that failed under other settings are repeated anyway.
-    """
+    """Whether a run has no record, or failed and is to be repeated; under other settings it is repeated anyway."""
     if record is None or record.status != "failed":
         return record is None
     return retry_failed or bool(_difference(record.settings, _settings(study, record)))
 
 
 def declare(study: Study, store: Store, command: str | None) -> None:
-    """Add what is asked for to the declaration of the folder.
-
-    Args:
-        study: The study.
-        store: The folder.
-        command: The command line that asks for it, if there is one.
+    """Add what is asked for, and by which command, to the declaration of the folder.
 
     Raises:
         UsageError: If another process is working in the folder under other settings.

@@ -40,13 +40,10 @@ def plan(losses: Mapping[str, Any], steps: int) -> list[Segment]:
 
     Args:
         losses: Loss of each method by name, as `Method.loss` has it.
-        steps: Optimizer steps of a run.
+        steps: Optimizer steps of a run, 1 or more.
 
     Returns:
         The segments, each after its parent, one branch after the other.
-
-    Raises:
-        ValueError: If `steps` is not positive.
     """
     if steps <= 0:
         raise ValueError(f"Expected steps to be 1 or more, but got {steps}.")
@@ -59,28 +56,15 @@ def cost(segments: Iterable[Segment]) -> int:
 
 
 def share(branch: Branch, losses: Mapping[str, Any]) -> float:
-    """The cost of a branch and everything that continues from it, as a multiple of one run.
-
-    Args:
-        branch: A branch that starts at the beginning.
-        losses: Loss of each method of the study.
-    """
+    """The cost of a branch from the beginning and everything that continues from it, as a multiple of one run."""
     segments = plan({name: losses[name] for name in branch.among}, FINE)
     return cost(segment for segment in segments if set(segment.methods) & set(branch.methods)) / FINE
 
 
 def prefix(loss: Any, stop: int, steps: int) -> list[tuple[int, Any]]:
-    """The loss during the first `stop` of `steps` steps: each change of it, and the step at which it comes.
+    """Each change of a loss in the first `stop` of `steps` steps, as (step, loss from there on).
 
     Two methods with equal prefixes are the same training that far.
-
-    Args:
-        loss: The loss, as `Method.loss` has it.
-        stop: Optimizer steps to look at.
-        steps: Optimizer steps of a run.
-
-    Returns:
-        Pairs of a step and the loss from there on.
     """
     changes: list[tuple[int, Any]] = []
     for step in [0, *loss.changes(steps)]:

@@ -175,14 +175,9 @@ class Study:
         return {RunKey(task.name, method.name, seed): (task, method) for task, seed, method in grid}
 
     def settings(self, task: Task, method: Method) -> dict[str, Any]:
-        """Everything that determines the result of a run besides its seed.
+        """Everything that determines the result of a run besides its seed, as plain JSON values.
 
-        Args:
-            task: The task.
-            method: The method.
-
-        Returns:
-            Plain JSON values: ``loss``, ``select``, ``arguments`` and the task's settings.
+        These are ``loss``, ``select``, ``arguments``, ``secondary_metrics`` if there are any, and the task's settings.
         """
         return {
             "loss": str(method.loss),
@@ -235,11 +230,7 @@ class RunRecord:
         return self.select.choice(self.scores) if self.status == "done" and self.select else None
 
     def curve(self, metric: str | None = None) -> list[float | None]:
-        """A metric at every evaluation.
-
-        Args:
-            metric: Its name; left out, that of the score.
-        """
+        """A metric, by default that of the score, at every evaluation."""
         name = metric or (self.select.scored_metric if self.select else "")
         return self.scores.get(name, {}).get("epochs", [])
 
@@ -250,9 +241,6 @@ class RunRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
         """The record from what `to_dict` returned.
-
-        Args:
-            values: Plain JSON values.
 
         Raises:
             ValueError: If the values are not those of a record.

@@ -81,17 +81,7 @@ class Store:
         return _read_record(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> UPath:
-        """Write a record atomically, in place of an earlier one of the same run.
-
-        Args:
-            record: The record.
-
-        Returns:
-            Its file.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Write a record atomically, in place of an earlier one of the same run, and return its file."""
         path = self.folder_of(record.key) / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.local:  # a process that was killed may have left half a model
@@ -101,13 +91,7 @@ class Store:
         return path
 
     def read_predictions(self, key: RunKey) -> dict[str, Predictions] | None:
-        """Predictions of a run's model on the evaluation rows during training, or None if they were not recorded.
-
-        Args:
-            key: The run.
-
-        Returns:
-            Predictions by the name of their evaluation set, ``""`` for the only one.
+        """Predictions on the evaluation rows during training by evaluation set (``""`` for the only one), if recorded.
 
         Raises:
             UsageError: If the file does not hold predictions.
@@ -124,15 +108,7 @@ class Store:
         return [key for key in keys if _parts(key) in there]
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
-        """Write the predictions of a run's model on the evaluation rows atomically.
-
-        Args:
-            key: The run.
-            sets: Predictions by the name of their evaluation set, ``""`` for the only one.
-
-        Raises:
-            OSError: If they cannot be written.
-        """
+        """Write predictions atomically, by the name of their evaluation set, ``""`` for the only one."""
         path = self.folder_of(key) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, to_bytes(sets))
@@ -176,28 +152,15 @@ class Store:
         return list(dict.fromkeys(keys))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
-        """Write what is asked for.
-
-        Args:
-            declaration: As `declaration` returns it.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Write a declaration, as `declaration` returns it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / DECLARATION, declaration)
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Hold something that only one process may work on at a time.
+        """Hold something, by its `claim_name`, that only one process may work on; yields whether it was free.
 
         The claim ends with the process, however that ends. At a URL there are no locks: everything can be claimed.
-
-        Args:
-            name: What is claimed; see `claim_name`.
-
-        Yields:
-            Whether it could be claimed.
         """
         if not self.local:
             yield True
@@ -218,11 +181,7 @@ class Store:
             lock.release()
 
     def holder(self, name: str) -> str | None:
-        """The process that holds a claim, in words, or None if it is free.
-
-        Args:
-            name: What is claimed; see `claim_name`.
-        """
+        """The process that holds a claim, in words, or None if it is free."""
         about = self.folder / ".locks" / f"{component(name)}.json"
         if not self.local or not about.exists():
             return None

@@ -34,7 +34,7 @@ PRELOAD = ["pytest", "fault_drivers", "hf_elmix.study.grid", "hf_elmix.study.run
 STEPS = 20
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
 TASKS, SEEDS = ("toy",), (3, 4)
-COST = 57  # steps of one experiment: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
+COST = 57  # steps of one block: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
 PLANNED = COST * len(TASKS) * len(SEEDS)
 
 TINY = {

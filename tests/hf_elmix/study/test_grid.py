@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from hf_elmix.errors import UsageError
-from hf_elmix.study import queue
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.executors.local import run_in_workers
 from hf_elmix.study.grid import keep_best, missing_runs, run_grid
 from hf_elmix.study.progress import View
+from hf_elmix.study.queue import Queue
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.shared_prefixes import Branch, Outcome, plan
 from hf_elmix.study.spec import KEEP, Method, RunKey, RunRecord, Study, Task, TrainerInputs
@@ -74,7 +74,7 @@ class StubRun:
         self.record_of, self.status = record_of, status
         self.keys: list[RunKey] = []
         self.branches: list[Branch] = []
-        self.there: list[set[str]] = []  # the checkpoints of an experiment before each of its branches
+        self.there: list[set[str]] = []  # the checkpoints of a block before each of its branches
         self.interrupt_at: int | None = None
 
     def __call__(
@@ -371,7 +371,7 @@ def test_runs_are_told_whether_to_keep_models(store, stub, keep):
     assert set(told) == {keep != "none"}
 
 
-def test_an_experiment_is_claimed_while_it_is_done_and_no_longer(store, stub):
+def test_a_block_is_claimed_while_it_is_done_and_no_longer(store, stub):
     held = []
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
@@ -513,6 +513,16 @@ def test_a_declaration_says_what_was_asked_for_and_grows(store, stub):
     }
 
 
+def test_the_commands_that_asked_are_kept_each_once_and_in_order(store, stub):
+    run_grid(study("a"), store, stub)
+    assert store.declaration()["commands"] == []
+    for command in ("study a", "study b", "study a"):
+        run_grid(study(command[-1]), store, stub, command=command)
+    assert store.declaration()["commands"] == ["study a", "study b"]
+    run_grid(study("ab"), store, stub, overwrite=True, command="study ab")
+    assert store.declaration()["commands"] == ["study ab"]
+
+
 def test_a_folder_with_a_method_of_its_own_can_grow_by_others(store, stub):
     run_grid(study("a", ("ce", Method("slow", {"learning_rate": 1.0}, "0-0.5"))), store, stub)
     assert run_grid(study("a", ("0",)), store, stub) == Counter(done=2)
@@ -548,7 +558,7 @@ def test_other_settings_are_refused_while_another_process_is_at_work(store, stub
     assert len(stub.keys) == 2
 
 
-def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
+def test_leftovers_of_complete_blocks_are_tidied_away(store, stub):
     run_grid(study(methods=PAPER), store, stub)
     for task, seed in (("a", 0), ("b", 1)):
         folder = store.segments_of(task, seed)
@@ -563,7 +573,7 @@ def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(queue, "PATIENCE", 0.02)
+    monkeypatch.setattr(Queue, "patience", 0.02)
 
 
 def threads_of(count: int, work: Callable[[int], None]) -> None:
@@ -599,10 +609,10 @@ def test_two_drivers_in_one_folder_do_each_run_once_and_both_finish(store, recor
     threads_of(2, drive)
     assert Counter(stubs[0].keys) + Counter(stubs[1].keys) == Counter(whole.runs().keys())
     assert counts == [Counter(done=24)] * 2
-    # An experiment is done by one of them, and each of them had some.
-    experiments = [{(key.task, key.seed) for key in one.keys} for one in stubs]
-    assert experiments[0] & experiments[1] == set()
-    assert min(map(len, experiments)) > 0
+    # A block is done by one of them, and each of them had some.
+    blocks = [{(key.task, key.seed) for key in one.keys} for one in stubs]
+    assert blocks[0] & blocks[1] == set()
+    assert min(map(len, blocks)) > 0
     assert left(store) == []
 
 
@@ -650,7 +660,7 @@ def test_a_driver_takes_over_from_one_that_is_killed(store, stub, impatient, cap
 
 
 def test_what_another_driver_did_in_the_meantime_is_not_done_again(store, stub, record_of, impatient):
-    """A driver that was told of two missing experiments, of which another one did the second, in part."""
+    """A driver that was told of two missing blocks, of which another one did the second, in part."""
     whole = study("ab", seeds=(0,))
 
     def run(*args: Any, **given: Any) -> Outcome:
@@ -780,6 +790,20 @@ def test_runs_without_a_model_cannot_be_the_best(store, with_models, record_of):
     store.write(best := record_of(RunKey("a", "ce", 7), 0.99))
     keep_best(store, keys_of([*made, best]))
     assert kept(store) == [1]
+
+
+def test_of_a_sweep_one_model_stays_and_none_goes_before_all_candidates_of_a_seed_have_ended(store, record_of):
+    scores = {("x [lr=1]", 0): 0.5, ("x [lr=2]", 0): 0.6, ("x [lr=1]", 1): 0.9, ("x [lr=2]", 1): 0.7}
+    keys = [RunKey("a", method, seed) for method, seed in scores]
+    for key, score in list(zip(keys, scores.values(), strict=True))[:3]:
+        store.write(record_of(key, score))
+        (store.folder_of(key) / "model").mkdir()
+    keep_best(store, keys)
+    assert [(store.folder_of(key) / "model").exists() for key in keys[:3]] == [False, True, True]
+    store.write(record_of(keys[3], 0.7))
+    (store.folder_of(keys[3]) / "model").mkdir()
+    keep_best(store, keys)
+    assert [(store.folder_of(key) / "model").exists() for key in keys] == [False, False, True, False]
 
 
 def test_other_tasks_and_methods_are_let_alone(store, with_models, record_of):

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,16 @@ def configured(toy: Any, name: str, *methods: str) -> Study:
     return toy.study(make, *methods, **arguments)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+# The quick tests train what differs most: accumulation, the order of rows, logs and evaluations between forks.
+QUICK = ("grouped by length, accumulated", "rare logs", "evaluation at forks")
+
+
+def quick_first(values: Iterable[Any], quick: Callable[[Any], bool]) -> list[Any]:
+    """Parameters of which all but a few are slow."""
+    return [value if quick(value) else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("name", quick_first(CONFIGURATIONS, lambda name: name in QUICK))
 def test_all_methods_together_end_with_the_bits_of_each_alone(toy, tmp_path, name):
     study = configured(toy, name, *METHODS)
     shared = results(study, tmp_path / "shared")
@@ -122,7 +132,11 @@ def default_alone(toy, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return results(configured(toy, "default", *METHODS), tmp_path_factory.mktemp("alone"), sharing=False)
 
 
-@pytest.mark.parametrize("pair", list(itertools.combinations(METHODS, 2)), ids=" | ".join)
+@pytest.mark.parametrize(
+    "pair",
+    quick_first(itertools.combinations(METHODS, 2), lambda pair: pair in (METHODS[2:4], METHODS[5:7])),
+    ids=" | ".join,
+)
 def test_every_two_methods_end_with_the_bits_of_each_alone(toy, tmp_path, default_alone, pair):
     study = configured(toy, "default", *pair)
     shared = results(study, tmp_path)
@@ -136,7 +150,7 @@ def arguments_of(study: Study, folder: Path) -> TrainingArguments:
 
 
 @pytest.mark.parametrize("name", ["default", "ragged accumulation", "grouped by length", "rare logs"])
-@pytest.mark.parametrize("method", ["0-0.5", "ce"])
+@pytest.mark.parametrize("method", quick_first(["0-0.5", "ce"], lambda method: method == "0-0.5"))
 def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method):
     study = configured(toy, name, method)
     ((record, weights),) = results(study, tmp_path / "study", sharing=False).values()
@@ -219,12 +233,15 @@ def logs_of(trainer: MixedLossTrainer) -> list[dict[str, Any]]:
     return [{name: value for name, value in log.items() if not name.endswith(clock)} for log in logs]
 
 
-@pytest.mark.parametrize("name", ["default", "rare logs", "grouped by length, accumulated", "evaluation at forks"])
-def test_a_pause_after_any_step_changes_nothing(toy, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [("rare logs", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("default", *QUICK))],
+)
+def test_a_pause_after_any_step_changes_nothing(toy, tmp_path, name, every):
     training = Training(toy, tmp_path, name)
     whole = training.until()
     steps = whole.state.max_steps
-    for stops in [(7,), (10,), (steps - 1,), (5, 6), tuple(range(1, steps))]:
+    for stops in [(7,), (10,), (steps - 1,), tuple(range(1, steps))] if every else [(5, 6, 11, steps - 1)]:
         again = training.until(*stops)
         assert logs_of(again) == logs_of(whole), stops
         for one, other in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True):

@@ -179,7 +179,7 @@ def groups(branches: list[Branch]) -> list[tuple[str, ...]]:
     return [branch.among for branch in branches]
 
 
-def test_an_experiment_starts_with_one_branch_for_each_first_weights():
+def test_a_block_starts_with_one_branch_for_each_first_weights():
     methods = methods_of("ce", "0", "0,0.5", "el", "0-0.5", "ce@0 el@0.5")
     branches = roots(("a", 3), methods, [method.name for method in methods])
     assert groups(branches) == [("ce", "ce@0 el@0.5"), ("0", "0,0.5", "0-0.5"), ("el",)]

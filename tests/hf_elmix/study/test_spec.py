@@ -35,7 +35,7 @@ def study(tasks: str = "ab", methods: tuple[str, ...] = ("ce", "0-0.5"), seeds: 
     return Study(tuple(map(task, tasks)), tuple(map(Method, methods)), seeds, {"learning_rate": 2e-5})
 
 
-def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
+def test_runs_go_block_by_block_in_the_order_they_were_declared():
     assert list(study().runs()) == [
         RunKey("a", "ce", 3),
         RunKey("a", "0-0.5", 3),
@@ -54,12 +54,12 @@ def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
     st.lists(st.sampled_from(list(REGIMES)), unique=True),
     st.lists(st.integers(0, 9), unique=True, max_size=3),
 )
-def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_experiment(tasks, methods, seeds):
+def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_block(tasks, methods, seeds):
     keys = list(study("".join(tasks), tuple(methods), tuple(seeds)).runs())
     assert len(keys) == len(tasks) * len(methods) * len(seeds)
     for cut in range(len(keys) + 1):
         begun = [(key.task, key.seed) for key in keys[:cut]]
-        assert sum(begun.count(experiment) < len(methods) for experiment in set(begun)) <= 1
+        assert sum(begun.count(block) < len(methods) for block in set(begun)) <= 1
 
 
 def test_each_run_comes_with_its_own_task_and_method():

@@ -396,7 +396,7 @@ def test_a_claim_ends_with_an_error(store):
         assert free
 
 
-def test_claims_of_different_experiments_are_different(store):
+def test_claims_of_different_blocks_are_different(store):
     names = [claim_name((task, seed)) for task in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
     assert len(set(names)) == len(names)
     with store.claim(claim_name(("a/b", 0))) as one, store.claim(claim_name(("a", 0))) as other:
@@ -432,7 +432,7 @@ def held_elsewhere(store: Store, name: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_a_claim_name_another_process_ends_when_that_is_killed(store):
+def test_a_claim_of_another_process_ends_when_that_is_killed(store):
     with held_elsewhere(store, "a seed0") as process:
         with store.claim("a seed0") as free:
             assert not free
