@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-__all__ = ["counted", "first_upper", "gain_text", "interval_text", "number", "pvalue_text"]
+__all__ = ["counted", "first_upper", "gain_text", "interval_text", "number", "p_equals", "pvalue_text"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -40,3 +40,8 @@ def interval_text(low: float, high: float, scale: float) -> str:
 def pvalue_text(value: float) -> str:
     """A p-value with three digits, or n/a."""
     return "n/a" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_equals(value: float) -> str:
+    """``p = 0.012`` or ``p < 0.001``."""
+    return f"p {'' if value < 0.001 else '= '}{pvalue_text(value)}"

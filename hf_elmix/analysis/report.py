@@ -84,6 +84,8 @@ def _figure(picture: Picture) -> Figure:
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(WIDTH, picture.height), layout="constrained")
         picture.draw(figure.subplots())
+        figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # else it would be laid out again for each of its files, half of the time
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, pvalue_text
+from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, p_equals, pvalue_text
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
 from hf_elmix.analysis.profile import performance_profile, profile_bands
 from hf_elmix.analysis.results import StudyResults
@@ -56,8 +56,8 @@ def verdict(results: StudyResults) -> list[str]:
     sentences += [_detectable(results, str(gains.index[0])), _ranks(results), _runs(results)]
     if undefined := results.profile.attrs["undefined"]:
         sentences.append(
-            f"In {counted(undefined, 'block')} the best score is zero or negative, so ratios to it are undefined: only "
-            "the best method counts as solving it."
+            f"In {counted(undefined, 'block')} the best score is zero or negative, so ratios to it are undefined: "
+            "only the best method counts as solving it."
         )
     return sentences
 
@@ -108,9 +108,7 @@ def _ranks(results: StudyResults) -> str:
     statistic, pvalue = results.friedman
     if pd.isna(pvalue):
         return "No block has a score for every method, so that methods cannot be ranked."
-    relation = "" if pvalue < 0.001 else "= "
-    blocks = counted(results.complete, "block")
-    test = f"Friedman χ² = {number(statistic)}, p {relation}{pvalue_text(pvalue)}, {blocks}"
+    test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {counted(results.complete, 'block')}"
     if pvalue >= 0.05:
         return f"The mean ranks of the methods do not differ significantly ({test})."
     labels = [[method_label(name) for name in group] for group in results.groups if len(group) > 1]
@@ -127,8 +125,9 @@ def _runs(results: StudyResults) -> str:
     counts = without["status"].value_counts()
     kinds = ", ".join(f"{count} {status if status != 'done' else 'without one'}" for status, count in counts.items())
     return (
-        f"{len(runs_df) - len(without)} of {len(runs_df)} runs have a score ({kinds}). A run without a score counts "
-        "as not solved in the performance profile, and its block is left out of differences and ranks; none is imputed."
+        f"{len(runs_df) - len(without)} of {len(runs_df)} runs have a score ({kinds}). A run without a score is "
+        "never imputed: it counts as not solved in the performance profile, and its block is left out of differences "
+        "and ranks."
     )
 
 
@@ -139,7 +138,7 @@ def _pictures(results: StudyResults) -> list[Picture]:
         Picture(
             "profile",
             "Performance profile: for each threshold τ, the share of blocks in which a method reaches at least τ "
-            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shades are 95 % bootstrap bands.",
+            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shades: 95 % bootstrap bands.",
             lambda ax: plot_profile(results.profile, ax, bands=results.bands),
             3.9 + (legend if len(results.methods) > CROWD else 0),
         )
@@ -148,8 +147,8 @@ def _pictures(results: StudyResults) -> list[Picture]:
         look: dict[str, Any] = {"order": results.methods, "scale": results.scale}
         tasks = min(ROWS, results.gains_df.index.get_level_values(0).nunique())
         caption = (
-            f"Difference from {method_label(results.baseline)} on each task: mean over seeds with its 95 % interval. An "
-            "interval that excludes 0 is a significant difference on that task, not adjusted for the number of tasks."
+            f"Difference from {method_label(results.baseline)} on each task: mean over seeds with its 95 % interval. "
+            "An interval that excludes 0 is a significant difference on that task, not adjusted for multiple tests."
         )
         height = 0.9 + legend + tasks * max(0.32, 0.12 * len(results.others))
         draw = lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look)  # noqa: E731
@@ -204,8 +203,8 @@ def _pairs(results: StudyResults) -> Table:
     ]
     caption = (
         f"Each method compared with {method_label(results.baseline)} in the same blocks: mean difference in points "
-        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which it is "
-        "better, equal and worse; probability of improvement; two-sided p-values of the sign test and of Wilcoxon's "
+        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which it "
+        "is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of Wilcoxon's "
         "signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the smallest true "
         "gain that would be significant in 4 of 5 studies of this size."
     )
@@ -232,8 +231,8 @@ def _conover(results: StudyResults) -> Table:
     ]
     caption = (
         f"Pairwise comparison of mean ranks over {counted(results.complete, 'block')}: p-values of Conover's test, "
-        "adjusted by Benjamini and Hochberg. They are to be read only if Friedman's test is significant (here p: "
-        f"{pvalue_text(results.friedman.pvalue)})."
+        "adjusted by Benjamini and Hochberg. They are meaningful only if Friedman's test is significant "
+        f"(here {p_equals(results.friedman.pvalue)})."
     )
     return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.methods)], rows)
 
