@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hf_elmix.analysis.formats import to_latex, to_markdown
 from hf_elmix.analysis.results import StudyResults
@@ -82,10 +83,9 @@ def _page(sections: Sequence[Section], figures: Mapping[str, Figure], title: str
 
 def _figure(picture: Picture) -> Figure:
     with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH, picture.height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, picture.height))
         picture.draw(figure.subplots())
-        figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # else it would be laid out again for each of its files, half of the time
+        ConstrainedLayoutEngine().execute(figure)  # once: as the figure's own engine it would run again for each file
     return figure
 
 
@@ -102,8 +102,8 @@ def _image(figure: Figure, name: str, kind: str) -> bytes:
 
 def _inline(figure: Figure, name: str) -> str:
     """A figure as part of a page: its black takes the colour of the text, its background is transparent."""
-    for part in (figure, *figure.axes):
-        part.patch.set_alpha(0)
+    for patch in (figure.patch, *(ax.patch for ax in figure.axes)):
+        patch.set_alpha(0)
     svg = _image(figure, name, "svg").decode()
     svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*" width="[^"]*"', r"\1\2", svg)

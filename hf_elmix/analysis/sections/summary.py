@@ -203,9 +203,9 @@ def _pairs(results: StudyResults) -> Table:
     ]
     caption = (
         f"Each method compared with {method_label(results.baseline)} in the same blocks: mean difference in points "
-        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which it "
-        "is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of Wilcoxon's "
-        "signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the smallest true "
+        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which "
+        "it is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of "
+        "Wilcoxon's signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the smallest true "
         "gain that would be significant in 4 of 5 studies of this size."
     )
     header = [
