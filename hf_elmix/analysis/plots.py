@@ -1,4 +1,4 @@
-"""Figures of scores. Each function takes an axis, draws on it and returns it."""
+"""Figures of scores. Each function draws on an axis and returns it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ from hf_elmix.analysis.numbers import counted
 from hf_elmix.losses.schedules import MixingSchedule, focus_of
 from hf_elmix.plotting import LONGEST, STYLES, drawn_name, escaped, finished, line_of, short_name, style_of
 
-__all__ = [
-    "plot_differences",
-    "plot_losses",
-    "plot_means",
-    "plot_profile",
-    "plot_ranks",
-    "plot_schedule",
-    "plot_scores",
-    "plot_weights",
-]
+__all__ = ["plot_curves", "plot_differences", "plot_profile", "plot_ranks", "plot_schedule"]
 
 ROWS = 40  # tasks in a figure of differences
 CROWD = 4  # methods whose legend fits inside a profile
@@ -43,9 +34,6 @@ def plot_profile(
         profile: From `performance_profile`.
         ax: Where to draw; left out, the current axis.
         bands: From `profile_bands`, at the same or other thresholds.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     blocks, undefined = profile.attrs.get("blocks"), profile.attrs.get("undefined", 0)
@@ -81,9 +69,6 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
         ranks: Mean rank of each method, 1 is best.
         groups: From `groups`; a group of one has no bar.
         ax: Where to draw; left out, the current axis.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     bars = [group for group in groups if len(group) > 1]
@@ -127,9 +112,6 @@ def plot_differences(
         ax: Where to draw; left out, the current axis.
         order: All methods of the study in order, for their styles; left out, the baseline and those of `gains`.
         scale: Factor on the differences: 100 draws percentage points.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     table = (gains[["difference", "low", "high"]] * scale).unstack("method", sort=False)
@@ -153,84 +135,56 @@ def plot_differences(
     return finished(ax, legend="below")
 
 
-def plot_scores(
-    curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None, scale: float = 100
-) -> Axes:
-    """Draw the score at the end of each epoch: the mean over seeds, with whiskers from the lowest to the highest.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; left out, the current axis.
-        order: All methods of the study in order, for their styles; left out, the order of appearance.
-        scale: Factor on the scores.
-
-    Returns:
-        The axis.
-    """
-    ax = plt.gca() if ax is None else ax
-    curves = _curves(curves_df, "score", order)
-    for k, (method, line, curve) in enumerate(curves):
-        shift = 0.3 * (k + 0.5) / len(curves) - 0.15  # so that whiskers do not coincide
-        middle, reach = scale * curve["mean"], scale * (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
-        ax.errorbar(curve.index + shift, middle, reach, label=drawn_name(method), elinewidth=1.2, **line)
-    return _over_epochs(ax, "score: mean, lowest, highest")
-
-
-def plot_means(
+def plot_curves(
     curves_df: pd.DataFrame,
     quantity: str,
     ax: Axes | None = None,
     *,
+    dotted: str = "",
     order: Sequence[str] | None = None,
-    scale: float = 100,
+    scale: float = 1,
     label: str = "",
+    whiskers: bool = False,
+    **look: Any,
 ) -> Axes:
-    """Draw a quantity at the end of each epoch: the mean over all runs of each method.
+    """Draw a quantity over epochs: the mean over all runs of each method.
 
     Args:
         curves_df: From `curves_table`.
         quantity: Which one.
         ax: Where to draw; left out, the current axis.
-        order: As in `plot_scores`.
-        scale: Factor on its values.
+        dotted: A second quantity, drawn with dotted lines beside the solid ones of the first.
+        order: All methods of the study in order, for their styles; left out, the order of appearance.
+        scale: Factor on the values.
         label: Of the vertical axis; left out, the quantity.
-
-    Returns:
-        The axis.
+        whiskers: Whether to draw whiskers from the lowest to the highest value.
+        **look: Passed to Matplotlib for all lines.
     """
     ax = plt.gca() if ax is None else ax
-    for method, line, curve in _curves(curves_df, quantity, order):
-        ax.plot(curve.index, scale * curve["mean"], label=drawn_name(method), **line)
-    return _over_epochs(ax, "\n".join(map(escaped, textwrap.wrap(label or quantity, LONGEST))))
-
-
-def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
-    """Draw both terms of the loss on the training rows, the mean over seeds: CE solid, EL dotted.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; left out, the current axis.
-        order: As in `plot_scores`.
-
-    Returns:
-        The axis.
-    """
-    return _plot_both(curves_df, ("loss_ce", "loss_el"), "mean loss: CE solid, EL dotted", ax, order)
-
-
-def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
-    """Draw the weights of the loss during training: α solid, β dotted.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; left out, the current axis.
-        order: As in `plot_scores`.
-
-    Returns:
-        The axis.
-    """
-    # A logged weight has held since the log before.
-    return _plot_both(curves_df, ("alpha", "beta"), "weight: α solid, β dotted", ax, order, drawstyle="steps-pre")
+    methods = order or list(dict.fromkeys(curves_df["method"]))
+    for name in filter(None, (quantity, dotted)):
+        chosen = curves_df[(curves_df["quantity"] == name) & curves_df["value"].notna()]
+        for place, method in enumerate(methods):
+            curve = scale * chosen[chosen["method"] == method].groupby("epoch")["value"].agg(["mean", "min", "max"])
+            line: dict[str, Any] = {**line_of(place), "marker": style_of(place).marker, "ms": 4, **look}
+            if dotted:
+                line["ls"] = (0, (1, 1.2)) if name == dotted else "-"
+            if not len(curve):
+                continue
+            if name == quantity:
+                line["label"] = drawn_name(method)
+            if whiskers:
+                shift = 0.3 * (place + 0.5) / len(methods) - 0.15  # so that whiskers do not coincide
+                reach = (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
+                ax.errorbar(curve.index + shift, curve["mean"], reach, elinewidth=1.2, **line)
+            else:
+                ax.plot(curve.index, curve["mean"], **line)
+    if dotted:
+        ax.set_ylim(bottom=0)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("\n".join(map(escaped, textwrap.wrap(label or quantity, LONGEST))))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finished(ax, legend="above")
 
 
 def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
@@ -239,9 +193,6 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
     Args:
         schedule: The schedule.
         ax: Where to draw; left out, the current axis.
-
-    Returns:
-        The axis of the weights.
     """
     ax = plt.gca() if ax is None else ax
     right = ax.twinx()
@@ -262,45 +213,6 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
         side.spines["top"].set_visible(False)
     ax.set_xlim(0, 100)
     ax.set_xlabel("training (% of the steps)")
-    return finished(ax, legend="above")
-
-
-def _plot_both(
-    curves_df: pd.DataFrame,
-    quantities: tuple[str, str],
-    label: str,
-    ax: Axes | None,
-    order: Sequence[str] | None,
-    **look: Any,
-) -> Axes:
-    """Draw two quantities of each method: the first solid and in the legend, the second dotted."""
-    ax = plt.gca() if ax is None else ax
-    for quantity, dashes in zip(quantities, ("-", (0, (1, 1.2))), strict=True):
-        for method, line, curve in _curves(curves_df, quantity, order):
-            name = {"label": drawn_name(method)} if dashes == "-" else {}
-            ax.plot(curve.index, curve["mean"], **{**line, "ls": dashes, **name, **look})
-    ax.set_ylim(bottom=0)
-    return _over_epochs(ax, label)
-
-
-def _curves(
-    curves_df: pd.DataFrame, quantity: str, order: Sequence[str] | None
-) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """Line and values (mean, lowest, highest at each epoch) of each method that has any."""
-    methods = order or list(dict.fromkeys(curves_df["method"]))
-    chosen = curves_df[(curves_df["quantity"] == quantity) & curves_df["value"].notna()]
-    parts = {method: chosen[chosen["method"] == method].groupby("epoch")["value"] for method in methods}
-    return [
-        (method, {**line_of(place), "marker": style_of(place).marker, "ms": 4}, values.agg(["mean", "min", "max"]))
-        for place, (method, values) in enumerate(parts.items())
-        if len(values)
-    ]
-
-
-def _over_epochs(ax: Axes, label: str) -> Axes:
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(label)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finished(ax, legend="above")
 
 

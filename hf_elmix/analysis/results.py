@@ -13,7 +13,6 @@ from hf_elmix.analysis.comparison import (
     differences,
     mean_gain,
     minimum_detectable_effect,
-    seeds_needed,
     task_gains,
 )
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
@@ -156,22 +155,6 @@ class StudyResults:
         if not ranked:
             return []
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
-
-    def seeds_for(self, method: str, effect: float) -> int | None:
-        """Seeds per task with which a true gain would be detected.
-
-        Args:
-            method: One of the methods but the baseline.
-            effect: The gain, above 0, in the unit of the scores.
-
-        Returns:
-            The number, or None if 256 are not enough or no variance was measured.
-
-        Raises:
-            UsageError: If the effect is not above 0.
-        """
-        needed = seeds_needed(self.scores[[self.baseline, method]], effect, self.baseline, self.seed)[method]
-        return None if pd.isna(needed) else int(needed)
 
     def with_metric(self, metric: str) -> StudyResults:
         """The results of the same runs with another metric as their score.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hf_elmix.analysis.formats import Table
 from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
-from hf_elmix.analysis.plots import plot_means
+from hf_elmix.analysis.plots import plot_curves
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import Picture, Section
 from hf_elmix.analysis.sections.scores import mean_rows
@@ -40,7 +40,7 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
         tables.append(Table(f"secondary-{place}", label, caption, header, rows))
         if found.curves_df is not None:
             draw = partial(
-                plot_means, found.curves_df, name, order=results.methods, scale=found.scale, label=labels[name]
+                plot_curves, found.curves_df, name, order=results.methods, scale=found.scale, label=labels[name]
             )
             height = 2.8 + 0.2 * legend_rows(results.methods)
             caption = f"{label}: mean over all runs of a method at the end of each epoch."

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from hf_elmix.analysis.comparison import seeds_needed
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, p_equals, pvalue_text
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
@@ -90,7 +91,8 @@ def _detectable(results: StudyResults, method: str) -> str:
         return "The minimum detectable effect is unknown, since no variation could be measured."
     if not effect:
         return "The differences do not vary at all, so that any gain would have been detected."
-    per_task = results.scores[[results.baseline, method]].dropna().groupby(level=0).size()
+    pair = results.scores[[results.baseline, method]]
+    per_task = pair.dropna().groupby(level=0).size()
     size = counted(int(per_task.median()), "seed") if results.has_seeds else counted(len(per_task), "task")
     text = (
         f"With {size}, the minimum detectable effect is {number(scale * effect)} points for {method_label(method)}: "
@@ -98,10 +100,11 @@ def _detectable(results: StudyResults, method: str) -> str:
     )
     if row["low"] > 0 or not row["difference"] > 0:
         return f"{text}."
-    needed = results.seeds_for(method, row["difference"])
+    needed = seeds_needed(pair, row["difference"], results.baseline, results.seed)[method]
+    enough = "more than 256" if pd.isna(needed) else f"about {needed}"
     unit = "seeds per task" if results.has_seeds else "tasks"
     gain = gain_text(row["difference"], scale)
-    return f"{text}; detecting {gain} points would take {f'about {needed}' if needed else 'more than 256'} {unit}."
+    return f"{text}; detecting {gain} points would take {enough} {unit}."
 
 
 def _ranks(results: StudyResults) -> str:
@@ -205,19 +208,10 @@ def _pairs(results: StudyResults) -> Table:
         f"Each method compared with {method_label(results.baseline)} in the same blocks: mean difference in points "
         f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which "
         "it is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of "
-        "Wilcoxon's signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the smallest true "
-        "gain that would be significant in 4 of 5 studies of this size."
+        "Wilcoxon's signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the "
+        "smallest true gain that would be significant in 4 of 5 studies of this size."
     )
-    header = [
-        "method",
-        "difference",
-        "95 % interval",
-        "better/equal/worse",
-        "P(better)",
-        "sign p",
-        "Wilcoxon p",
-        "MDE",
-    ]
+    header = ["method", "difference", "95 % CI", "better/equal/worse", "P(better)", "sign p", "Wilcoxon p", "MDE"]
     return Table("pairs", "Differences", caption, header, rows)
 
 
