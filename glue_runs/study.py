@@ -16,7 +16,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.losses.baselines import ComplementEntropy
 from hf_elmix.losses.registry import expand_losses
-from hf_elmix.study.spec import Materials, Method, Study, Task
+from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import count_tokens, digest, find_task, load_task, revision, tokenise
@@ -151,12 +151,14 @@ def glue_task(
         **limits,
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
-    metric = task.metrics[0]  # with the name of its set before it where there are several
-    score = metric if len(rows) == 2 else f"{_short(task.splits[0])}_{metric}"
+    metric = task.metrics[0]
+    select = Select(metric, scored_on=None if len(rows) == 2 else _short(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
     materials = partial(_materials, task, source, tokens, collator, padding == "free", provenance)
     secondary = {f"train_{kind}_{metric}": label for kind, label in kinds.items()}
-    return Task(task.name, score, materials, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
+    return Task(
+        task.name, select, materials, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary
+    )
 
 
 def _materials(
@@ -167,7 +169,7 @@ def _materials(
     padding_free: bool,
     provenance: Mapping[str, Any],
     seed: int,
-) -> Materials:
+) -> TrainerInputs:
     evaluated = {_short(split): part for split, part in rows.items() if split != "train"}
     model = load_model(source, task, seed)
     if padding_free:
@@ -180,7 +182,7 @@ def _materials(
         "compute_metrics": compute_metrics_for(task),
         "preprocess_logits_for_metrics": predicted_classes,
     }
-    return Materials(trainer, dict(provenance))
+    return TrainerInputs(trainer, dict(provenance))
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:

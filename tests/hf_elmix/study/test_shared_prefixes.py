@@ -181,9 +181,9 @@ def groups(branches: list[Branch]) -> list[tuple[str, ...]]:
     return [branch.among for branch in branches]
 
 
-def test_an_experiment_starts_with_one_branch_for_each_first_weights():
+def test_a_block_starts_with_one_branch_for_each_first_weights():
     methods = methods_of("ce", "0", "0,0.5", "el", "0-0.5", "ce@0 el@0.5")
-    branches = roots("a", 3, methods, [method.name for method in methods])
+    branches = roots(("a", 3), methods, [method.name for method in methods])
     assert groups(branches) == [("ce", "ce@0 el@0.5"), ("0", "0,0.5", "0-0.5"), ("el",)]
     for branch in branches:
         assert (branch.task, branch.seed, branch.start) == ("a", 3, 0)
@@ -192,24 +192,24 @@ def test_an_experiment_starts_with_one_branch_for_each_first_weights():
 
 def test_methods_with_other_arguments_share_nothing():
     methods = [Method("0"), Method("0,0.5", {"learning_rate": 1.0}), Method("0-0.5"), Method("0 0.5", {"n": [1]})]
-    assert groups(roots("a", 0, methods, PAPER)) == [("0", "0-0.5"), ("0,0.5",)]
+    assert groups(roots(("a", 0), methods, PAPER)) == [("0", "0-0.5"), ("0,0.5",)]
     same = [Method("0", {"a": 1, "b": (1, 2)}), Method("0-0.5", {"b": [1, 2], "a": 1})]
-    assert groups(roots("a", 0, same, PAPER)) == [("0", "0-0.5")]
+    assert groups(roots(("a", 0), same, PAPER)) == [("0", "0-0.5")]
 
 
 def test_without_sharing_every_method_is_a_branch():
-    branches = roots("a", 0, methods_of(*PAPER), PAPER, sharing=False)
+    branches = roots(("a", 0), methods_of(*PAPER), PAPER, sharing=False)
     assert groups(branches) == [(name,) for name in PAPER]
 
 
 def test_only_missing_methods_are_done_but_all_determine_the_segments():
     methods = methods_of(*PAPER)
-    assert roots("a", 0, methods, ["0,0.5"]) == [Branch("a", 0, ("0", "0,0.5", "0-0.5"), ("0,0.5",))]
-    assert roots("a", 0, methods, []) == []
+    assert roots(("a", 0), methods, ["0,0.5"]) == [Branch("a", 0, ("0", "0,0.5", "0-0.5"), ("0,0.5",))]
+    assert roots(("a", 0), methods, []) == []
 
 
 def test_what_is_missing_keeps_the_order_of_the_study():
-    (branch,) = roots("a", 0, methods_of("0-0.5", "0", "0,0.5"), ["0,0.5", "0-0.5"])
+    (branch,) = roots(("a", 0), methods_of("0-0.5", "0", "0,0.5"), ["0,0.5", "0-0.5"])
     assert branch.methods == ("0-0.5", "0,0.5")
     assert branch.keys == (RunKey("a", "0-0.5", 0), RunKey("a", "0,0.5", 0))
 
@@ -226,7 +226,7 @@ def test_walking_the_branches_trains_each_segment_that_a_missing_run_needs_once(
     missing = data.draw(st.sets(st.sampled_from(sorted(methods))))
     declared = [Method(name, loss=loss) for name, loss in methods.items()]
     trained: list[tuple[tuple[str, ...], Segment]] = []
-    for root in roots("a", 0, declared, missing):
+    for root in roots(("a", 0), declared, missing):
         segments = plan({name: methods[name] for name in root.among}, steps)
         trained += [(branch.methods, branch.segment(segments)) for branch in walk(root, segments)]
     wanted = [segment for segment in plan(methods, steps) if missing & set(segment.methods)]
@@ -267,12 +267,12 @@ def test_a_branch_reads_as_words():
 
 
 def test_the_share_of_a_branch_is_what_it_costs_in_runs():
-    shares = {b.among: share(b, named(*PAPER)) for b in roots("a", 0, methods_of(*PAPER), PAPER)}
+    shares = {b.among: share(b, named(*PAPER)) for b in roots(("a", 0), methods_of(*PAPER), PAPER)}
     assert shares == {("ce",): 1, ("0", "0,0.5", "0-0.5"): pytest.approx(1 + 0.05 + 5 / 6, abs=1e-5)}
 
 
 def test_the_share_of_a_branch_counts_only_what_is_missing():
-    (branch,) = roots("a", 0, methods_of("0", "0,0.5", "0-0.5"), ["0,0.5"])
+    (branch,) = roots(("a", 0), methods_of("0", "0,0.5", "0-0.5"), ["0,0.5"])
     assert share(branch, named(*PAPER)) == pytest.approx(1)
-    (branch,) = roots("a", 0, methods_of("0", "0,0.5", "0-0.5"), ["0,0.5", "0-0.5"])
+    (branch,) = roots(("a", 0), methods_of("0", "0,0.5", "0-0.5"), ["0,0.5", "0-0.5"])
     assert share(branch, named(*PAPER)) == pytest.approx(1 + 5 / 6, abs=1e-5)
