@@ -1,4 +1,4 @@
-"""MixedLossTrainer beside the stock Trainer: with ``mixing="ce"`` it must do the very same training."""
+"""MixedLossTrainer compared with the stock Trainer: with ``mixing="ce"`` the training must be the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_same_weights_for_token_classification(kit, difference, arguments):
 
 def test_same_best_model(kit, difference):
     rows = kit.sequence_rows(20, seed=1)
-    wrong = [(label + 1) % 3 for label in rows["labels"]]  # what is learned makes it worse: the last model is not best
+    wrong = [(label + 1) % 3 for label in rows["labels"]]  # so that training makes the evaluation worse
     arguments = {
         "eval_dataset": rows.remove_columns("labels").add_column("labels", wrong),
         "load_best_model_at_end": True,
@@ -83,7 +83,7 @@ def test_accumulation_equals_the_stock_trainer_on_the_joined_batch(kit, differen
 
 
 def test_the_stock_trainer_multiplies_the_loss_by_the_accumulated_batches(kit, logged):
-    """What the documentation says of transformers 5.23; if it fails, the Trainer was mended: mend the text."""
+    """What the documentation says of transformers 5.23. If this fails, the Trainer has been fixed: update the text."""
     arguments = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2, "max_steps": 1}
     stock = kit.train(Trainer, model=kit.sequence_model(dropout=0), **arguments)
     ours = kit.train(model=kit.sequence_model(dropout=0), mixing="ce", **arguments)
@@ -180,7 +180,7 @@ def test_a_compiled_model_trains_to_the_same_weights(kit, difference):
 
 
 def test_changing_the_class_name_is_enough(kit, tmp_path, monkeypatch):
-    """Everything left out, the gradual schedule is what trains."""
+    """By default, the gradual schedule is used."""
     monkeypatch.chdir(tmp_path)
     trainer = MixedLossTrainer(model=kit.sequence_model(), train_dataset=kit.sequence_rows(8))
     assert str(trainer.mixing.loss) == "mix:0-0.5"

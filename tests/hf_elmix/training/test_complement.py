@@ -1,4 +1,4 @@
-"""Complement objective training beside the procedure written out by hand."""
+"""Complement objective training, compared with the procedure written out by hand."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def by_hand(trainer: ComplementTrainer, accumulation: int, autocast: bool = Fals
 
 
 def trainer_of(kit, accumulation: int = 1, **given):
-    """Batches in the order of the rows, no dropout: 34 rows in batches of 4, so that the last one is smaller."""
+    """Batches in the order of the rows, without dropout: 34 rows in batches of 4, so that the last is smaller."""
     given = {"model": kit.sequence_model(dropout=0), "train_dataset": kit.sequence_rows(34), **given}
     return kit.trainer(
         ComplementTrainer,
@@ -85,7 +85,7 @@ def test_two_steps_for_each_batch(kit, difference, logged, accumulation, bf16):
     assert 0 < min(entropies) <= max(entropies) <= np.log(2) / 2 + 1e-6
 
 
-def test_the_second_step_makes_the_wrong_classes_more_even(kit):
+def test_the_second_step_evens_out_the_incorrect_classes(kit):
     rows = kit.sequence_rows(40)
     scores = {}
     for kind, given in ((ComplementTrainer, {}), (MixedLossTrainer, {"mixing": "ce"})):
@@ -111,7 +111,7 @@ def test_tokens_that_do_not_count_are_left_out(kit, logged):
     assert np.isfinite(logged(trainer, "complement_entropy")).all()
 
 
-def test_what_has_no_complement_is_refused(kit, tmp_path):
+def test_models_and_losses_without_a_complement_are_refused(kit, tmp_path):
     with pytest.raises(UsageError, match="three classes or more, but the model has 2.*only one"):
         kit.trainer(ComplementTrainer, model=type(kit.sequence_model())(kit.config(num_labels=2)))
     with pytest.raises(
