@@ -60,12 +60,7 @@ def _returns_unchanged(model: nn.Module, head: nn.Linear) -> bool:
 
 @contextlib.contextmanager
 def head_replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace the `forward` of a module.
-
-    Args:
-        head: Any module whose `forward` has not been replaced yet.
-        function: Used in place of its `forward`.
-    """
+    """Use a function in place of a module's `forward`."""
     head.forward = function
     try:
         yield

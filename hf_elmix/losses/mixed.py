@@ -113,17 +113,7 @@ def loss_terms(
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha * ce + beta * el`` (Eq. 12); a term of weight 0 is left out, because 0 * inf would be NaN.
-
-    Args:
-        ce: Cross entropy, of any shape.
-        el: Expectation loss, of the same shape.
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-
-    Returns:
-        The shape of both.
-    """
+    """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term of weight 0 is left out, because 0 * inf is NaN."""
     if not beta:
         return alpha * ce
     return alpha * ce + beta * el if alpha else beta * el

@@ -94,19 +94,13 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
 def reduced(
     loss: Tensor, counts: Tensor, *, reduction: Reduction = "mean", num_items: int | Tensor | None = None
 ) -> Tensor:
-    """Reduce the losses of samples.
+    """Reduce the losses of samples as `Reductions` describes. A mean over no labels at all is 0, with zero gradient.
 
     Args:
         loss: Of each sample, of any shape; weighted, and 0 for samples that do not count.
         counts: The weight of each sample in a mean, of the same shape.
-        reduction: See `Reductions`.
+        reduction: How to reduce.
         num_items: Divisor of a mean in place of the sum of `counts`.
-
-    Returns:
-        A scalar, or the shape of `loss`. A mean over no labels at all is 0, with zero gradient.
-
-    Raises:
-        ValueError: If an argument is outside its range.
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"Expected reduction to be 'mean', 'sum' or 'none', but got {reduction!r}.")
@@ -121,38 +115,18 @@ def reduced(
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:
-    """The divisor of a mean over `count` labels: their sum, or 1 if no label counts, so that the mean is 0.
-
-    Args:
-        count: Number of labels, or a tensor of any shape whose entries add up to it.
-        like: Tensor to be divided.
-
-    Returns:
-        A scalar of the type and on the device of `like`.
-    """
+    """The divisor of a mean over `count` labels: as `total_of`, but 1 if no label counts, so that the mean is 0."""
     total = total_of(count, like)
     return total.where(total > 0, 1)
 
 
 def total_of(count: int | Tensor, like: Tensor) -> Tensor:
-    """Sum of the counts as a scalar of the type and on the device of `like`.
-
-    Args:
-        count: A number, or a tensor of any shape.
-        like: Tensor that the sum is used with.
-    """
+    """A number of labels, or the sum of a tensor of them, as a scalar of the type and on the device of `like`."""
     return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 
 
 def check_class_ids(labels: Tensor) -> None:
-    """Refuse labels that are not class ids.
-
-    Args:
-        labels: Of any shape.
-
-    Raises:
-        TypeError: If they are not integers.
-    """
+    """Raise a TypeError if the labels are not integers."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"Expected labels to be integer class ids, but got {labels.dtype}: regression and multi-label targets "

@@ -46,14 +46,7 @@ class MixingCallback(TrainerCallback):
         self._rates: list[Any] = []
 
     def check_one_step(self, label_smoothing: float) -> None:
-        """Refuse a loss that takes two steps for each batch, or that label smoothing cannot be applied to.
-
-        Args:
-            label_smoothing: The ``label_smoothing_factor``.
-
-        Raises:
-            UsageError: If it is such a loss.
-        """
+        """Refuse a loss that takes two steps for each batch, or that the label smoothing cannot be applied to."""
         if isinstance(self.current, ComplementEntropy):
             raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
         if label_smoothing and not self.current.smooths:
@@ -110,12 +103,7 @@ class MixingCallback(TrainerCallback):
         return self._terms, self._steps
 
     def resume(self, terms: Tensor | None, steps: int) -> None:
-        """Continue from what `pending` returned when training was interrupted.
-
-        Args:
-            terms: Sum of both terms, shape (2,), or None.
-            steps: Number of optimizer steps it covers.
-        """
+        """Continue from what `pending` returned when training was interrupted."""
         self._terms, self._steps = terms, steps
 
     def take_terms(self) -> Tensor | None:
@@ -125,13 +113,10 @@ class MixingCallback(TrainerCallback):
         return mean
 
     def logs(self, scale: int) -> dict[str, float]:
-        """What is logged of the training since the last call: the values of the loss itself, ``loss_ce``, ``loss_el``.
+        """Values of the loss, ``loss_ce`` and ``loss_el`` since the last call, the same in all processes.
 
         Args:
             scale: The value of `device_scale`.
-
-        Returns:
-            Values by name, the same in all processes; none if there was no step.
         """
         terms = self.take_terms()
         if terms is None:
@@ -141,7 +126,7 @@ class MixingCallback(TrainerCallback):
 
 
 def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample; from the two terms, which are computed in any case, if they suffice.
+    """The loss of each sample, from the terms alone if they suffice: they are computed in any case.
 
     Args:
         loss: The loss.
@@ -149,9 +134,6 @@ def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Te
         el: Expectation loss of each sample, shape (...).
         logits: Shape (..., C).
         labels: Shape (...).
-
-    Returns:
-        Shape (...), 0 for samples that do not count.
     """
     if isinstance(loss, Mixed):
         return loss.of_terms(ce, el)
@@ -159,14 +141,7 @@ def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Te
 
 
 def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
-    """The loss, if it can be computed from the cross entropy alone.
-
-    Args:
-        loss: Any loss.
-
-    Raises:
-        UsageError: If it needs all logits.
-    """
+    """The loss, unless it needs more than the cross entropy; then a UsageError is raised."""
     if not isinstance(loss, CrossEntropyFunction):
         raise UsageError(
             f"The loss {str(loss)!r} needs all logits, but only the cross entropy of each label is computed here."
@@ -175,7 +150,7 @@ def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
 
 
 def device_scale(args: TrainingArguments, tp_size: int) -> int:
-    """What the Trainer multiplies a loss by if it was divided by the number of labels on all devices.
+    """What the Trainer multiplies the loss by, which has been divided by the number of labels on all devices.
 
     Args:
         args: Arguments of the Trainer.

@@ -107,11 +107,7 @@ class ComplementTrainer(MixedLossTrainer):
 
 
 def trainer_for(loss: Any) -> type[MixedLossTrainer]:
-    """The Trainer that a loss needs.
-
-    Args:
-        loss: What `hf_elmix.parse_loss` reads.
-    """
+    """The Trainer for a loss, given as `hf_elmix.parse_loss` reads it."""
     return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), ComplementEntropy) else MixedLossTrainer
 
 

@@ -158,11 +158,7 @@ def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
 
 
 def without_loss(outputs: Any) -> tuple[Any, ...]:
-    """Outputs of a model that was given no labels, as a tuple that starts with the logits.
-
-    Args:
-        outputs: A tuple, a list or the logits.
-    """
+    """Outputs of a model that was given no labels, as a tuple that starts with the logits."""
     if isinstance(outputs, Tensor):
         return (outputs,)
     return tuple(outputs[1:] if outputs[0] is None else outputs)
