@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.study.spec import Block, Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]
@@ -35,7 +36,7 @@ class Segment:
     parent: Segment | None = None
 
 
-def plan(losses: Mapping[str, Any], steps: int) -> list[Segment]:
+def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
     """The segments that together are the whole training of every method, none of them trained twice.
 
     Args:
@@ -55,18 +56,18 @@ def cost(segments: Iterable[Segment]) -> int:
     return sum(segment.stop - segment.start for segment in segments)
 
 
-def share(branch: Branch, losses: Mapping[str, Any]) -> float:
+def share(branch: Branch, losses: Mapping[str, Schedule]) -> float:
     """The cost of a branch from the beginning and everything that continues from it, as a multiple of one run."""
     segments = plan({name: losses[name] for name in branch.among}, FINE)
     return cost(segment for segment in segments if set(segment.methods) & set(branch.methods)) / FINE
 
 
-def prefix(loss: Any, stop: int, steps: int) -> list[tuple[int, Any]]:
+def prefix(loss: Schedule, stop: int, steps: int) -> list[tuple[int, Loss]]:
     """Each change of a loss in the first `stop` of `steps` steps, as (step, loss from there on).
 
     Two methods with equal prefixes are the same training that far.
     """
-    changes: list[tuple[int, Any]] = []
+    changes: list[tuple[int, Loss]] = []
     for step in [0, *loss.changes(steps)]:
         now = loss.at(step, steps)
         if step < stop and (not changes or changes[-1][1] != now):
@@ -166,7 +167,7 @@ def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sh
     return [branch for branch in branches if branch.methods]
 
 
-def _grow(losses: Mapping[str, Any], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
+def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
     """The segment of methods that are alike at `start`, and all that continue from it."""
     changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
     stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
@@ -177,9 +178,9 @@ def _grow(losses: Mapping[str, Any], start: int, steps: int, parent: Segment | N
             yield from _grow(group, stop, steps, segment)
 
 
-def _alike(losses: Mapping[str, Any], step: int, steps: int) -> list[dict[str, Any]]:
+def _alike(losses: Mapping[str, Schedule], step: int, steps: int) -> list[dict[str, Schedule]]:
     """Groups of methods with the same loss in the step that follows `step` completed ones."""
-    groups: dict[Any, dict[str, Any]] = {}
+    groups: dict[Loss, dict[str, Schedule]] = {}
     for name, loss in losses.items():
         groups.setdefault(loss.at(step, steps), {})[name] = loss
     return list(groups.values())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hf_elmix.losses.base import Loss, MixedLoss
+from hf_elmix.losses.base import Schedule
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule, Phase
 from hf_elmix.study.shared_prefixes import Branch, Segment, cost, plan, prefix, roots, share
@@ -24,22 +24,22 @@ WEIGHTS = st.sampled_from([(1, 0), (1, 1), (1, Fraction(5, 3)), (0, 1)])
 
 
 @st.composite
-def losses(draw: st.DrawFn) -> MixedLoss:
+def losses(draw: st.DrawFn) -> MixingSchedule:
     starts = [Fraction(0), *sorted(draw(STARTS))]
-    return MixedLoss(MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts)))
+    return MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts))
 
 
 METHODS = st.lists(losses(), max_size=6).map(lambda given: {f"m{k}": one for k, one in enumerate(given)})
 STEPS = st.integers(1, 45)
 
 
-def named(*texts: str) -> dict[str, Loss]:
+def named(*texts: str) -> dict[str, Schedule]:
     return {text: parse_loss(text) for text in texts}
 
 
-def walked(loss: MixedLoss, steps: int) -> tuple[tuple[float, float], ...]:
+def walked(loss: MixingSchedule, steps: int) -> tuple[tuple[float, float], ...]:
     """The weights of every step, one after the other."""
-    return tuple(loss.schedule.weights(step, steps) for step in range(steps))
+    return tuple(loss.weights(step, steps) for step in range(steps))
 
 
 def line(segment: Segment | None) -> list[Segment]:
@@ -81,7 +81,7 @@ def test_segments_tile_every_methods_training_and_no_step_is_in_two(methods, ste
             assert segment.start < segment.stop
             first = methods[segment.methods[0]]
             for step in range(segment.start, segment.stop):
-                assert first.schedule.weights(step, steps) == loss.schedule.weights(step, steps)
+                assert first.weights(step, steps) == loss.weights(step, steps)
     # A trie of the sequences of weights, by brute force: each of its edges is one step that somebody must train.
     prefixes = {walked(one, steps)[:end] for one in methods.values() for end in range(1, steps + 1)}
     assert cost(segments) == len(prefixes)
@@ -168,7 +168,9 @@ def test_a_prefix_holds_each_change_at_its_step(loss, steps, data):
     runs = [len(list(group)) for _, group in itertools.groupby(weights)]
     changes = [0, *itertools.accumulate(runs[:-1])]
     found = prefix(loss, stop, steps)
-    assert [(step, (now.alpha, now.beta)) for step, now in found] == [(step, weights[step]) for step in changes]
+    assert [(step, (float(now.alpha), float(now.beta))) for step, now in found] == [
+        (step, weights[step]) for step in changes
+    ]
 
 
 def methods_of(*names: str, **arguments: float) -> list[Method]:

@@ -109,12 +109,12 @@ def test_settings_name_a_schedule_the_same_however_it_was_typed():
 @pytest.mark.parametrize("name", [*REGIMES, "CE", "0@0 0.3@0.5 0.5@0.9"])
 def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
     assert Method(name).name == name
-    assert Method(name).loss.schedule == MixingSchedule.parse(name)
+    assert Method(name).loss == MixingSchedule.parse(name)
 
 
 def test_a_method_may_have_a_schedule_beside_its_name():
-    assert Method("slow", loss="0-0.5").loss.schedule == MixingSchedule.parse("0-0.5")
-    assert Method("ce", loss="0").loss.schedule == MixingSchedule.parse("0")
+    assert Method("slow", loss="0-0.5").loss == MixingSchedule.parse("0-0.5")
+    assert Method("ce", loss="0").loss == MixingSchedule.parse("0")
     whole = Study((task("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
     assert list(whole.runs()) == [RunKey("a", "slow", 0)]
     assert whole.settings(whole.tasks[0], whole.methods[0])["loss"] == "mix:0-0.5"
