@@ -65,14 +65,14 @@ def test_complement_training_of_two_classes_is_refused(pocket, encoder):
 
 def test_materials(glue, encoder):
     task = glue_task(TASKS["mnli"], encoder, glue("mnli"), 16)
-    assert task.score == "matched_accuracy"
+    assert task.select.scored_metric == "matched_accuracy"
     one, two = task.inputs(0), task.inputs(0)
     assert one.trainer["model"] is not two.trainer["model"]
     assert list(one.trainer["eval_dataset"]) == ["matched", "mismatched"]
     assert one.provenance == two.provenance
     assert one.provenance["data_rows"] == {"train": 12, "validation_matched": 12, "validation_mismatched": 12}
     single = glue_task(TASKS["cola"], encoder, glue("cola"), 16)
-    assert single.score == "accuracy"
+    assert single.select.scored_metric == "accuracy"
     assert isinstance(single.inputs(0).trainer["eval_dataset"], Dataset)
 
 
@@ -86,7 +86,10 @@ def test_training_rows_of_a_kind_are_scored_by_themselves(glue, encoder, good_ro
     folder = glue(task, train=rows, **{split: good_rows(task, 5) for split in TASKS[task].splits})
     plain = glue_task(TASKS[task], encoder, folder, 16)
     task = glue_task(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"})
-    assert (task.score, task.secondary_metrics) == (score, {"train_wrong_accuracy": "wrong rows memorised"})
+    assert (task.select.scored_metric, task.secondary_metrics) == (
+        score,
+        {"train_wrong_accuracy": "wrong rows memorised"},
+    )
     trainer = task.inputs(0).trainer
     *others, last = trainer["eval_dataset"]
     assert (len(others), last) == (len(TASKS[task].splits), "train_wrong")
