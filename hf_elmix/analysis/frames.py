@@ -15,6 +15,7 @@ import pandas as pd
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
+from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = ["BLOCK", "curves_table", "read_scores", "runs_table", "scale_of", "scores_table", "summary_table"]
@@ -36,9 +37,10 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
         The runs by task, seed and method. ``score`` is missing unless a run is done. ``seconds`` are wall-clock time,
         steps are optimizer steps. ``attrs["secondary_metrics"]`` has the metrics that the tasks declare, with labels.
     """
-    known = {record.key: record for record in records}
-    keys = sorted({*known, *expected}, key=lambda key: (key.task, key.seed, _place(key.method)))
-    rows = [_row(known[key]) if key in known else {**vars(key), "status": "missing"} for key in keys]
+    runs = choose_runs(records, expected)
+    keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
+    known = {key: record for key, record in runs.items() if record is not None}
+    rows = [_row(key, known[key]) if key in known else {**vars(key), "status": "missing"} for key in keys]
     columns = [*KEY, "status", "score", *COST, "error"]
     names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
     table = pd.DataFrame(rows, columns=list(names))
@@ -47,18 +49,20 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     return table
 
 
-def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
     """Everything that was logged during training, in long form.
 
     Args:
         records: The runs.
+        expected: Runs that were asked for (see `Store.asked`).
 
     Returns:
         Columns ``task``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``. The quantity is ``score`` or
         the name of a secondary metric (at the end of each epoch), ``loss_ce`` or ``loss_el`` (the terms of the loss
         on the training rows, unweighted), ``alpha`` or ``beta``.
     """
-    rows = [(*vars(record.key).values(), *point) for record in records for point in _points(record)]
+    runs = choose_runs(records, expected)
+    rows = [(*vars(key).values(), *point) for key, record in runs.items() if record for point in _points(record)]
     return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
 
 
@@ -145,25 +149,18 @@ def _place(method: str) -> tuple[int, str]:
     return (regimes.index(method) if method in regimes else len(regimes), method)
 
 
-def _metric(record: RunRecord) -> str:
-    """The metric that is a run's score."""
-    return record.settings.get("score", "")
-
-
-def _row(record: RunRecord) -> dict[str, Any]:
+def _row(key: RunKey, record: RunRecord) -> dict[str, Any]:
     last = {name: values["last"] for name, values in record.scores.items()}
-    score = last.get(_metric(record)) if record.status == "done" else None
     cost = {name: record.cost.get(name) for name in COST}
     settings = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
-    run = {**vars(record.key), "status": record.status, "score": score, **cost}
+    run = {**vars(key), "status": record.status, "score": record.score, **cost}
     return {**last, **run, "error": record.error, "settings": settings}  # a metric never replaces a column
 
 
-def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float]]:
+def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None]]:
     """Epoch, quantity and value of everything that a run logged."""
-    metrics = {name: name for name in record.settings.get("secondary_metrics", {})} | {"score": _metric(record)}
-    for quantity, metric in metrics.items():
-        epochs = record.scores.get(metric, {}).get("epochs", [])
+    curves = {name: record.curve(name) for name in record.settings.get("secondary_metrics", {})}
+    for quantity, epochs in {**curves, "score": record.curve()}.items():
         yield from ((float(k), quantity, value) for k, value in enumerate(epochs, start=1))
     for log in record.training:
         yield from ((log.get("epoch"), name, log[name]) for name in LOGGED if name in log)

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hf_elmix.analysis.numbers import counted
-from hf_elmix.losses.schedules import MixingSchedule, focus_of
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import LONGEST, STYLES, drawn_name, escaped, finished, line_of, short_name, style_of
 
 __all__ = ["plot_curves", "plot_differences", "plot_profile", "plot_ranks", "plot_schedule"]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hf_elmix.analysis.sections.extra_metrics import metric_sentence, secondary_metrics
-from hf_elmix.analysis.sections.summary import verdict
 
 import glue_runs.pocket
 from glue_runs.demo import APART
 from glue_runs.protocol import MIXINGS, SEEDS, TASK_NAMES
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.extra_metrics import metric_sentence, secondary_metrics
+from hf_elmix.analysis.sections.summary import verdict
 
 POCKET = Path(glue_runs.pocket.__file__).parent
 SCORES = POCKET.parents[1] / "hf_elmix/docs/pages/demo.csv"

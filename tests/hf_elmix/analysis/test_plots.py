@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 
 from hf_elmix.analysis.plots import plot_curves, plot_differences, plot_profile, plot_ranks, plot_schedule
 from hf_elmix.analysis.profile import performance_profile
-from hf_elmix.losses.schedules import REGIMES, MixingSchedule, focus_of
+from hf_elmix.losses.schedules import REGIMES, MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import STYLES, legend_rows, method_label, style_of
 
 SCORES = pd.DataFrame(
