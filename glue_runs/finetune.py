@@ -14,19 +14,21 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
-from glue_runs.metrics import COMBINED, compute_metrics_for, predicted_classes, predicted_values
+from glue_runs.metrics import COMBINED, with_combined_score
 from glue_runs.protocol import GLUE
 from glue_runs.sharing import facts_of_run, share, take_hub
-from glue_runs.study import collator_for, possible_padding
-from glue_runs.tasks import GLUE_TASKS
+from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import in_order_of, named_labels
+from hf_elmix.text.metrics import predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
-from hf_elmix.text.own_files import find_splits, own_task, read_files
 from hf_elmix.text.padding_free import drop_padding
-from hf_elmix.text.rows import find_task, load_task, read_dataset, tokenise
+from hf_elmix.text.rows import load_task, read_dataset
+from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.tokens import tokenise
 from hf_elmix.training.complement import trainer_for
 
 __all__ = ["finetune"]
@@ -111,13 +113,13 @@ def _own_rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedCo
         **dict.fromkeys(splits, data.max_eval_samples),
         **dict.fromkeys(test_splits, data.max_predict_samples),
     }
-    return own_task(
+    return custom_task(
         rows,
         name,
         splits=splits,
         test_splits=test_splits,
         limits={split: limits[split] for split in _used(args, splits, test_splits)},
-        text_columns=tuple(filter(None, (data.text_column_names or "").split(","))),
+        text_columns=data.text_column_names,
         label_column=data.label_column_name,
         labels=named_labels(config),
     )
@@ -163,7 +165,7 @@ def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **par
             args=args,
             train_dataset=tokens.get("train"),
             eval_dataset=tokens.get(task.splits[0]),
-            compute_metrics=compute_metrics_for(task, combined=True),
+            compute_metrics=with_combined_score(task),
             preprocess_logits_for_metrics=predicted_values if task.regression else predicted_classes,
             **parts,
         )
