@@ -12,7 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
-from hf_elmix.study.spec import Materials, Task
+from hf_elmix.study.spec import Select, Task, TrainerInputs
 from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
@@ -73,12 +73,11 @@ def text_task(
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
     metric = task.metrics[0]
-    score = metric if len(rows) == 2 else f"{_evaluation_set(task.splits[0])}_{metric}"
-    materials = partial(
-        _materials, task, source, tokens, collator_for(tokenizer, padding, max_length), padding, provenance
-    )
+    select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
+    collator = collator_for(tokenizer, padding, max_length)
+    inputs = partial(_inputs, task, source, tokens, collator, padding, provenance)
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
-    return Task(task.name, score, materials, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
+    return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 
 
 def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -99,7 +98,7 @@ def collator_for(tokenizer: PreTrainedTokenizerBase, padding: str, max_length: i
     return DataCollatorWithPadding(tokenizer, "max_length" if whole else True, max_length if whole else None)
 
 
-def _materials(
+def _inputs(
     task: TextTask,
     source: ModelSource,
     tokens: DatasetDict,
@@ -107,7 +106,7 @@ def _materials(
     padding: str,
     provenance: Mapping[str, Any],
     seed: int,
-) -> Materials:
+) -> TrainerInputs:
     model = load_model(source, task, seed)
     if padding == "free":
         drop_padding(model)
@@ -120,7 +119,7 @@ def _materials(
         "compute_metrics": compute_metrics_for(task),
         "preprocess_logits_for_metrics": predicted_classes,
     }
-    return Materials(trainer, dict(provenance))
+    return TrainerInputs(trainer, dict(provenance))
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:
