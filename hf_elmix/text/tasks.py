@@ -53,5 +53,5 @@ class TextTask:
         Raises:
             TypeError: If they are not the values of a task.
         """
-        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
