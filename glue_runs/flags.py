@@ -168,7 +168,13 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     elif not set(EVALUATES) & set(names):
         # By default every epoch is evaluated, which switches do_eval on; here nobody asked for it.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
-    _check_source(data)
+    if data.files and (data.task_name or data.dataset_name):
+        raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
+    if not (data.files or data.task_name or data.dataset_name):
+        raise UsageError(
+            f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
+            "--validation_file."
+        )
     check_arguments(args)
     return data, model, args
 
@@ -188,17 +194,6 @@ def check_arguments(args: TrainingArguments) -> None:
     for name, least in lowest.items():
         if getattr(args, name) < least:
             raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
-
-
-def _check_source(data: DataArguments) -> None:
-    """Refuse rows that are not named, or named twice."""
-    if data.files and (data.task_name or data.dataset_name):
-        raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
-    if not (data.files or data.task_name or data.dataset_name):
-        raise UsageError(
-            f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
-            "--validation_file."
-        )
 
 
 def _with_config(words: list[str]) -> list[str]:
