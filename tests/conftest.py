@@ -16,6 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+# Nothing here may reach a network; children that need the local Hub set their own endpoint. Read on import.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import pytest
 from datasets import Dataset
 from huggingface_hub import constants
@@ -27,11 +31,6 @@ from glue_runs.tasks import TASKS
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
-
-# Nothing here may reach a network; children that need the local Hub set their own endpoint.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other leave the processor
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
