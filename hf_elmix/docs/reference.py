@@ -31,7 +31,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def write_pages() -> None:
     """Write a page for each module with `__all__`, and the navigation over them."""
     nav = mkdocs_gen_files.Nav()
-    for path in sorted(path for package in ("hf_elmix", "glue_runs") for path in (ROOT / package).rglob("*.py")):
+    for path in (path for package in ("hf_elmix", "glue_runs") for path in sorted((ROOT / package).rglob("*.py"))):
         if path.stem.startswith("_") or "\n__all__ = " not in path.read_text():
             continue
         module = path.relative_to(ROOT).with_suffix("")
