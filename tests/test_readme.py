@@ -11,11 +11,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from glue_runs.__main__ import _parser
+from glue_runs.__main__ import COMMANDS as GLUE_RUNS
 from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.cli.base import make_parser
+from hf_elmix.cli.main import COMMANDS as ELMIX
 from hf_elmix.losses.registry import parse_loss
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +34,7 @@ SHOWN = {
     "pages/losses.md": ("50 (1.0, 2.5)", "squared:power=1.5"),
     "pages/trainer.md": ("'loss_el'",),
     "pages/large_vocab.md": ("'eval_loss_el'",),
-    "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score."),
+    "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score.", "method  score\n0     ce "),
     "pages/shared_training.md": ("2.883 runs",),
     "pages/report.md": ("difference",),
     "pages/faq.md": (
@@ -41,9 +43,9 @@ SHOWN = {
     ),
     "pages/loss.md": (),
     "pages/gradients.md": ("focal:gamma=2 0.058 1.129", "mpce 0.070 1.146"),
-    "pages/cohorts.md": ("right_end  near  near_end  far  far_end",),
+    "pages/cohorts.md": ("correct_end  near  near_end  far  far_end",),
     "pages/calibration.md": ("temperature scaled",),
-    "pages/escape.md": ("over CE at its noise", "M = 0.75", "Eigenvalue(value="),
+    "pages/escape.md": ("ratio to CE at equal noise", "M = 0.75", "Eigenvalue(value="),
     "pages/mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
 }
 LEFT = {
@@ -79,8 +81,9 @@ def same_picture(one: Path, other: Path) -> bool:
 def test_programs_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    namespace = {"__name__": "example"}  # a program may continue the one above it
     for code in blocks(path, "python"):
-        exec(compile(code, str(path), "exec"), {"__name__": "example"})
+        exec(compile(code, str(path), "exec"), namespace)
     shown = capsys.readouterr().out
     assert [text for text in SHOWN[name(path)] if text not in shown] == []
     left = LEFT.get(name(path), ".")
@@ -117,13 +120,18 @@ def test_ci_runs_what_the_quick_tests_leave_out():
     assert f'-m "{" or ".join(LEFT_OUT)}"' in (ROOT / ".ci" / "run").read_text()
 
 
-def test_study_commands_are_understood():
-    lines = [line.split("#")[0] for path in MARKDOWN for block in blocks(path, "bash") for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith(("glue-runs study", "glue-runs report"))]
-    assert len(commands) >= 4
-    for words in commands:
-        _, rest = _parser().parse_known_args(words)
-        assert [word for word in rest if word.startswith("--")] in ([], ["--learning_rate"])
+def test_commands_are_understood():
+    parsers = {"glue-runs": make_parser("glue-runs", "", GLUE_RUNS), "elmix": make_parser("elmix", "", ELMIX)}
+    lines = [line for path in MARKDOWN for block in blocks(path, "bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(("glue-runs", "elmix"))]
+    commands = [words for words in commands if words[1] != "finetune"]
+    assert {tuple(words[:2]) for words in commands} >= {
+        *(("glue-runs", name) for name in GLUE_RUNS if name != "finetune"),
+        *(("elmix", name) for name in ("report", "gradients", "cohorts", "calibration", "escape")),
+    }
+    for program, *words in commands:
+        args, rest = parsers[program].parse_known_args(words)
+        assert not rest or (args.command.takes_rest and rest[0] in ("--learning_rate", "--bf16")), words
 
 
 def test_finetune_commands_are_understood(monkeypatch):
