@@ -132,7 +132,9 @@ def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, Datase
             f"The record of {record.key} does not say where its rows are. Name them with --file or --dataset_name."
         )
     task = TextTask.from_settings(settings["text"])
-    split = wanted.split or task.splits[0]
+    scored_on = record.select and record.select.scored_on
+    scored = next((name for name in task.splits if name.removeprefix("validation_") == scored_on), task.splits[0])
+    split = wanted.split or scored
     limits: dict[str, Any] = {name: settings.get(name) for name in ("max_train_samples", "max_eval_samples")}
     rows = load_task(task, settings["dataset"], splits=(split,), **limits)
     found = digest(rows[split], task)

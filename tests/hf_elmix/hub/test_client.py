@@ -136,10 +136,10 @@ if sys.argv[1] == "driver":
     task = glue_task(TASKS["rte"], "owner/encoder", "nyu-mll/glue", 32, max_train_samples=8, in_memory=True)
     pickle.dump(task, open(sys.argv[2], "wb"))
 task = pickle.load(open(sys.argv[2], "rb"))
-materials = task.materials(0)
-model = materials.trainer["model"]
+inputs = task.inputs(0)
+model = inputs.trainer["model"]
 shown = {"name": model.name_or_path, "sum": float(sum(weight.sum() for weight in model.parameters()))}
-print(json.dumps({**materials.provenance, **task.settings, **shown}))
+print(json.dumps({**inputs.provenance, **task.settings, **shown}))
 """
 
 

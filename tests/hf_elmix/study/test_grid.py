@@ -590,7 +590,7 @@ def threads_of(count: int, work: Callable[[int], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert not errors, errors
     assert not any(thread.is_alive() for thread in threads)
 
@@ -626,7 +626,7 @@ def test_a_run_done_elsewhere_is_shown_as_what_it_is(store, record_of, impatient
     def drive(number: int) -> None:
         def run(*args: Any, **given: Any) -> Outcome:
             if args[2].methods == ("ce",):
-                barrier.wait(20)  # both have claimed one of the two
+                barrier.wait(600)  # both have claimed one of the two
             return StubRun(record_of)(*args)
 
         run_grid(study("ab", ("ce", "0"), (0,)), Store(store.folder), run)
@@ -640,7 +640,7 @@ import sys, time
 from hf_elmix.study.store import Store, claim_name
 with Store(sys.argv[1]).claim(claim_name(("a", 0))) as mine:
     print(mine, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -705,7 +705,7 @@ def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **g
 @pytest.mark.usefixtures("importable")
 def test_workers_of_two_drivers_do_each_branch_once(store, impatient):
     whole = study("ab", PAPER, (0, 1))
-    executor = partial(run_in_workers, workers=2)
+    executor = partial(run_in_workers, workers=1)
     threads_of(2, lambda _: run_grid(whole, Store(store.folder), recording_run, executor=executor))
     asked = [json.loads(path.read_text()) for path in (Path(store.folder).parent / "log").iterdir()]
     assert len(asked) == 4 * 6

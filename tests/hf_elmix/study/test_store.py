@@ -415,7 +415,7 @@ import sys, time
 from hf_elmix.study.store import Store
 with Store(sys.argv[1]).claim(sys.argv[2]) as mine:
     print(mine, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -37,6 +37,14 @@ def test_a_run_is_looked_at_on_the_rows_that_it_was_scored_on(kept_run):
     )
 
 
+def test_the_rows_follow_the_selection_of_the_task(kept_run, tmp_path):
+    run = shutil.copytree(kept_run, tmp_path / "seed0")
+    record = json.loads((run / RECORD).read_text())
+    record["settings"]["select"]["scored_on"] = "mismatched"
+    (run / RECORD).write_text(json.dumps(record))
+    assert len(labels_of(open_checkpoint(str(run), Rows(), batch_size=4))) == 3
+
+
 @pytest.mark.parametrize(
     ("wanted", "rows"),
     [({"split": "validation_mismatched"}, 3), ({"split": "train"}, 12), ({"split": "train", "max_samples": 5}, 5)],

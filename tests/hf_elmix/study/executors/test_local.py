@@ -47,7 +47,7 @@ def dying_run(branch: Branch, progress: Progress) -> Outcome:
 
 def slow_run(branch: Branch, progress: Progress) -> Outcome:
     progress(1, 1000)
-    time.sleep(60)
+    time.sleep(600)
     return outcome(branch)
 
 
@@ -254,7 +254,7 @@ def test_no_process_is_left_behind():
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(run_in_workers(taken(SIX), slow_run, stop, workers=2))
-    assert time.monotonic() - begin < 50
+    assert time.monotonic() - begin < 500
     assert processes() == []
 
 

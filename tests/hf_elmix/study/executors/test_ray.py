@@ -409,7 +409,7 @@ def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website,
     begin = time.monotonic()
     with pytest.raises(UsageError, match=task) as raised:
         list(run_on_ray(take_from(branches(1)), steps_of, ignore, address=address))
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     assert f"No Ray cluster at {address!r}" in str(raised.value)
     assert "host:port as `ray start --head` shows it" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -452,7 +452,7 @@ def test_ctrl_c_leaves_no_process_and_no_file_of_a_cluster_of_our_own(tmp_path):
         assert driver.stdout.readline() == "at work\n"
         assert len(processes_with(sign)) > 3, "Ray has started"
         os.killpg(driver.pid, signal.SIGINT)
-        errors = driver.communicate(timeout=60)[1]
+        errors = driver.communicate(timeout=600)[1]
         assert errors.splitlines()[-1] == "KeyboardInterrupt"
         assert "ray" not in errors.split("Traceback")[0]
         assert processes_with(sign) == []
