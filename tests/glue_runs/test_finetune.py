@@ -170,7 +170,7 @@ def test_any_dataset_without_rows_to_evaluate(glue, good_rows, encoder, tmp_path
     with pytest.raises(UsageError, match="--validation_split_name"):
         finetune([*line, "--do_eval", "--output_dir", str(tmp_path / "other")])
     scored = [*line, "--do_eval", "--validation_split_name", "test", "--output_dir", str(tmp_path / "other")]
-    assert finetune(scored) == 0
+    assert finetune(scored) == 0  # although the split is also the one to predict
 
 
 def test_a_model_with_the_classes_in_another_order_is_scored_right(glue, good_rows, encoder, tmp_path):
