@@ -142,7 +142,7 @@ def write_csv(path, rows):
     return str(path)
 
 
-def test_own_files(encoder, tmp_path):
+def test_custom_files(encoder, tmp_path):
     rows = [{"id": k, "text": ["so good", "so bad"][k % 2], "label": ["up", "down"][k % 2]} for k in range(8)]
     train, validation = (write_csv(tmp_path / f"{name}.csv", rows) for name in ("mood", "validation"))
     test = write_csv(tmp_path / "test.csv", [{"id": k, "text": "so good"} for k in range(3)])
@@ -206,7 +206,7 @@ def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     assert finetune([*line, "--ignore_mismatched_sizes", "--do_eval"]) == 0
 
 
-def test_going_on_from_a_checkpoint(glue, encoder, tmp_path):
+def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
     more = ["--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4"]
     whole = words(glue, encoder, tmp_path / "whole", *more)
     finetune(whole)
@@ -221,7 +221,7 @@ def test_going_on_from_a_checkpoint(glue, encoder, tmp_path):
         finetune([*words(glue, encoder, tmp_path / "empty"), "--resume_from_checkpoint", "true"])
 
 
-def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
+def test_a_finished_run_is_not_overwritten(glue, encoder, tmp_path):
     line = words(glue, encoder, tmp_path / "out")
     finetune(line)
     before = (tmp_path / "out/model.safetensors").read_bytes()
@@ -254,7 +254,7 @@ def test_what_is_read_is_said(glue, encoder, tmp_path, capsys):
     assert expected in capsys.readouterr().out
 
 
-def test_the_model_it_starts_from_is_not_written_over(glue, encoder, tmp_path):
+def test_the_model_it_starts_from_is_not_overwritten(glue, encoder, tmp_path):
     folder = shutil.copytree(encoder, tmp_path / "model")
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="holds a model"):
