@@ -18,12 +18,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.calibrated import calibration_pairs
 from hf_elmix.analysis.frames import curves_table, runs_table, scores_table
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import render_page, write_report
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.calibration import calibration_section
+from hf_elmix.analysis.sections.calibration import calibration_pairs, calibration_section
 from hf_elmix.analysis.sections.cohorts import cohort_section
 from hf_elmix.analysis.tables import report_tables, runs_view, settings_view
 from hf_elmix.analysis.words import secondary_sentence, verdict
@@ -344,7 +343,7 @@ def test_what_runs_said_of_each_row_is_shown(shown):
 
 
 def test_the_files_of_what_runs_said(shown):
-    figures = [f"{name}-{k}" for name in ("flow", "histograms") for k in (1, 2, 3)] + [
+    figures = [f"{name}-{k}" for name in ("sankey", "ridgeline") for k in (1, 2, 3)] + [
         "reliability-1",
         "reliability-2",
     ]
