@@ -25,7 +25,7 @@ from hf_elmix.study.spec import RunKey
 __all__ = ["BINS", "NEAR_FOR", "SIXTHS", "Predicted", "Readers", "reduce_predictions"]
 
 Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
-NEAR_FOR = ("both", "method", "baseline")
+NEAR_FOR = ("both", "each", "baseline")
 SIXTHS = 6  # of a training; the histograms of several runs are summed at these
 BINS = 15  # of confidence
 
@@ -38,8 +38,8 @@ class Predicted:
         transitions: `transition_table` of each run and evaluation set: ``task``, ``method``, ``seed`` and ``set``.
         flows: A row for each run and evaluation set: the share of the training done at the ``start``, and how many
             rows went from each cohort to each, such as ``near_correct``.
-        near: Rows near the boundary at the start, three table rows for each run whose block has a baseline run. They
-            are ``near_for`` `both` runs, each run itself (`method`) or the `baseline`. Counts of ``rows`` and of those
+        near: Rows near the boundary at the start, three table rows for each run whose block has a baseline run:
+            ``near_for`` both runs, for each run itself, or for the baseline. Counts of ``rows`` and of those
             ``correct`` at the end, and the same in the baseline run, ``base_rows`` and ``base_correct``.
         histograms: A row for each ``method`` and ``sixth`` of the training: counts by the probability of the label.
         calibration: `calibration_table` of each run with finite logits, over all its evaluation sets, two rows each:

@@ -111,9 +111,10 @@ def temperature_scaled(logits: ArrayLike, labels: ArrayLike, *, seed: int = 0) -
     """
     logits, labels = _checked(logits, labels)
     first, second = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
-    temperature = np.empty((len(labels), 1))
+    temperature = np.ones((len(labels), 1))
     for rows, others in ((first, second), (second, first)):
-        temperature[rows] = _fitted_temperature(logits[others], labels[others])
+        if len(others):  # of a single row, one half is empty
+            temperature[rows] = fit_temperature(logits[others], labels[others])
     with np.errstate(over="ignore"):
         return np.maximum(logits / temperature, LOWEST), float(np.exp(np.log(temperature).mean()))
 
@@ -132,7 +133,17 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         UsageError: If the arrays are not logits and class ids.
     """
-    return _fitted_temperature(*_checked(logits, labels))
+    logits, labels = _checked(logits, labels)
+    shortfall = -logits[np.arange(len(labels)), labels].sum() / len(labels)
+    if not shortfall:
+        return 1.0
+    # As the largest logit of a row is 0, its loss is at least the shortfall of its label, -q_y / T, and uniform
+    # probabilities give log C. So T is at least mean shortfall / log C. In 1/T the mean loss is convex: one minimum.
+    bounds = np.log([shortfall / np.log(logits.shape[1]), -UNIFORM * logits.min()])
+    best = minimize_scalar(
+        lambda log_t: _nll(logits / np.exp(log_t), labels), bounds=bounds, method="bounded", options={"xatol": 1e-8}
+    )
+    return float(np.exp(best.x))
 
 
 def reliability_table(
@@ -226,11 +237,7 @@ def draw_reliability(
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Logits in float64, shifted so that the largest in each row is 0, and class ids.
-
-    Raises:
-        UsageError: If there are no rows, a logit is not finite or a label is not a class id.
-    """
+    """Logits in float64, shifted so that the largest in each row is 0, and class ids; refuses anything else."""
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     check_class_ids(labels, logits.shape)
     if not labels.size:
@@ -240,23 +247,6 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
         raise UsageError(f"Expected finite logits, but {rows} of {len(logits)} rows have nan or infinity.")
     with np.errstate(over="ignore"):
         return np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST), labels
-
-
-def _fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Compute `fit_temperature` of checked logits, possibly of no rows.
-
-    As the largest logit of a row is 0, the loss of a row is at least the shortfall of its label, -q_y / T, and uniform
-    probabilities give log C. So T is at least mean shortfall / log C. The mean negative log-likelihood is convex in
-    1/T, so it has one minimum.
-    """
-    shortfall = -logits[np.arange(len(labels)), labels].sum() / max(len(labels), 1)
-    if not shortfall:
-        return 1.0
-    bounds = np.log([shortfall / np.log(logits.shape[1]), -UNIFORM * logits.min()])
-    best = minimize_scalar(
-        lambda log_t: _nll(logits / np.exp(log_t), labels), bounds=bounds, method="bounded", options={"xatol": 1e-8}
-    )
-    return float(np.exp(best.x))
 
 
 def _nll(logits: np.ndarray, labels: np.ndarray) -> float:

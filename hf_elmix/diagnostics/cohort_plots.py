@@ -41,9 +41,6 @@ def plot_sankey(
         threshold: As in `cohorts_of`.
         start: As in `start_of`.
 
-    Returns:
-        The axis.
-
     Raises:
         UsageError: If the threshold is not between 0 and 1, or there is only one point.
     """
@@ -65,9 +62,6 @@ def draw_sankey(
         ax: Axis to draw on; by default the current one.
         names: Names of the two sides.
         threshold: Shown in the names of the cohorts.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     counts = flow.to_numpy()
@@ -100,9 +94,6 @@ def plot_ridgeline(predictions: Predictions, ax: Axes | None = None, *, threshol
         predictions: On an evaluation set.
         ax: Axis to draw on; by default the current one.
         threshold: Marked by a line.
-
-    Returns:
-        The axis.
     """
     return draw_ridgeline(histogram_table(predictions), ax, threshold=threshold)
 
@@ -117,9 +108,6 @@ def draw_ridgeline(
         ax: Axis to draw on; by default the current one.
         threshold: Marked by a line.
         label: Axis label for the index of the table.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     if len(table) > RIDGES:

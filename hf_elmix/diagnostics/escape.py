@@ -173,7 +173,7 @@ def derived_bound(beta: float, max_p: float, fisher: float, curvature: float) ->
     convex along the gradient of another row.
 
     Args:
-        beta: As for `printed_bound`, like the rest.
+        beta: As in `printed_bound`, like the others.
         max_p: M.
         fisher: Tr(F_p F_p).
         curvature: Tr(H_p F_p).
@@ -251,7 +251,9 @@ def to_text(result: EscapeResult) -> str:
         result: From `escape`.
     """
     bounds = ("Eq. 19 bound as printed", "bound as derived")
-    rows = [("loss", "mean", "Tr(HΣ)", "difference from CE", *bounds, "ratio to CE at equal noise", "drift")]
+    rows: list[tuple[str, ...]] = [
+        ("loss", "mean", "Tr(HΣ)", "difference from CE", *bounds, "ratio to CE at equal noise", "drift")
+    ]
     for one in result.losses:
         estimates = (one.trace, one.difference, one.printed_bound, one.derived_bound, one.ratio_at_equal_noise)
         rows.append((one.loss, f"{one.mean:.4g}", *map(_estimate_text, estimates), f"{one.drift:.1%}"))

@@ -144,11 +144,7 @@ class CohortCallback(TrainerCallback):
             )
 
     def _add(self, name: str, point: Predictions) -> None:
-        """Add a point to an evaluation set, and keep only the first point at or after each epoch of `at` and the last.
-
-        Raises:
-            UsageError: If the rows differ from those of earlier points.
-        """
+        """Add a point to an evaluation set; keep only the first point at or after each epoch of `at`, and the last."""
         points = point
         if earlier := self.predictions.get(name):
             if not np.array_equal(earlier.labels, point.labels):
@@ -189,11 +185,7 @@ def _set_name(metrics: Mapping[str, Any]) -> str:
 
 
 def _recorded_until(step: int, path: Path) -> dict[str, Predictions]:
-    """Read the points up to a step. Logits are NaN unless they are those of the last of these points.
-
-    Raises:
-        UsageError: If the file does not hold predictions.
-    """
+    """Read the points up to a step. Logits are NaN unless they are those of the last of these points."""
     recorded = {}
     for name, one in read_predictions(path).items() if path.is_file() else ():
         early = one.steps <= step

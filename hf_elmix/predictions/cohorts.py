@@ -23,7 +23,6 @@ __all__ = [
     "share_table",
     "start_of",
     "transition_table",
-    "wilson",
 ]
 
 COHORTS = ("correct", "near", "far")
@@ -81,38 +80,29 @@ def transition_table(predictions: Predictions, threshold: float = THRESHOLD) -> 
 
 
 def share_table(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Compute the share of each cohort that is correct at the end, with a confidence interval.
+    """Compute the share of each cohort that is correct at the end, with its Wilson score interval (Wilson 1927).
+
+    The interval assumes independent rows.
 
     Args:
         table: From `transition_table`.
         level: Confidence level, in (0, 1).
 
     Returns:
-        The same rows; for each cohort ``_share`` in [0, 1], and ``_low`` and ``_high`` of its Wilson interval.
+        The same rows; for each cohort ``_share``, ``_low`` and ``_high`` in [0, 1], NaN if it is empty.
     """
     columns = {}
     for name in COHORTS:
-        columns[f"{name}_share"] = table[f"{name}_end"] / table[name].where(table[name] > 0)
-        intervals = [wilson(*counts, level) for counts in zip(table[f"{name}_end"], table[name], strict=True)]
+        ends, rows = table[f"{name}_end"], table[name]
+        intervals = [
+            stats.binomtest(int(count), int(total)).proportion_ci(level, method="wilson")
+            if total
+            else (np.nan, np.nan)
+            for count, total in zip(ends, rows, strict=True)
+        ]
+        columns[f"{name}_share"] = ends / rows.where(rows > 0)
         columns |= {f"{name}_low": [low for low, _ in intervals], f"{name}_high": [high for _, high in intervals]}
     return pd.DataFrame(columns, table.index)
-
-
-def wilson(count: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Compute the Wilson score interval of a proportion (Wilson 1927), for independent rows.
-
-    Args:
-        count: Number of successes.
-        rows: Number of rows.
-        level: Confidence level, in (0, 1).
-
-    Returns:
-        Its ends in [0, 1]; (nan, nan) if there are no rows.
-    """
-    if not rows:
-        return np.nan, np.nan
-    low, high = stats.binomtest(int(count), int(rows)).proportion_ci(level, method="wilson")
-    return float(low), float(high)
 
 
 def start_of(predictions: Predictions, start: float | None = None) -> int:

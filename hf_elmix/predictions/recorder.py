@@ -6,7 +6,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +27,7 @@ LABELS = ("labels", "label", "label_ids")  # columns from which the Trainer's co
 CHUNK = 64  # rows that are collated at a time to get their labels
 CACHED_SETS = 8  # evaluation sets whose collated labels are kept
 
-
-class _Batch(NamedTuple):
-    """Logits (n, C) and labels (n,) of a batch, or a description of what the model returned instead of logits."""
-
-    logits: Tensor | str
-    labels: Tensor | None
+_Batch = tuple[Tensor, Tensor | None] | str  # logits (n, C) and labels (n,), or what the model returned instead
 
 
 class Recorder:
@@ -47,9 +42,9 @@ class Recorder:
         self._model: nn.Module | None = None
         self._hook: RemovableHandle | None = None
         self._label_names: tuple[str, ...] = LABELS
-        self._latest: _Batch | None = None
+        self._latest: _Batch = "nothing"
         self._loader: Any = None
-        self._batches: list[_Batch | None] = []
+        self._batches: list[_Batch] = []
         self._collated: deque[tuple[Any, np.ndarray]] = deque(maxlen=CACHED_SETS)
 
     def attach(self, model: nn.Module, args: TrainingArguments) -> None:
@@ -66,21 +61,24 @@ class Recorder:
             self._model, self._hook = model, model.register_forward_hook(self._keep_latest, with_kwargs=True)
 
     def _keep_latest(self, model: nn.Module, inputs: Any, named: dict[str, Any], outputs: Any) -> None:
-        """Keep the logits and labels of a forward pass; outputs of other shapes may be large and are not kept."""
+        """Keep the logits and labels of a forward pass; any others, which may be large, only in words."""
         if model.training:
             return
         labels = next((named[name] for name in self._label_names if named.get(name) is not None), None)
         try:
             logits = logits_of(outputs, labels is not None)
         except (UsageError, LookupError, TypeError):
-            self._latest = _Batch(f"{type(outputs).__name__} without logits", None)
+            self._latest = f"{type(outputs).__name__} without logits"
             return
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            self._latest = _Batch(f"logits of shape {shape}", None)
+            self._latest = f"logits of shape {shape}"
             return
         labels = None if labels is None else labels_for(logits, labels.detach(), shift=False)
-        self._latest = _Batch(logits.detach(), labels)
+        if labels is not None and labels.shape != logits.shape[:1]:
+            self._latest = f"labels of shape {tuple(labels.shape)}"
+        else:
+            self._latest = logits.detach(), labels
 
     def record_batch(self, loader: Any) -> None:
         """Record the latest output as the next batch of an evaluation.
@@ -91,7 +89,7 @@ class Recorder:
         if loader is not self._loader:
             self._loader, self._batches = loader, []
         self._batches.append(self._latest)
-        self._latest = None
+        self._latest = "nothing"
 
     def discard(self) -> None:
         """Discard the recorded batches."""
@@ -111,7 +109,15 @@ class Recorder:
         """
         loader, recorded = self._loader, self._batches
         self.discard()
-        batches = _class_batches(recorded)
+        batches = [batch for batch in recorded if not isinstance(batch, str)]
+        if len(batches) < len(recorded) or not batches:
+            other = next((batch for batch in recorded if isinstance(batch, str)), "nothing")
+            raise UsageError(
+                f"Expected logits (rows, classes) of two classes or more and a class id for each row, but got {other}."
+            )
+        classes = {logits.shape[1] for logits, _ in batches}
+        if len(classes) > 1:
+            raise UsageError(f"Expected logits of the same classes in all batches, but got {sorted(classes)}.")
         _check_order(loader)
         if len(batches) != len(loader):  # a loader with persistent workers is reused after an interrupted evaluation
             raise UsageError(f"Expected {len(loader)} batches of the evaluation, but recorded {len(batches)}.")
@@ -132,11 +138,7 @@ class Recorder:
         return logits.cpu().numpy(), ids
 
     def _dataset_labels(self, loader: Any) -> np.ndarray:
-        """Labels that the model does not receive: a column of class ids if there is one, else as they are collated.
-
-        Raises:
-            UsageError: If there are no labels.
-        """
+        """Labels that the model does not receive: a column of class ids if there is one, else as they are collated."""
         dataset, columns = loader.dataset, getattr(loader.dataset, "column_names", None) or ()
         column = next((name for name in self._label_names if name in columns), None)
         labels = np.empty(0) if column is None else np.asarray(dataset.with_format(None)[column][:])
@@ -156,31 +158,8 @@ class Recorder:
         return labels
 
 
-def _class_batches(batches: list[_Batch | None]) -> list[tuple[Tensor, Tensor | None]]:
-    """The batches, if each has logits of the same classes and no or one label per row.
-
-    Raises:
-        UsageError: If not.
-    """
-    found = [(batch.logits, batch.labels) for batch in batches if batch and isinstance(batch.logits, Tensor)]
-    if not found or len(found) < len(batches):
-        other = next((batch.logits for batch in batches if batch and isinstance(batch.logits, str)), "none")
-        raise UsageError(f"Expected logits (rows, classes) of two classes or more from the model, but got {other}.")
-    classes = {logits.shape[1] for logits, _ in found}
-    if len(classes) > 1:
-        raise UsageError(f"Expected logits of the same classes in all batches, but got {sorted(classes)}.")
-    for logits, labels in found:
-        if labels is not None and labels.shape != logits.shape[:1]:
-            raise UsageError(f"Expected a class id for each row, but got labels of shape {tuple(labels.shape)}.")
-    return found
-
-
 def _check_order(loader: Any) -> None:
-    """Refuse an evaluation whose rows may not come in the order of the dataset.
-
-    Raises:
-        UsageError: If they may not.
-    """
+    """Refuse an evaluation whose rows may not come in the order of the dataset."""
     sampler: Any = getattr(loader, "batch_sampler", None)
     while type(sampler) in (BatchSampler, BatchSamplerShard):
         sampler = sampler.sampler if type(sampler) is BatchSampler else sampler.batch_sampler
@@ -196,11 +175,7 @@ def _check_order(loader: Any) -> None:
 def _gathered(parts: list[Tensor], sizes: list[int]) -> Tensor:
     """Batches of all processes in the order of the rows, followed by the rows that pad the last batches.
 
-    Processes take turns, one batch each; their batches have equal sizes.
-
-    Args:
-        parts: Batches of this process.
-        sizes: Number of rows in each.
+    Processes take turns, one batch each, and their batches have equal sizes.
     """
     local = torch.cat(parts)
     everyone = gather(local.contiguous()).view(-1, *local.shape)

@@ -100,7 +100,7 @@ def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed
     """Compare the share of the rows near the boundary at the start that end correct with that of the baseline.
 
     The selection of rows matters. Rows near for ``both`` are selected alike for the two methods. If each method has
-    its own rows (``method``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
+    its own rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
     any other method: what is incorrect by chance for one is less often incorrect for another.
 
     Args:
@@ -186,7 +186,7 @@ def _transitions(pooled: pd.DataFrame, when: str) -> Table:
 
 def _near(near: pd.DataFrame, baseline: str) -> Table:
     base = method_label(baseline)
-    near_for = {"both": "near for both", "method": "near for the method itself", "baseline": f"near for {base}"}
+    near_for = {"both": "near for both", "each": "each method's own", "baseline": f"near for {base}"}
     rows = [
         [
             Cell(method_label(row.method)),
@@ -205,8 +205,8 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     caption = (
         f"Rows near the boundary that are correct at the end, in percent, for each method and {base} in the same "
         "blocks (means over the blocks in which both have such rows), with the 95 % interval of the difference and "
-        "the two-sided p-value of the sign test. Rows near for both are selected alike for the two. If each has its own, "
-        f"those of one may be easier. Rows selected because {base} was incorrect favour any other method."
+        "the two-sided p-value of the sign test. Rows near for both are selected alike for the two. If each has its "
+        f"own, those of one may be easier. Rows selected because {base} was incorrect favour any other method."
     )
     header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)

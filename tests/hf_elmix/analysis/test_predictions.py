@@ -70,7 +70,7 @@ def test_near_rows_by_a_plain_loop(sets):
         for name, p in sets[RunKey(found.task, found.method, found.seed)].items():
             base = sets[RunKey(found.task, "ce", found.seed)][name]
             own, other = {
-                "method": (near_rows(p), near_rows(base)),
+                "each": (near_rows(p), near_rows(base)),
                 "baseline": (near_rows(base), near_rows(base)),
                 "both": (near_rows(p) & near_rows(base), near_rows(p) & near_rows(base)),
             }[found.near_for]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
@@ -16,7 +17,6 @@ from hf_elmix.predictions.cohorts import (
     share_table,
     start_of,
     transition_table,
-    wilson,
 )
 from hf_elmix.predictions.records import Predictions
 
@@ -90,7 +90,9 @@ def test_thresholds_outside_the_range(predictions, threshold):
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_intervals_are_those_of_statsmodels(count, rows, level):
     expected = proportion_confint(count, rows, alpha=1 - level, method="wilson")
-    assert wilson(count, rows, level) == pytest.approx(expected, abs=1e-12)
+    counts = {f"{name}{end}": number for name in COHORTS for end, number in (("", rows), ("_end", count))}
+    shares = share_table(pd.DataFrame([counts]), level).iloc[0]
+    assert (shares["far_low"], shares["far_high"]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_cohort_without_rows_has_no_share():

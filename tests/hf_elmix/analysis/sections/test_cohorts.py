@@ -103,7 +103,7 @@ def test_tables_by_hand_and_the_row_of_the_paper(record):
     ]
     assert [row[:7] for row in near.texts()] == [
         ["F = 0", whose, "2", "80", "50.00", "37.50", "+12.50"]
-        for whose in ("near for both", "near for the method itself", "near for CE")
+        for whose in ("near for both", "each method's own", "near for CE")
     ]
 
 
@@ -191,8 +191,8 @@ def test_pooled_counts_and_shares(predictions):
 def test_the_comparison_is_paired_within_blocks():
     # Shares 3/4, 1/2, 3/4 and 1/2, 1/2, 1/4 of the baseline, whatever the number of rows.
     counts = [("a", "0", 0, 4, 3, 8, 4), ("a", "0", 1, 40, 20, 2, 1), ("a", "0", 2, 8, 6, 8, 2)]
-    table = near_table(of_near({"method": counts}), ["ce", "0"], "ce")
-    row = table.loc[("method", "0")]
+    table = near_table(of_near({"each": counts}), ["ce", "0"], "ce")
+    row = table.loc[("each", "0")]
     gains = np.array([0.25, 0, 0.5])
     reach = stats.t.ppf(0.975, 2) * gains.std(ddof=1) / np.sqrt(3)
     assert (row["rows"], row["pairs"], row["better"], row["equal"], row["worse"]) == (52, 3, 2, 1, 0)
@@ -204,10 +204,10 @@ def test_the_comparison_is_paired_within_blocks():
 
 def test_blocks_without_such_rows_are_left_out():
     counts = [("a", "0", 0, 0, 0, 4, 2), ("a", "0", 1, 4, 2, 0, 0), ("a", "0", 2, 4, 3, 4, 2)]
-    table = near_table(of_near({"both": counts[:2], "method": counts}), ["ce", "0"], "ce")
-    assert table.index.tolist() == [("method", "0")]
-    assert table.loc[("method", "0"), ["pairs", "difference"]].tolist() == [1, 0.25]
-    assert np.isnan(table.loc[("method", "0"), "low"])
+    table = near_table(of_near({"both": counts[:2], "each": counts}), ["ce", "0"], "ce")
+    assert table.index.tolist() == [("each", "0")]
+    assert table.loc[("each", "0"), ["pairs", "difference"]].tolist() == [1, 0.25]
+    assert np.isnan(table.loc[("each", "0"), "low"])
 
 
 def test_nothing_to_compare():
@@ -216,10 +216,8 @@ def test_nothing_to_compare():
 
 def test_methods_are_in_their_order_whatever_that_of_the_runs():
     counts = [("a", method, seed, 4, 3, 4, 2) for seed in range(2) for method in ("x", "0", "0-0.5")]
-    table = near_table(of_near({"method": counts, "both": counts}), ["ce", "0", "0-0.5", "x"], "ce")
-    assert table.index.tolist() == [
-        (near_for, name) for near_for in ("both", "method") for name in ("0", "0-0.5", "x")
-    ]
+    table = near_table(of_near({"each": counts, "both": counts}), ["ce", "0", "0-0.5", "x"], "ce")
+    assert table.index.tolist() == [(near_for, name) for near_for in ("both", "each") for name in ("0", "0-0.5", "x")]
 
 
 def alike(seed: int, rows: int = 400) -> dict[str, Predictions]:
@@ -240,5 +238,5 @@ def test_rows_selected_by_the_baseline_favour_the_other_method():
     }
     table = near_table(reduce_predictions(readers, ["ce", "same"], "ce"), ["ce", "same"], "ce").xs("same", level=1)
     assert table.loc["baseline", "low"] > 0.1
-    for near_for in ("both", "method"):
+    for near_for in ("both", "each"):
         assert abs(table.loc[near_for, "difference"]) < 0.03
