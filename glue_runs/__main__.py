@@ -20,7 +20,7 @@ from hf_elmix.losses.registry import EXAMPLES
 from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
-    from hf_elmix.study.executors.local import Engine
+    from hf_elmix.study.executors.local import Executor
     from hf_elmix.study.spec import RunRecord, Study
 
 __all__ = ["main"]
@@ -63,6 +63,7 @@ def _run_command(words: list[str]) -> int:
 
         return finetune(words[1:])
     args, rest = _parser().parse_known_args(words)
+    args.words = words
     return args.command(args, rest)
 
 
@@ -203,6 +204,7 @@ def _study(args: argparse.Namespace, rest: list[str]) -> int:
     options = {name: getattr(args, name) for name in ("keep", "retry_failed", "overwrite", "cohorts")}
     if args.report_to:
         options["track"] = _tracking(args.report_to, args.output_dir)
+    options["command"] = shlex.join(["glue-runs", *args.words])
     return _run(study, args.output_dir, _engine(args), sharing=not args.no_sharing, **options)
 
 
@@ -227,13 +229,11 @@ def _status(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _report(args: argparse.Namespace, rest: list[str]) -> int:
     _refuse_rest(rest)
-    from glue_runs.remake import study_commands
-
     again = ["glue-runs", "report", args.runs]
     for name in ("output_dir", "baseline", "title"):
         if getattr(args, name) is not None:
             again += [f"--{name}", getattr(args, name)]
-    return report(args.runs, args, lambda records: [*study_commands(records, args.runs), shlex.join(again)])
+    return report(args.runs, args, [shlex.join(again)])
 
 
 def _push(args: argparse.Namespace, rest: list[str]) -> int:
@@ -260,23 +260,20 @@ def _demo(args: argparse.Namespace, rest: list[str]) -> int:
     print(ABOUT)
     folder = Path(args.output_dir)
     workers = argparse.Namespace(engine="local", workers=os.cpu_count() or 1)
-    code = _run(demo_study(folder), folder / "runs", _engine(workers))
+    command = shlex.join(["glue-runs", "demo", "--output_dir", args.output_dir])
+    code = _run(demo_study(folder), folder / "runs", _engine(workers), command=command)
     options = {
         "output_dir": str(folder / "report"),
         "baseline": None,
         "title": "The demo: generated rows, seven tasks",
     }
-    report(
-        str(folder / "runs"),
-        argparse.Namespace(**options),
-        [shlex.join(["glue-runs", "demo", "--output_dir", args.output_dir])],
-    )
+    report(str(folder / "runs"), argparse.Namespace(**options), [])
     return code
 
 
-def _engine(args: argparse.Namespace) -> Engine:
+def _engine(args: argparse.Namespace) -> Executor:
     """Where the branches of a study are done."""
-    from hf_elmix.study.executors.local import run_here, run_in_workers, visible_gpus
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
     if args.engine == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
@@ -284,7 +281,7 @@ def _engine(args: argparse.Namespace) -> Engine:
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
     # In this process the Trainer would spread each batch over all GPUs, which is another training.
     alone = args.workers == 1 and len(visible_gpus()) < 2
-    return run_here if alone else partial(run_in_workers, workers=args.workers)
+    return run_in_process if alone else partial(run_in_workers, workers=args.workers)
 
 
 def _tracking(names: list[str], folder: str) -> Callable[[RunRecord], None]:
@@ -303,12 +300,12 @@ def _check_order(arguments: dict[str, Any]) -> None:
             raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
 
 
-def _run(study: Study, folder: str | Path, engine: Engine, *, cohorts: bool = False, **options: Any) -> int:
+def _run(study: Study, folder: str | Path, executor: Executor, *, cohorts: bool = False, **options: Any) -> int:
     from hf_elmix.study.grid import run_grid
     from hf_elmix.study.runner import run_branch
     from hf_elmix.study.store import Store
 
-    counts = run_grid(study, Store(folder), partial(run_branch, cohorts=cohorts), engine=engine, **options)
+    counts = run_grid(study, Store(folder), partial(run_branch, cohorts=cohorts), executor=executor, **options)
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {folder}")
     if counts["failed"]:
         print("Failed runs keep their error in their record; --retry_failed does them again.", file=sys.stderr)

@@ -16,7 +16,7 @@ from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import model_facts, scores_on
 from hf_elmix.hub.model_card import ModelFacts, model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, publish_folder
-from hf_elmix.study.runner import software
+from hf_elmix.study.provenance import software
 from hf_elmix.text.rows import revision
 from hf_elmix.text.tasks import TextTask
 

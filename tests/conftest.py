@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Before PyTorch is loaded, here and in all processes that tests start: threads that spin while they wait for others
+# take the processor away from those on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -138,7 +143,7 @@ def make_run(
             "text": TASKS[task].to_settings(),
             **{
                 "loss": str(parse_loss(mixing)),
-                "score": names[0],
+                "select": {"metric": names[0], "epoch": "last"},
                 "model": "google-bert/bert-base-uncased",
                 "weights": "ab12",
             },

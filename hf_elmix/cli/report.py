@@ -6,7 +6,7 @@ import argparse
 import gc
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def report(
     source: str,
     args: argparse.Namespace,
-    commands: Sequence[str] | Callable[[Any], Sequence[str]],
+    commands: Sequence[str],
 ) -> int:
     """Write the report of a file of scores or a folder of records, and print what it says.
 
     Args:
         source: The file or folder.
         args: With the options of `add_arguments`.
-        commands: What to type to make it again, or what tells it from the records.
+        commands: The command that makes the report.
 
     Returns:
         The exit code, 0.
@@ -81,13 +81,11 @@ def report(
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
-    runs_df, curves_df, records, predictions = _from_file(path) if is_table else _from_folder(source)
-    typed = commands(records) if callable(commands) else commands
-    del records
+    runs_df, curves_df, made_by, predictions = _from_file(path) if is_table else _from_folder(source)
     gc.freeze()  # what was imported and read stays: looking through it for garbage took a seventh of the time
     results = StudyResults(runs_df, curves_df, baseline=args.baseline, predictions=predictions)
     folder = Path(args.output_dir or _place(path))
-    print(write_report(results, folder, title=args.title or f"Report: {path.name}", commands=typed))
+    print(write_report(results, folder, title=args.title or f"Report: {path.name}", commands=[*made_by, *commands]))
     print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
     return 0
 
@@ -107,6 +105,7 @@ def _from_file(path: Path) -> tuple[Any, Any, list[Any], dict[Any, Any]]:
 
 def _from_folder(source: str) -> tuple[Any, Any, list[Any], dict[Any, Any]]:
     from hf_elmix.analysis.frames import curves_table, runs_table
+    from hf_elmix.study.select import choose_runs
     from hf_elmix.study.store import Store
 
     if Path(source).is_file():
@@ -121,9 +120,11 @@ def _from_folder(source: str) -> tuple[Any, Any, list[Any], dict[Any, Any]]:
         raise UsageError(
             f"Expected a folder of runs, but {source!r} holds no record. Name the --output_dir of a study."
         )
-    keys = store.with_predictions(record.key for record in records)
-    readers = {key: partial(store.read_predictions, key) for key in keys}
-    return runs_table(records, store.asked()), curves_table(records), records, readers
+    runs = {key: record.key for key, record in choose_runs(records, store.asked()).items() if record is not None}
+    there = set(store.with_predictions(runs.values()))
+    readers = {key: partial(store.read_predictions, run) for key, run in runs.items() if run in there}
+    commands = store.declaration()["commands"]
+    return runs_table(records, store.asked()), curves_table(records, store.asked()), commands, readers
 
 
 if __name__ == "__main__":

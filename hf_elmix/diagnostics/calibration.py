@@ -23,7 +23,7 @@ from scipy.special import log_softmax
 
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import drawn_name, finished, style_of
-from hf_elmix.predictions.records import check_class_ids
+from hf_elmix.predictions.records import check_class_labels
 
 __all__ = [
     "WHEN",
@@ -239,7 +239,7 @@ def draw_reliability(
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Logits in float64, shifted so that the largest in each row is 0, and class ids; refuses anything else."""
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    check_class_ids(labels, logits.shape)
+    check_class_labels(labels, logits.shape)
     if not labels.size:
         raise UsageError(f"Expected one row or more, but got logits {logits.shape}.")
     if not np.isfinite(logits).all():

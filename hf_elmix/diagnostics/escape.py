@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hf_elmix.diagnostics.hessian import LossSurface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import Loss, MixedLoss
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.schedules import Mixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,11 +217,10 @@ def _estimates(surface: LossSurface, mean: Tensor, samples: Tensor, k: int, batc
         return _jackknife(function, own[:, TRACE], ce[:, TRACE], own[:, NOISE], ce[:, NOISE]) if k else None
 
     def bound(of: Callable[..., float]) -> Estimate | None:
-        if not isinstance(loss, MixedLoss) or loss.alpha != 1 or not loss.beta:
+        if not isinstance(loss, Mixed) or loss.alpha != 1 or not loss.beta:
             return None
-        return _jackknife(
-            lambda f, h: of(loss.beta, surface.max_p, f, h) / batch_size, el[:, FISHER], el[:, CURVATURE]
-        )
+        beta = float(loss.beta)
+        return _jackknife(lambda f, h: of(beta, surface.max_p, f, h) / batch_size, el[:, FISHER], el[:, CURVATURE])
 
     return LossEscape(
         loss=str(loss),

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,11 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.losses.base import FunctionLoss, Loss, MixedLoss
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.schedules import RescaledCrossEntropy
 from hf_elmix.predictions.predict import evaluation_mode, split_labels
-from hf_elmix.predictions.records import check_class_ids
+from hf_elmix.predictions.records import check_class_labels
 from hf_elmix.training.model_support import base_model, check_class_logits, logits_of
 
 __all__ = ["Eigenvalue", "LossSurface", "constant_losses", "top_eigenvalues"]
@@ -35,25 +35,22 @@ PRECISION = 1e-3  # error, relative to the largest eigenvalue, at which iteratio
 
 
 def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
-    """Losses that do not change over training: of a schedule, that of each phase.
+    """List losses that do not change over training: each phase of a schedule by itself, each once.
 
     Args:
-        losses: Spellings, or losses.
+        losses: Losses, or their texts.
 
     Raises:
-        UsageError: If one of them is none, or no function of logits and labels alone.
+        UsageError: If one is not a loss, or more than a function of logits and labels.
     """
     found: list[Loss] = []
     for given in losses:
-        loss = parse_loss(given)
-        if isinstance(loss, MixedLoss):
-            found += _phases(loss)
-        elif isinstance(loss, FunctionLoss):
-            found.append(loss)
-        else:
+        schedule = parse_loss(given)
+        found += schedule.losses
+        if isinstance(found[-1], ComplementEntropy | MaxMahalanobis | RescaledCrossEntropy):
             raise UsageError(
-                f"The loss {str(loss)!r} is more than a function of logits and labels. Expected one such as ce, el, "
-                "mix:0.3 or focal:gamma=2."
+                f"The loss {str(schedule)!r} is more than a function of logits and labels. Expected one such as ce, "
+                "el, mix:0.3 or focal:gamma=2."
             )
     return list(dict.fromkeys(found))
 
@@ -167,14 +164,15 @@ class LossSurface:
         bar = tqdm(total=length and passes * length, desc=title, unit="batch", disable=None if progress else True)
         no_fused = sdpa_kernel(SDPBackend.MATH)
         with bar as self._bar, evaluation_mode(self.model), torch.random.fork_rng(devices), no_fused, torch.no_grad():
-            self.rows, self.max_p, rows, ce = 0, 0.0, 0, parse_loss("ce")
+            self.rows, self.max_p, rows, ce = 0, 0.0, 0, parse_loss("ce").at(0, 1)
             sums = torch.zeros(len(self.losses), dtype=torch.float64)
             for inputs, labels in self._batches():
                 logits = self._logits(inputs, self.weights)
-                check_class_ids(labels.cpu().numpy(), logits.shape)
+                check_class_labels(labels.cpu().numpy(), logits.shape)
                 rows += len(labels)
-                sums += torch.stack([loss.per_sample(logits, labels).double().sum().cpu() for loss in self.losses])
-                self.max_p = max(self.max_p, float((-ce.per_sample(logits, labels)).exp().max()))
+                row_losses = [loss(logits, labels, reduction="none") for loss in self.losses]
+                sums += torch.stack([part.double().sum().cpu() for part in row_losses])
+                self.max_p = max(self.max_p, float((-ce(logits, labels, reduction="none")).exp().max()))
             if not rows:
                 raise UsageError("Expected a loader with rows, but it gave none.")
             self.rows, self.means = rows, (sums / rows).tolist()
@@ -237,7 +235,7 @@ class LossSurface:
         inputs, labels = batch
 
         def total(weights: Tensor, factors: Tensor) -> Tensor:
-            return (factors * loss.per_sample(self._logits(inputs, weights), labels)).sum()
+            return (factors * loss(self._logits(inputs, weights), labels, reduction="none")).sum()
 
         try:
             _, pull, *_ = vjp(grad(total), self.weights, self.weights.new_ones(len(labels)))
@@ -253,7 +251,7 @@ class LossSurface:
     def _row_losses(self, weights: Tensor, inputs: dict[str, Any], labels: Tensor) -> Tensor:
         """Each loss of each row, (losses, N)."""
         logits = self._logits(inputs, weights)
-        return torch.stack([loss.per_sample(logits, labels) for loss in self.losses])
+        return torch.stack([loss(logits, labels, reduction="none") for loss in self.losses])
 
     def _logits(self, inputs: dict[str, Any], weights: Tensor) -> Tensor:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
@@ -275,11 +273,6 @@ class LossSurface:
                 f"Expected the same rows in each pass, but the loader gave {self.rows} and then {rows}. Pass a "
                 "DataLoader or a list of batches, not an iterator."
             )
-
-
-def _phases(loss: MixedLoss) -> list[Loss]:
-    phases = [replace(phase, start=Fraction(0)) for phase in loss.schedule.phases]
-    return [MixedLoss(MixingSchedule((phase,))) for phase in phases]
 
 
 def _lanczos(surface: LossSurface, count: int, steps: int, seed: int) -> list[Eigenvalue]:

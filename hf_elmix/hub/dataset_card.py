@@ -12,8 +12,9 @@ from huggingface_hub import DatasetCardData
 from hf_elmix.analysis.formats import markdown_table, markdown_text
 from hf_elmix.analysis.plots import plot_profile
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import report_tables, settings_view
-from hf_elmix.analysis.words import verdict
+from hf_elmix.analysis.sections.runs import shared_settings
+from hf_elmix.analysis.sections.scores import score_table
+from hf_elmix.analysis.sections.summary import verdict
 from hf_elmix.hub.model_card import CARD, CITATION, MARK, drawn
 
 __all__ = ["DATASET_MARK", "dataset_files"]
@@ -38,9 +39,7 @@ def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] =
     """
     tables = {RUNS: results.runs_df, CURVES: results.curves_df}
     files = {name: _parquet(table) for name, table in tables.items() if table is not None and len(table)}
-    files[PICTURE] = drawn(
-        lambda ax: plot_profile(results.profile, ax, experiments=len(results.scores), bands=results.bands), (6.4, 4.2)
-    )
+    files[PICTURE] = drawn(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2))
     return {**files, CARD: _card(results, repo_id, CURVES in files, commands).encode()}
 
 
@@ -89,7 +88,7 @@ def _about(results: StudyResults) -> str:
 
 
 def _scores(results: StudyResults) -> str:
-    table = next(table for table in report_tables(results) if table.name == "scores")
+    table = score_table(results)
     cells = markdown_table(table.header, table.texts())
     return f"{markdown_text(table.caption)}\n\n{cells}\n![Performance profile]({PICTURE})"
 
@@ -109,5 +108,5 @@ def _code(language: str, lines: Sequence[str]) -> str:
 
 def _settings(results: StudyResults) -> str:
     """What all runs have in common."""
-    shared = settings_view(results.runs_df)[0]
+    shared = shared_settings(results.runs_df)
     return markdown_table(["name", "value"], [[name, value] for name, value in shared.items()]) if shared else ""

@@ -12,7 +12,7 @@ import numpy as np
 from glue_runs.protocol import GLUE
 from glue_runs.tasks import TASKS
 from hf_elmix.hub.model_card import ModelFacts, Origin, Score
-from hf_elmix.study.keep import best_first
+from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.text.tasks import TextTask
 
@@ -119,20 +119,16 @@ def _start(task: TextTask, split: str, metrics: Mapping[str, Any]) -> str:
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
     """What the other seeds say of a score."""
-    runs = [run for run in [record, *others] if _score(run) is not None]
+    runs = [run for run in [record, *others] if run.score is not None]
     if len(runs) < 2:
         return []
-    values = 100 * np.array([_score(run) for run in runs], dtype=float)
+    values = 100 * np.array([run.score for run in runs], dtype=float)
     spread = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-    name = record.settings["score"].replace("_", " ")
+    name = record.select.scored_metric.replace("_", " ")  # type: ignore[union-attr]  # its score is known
     notes = [f"Over the {len(runs)} seeds of the study, {name} is {spread} % (mean ± standard deviation, n − 1)."]
     if min(runs, key=best_first) is record:
         notes.append(f"This is the model of seed {record.key.seed}, the best of them on these rows: expect less.")
     return notes
-
-
-def _score(record: RunRecord) -> float | None:
-    return record.scores.get(record.settings["score"], {}).get("last")
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from hf_elmix.analysis.formats import markdown_table, markdown_text
 from hf_elmix.analysis.plots import plot_schedule
 from hf_elmix.losses.registry import mixing_of
-from hf_elmix.losses.schedules import MixingSchedule, focus_of
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import method_label
 
 __all__ = [
@@ -281,7 +282,7 @@ def _loss(facts: ModelFacts) -> str:
     table = markdown_table(["from", "to", "α", "β", "focus F"], rows)
     return (
         f"The loss is {LOSS}. Its gradient is largest for samples whose true label has the probability F. "
-        f"`mixing={json.dumps(str(schedule))}` sets the weights over training:\n\n"
+        f"`mixing={json.dumps(schedule.mixing)}` sets the weights over training:\n\n"
         f"![α, β and the focus over training]({PICTURE})\n\n{table}".rstrip()
     )
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from glue_runs.remake import study_commands
 from glue_runs.tasks import TASKS
 from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
@@ -19,7 +18,7 @@ from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
 from hf_elmix.hub.facts import facts_of, public
 from hf_elmix.hub.model_card import card_files, model_mark
 from hf_elmix.hub.publish import Published, claim_repo, files_of_model, own_namespace, publish_files
-from hf_elmix.study.keep import best_first
+from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, Store
 
@@ -49,7 +48,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
     records = list(store.records())
     kept = [record for record in records if record.key.task in TASKS and _is_kept(store, record)]
     if not kept:
-        raise UsageError(_none_kept(records, str(store.folder)))
+        raise UsageError(_none_kept(records, store))
     if "/" not in template:
         template = f"{own_namespace()}/{template}"
     ids = repo_ids(template, kept)
@@ -76,9 +75,9 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
     records = [public(record) for record in store.records()]
     if not records:
         raise UsageError(f"Expected a folder of runs, but {str(store.folder)!r} holds no record.")
-    results = StudyResults(runs_table(records, store.asked()), curves_table(records))
+    results = StudyResults(runs_table(records, store.asked()), curves_table(records, store.asked()))
     repo_id = claim_repo(repo_id, DATASET_MARK, repo_type="dataset", create=False, **options)
-    files = dataset_files(results, repo_id, study_commands(records, "runs"))
+    files = dataset_files(results, repo_id, store.declaration()["commands"])
     return publish_files(files, repo_id, DATASET_MARK, repo_type="dataset", **options)
 
 
@@ -150,8 +149,9 @@ def _method(record: RunRecord) -> tuple[str, str]:
     return record.key.task, record.key.method
 
 
-def _none_kept(records: list[RunRecord], folder: str) -> str:
+def _none_kept(records: list[RunRecord], store: Store) -> str:
+    folder = str(store.folder)
     if not records:
         return f"Expected a folder of runs, but {folder!r} holds no record."
-    command = study_commands(records, folder)[0]
+    command = next(iter(store.declaration()["commands"]), "the command of the study with")
     return f"No model was kept in {folder!r}. Train once more and keep them: {command} --keep best --overwrite"

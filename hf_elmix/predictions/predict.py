@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.records import Predictions, check_class_ids
+from hf_elmix.predictions.records import Predictions, check_class_labels
 from hf_elmix.training.model_support import base_model, check_class_logits, logits_of, requires_labels
 
 __all__ = ["evaluation_mode", "predict", "split_labels"]
@@ -40,7 +40,7 @@ def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: 
             inputs, ids = split_labels(batch, model, device)
             labels.append(ids.cpu().numpy())
             logits.append(logits_of(model(**inputs), "labels" in inputs).float().cpu().numpy())
-            check_class_ids(labels[-1], logits[-1].shape)
+            check_class_labels(labels[-1], logits[-1].shape)
     if not logits:
         raise UsageError("Expected a loader with rows, but it gave none.")
     return Predictions.from_logits(np.concatenate(logits), np.concatenate(labels))

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainingArguments
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.records import check_class_ids
+from hf_elmix.predictions.records import check_class_labels
 from hf_elmix.training.model_support import labels_for, logits_of
 
 __all__ = ["Recorder"]
@@ -134,7 +134,7 @@ class Recorder:
             )
         ids = self._dataset_labels(loader) if labels is None else labels.cpu().numpy()
         ids = ids[:, 0] if ids.shape[1:] == (1,) else ids
-        check_class_ids(ids, logits.shape)
+        check_class_labels(ids, logits.shape)
         return logits.cpu().numpy(), ids
 
     def _dataset_labels(self, loader: Any) -> np.ndarray:

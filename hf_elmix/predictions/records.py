@@ -22,7 +22,7 @@ __all__ = [
     "FILE",
     "THRESHOLD",
     "Predictions",
-    "check_class_ids",
+    "check_class_labels",
     "from_bytes",
     "read_predictions",
     "to_bytes",
@@ -106,7 +106,7 @@ class Predictions:
         return replace(point, **series)
 
 
-def check_class_ids(labels: np.ndarray, shape: tuple[int, ...]) -> None:
+def check_class_labels(labels: np.ndarray, shape: tuple[int, ...]) -> None:
     """Refuse labels that do not give one class for each row of logits.
 
     Args:

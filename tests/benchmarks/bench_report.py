@@ -32,7 +32,7 @@ def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRe
     training = [{"step": 10 * k, "epoch": float(k), **log, "grad_norm": 1.0} for k in range(1, EPOCHS + 1)]
     settings = {
         "loss": method,
-        "score": "accuracy",
+        "select": {"metric": "accuracy"},
         "arguments": {"learning_rate": 2e-5},
         "rows": {"train": task},
     }

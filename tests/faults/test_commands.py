@@ -21,18 +21,17 @@ from glue_runs.protocol import GLUE
 pytestmark = pytest.mark.slow
 
 
-def wait_until(condition: Callable[[], Any], started: Any, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], Any], started: Any) -> None:
+    """Wait for something that a study does before it ends, however busy the machine is."""
     while not condition():
         assert not started.ended(), f"ended too early:\n{started.said()}"
-        assert time.monotonic() < deadline, f"not in {seconds} s:\n{started.said()}"
         time.sleep(0.01)
 
 
 def check_interrupted(started: Any) -> None:
     """Check that a study has ended as it should after Ctrl-C."""
     assert started.wait() == 130, started.said()
-    started.settle(1.0)
+    started.settle()
     said = started.said()
     assert "Traceback" not in said
     assert "Error" not in said
@@ -101,7 +100,7 @@ def test_a_command_interrupted_killed_and_robbed_of_a_worker(
     wait_until(lambda: len(snapshot(runs)) > len(kept), robbed)
     os.kill(workers_of(robbed)[0], signal.SIGKILL)
     assert robbed.wait() == 0, robbed.said()
-    robbed.settle(5.0)
+    robbed.settle()
     assert snapshot(runs).items() >= kept.items()
     assert results(runs) == undisturbed
     assert strays(runs) == []

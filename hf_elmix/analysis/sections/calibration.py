@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.comparison import compare
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.frames import EXPERIMENT
+from hf_elmix.analysis.frames import BLOCK
+from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
 from hf_elmix.analysis.predictions import BINS, Predicted
-from hf_elmix.analysis.ranks import compare
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
-from hf_elmix.analysis.words import first_upper, gain_text, interval_text, number
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 
@@ -98,7 +98,7 @@ def calibration_pairs(
     for measure in MEASURES:
         for when in WHEN:
             rows = calibration[calibration["when"] == when]
-            values = rows.pivot(index=EXPERIMENT, columns="method", values=measure)[known]
+            values = rows.pivot(index=BLOCK, columns="method", values=measure)[known]
             means = {
                 method: values[[method, baseline]].dropna().mean().set_axis(["value", "base_value"])
                 for method in known

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from hf_elmix.analysis.comparison import compare, minimum_detectable_effect
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.frames import EXPERIMENT
+from hf_elmix.analysis.frames import BLOCK
+from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, pvalue_text
 from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, Predicted
-from hf_elmix.analysis.ranks import compare, visible_effect
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
-from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text
 from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
@@ -77,7 +77,7 @@ def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataF
     for method in methods:
         part = predicted.flows[predicted.flows["method"] == method]
         if len(part):
-            rows[method] = {"runs": part.groupby(EXPERIMENT).ngroups, "start": part["start"].mean()}
+            rows[method] = {"runs": part.groupby(BLOCK).ngroups, "start": part["start"].mean()}
             for name, flow in flow_of(predicted, method).iterrows():
                 rows[method] |= {name: int(flow.sum()), f"{name}_end": int(flow["correct"])}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -107,12 +107,12 @@ def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed
         predicted: The counts of the study.
         methods: In the order of the study.
         baseline: One of them.
-        seed: Of the simulation behind ``visible``.
+        seed: Of the simulation behind the minimum detectable effect.
 
     Returns:
         A row for each of `NEAR_FOR` and each method but the baseline: the ``rows`` over all blocks; the means over
         blocks of the ``share`` of the method and that of the baseline, ``base_share``; the columns of `compare`; and
-        the minimum detectable effect, ``visible``. Blocks in which one of the two has no such row are left out.
+        the ``minimum_detectable_effect``. Blocks in which one of the two has no such row are left out.
     """
     parts = {}
     for who in NEAR_FOR if len(predicted.near) else ():
@@ -123,9 +123,9 @@ def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed
         if others:
             means = near.groupby("method").agg({"rows": "sum", "share": "mean", "base_share": "mean"})
             gains = near.assign(gain=near["share"] - near["base_share"])
-            gains = gains.pivot(index=EXPERIMENT, columns="method", values="gain")[others].assign(**{baseline: 0.0})
-            paired = compare(gains, baseline).assign(visible=visible_effect(gains, baseline, seed))
-            parts[who] = means.loc[others].join(paired)
+            gains = gains.pivot(index=BLOCK, columns="method", values="gain")[others].assign(**{baseline: 0.0})
+            effect = minimum_detectable_effect(gains, baseline, seed).rename("minimum_detectable_effect")
+            parts[who] = means.loc[others].join(compare(gains, baseline)).join(effect)
     return pd.concat(parts, names=["near_for"]) if parts else pd.DataFrame()
 
 
@@ -144,15 +144,16 @@ def _answer(row: Any, baseline: str) -> str:
         start = f"{label} is not significantly different from {base} in the rows near the boundary that it corrects"
     gain = f"{gain_text(row.difference, HUNDRED)} points {interval_text(row.low, row.high, HUNDRED)}".rstrip()
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
-    blocks = f"{row.pairs:.0f} block{'s' if row.pairs != 1 else ''}{of_them}"
+    blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
     text = (
         f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end correct under {label} and "
         f"{number(HUNDRED * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
     )
-    if not row.visible > 0 or row.low > 0 or row.high < 0:
+    effect = row.minimum_detectable_effect
+    if not effect > 0 or row.low > 0 or row.high < 0:
         return text
-    missed = f"A true difference under {number(HUNDRED * row.visible)} points" if row.visible < 1 else "Any difference"
-    return f"{text} {missed} could easily have been missed."
+    least = f"{number(HUNDRED * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
+    return f"{text} The minimum detectable effect is {least}."
 
 
 def _shares(pooled: pd.DataFrame) -> str:

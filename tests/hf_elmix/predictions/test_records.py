@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.records import FILE, Predictions, check_class_ids, read_predictions, write_predictions
+from hf_elmix.predictions.records import FILE, Predictions, check_class_labels, read_predictions, write_predictions
 
 
 def some(rows: int = 4, classes: int = 3) -> Predictions:
@@ -92,6 +92,6 @@ def test_points_follow_each_other():
     ],
 )
 def test_labels_must_be_one_class_per_row(labels, shape, message):
-    check_class_ids(np.array([0, 1]), (2, 2))
+    check_class_labels(np.array([0, 1]), (2, 2))
     with pytest.raises(UsageError, match=message):
-        check_class_ids(np.array(labels), shape)
+        check_class_labels(np.array(labels), shape)

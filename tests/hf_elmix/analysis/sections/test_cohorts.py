@@ -56,7 +56,7 @@ def test_the_answer(record, share, start):
         sum(sign * (one - ce) > 0 for one, ce in zip(share, [0.3, 0.35, 0.4], strict=True)) for sign in (1, -1)
     )
     assert f" over 3 blocks (more in {more}, fewer in {fewer}) and 120 rows" in said
-    assert ("easily have been missed" in said) == ("not significantly" in start)
+    assert ("minimum detectable effect is " in said) == ("not significantly" in start)
 
 
 def test_a_single_block_does_not_decide(record):
@@ -199,7 +199,7 @@ def test_the_comparison_is_paired_within_blocks():
     assert (row["share"], row["base_share"]) == pytest.approx((2 / 3, 5 / 12))
     assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.25 - reach, 0.25, 0.25 + reach))
     assert row["sign_p"] == 0.5
-    assert row["visible"] > 0
+    assert row["minimum_detectable_effect"] > 0
 
 
 def test_blocks_without_such_rows_are_left_out():
