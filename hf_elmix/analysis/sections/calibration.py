@@ -115,19 +115,14 @@ def _answers(pairs: Pairs, baseline: str) -> list[str]:
         label, verdicts = method_label(str(method)), []
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]
-            if row["low"] > 0:
-                verdict = f"worse than {base}"
-            else:
-                verdict = f"better than {base}" if row["high"] < 0 else f"not significantly different from {base}"
+            better = "better than" if row["high"] < 0 else "not significantly different from"
             gain = f"{gain_text(row['difference'], HUNDRED)} points {interval_text(row['low'], row['high'], HUNDRED)}"
-            shares = f"ECE {number(HUNDRED * row['value'])} % versus {number(HUNDRED * row['base_value'])} %"
-            verdicts.append(f"{verdict} {name} ({shares}, {gain.rstrip()})")
-        together = row["pairs"] > 0
-        sentences.append(
-            f"In calibration, {label} is {' and '.join(verdicts)}."
-            if together
-            else f"{label} and {base} have no block in common."
-        )
+            verdicts.append(
+                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(HUNDRED * row['value'])} % "
+                f"versus {number(HUNDRED * row['base_value'])} %, {gain.rstrip()})"
+            )
+        said = f"In calibration, {label} is {' and '.join(verdicts)}."
+        sentences.append(said if row["pairs"] else f"{label} and {base} have no block in common.")
     return sentences
 
 
@@ -159,11 +154,7 @@ def _means(means: pd.DataFrame) -> Table:
 def _pairs(pairs: Pairs, baseline: str) -> Table:
     """A row for each method, before and after; a column for each measure."""
     rows = [
-        [
-            Cell(method_label(str(method))),
-            Cell(when),
-            *(_pair_cell(pairs[measure, when].loc[method], measure) for measure in MEASURES),
-        ]
+        [Cell(method_label(method)), Cell(when), *(_pair_cell(pairs[k, when].loc[method], k) for k in MEASURES)]
         for when in WHEN
         for method in pairs["ece", when].index
     ]

@@ -54,10 +54,7 @@ def cohort_section(results: StudyResults) -> Section | None:
         f"{THRESHOLD:g}; or incorrect and far from it. How do the rows of each cohort at {when} end up?",
         [*(_answer(row, results.baseline) for row in answers), _shares(pooled)],
         [_transitions(pooled, when), *([_near(near, results.baseline)] if len(near) else [])],
-        {
-            f"From {when} to the end": _sankey_diagrams(predicted, pooled, when),
-            "Probability of the true label during training": _ridgeline_plots(predicted, pooled),
-        },
+        _pictures(predicted, pooled, when),
         data,
     )
 
@@ -213,21 +210,14 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _sankey_diagrams(predicted: Predicted, pooled: pd.DataFrame, when: str) -> list[Picture]:
-    names = (when.replace(" of the", "\nof the"), "end")
-    return [
-        Picture(
-            f"sankey-{k}", method_label(method), partial(draw_sankey, flow_of(predicted, method), names=names), 3.6
-        )
-        for k, method in enumerate(pooled.index[:DRAWN], start=1)
-    ]
-
-
-def _ridgeline_plots(predicted: Predicted, pooled: pd.DataFrame) -> list[Picture]:
-    pictures = []
+def _pictures(predicted: Predicted, pooled: pd.DataFrame, when: str) -> dict[str, list[Picture]]:
+    """A Sankey diagram and a ridgeline plot for each of the first methods."""
+    names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
     for k, method in enumerate(pooled.index[:DRAWN], start=1):
-        table = predicted.histograms.loc[method]
-        table = table.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in table.index])
-        draw = partial(draw_ridgeline, table, label="training")
-        pictures.append(Picture(f"ridgeline-{k}", method_label(method), draw, 3.6))
-    return pictures
+        label, histograms = method_label(method), predicted.histograms.loc[method]
+        histograms = histograms.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
+        draw = partial(draw_sankey, flow_of(predicted, method), names=names)
+        sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
+        draw = partial(draw_ridgeline, histograms, label="training")
+        ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))
+    return {f"From {when} to the end": sankey, "Probability of the true label during training": ridgeline}
