@@ -278,9 +278,6 @@ def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     Args:
         result: From `escape`.
         ax: Axis to draw on; by default the current one.
-
-    Returns:
-        The axis.
     """
     import matplotlib.pyplot as plt
 

@@ -38,7 +38,7 @@ NO_GRADIENT = {
 def gradient_at_label(loss: AnyLoss, p: ArrayLike, classes: int = 2) -> np.ndarray:
     """Compute ``|dL / dq_y|``, the size of the gradient with respect to the logit of the true label.
 
-    If the loss scales the learning rate, so is the gradient, as this is what an optimizer step uses.
+    If the loss scales the learning rate, the gradient is scaled too, since an optimizer step uses the product.
 
     Args:
         loss: Text such as ``"focal:gamma=2"``, a focus, weights (alpha, beta), or anything else that `parse_loss`

@@ -119,9 +119,9 @@ def test_different_rows_are_not_compared(sets):
 
 
 def test_an_error_names_the_run(predictions):
-    wrong = replace(predictions(3), labels=[0, 1, -100])
+    unlabelled = replace(predictions(3), labels=[0, 1, -100])
     with pytest.raises(UsageError, match="a ce seed 7: Expected class ids from 0 to 2"):
-        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": wrong}}, ["ce"], "ce")
+        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": unlabelled}}, ["ce"], "ce")
 
 
 @pytest.mark.parametrize("left", [None, {}])

@@ -251,8 +251,8 @@ def test_extreme_logits_do_not_overflow(largest):
     logits = np.array(
         [[largest, 0, -largest], [-largest, largest, 0], [0, -largest, largest], [0, 1, 2]], largest.dtype
     )
-    right = as_trained(logits, [0, 1, 2, 2])
-    assert right["nll"] == pytest.approx(-math.log(softmax(np.array([[0.0, 1, 2]]))[0, 2]) / 4)
+    found = as_trained(logits, [0, 1, 2, 2])
+    assert found["nll"] == pytest.approx(-math.log(softmax(np.array([[0.0, 1, 2]]))[0, 2]) / 4)
     for labels in ([0, 1, 2, 2], [1, 2, 0, 0], [0, 1, 1, 2]):
         assert np.isfinite(calibration_table(logits, labels).to_numpy()).all()
 

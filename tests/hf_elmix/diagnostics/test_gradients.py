@@ -20,22 +20,22 @@ from hf_elmix.losses.registry import parse_loss, register_loss
 from hf_elmix.losses.schedules import MixingSchedule
 
 P = np.array([1e-6, 0.01, 0.2, 0.37, 0.49, 0.51, 0.8, 0.99, 1 - 1e-6])
-WRONG = 1 - P
+REST = 1 - P
 
 # The gradient of a loss f(p) is f'(p) p (1 - p), by hand.
 CLOSED = {
-    "ce": WRONG,
-    "el": P * WRONG,
-    "mix:0.3": WRONG * (1 + 2.5 * P),
-    "focal:gamma=2,alpha=0.25": 0.25 * WRONG**2 * (WRONG - 2 * P * np.log(P)),
-    "focal:gamma=0.5": WRONG**0.5 * (WRONG - 0.5 * P * np.log(P)),
-    "mae": 2 * P * WRONG,
-    "gce:q=0.7": P**0.7 * WRONG,
-    "gce:q=0.7,k=0.5": np.where(P > 0.5, P**0.7 * WRONG, 0),
-    "tce:a=0.2": WRONG / (1 - np.log(P)) ** 0.2,
-    "mpce": np.where(P < 0.5, WRONG * (1 - 2 * P - 2 * P * np.log(P)), 0),  # max p is 1 - p there
-    "ce-rescaled:0.4": (1 + 5 / 3) * WRONG,
-    "ce-rescaled:0.4,logit=other": (1 + 5 / 2) * WRONG,
+    "ce": REST,
+    "el": P * REST,
+    "mix:0.3": REST * (1 + 2.5 * P),
+    "focal:gamma=2,alpha=0.25": 0.25 * REST**2 * (REST - 2 * P * np.log(P)),
+    "focal:gamma=0.5": REST**0.5 * (REST - 0.5 * P * np.log(P)),
+    "mae": 2 * P * REST,
+    "gce:q=0.7": P**0.7 * REST,
+    "gce:q=0.7,k=0.5": np.where(P > 0.5, P**0.7 * REST, 0),
+    "tce:a=0.2": REST / (1 - np.log(P)) ** 0.2,
+    "mpce": np.where(P < 0.5, REST * (1 - 2 * P - 2 * P * np.log(P)), 0),  # max p is 1 - p there
+    "ce-rescaled:0.4": (1 + 5 / 3) * REST,
+    "ce-rescaled:0.4,logit=other": (1 + 5 / 2) * REST,
 }
 
 
@@ -121,11 +121,11 @@ def test_a_schedule_is_taken_as_it_starts():
 def test_a_registered_loss(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
     register_loss("squared", squared)
-    np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * WRONG)
+    np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * REST)
 
 
 def test_a_size_has_no_sign():
-    np.testing.assert_allclose(gradient_at_label(lambda logits, labels: -squared(logits, labels, 1), P), WRONG)
+    np.testing.assert_allclose(gradient_at_label(lambda logits, labels: -squared(logits, labels, 1), P), REST)
 
 
 def test_a_schedule_has_a_curve_for_each_phase(ax):
