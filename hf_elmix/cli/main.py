@@ -138,14 +138,14 @@ def _gradients(args: argparse.Namespace) -> None:
 
 def _cohorts(args: argparse.Namespace) -> None:
     from hf_elmix.analysis.formats import to_markdown
-    from hf_elmix.diagnostics.cohort_plots import plot_flow, plot_histograms
+    from hf_elmix.diagnostics.cohort_plots import plot_ridgeline, plot_sankey
     from hf_elmix.predictions.records import read_predictions
 
     drawings: list[Callable[..., Axes]] = []
     for name, seen in read_predictions(args.run).items():
         print(to_markdown(_transitions(name, seen, args.threshold)))
-        drawings.append(partial(plot_flow, seen, threshold=args.threshold, start=args.start))
-        drawings.append(partial(plot_histograms, seen, threshold=args.threshold))
+        drawings.append(partial(plot_sankey, seen, threshold=args.threshold, start=args.start))
+        drawings.append(partial(plot_ridgeline, seen, threshold=args.threshold))
     _draw(args.out, drawings)
 
 
@@ -162,8 +162,8 @@ def _transitions(name: str, seen: Predictions, threshold: float) -> Table:
     ]
     caption = (
         f"Of {len(seen.labels)} rows{f' of {name}' if name else ''}, by what the model said of them at an epoch: how "
-        f"many were right at epoch {seen.epochs[-1]:g}, with 95 % intervals (Wilson). Wrong rows are near where the "
-        f"probability of their label is above {threshold:g}, else far."
+        f"many were correct at epoch {seen.epochs[-1]:g}, with 95 % intervals (Wilson). Incorrect rows are near if "
+        f"the probability of their label is above {threshold:g}, else far."
     )
     return Table("cohorts", "Cohorts", caption, ["epoch", *COHORTS], rows)
 
@@ -200,8 +200,7 @@ def _calibration(args: argparse.Namespace) -> None:
 
 def _escape(args: argparse.Namespace) -> None:
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
-    from hf_elmix.diagnostics.hessian import constant_losses
-    from hf_elmix.diagnostics.sharpness import top_eigenvalues
+    from hf_elmix.diagnostics.hessian import constant_losses, top_eigenvalues
     from hf_elmix.losses.registry import expand_losses
 
     losses = constant_losses(expand_losses(args.losses))  # what can be refused at once is

@@ -29,9 +29,9 @@ def cells(text: str) -> dict[str, list[str]]:
 
 @pytest.fixture
 def training(tmp_path):
-    """What a training of four rows left: at epoch 1 one is right, one near and two are far."""
-    p_true, right = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
-    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, right, np.zeros((4, 2)))
+    """Predictions on four rows: at epoch 1 one is correct, one near and two are far."""
+    p_true, correct = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
+    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, correct, np.zeros((4, 2)))
     write_predictions(tmp_path / FILE, {"": seen})
     return tmp_path
 
@@ -111,7 +111,7 @@ def test_the_diagram_has_a_run_before_and_after_scaling(kept_run, tmp_path, monk
         (["gradients", "--losses", "cot"], "'cot'"),
         (["gradients", "--out", "fig1.jpeg"], "--out to end in .png, .svg, .pdf, but got 'fig1.jpeg'"),
         (["gradients", "--out", "nowhere/fig1.png"], "--out in a folder that exists, but got 'nowhere/fig1.png'"),
-        (["cohorts", "nowhere"], "there is no 'nowhere'"),
+        (["cohorts", "nowhere"], "'nowhere' does not exist"),
         (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
         (["calibration", "no/model"], "Cannot load the model 'no/model'"),
         (["calibration", "{training}"], "Cannot load the model"),
