@@ -13,8 +13,8 @@ from glue_runs.flags import STOCK, DataArguments, FinetuneArguments
 from glue_runs.protocol import ARGUMENTS, GLUE
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
-from hf_elmix.hub.facts import model_facts, scores_on
-from hf_elmix.hub.model_card import ModelFacts, model_mark, write_model_card
+from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
+from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, publish_folder
 from hf_elmix.study.runner import software
 from hf_elmix.text.rows import revision
@@ -85,6 +85,7 @@ def facts_of_run(
     """
     first = next(iter(rows.values()))
     settings = {
+        "text": task.to_settings(),
         "model": source.name,
         "dataset": next(iter(data.files.values()), data.dataset_name or GLUE),
         "config": data.task_name or data.dataset_config_name,
@@ -106,9 +107,11 @@ def facts_of_run(
     scores = [
         score
         for split, end in endings
-        for score in scores_on(split, task, {k.removesuffix(end): v for k, v in metrics.items() if k.endswith(end)})
+        for score in scores_on(
+            split, task.metrics, {k.removesuffix(end): v for k, v in metrics.items() if k.endswith(end)}
+        )
     ]
-    return model_facts(task, settings, provenance, scores, args.seed)
+    return model_facts(task.name, settings, provenance, scores, args.seed)
 
 
 def share(args: FinetuneArguments, facts: ModelFacts, hub: Hub | None) -> None:

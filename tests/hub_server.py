@@ -130,6 +130,7 @@ class Repositories:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each response waits 40 ms for an acknowledgement of its headers
     hub: LocalHub
 
     def do(self) -> None:

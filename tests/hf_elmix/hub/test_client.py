@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from hf_elmix.hub.client import find_model, may_pass, with_retries
+from hf_elmix.hub.client import find_model, is_temporary, with_retries
 
 WEIGHTS = "model.safetensors"
 
@@ -47,8 +47,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ValueError("no such split"), False),
     ],
 )
-def test_what_may_pass(error, expected):
-    assert may_pass(error) is expected
+def test_what_is_temporary(error, expected):
+    assert is_temporary(error) is expected
 
 
 def test_tries_again_until_it_succeeds():
