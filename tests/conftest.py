@@ -1,8 +1,16 @@
 """Fixtures shared by all tests: the generated GLUE, GLUE-like folders, folders of runs, a local Hub, real rows."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
+
+# Libraries read these when they are imported. No test may reach a network; children that need the local Hub set their
+# own endpoint.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads do not take time from other processes
+
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,10 +29,6 @@ from glue_runs.tasks import TASKS
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
-
-# Nothing here may reach a network; children that need the local Hub set their own endpoint.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")

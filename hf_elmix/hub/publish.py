@@ -79,23 +79,14 @@ def claim_repo(
         UsageError: If the id is malformed; the token is missing, unknown or has no write access; the repository holds
             something else, or is public and should be private; or the Hub cannot be reached.
     """
-    repo = _Repo(repo_id, dict(mark), repo_type, private, overwrite, access_token(token))
+    repo = _Repo(repo_id, dict(mark), repo_type, private, overwrite, token)
     with hub_errors(repo_id, repo.token):
         repo.complete_id()
         with_retries(partial(repo.check, create=create), WAITS)
     return repo.id
 
 
-def publish_files(
-    files: Mapping[str, Content],
-    repo_id: str,
-    mark: Mapping[str, str],
-    *,
-    repo_type: str = "model",
-    private: bool | None = None,
-    overwrite: bool = False,
-    token: str | None = None,
-) -> Published:
+def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str, str], **options: Any) -> Published:
     """Upload files to a repository in one commit, so that nobody ever loads half of them.
 
     The client leaves out files that have not changed, and makes no commit if none has. Other files in the repository
@@ -103,24 +94,21 @@ def publish_files(
 
     Args:
         files: Contents or local paths, by name in the repository.
-        repo_id: As for `claim_repo`, like the other arguments.
+        repo_id: As for `claim_repo`.
         mark: What the repository holds.
-        repo_type: ``model`` or ``dataset``.
-        private: Whether the repository is private.
-        overwrite: Replace everything in a repository that holds something else.
-        token: Access token.
+        options: ``repo_type``, ``private``, ``overwrite`` and ``token`` of `claim_repo`.
 
     Raises:
         UsageError: If a file contains the token, or for one of the reasons of `claim_repo`.
     """
-    repo = _Repo(repo_id, dict(mark), repo_type, private, overwrite, access_token(token))
+    repo = _Repo(repo_id, dict(mark), **options)
     for name, content in files.items():
         if _contains(content, repo.token.encode()):
             raise UsageError(f"{name} contains the access token, so nothing was published. Remove the token from it.")
     with hub_errors(repo_id, repo.token):
         repo.complete_id()
         commit = with_retries(partial(repo.push, files), WAITS)
-    folder = "" if repo_type == "model" else f"{repo_type}s/"
+    folder = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
     return Published(f"{constants.ENDPOINT}/{folder}{repo.id}", commit)
 
 
@@ -172,11 +160,14 @@ class _Repo:
 
     id: str
     mark: dict[str, str]
-    kind: str
-    private: bool | None
-    overwrite: bool
-    token: str
+    repo_type: str = "model"
+    private: bool | None = None
+    overwrite: bool = False
+    token: Any = None
     first_commit: str | None = None  # the newest commit before the first try to push
+
+    def __post_init__(self) -> None:
+        self.token = access_token(self.token)
 
     @property
     def api(self) -> HfApi:
@@ -200,7 +191,7 @@ class _Repo:
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
         operations += [CommitOperationDelete(name) for name in sorted(replaced - files.keys())]
         message = f"Upload {', '.join(self.mark.values())} with hf_elmix"
-        options: dict[str, Any] = {"repo_type": self.kind, "parent_commit": info.sha, "commit_message": message}
+        options: dict[str, Any] = {"repo_type": self.repo_type, "parent_commit": info.sha, "commit_message": message}
         try:
             commit = self.api.create_commit(self.id, operations, **options).oid
         except JSONDecodeError as error:  # the client parses a response before it looks at its status
@@ -220,10 +211,10 @@ class _Repo:
         info = self._info()
         if info is None:
             if create:
-                self.api.create_repo(self.id, repo_type=self.kind, private=self.private)
+                self.api.create_repo(self.id, repo_type=self.repo_type, private=self.private)
                 info = self._info()
             return info, set()
-        self.api.auth_check(self.id, repo_type=self.kind, write=True)
+        self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
         if self.private and not info.private:
             raise UsageError(f"{self.id} already exists and is public. Make it private in its settings first.")
         files = {file.rfilename for file in info.siblings} - CREATED_BY_HUB
@@ -241,13 +232,13 @@ class _Repo:
 
     def _info(self) -> Any:
         try:
-            return self.api.repo_info(self.id, repo_type=self.kind)
+            return self.api.repo_info(self.id, repo_type=self.repo_type)
         except RepositoryNotFoundError:
             return None
 
     def _mark_in(self, commit: str) -> Any:
         """Read from its card what the repository holds; None if hf_elmix did not write the card."""
-        path = self.api.hf_hub_download(self.id, CARD, repo_type=self.kind, revision=commit)
+        path = self.api.hf_hub_download(self.id, CARD, repo_type=self.repo_type, revision=commit)
         try:
             return (metadata_load(path) or {}).get(MARK)
         except (ValueError, yaml.YAMLError):

@@ -48,7 +48,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
     records = _records(store)
     kept = [run for run in records if run.status == "done" and (store.folder_of(run.key) / MODEL).is_dir()]
     if not kept:
-        commands = store.declaration().get("commands", [])
+        commands = store.declaration()["commands"]
         again = f"Train again and keep them: {commands[0]}" if commands else "Repeat the study with"
         raise UsageError(f"No model was kept in {str(store.folder)!r}. {again} --keep best --overwrite")
     if "/" not in template:
@@ -76,7 +76,7 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
     """
     records = [public_record(record) for record in _records(store)]
     results = StudyResults(runs_table(records, store.asked()), curves_table(records))
-    commands = [_public_command(command) for command in store.declaration().get("commands", [])]
+    commands = [_public_command(command) for command in store.declaration()["commands"]]
     repo_id = claim_repo(repo_id, DATASET_MARK, repo_type="dataset", create=False, **options)
     files = dataset_files(results, repo_id, commands)
     return publish_files(files, repo_id, DATASET_MARK, repo_type="dataset", **options)

@@ -181,10 +181,11 @@ class Store:
         """
         path = self.folder / DECLARATION
         if not path.exists():
-            return {"grids": [], "methods": {}, "settings": {}}
+            return {"grids": [], "methods": {}, "settings": {}, "commands": []}
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return {"grids": list(values["grids"]), **{name: dict(values[name]) for name in ("methods", "settings")}}
+            parts = {name: dict(values[name]) for name in ("methods", "settings")}
+            return {"grids": list(values["grids"]), **parts, "commands": list(values.get("commands", ()))}
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path} is damaged ({error}). Delete it: the study writes it again.") from None
 

@@ -24,7 +24,7 @@ def ends(error: BaseException):
     ],
 )
 def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
-    assert exit_code("me", ends(error), extra="report", stopped="Go on.") == code
+    assert exit_code("me", ends(error), extra="report", interrupted="Go on.") == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert line in shown.err

@@ -109,8 +109,14 @@ def test_the_diagram_has_a_run_before_and_after_scaling(kept_run, tmp_path, monk
     [
         (["gradients", "--losses", "fokal"], "Did you mean 'focal"),
         (["gradients", "--losses", "cot"], "'cot'"),
-        (["gradients", "--out", "fig1.jpeg"], "--out to end in .png, .svg, .pdf, but got 'fig1.jpeg'"),
-        (["gradients", "--out", "nowhere/fig1.png"], "--out in a folder that exists, but got 'nowhere/fig1.png'"),
+        (
+            ["gradients", "--out", "fig1.jpeg"],
+            "--out: expected a file that ends in .png, .svg, .pdf, but got 'fig1.jpeg'",
+        ),
+        (
+            ["gradients", "--out", "nowhere/fig1.png"],
+            "--out: expected a file in a folder that exists, but got 'nowhere/fig1.png'",
+        ),
         (["cohorts", "nowhere"], "there is no 'nowhere'"),
         (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
         (["calibration", "no/model"], "Cannot load the model 'no/model'"),
@@ -123,7 +129,10 @@ def test_the_diagram_has_a_run_before_and_after_scaling(kept_run, tmp_path, monk
         ),
         (["escape", "{training}", "--eigenvalues", "31"], "--eigenvalues: expected a whole number, 0 to 30"),
         (["calibration", "{training}", "--bins", "0"], "--bins: expected a whole number, 1 or more, but got '0'"),
-        (["flow"], "invalid choice: 'flow'"),
+        (["flow"], "Expected COMMAND to be one of report, status, push, gradients, "),
+        (["calibraton"], "Did you mean 'calibration'?"),
+        (["gradients", "--looses", "ce"], "Unknown argument '--looses'. Did you mean '--losses'?"),
+        ([], "required: COMMAND"),
     ],
 )
 def test_mistakes_are_one_line(training, tmp_path, monkeypatch, capsys, words, message):
@@ -136,5 +145,8 @@ def test_mistakes_are_one_line(training, tmp_path, monkeypatch, capsys, words, m
 
 
 def test_help_needs_no_pytorch():
-    code = "import sys; from hf_elmix.cli.main import _parser; _parser(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = "import sys; from hf_elmix.cli.main import main\n"
+    code += "try: main(['escape', '--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "(default: ce el 0)" in done.stdout
