@@ -11,11 +11,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from glue_runs.__main__ import _parser
+from glue_runs.__main__ import COMMANDS
 from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.cli.base import make_parser
 from hf_elmix.losses.schedules import MixingSchedule
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ def test_study_commands_are_understood():
     commands = [shlex.split(line)[1:] for line in lines if line.startswith(("glue-runs study", "glue-runs report"))]
     assert len(commands) >= 4
     for words in commands:
-        _, rest = _parser().parse_known_args(words)
+        _, rest = make_parser("glue-runs", "", COMMANDS).parse_known_args(words)
         assert [word for word in rest if word.startswith("--")] in ([], ["--learning_rate"])
 
 

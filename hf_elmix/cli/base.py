@@ -118,10 +118,10 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
     def run() -> int:
         if command is not None and command.add_arguments is None:
             return command.run(argparse.Namespace(rest=words[1:]))
-        args, args.rest = make_parser(prog, description, commands).parse_known_args(words)
-        if args.rest and not args.command.takes_rest:
-            args.parser.refuse(args.rest[0])
-        args.typed = shlex.join([prog, *words])
+        args, rest = make_parser(prog, description, commands).parse_known_args(words)
+        if rest and not args.command.takes_rest:
+            args.parser.refuse(rest[0])
+        args.rest, args.typed = rest, shlex.join([prog, *words])
         return args.command.run(args)
 
     if command is None:

@@ -160,11 +160,10 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
         record: The run.
         others: Runs of the same task and method with other seeds, which the card mentions.
     """
-    text, last = record.settings.get("text"), {name: values["last"] for name, values in record.scores.items()}
-    scores = []
-    if text is None:  # which splits the metrics of another task belong to is not known
-        scores = scores_on("evaluation", [record.settings["score"]], last, "")
-    for split in text["splits"] if text else ():
+    text, last = record.settings.get("text", {}), {name: values["last"] for name, values in record.scores.items()}
+    # Which splits the metrics of another task belong to is not known.
+    scores = [] if text else scores_on("evaluation", [record.settings["score"]], last, "")
+    for split in text.get("splits", ()):
         prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
         scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
     notes = _notes(record, [run for run in others if run.key != record.key and run.status == "done"])

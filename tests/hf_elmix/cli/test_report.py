@@ -90,7 +90,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
     [
         ([], "required: runs"),
         (["nowhere.csv"], "Expected a file of scores or the folder of a study, but 'nowhere.csv' does not exist"),
-        (["notes.txt"], "Expected a .csv or .parquet file, or the folder of a study, but 'notes.txt' is another file"),
+        (["notes.txt"], "Expected a study's folder or a .csv or .parquet file, but 'notes.txt' is a file"),
         (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
