@@ -11,7 +11,7 @@ from pathlib import Path
 from glue_runs import protocol
 from hf_elmix.cli import push, report, status
 from hf_elmix.cli.base import Command, run_program
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, chosen_losses, run_study, study_training_arguments
+from hf_elmix.cli.study import INTERRUPTED, add_arguments, run_study, study_training_arguments
 
 __all__ = ["COMMANDS", "main"]
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _finetune(args: argparse.Namespace) -> int:
+    """Fine-tune once, with the flags of run_glue and --mixing or --loss."""
     from glue_runs.finetune import finetune
 
     return finetune(args.rest)
@@ -41,13 +42,18 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(args: argparse.Namespace) -> int:
+    """Train every task with every loss and seed, with one record per run.
+
+    The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as --bf16, are
+    accepted, too.
+    """
     arguments = study_training_arguments(args, "glue-runs study")
     from glue_runs.study import glue_study
 
     study = glue_study(
         args.tasks,
         args.seeds,
-        chosen_losses(args, protocol.MIXINGS),
+        [*(args.mixings or ()), *(args.losses or ())] or protocol.MIXINGS,
         model=args.model_name_or_path,
         dataset=args.dataset_name,
         max_length=args.max_seq_length,
@@ -66,6 +72,10 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    """Run the whole study on generated rows, offline.
+
+    Trains 112 small models and writes their report: no network, no account, no GPU.
+    """
     from glue_runs.demo import ABOUT, demo_study
 
     print(ABOUT)
@@ -82,30 +92,13 @@ def _demo(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "finetune": Command(
-        "fine-tune once, with the flags of run_glue and --mixing or --loss",
-        _finetune,
-        interrupted="Use --resume_from_checkpoint FOLDER to continue from a checkpoint, if one was saved.",
+        _finetune, interrupted="Use --resume_from_checkpoint FOLDER to continue from a checkpoint, if one was saved."
     ),
-    "study": Command(
-        "train tasks x seeds x losses, with one record per run",
-        _study,
-        _add_study,
-        description="Trains every task with every loss and seed, and writes one record per run. The same command "
-        "continues a study that was stopped. Takes flags of transformers.TrainingArguments, too, such as --bf16.",
-        interrupted=INTERRUPTED,
-        takes_rest=True,
-    ),
+    "study": Command(_study, _add_study, interrupted=INTERRUPTED, takes_rest=True),
     "status": status.COMMAND,
     "report": report.COMMAND,
     "push": push.COMMAND,
-    "demo": Command(
-        "run the whole study on generated rows, offline",
-        _demo,
-        _add_demo,
-        description="Runs the whole study, 112 small fine-tunings and their report, on generated rows with a small "
-        "encoder: no network, no account, no GPU.",
-        interrupted=INTERRUPTED,
-    ),
+    "demo": Command(_demo, _add_demo, interrupted=INTERRUPTED),
 }
 
 if __name__ == "__main__":

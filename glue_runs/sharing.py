@@ -15,7 +15,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
-from hf_elmix.hub.publish import claim_repo, publish_folder
+from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.study.runner import software
 from hf_elmix.text.rows import revision
 from hf_elmix.text.tasks import TextTask
@@ -123,7 +123,8 @@ def share(args: FinetuneArguments, facts: ModelFacts, hub: Hub | None) -> None:
     folder = Path(args.output_dir or "")
     write_model_card(folder, facts, folder.name if hub is None else hub.repo_id)
     if hub is not None:
-        print(publish_folder(folder, hub.repo_id, model_mark(facts), private=hub.private, token=hub.token))
+        files, mark = files_of_model(folder), model_mark(facts)
+        print(publish_files(files, hub.repo_id, mark, private=hub.private, token=hub.token))
 
 
 def _arguments(args: FinetuneArguments) -> dict[str, Any]:

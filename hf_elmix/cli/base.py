@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,28 +23,27 @@ class Command:
     """A command of a program.
 
     Attributes:
-        summary: What it does, as one line of the program's help.
-        run: Runs the command on the parsed arguments and returns the exit code. It imports what it needs, so that help
-            and errors show at once. Besides the command's arguments it gets ``typed`` (the command line) and ``rest``
-            (arguments that the parser does not know).
+        run: Runs the command on the parsed arguments and returns the exit code. Its docstring is the command's help.
+            It imports what it needs, so that help and errors show at once. Besides the command's arguments it gets
+            ``typed`` (the command line) and ``rest`` (arguments that the parser does not know).
         add_arguments: Adds the command's arguments to a parser; None if the command parses ``rest`` by itself.
-        description: What the command does, for its own help; by default the summary.
         extra: The extra of this package that the command needs.
         interrupted: What to say after Ctrl-C.
         takes_rest: Whether `run` handles arguments that the parser does not know.
     """
 
-    summary: str
     run: Callable[[argparse.Namespace], int]
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
-    description: str = ""
     extra: str = "glue"
     interrupted: str = ""
     takes_rest: bool = False
 
 
-class _HelpWithDefaults(argparse.HelpFormatter):
-    """Shows the default of each argument after its help."""
+class _Help(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description, and shows the default of each argument after its help."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
@@ -91,8 +91,9 @@ def make_parser(prog: str, description: str, commands: Mapping[str, Command]) ->
     parser = OneLineParser(prog=prog, description=description)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
-        about = command.description or f"{command.summary[0].upper()}{command.summary[1:]}."
-        shown: dict[str, Any] = {"help": command.summary, "description": about, "formatter_class": _HelpWithDefaults}
+        about = inspect.cleandoc(command.run.__doc__ or "")
+        summary = about.splitlines()[0].rstrip(".")
+        shown: dict[str, Any] = {"help": summary, "description": about, "formatter_class": _Help}
         sub = subparsers.add_parser(name, allow_abbrev=False, **shown)
         sub.set_defaults(command=command, parser=sub)
         if command.add_arguments is not None:

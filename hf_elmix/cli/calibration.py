@@ -6,8 +6,7 @@ import argparse
 from functools import partial
 
 from hf_elmix.cli.base import Command, whole_number
-from hf_elmix.cli.pictures import add_out, save_picture
-from hf_elmix.cli.rows import add_rows, checkpoint_of
+from hf_elmix.cli.diagnostics import add_out, add_rows, checkpoint_of, save_picture
 
 __all__ = ["COMMAND"]
 
@@ -19,6 +18,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Compare predicted probabilities with observed frequencies.
+
+    Prints calibration errors and proper scores of a classifier before and after temperature scaling; --out draws a
+    reliability diagram.
+    """
     from hf_elmix.analysis.formats import Table, to_markdown
     from hf_elmix.diagnostics.calibration import plot_reliability, score_table, temperature_scaled
     from hf_elmix.predictions.predict import predict
@@ -40,10 +44,4 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "do predicted probabilities match observed frequencies?",
-    _run,
-    _add_arguments,
-    description="Compares the predicted probabilities of a classifier with observed frequencies, before and after "
-    "temperature scaling: calibration errors, Brier score and log likelihood, and a reliability diagram with --out.",
-)
+COMMAND = Command(_run, _add_arguments)

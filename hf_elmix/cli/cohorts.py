@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import Command
-from hf_elmix.cli.pictures import add_out, save_picture
+from hf_elmix.cli.diagnostics import add_out, save_picture
 from hf_elmix.predictions.records import THRESHOLD
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Show how predictions change during training.
+
+    Which rows that were incorrect at an epoch, near the decision boundary or far from it, are correct in the end?
+    """
     from hf_elmix.analysis.formats import to_markdown
     from hf_elmix.diagnostics.cohort_plots import plot_flow, plot_histograms
     from hf_elmix.predictions.records import read_predictions
@@ -66,10 +70,4 @@ def _table(name: str, seen: Predictions, threshold: float) -> Table:
     return Table("cohorts", "Cohorts", caption, ["epoch", *COHORTS], rows)
 
 
-COMMAND = Command(
-    "show how predictions change during training",
-    _run,
-    _add_arguments,
-    description="Shows how predictions change during training: which rows that were incorrect at an epoch, near the "
-    "decision boundary or far from it, become correct by the end.",
-)
+COMMAND = Command(_run, _add_arguments)

@@ -6,8 +6,7 @@ import argparse
 from functools import partial
 
 from hf_elmix.cli.base import Command, whole_number
-from hf_elmix.cli.pictures import add_out, save_picture
-from hf_elmix.cli.rows import add_rows, checkpoint_of
+from hf_elmix.cli.diagnostics import add_out, add_rows, checkpoint_of, save_picture
 
 __all__ = ["COMMAND"]
 
@@ -28,6 +27,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Measure the escaping efficiency of losses at a trained model.
+
+    It is Tr(H Sigma), with the Hessian H and the covariance Sigma of the gradient noise: how fast does training leave
+    the minimum it is in?
+    """
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
     from hf_elmix.diagnostics.hessian import constant_losses
     from hf_elmix.diagnostics.sharpness import top_eigenvalues
@@ -49,10 +53,4 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "measure the escaping efficiency Tr(H Sigma) of losses at a trained model",
-    _run,
-    _add_arguments,
-    description="Measures the escaping efficiency of losses at a trained model, Tr(H Sigma) of the Hessian H and the "
-    "covariance Sigma of the gradient noise: how fast does training leave the minimum it is in?",
-)
+COMMAND = Command(_run, _add_arguments)

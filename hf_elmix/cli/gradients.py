@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from hf_elmix.cli.base import Command
-from hf_elmix.cli.pictures import add_out, save_picture
+from hf_elmix.cli.diagnostics import add_out, save_picture
 from hf_elmix.losses.registry import EXAMPLES
 
 __all__ = ["COMMAND"]
@@ -27,6 +27,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Draw the gradient of losses against the probability of the true class.
+
+    It shows which samples each loss learns from (Fig. 1 of the paper). By default: ce, el and 0-0.5.
+    """
     from hf_elmix.diagnostics.gradients import plot_gradients
     from hf_elmix.losses.registry import expand_losses
 
@@ -35,10 +39,4 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "draw the gradient of losses against the probability of the true class",
-    _run,
-    _add_arguments,
-    description="Draws the gradient of losses against the probability of the true class (Fig. 1 of the paper): which "
-    "samples does each loss learn from? By default: ce, el and 0-0.5.",
-)
+COMMAND = Command(_run, _add_arguments)

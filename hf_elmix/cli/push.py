@@ -22,6 +22,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Publish the kept models or all runs of a study on the Hugging Face Hub.
+
+    Publishes the models that the study kept (--keep), each with a card, or with --results the runs as a dataset. Only
+    what the Hub does not have yet is uploaded. The access token is that of `hf auth login`, or HF_TOKEN.
+    """
     needed, other = ("hub_id", "hub_id_template") if args.results else ("hub_id_template", "hub_id")
     if getattr(args, needed) is None or getattr(args, other) is not None:
         raise UsageError("Expected --hub_id_template ID for models, or --results --hub_id ID for the runs.")
@@ -38,11 +43,5 @@ def _run(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "publish kept models or all runs on the Hugging Face Hub",
-    _run,
-    _add_arguments,
-    description="Publishes the models that a study kept (--keep), each with a card, or with --results the runs as a "
-    "dataset. Only what the Hub does not have yet is uploaded. The access token is that of `hf auth login`, or "
-    "HF_TOKEN.",
-    interrupted="Repositories on the Hub are complete; run the same command again for the rest.",
+    _run, _add_arguments, interrupted="Repositories on the Hub are complete; run the same command again for the rest."
 )

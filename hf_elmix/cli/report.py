@@ -90,15 +90,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Write a page of figures and tables from a study or a file of scores.
+
+    Which method is better, by how much, how sure is that, and on which tasks? A file has the columns task, method and
+    score, and seed if runs were repeated. Larger scores are better; an empty score is a run without one.
+    """
     return report(args.runs, args.typed, output_dir=args.output_dir, baseline=args.baseline, title=args.title)
 
 
-COMMAND = Command(
-    "write a page of figures and tables from a study or a file of scores",
-    _run,
-    _add_arguments,
-    description="Which method is better, by how much, how sure is that, and on which tasks? Writes a page of figures "
-    "and tables from a study, or from a file with the columns task, method, score, and seed if runs were repeated. "
-    "Larger scores are better; an empty score is a run without one.",
-    extra="report",
-)
+COMMAND = Command(_run, _add_arguments, extra="report")

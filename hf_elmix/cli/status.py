@@ -15,6 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Show which runs of a study are done, running, failed or missing."""
     from rich.console import Console
 
     from hf_elmix.study.progress import SIGNS, grid_table
@@ -32,4 +33,4 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("show which runs of a study are done, running, failed or missing", _run, _add_arguments)
+COMMAND = Command(_run, _add_arguments)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Engine
     from hf_elmix.study.spec import Study
 
-__all__ = ["INTERRUPTED", "add_arguments", "chosen_losses", "run_study", "study_training_arguments"]
+__all__ = ["INTERRUPTED", "add_arguments", "run_study", "study_training_arguments"]
 
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
@@ -71,16 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--cohorts", action="store_true", help=cohorts)
     trackers = "tensorboard, trackio or wandb: each run is logged when it finishes"
     add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
-
-
-def chosen_losses(args: argparse.Namespace, default: Sequence[str]) -> Sequence[str]:
-    """Return the losses of a study.
-
-    Args:
-        args: With the arguments of `add_arguments`.
-        default: The losses if none are given.
-    """
-    return [*(args.mixings or ()), *(args.losses or ())] or default
 
 
 def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, Any]:

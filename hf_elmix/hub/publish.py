@@ -26,7 +26,6 @@ __all__ = [
     "files_of_model",
     "own_namespace",
     "publish_files",
-    "publish_folder",
 ]
 
 Content = Path | bytes
@@ -112,22 +111,6 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
     return Published(f"{constants.ENDPOINT}/{folder}{repo.id}", commit)
 
 
-def publish_folder(folder: str | Path, repo_id: str, mark: Mapping[str, str], **options: Any) -> Published:
-    """Publish the model in a folder with its card, and nothing else from the folder.
-
-    Args:
-        folder: The folder of the model, its tokenizer and its card.
-        repo_id: As for `claim_repo`.
-        mark: What the repository holds.
-        options: As for `publish_files`.
-
-    Raises:
-        UsageError: If the folder has no model in safetensors, or for one of the reasons of `publish_files`.
-    """
-    card = {name: Path(folder, name) for name in (CARD, PICTURE) if Path(folder, name).is_file()}
-    return publish_files({**files_of_model(Path(folder)), **card}, repo_id, mark, **options)
-
-
 def own_namespace(token: str | None = None) -> str:
     """Return the user's own namespace.
 
@@ -140,7 +123,7 @@ def own_namespace(token: str | None = None) -> str:
 
 
 def files_of_model(folder: Any) -> dict[str, Content]:
-    """Return the files that a model and its tokenizer are loaded from: no pickles, checkpoints or logs.
+    """Return the files of a model, its tokenizer and its card, if it has one: no pickles, checkpoints or logs.
 
     Args:
         folder: A local `Path`, or a `UPath` at a URL, whose files are read.
@@ -148,7 +131,8 @@ def files_of_model(folder: Any) -> dict[str, Content]:
     Raises:
         UsageError: If there is no model in safetensors.
     """
-    names = model_files((path.name for path in folder.iterdir() if path.is_file()), pickles=False)
+    held = [path.name for path in folder.iterdir() if path.is_file()]
+    names = [*model_files(held, pickles=False), *(name for name in (CARD, PICTURE) if name in held)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UsageError(f"Expected a model in {str(folder)!r}, but it has no .safetensors file.")
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}

@@ -9,11 +9,15 @@ from huggingface_hub import HfApi, constants
 
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.model_card import CARD
-from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files, publish_folder
+from hf_elmix.hub.publish import Published, claim_repo, files_of_model, publish_files
 
 MARK = {"model": "bert", "task": "mrpc", "loss": "mix:0-0.5"}
 MADE_BY_US = f"---\nhf_elmix: {json.dumps(MARK)}\n---\n# It\n"
 REPO = "org/bert-mrpc"
+
+
+def publish_folder(folder: Path, *words, **options) -> Published:
+    return publish_files(files_of_model(folder), *words, **options)
 
 
 @pytest.fixture
