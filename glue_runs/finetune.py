@@ -54,7 +54,7 @@ def finetune(words: Sequence[str]) -> int:
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
     args.run_name = (
-        args.run_name or f"{task.name} {args.mixing or args.loss} seed {args.seed}"
+        args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     )  # what trackers call it
     facts = partial(facts_of_run, data, args, source, task, rows)
     if args.process_index == 0:

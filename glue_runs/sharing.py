@@ -16,7 +16,7 @@ from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
-from hf_elmix.study.runner import software
+from hf_elmix.study.provenance import software
 from hf_elmix.text.rows import revision
 from hf_elmix.text.tasks import TextTask
 

@@ -14,9 +14,9 @@ from glue_runs.metrics import compute_metrics_for, predicted_classes
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
-from hf_elmix.losses.base import ComplementLoss
+from hf_elmix.losses.baselines import ComplementEntropy
 from hf_elmix.losses.registry import expand_losses
-from hf_elmix.study.spec import Materials, Method, Study, Task
+from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import count_tokens, digest, find_task, load_task, revision, tokenise
@@ -90,7 +90,7 @@ def glue_study(
 def _check_complement(methods: Iterable[Method], tasks: Iterable[TextTask]) -> None:
     """Refuse complement objective training on a task with one wrong class only."""
     pairs = [task.name for task in tasks if len(task.labels) == 2]
-    if pairs and any(isinstance(method.loss, ComplementLoss) for method in methods):
+    if pairs and any(isinstance(method.loss.at(0, 1), ComplementEntropy) for method in methods):
         raise UsageError(
             f"The loss 'cot' evens out the probabilities of the wrong classes, and {pairs[0]} has only one of "
             "them. Of GLUE's tasks it can be used with --tasks mnli."
@@ -151,12 +151,14 @@ def glue_task(
         **limits,
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
-    metric = task.metrics[0]  # with the name of its set before it where there are several
-    score = metric if len(rows) == 2 else f"{_short(task.splits[0])}_{metric}"
+    metric = task.metrics[0]
+    select = Select(metric, scored_on=None if len(rows) == 2 else _short(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
     materials = partial(_materials, task, source, tokens, collator, padding == "free", provenance)
     secondary = {f"train_{kind}_{metric}": label for kind, label in kinds.items()}
-    return Task(task.name, score, materials, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
+    return Task(
+        task.name, select, materials, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary
+    )
 
 
 def _materials(
@@ -167,7 +169,7 @@ def _materials(
     padding_free: bool,
     provenance: Mapping[str, Any],
     seed: int,
-) -> Materials:
+) -> TrainerInputs:
     evaluated = {_short(split): part for split, part in rows.items() if split != "train"}
     model = load_model(source, task, seed)
     if padding_free:
@@ -180,7 +182,7 @@ def _materials(
         "compute_metrics": compute_metrics_for(task),
         "preprocess_logits_for_metrics": predicted_classes,
     }
-    return Materials(trainer, dict(provenance))
+    return TrainerInputs(trainer, dict(provenance))
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:

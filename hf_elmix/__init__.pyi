@@ -1,7 +1,8 @@
 from .errors import UsageError
 from .losses.mixed import cross_entropy, expectation_loss, mixed_loss
 from .losses.registry import parse_loss, register_loss
-from .losses.schedules import MixingSchedule, focus_to_weights
+from .losses.schedules import MixingSchedule
+from .losses.weights import focus_to_weights
 from .predictions.callback import CohortCallback
 from .training.arguments import MixedLossArguments
 from .training.callback import MixingCallback

@@ -142,7 +142,7 @@ def make_run(
             "text": TASKS[task].to_settings(),
             **{
                 "loss": str(parse_loss(mixing)),
-                "score": names[0],
+                "select": {"metric": names[0], "epoch": "last"},
                 "model": "google-bert/bert-base-uncased",
                 "weights": "ab12",
             },

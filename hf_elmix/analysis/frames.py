@@ -16,6 +16,7 @@ import pandas as pd
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
+from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = [
@@ -48,9 +49,10 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     Returns:
         One row for each run, by task, seed and method. ``seconds`` are on the clock, steps are optimizer steps.
     """
-    known = {record.key: record for record in records}
-    keys = sorted({*known, *expected}, key=_order)
-    rows = [_row(known[key]) if key in known else {**_key(key), "status": "missing"} for key in keys]
+    runs = choose_runs(records, expected)
+    keys = sorted(runs, key=_order)
+    known = {key: record for key, record in runs.items() if record is not None}
+    rows = [_row(key, known[key]) if key in known else {**_key(key), "status": "missing"} for key in keys]
     columns = [*KEY, "status", "score", *COST, "error"]
     names = dict.fromkeys([*columns, *(name for row in rows for name in row), "settings"])
     table = pd.DataFrame(rows, columns=[*(name for name in names if name != "settings"), "settings"])
@@ -66,18 +68,20 @@ def metric_runs(runs_df: pd.DataFrame, metric: str) -> pd.DataFrame:
     return runs_df.assign(score=runs_df[metric].where(runs_df["status"] == "done"))
 
 
-def curves_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
     """What was logged while runs trained, in long form.
 
     Args:
         records: The runs.
+        expected: Runs that were asked for (see `Store.asked`).
 
     Returns:
         Columns ``task``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, where the quantity is
         ``score`` or the name of a metric that is reported beside it (at the end of each epoch), ``loss_ce`` and
         ``loss_el`` (the terms of the loss on the training rows, unweighted), ``alpha`` or ``beta``.
     """
-    rows = [row for record in records for row in _curves(record)]
+    runs = choose_runs(records, expected)
+    rows = [row for key, record in runs.items() if record is not None for row in _curves(key, record)]
     return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
 
 
@@ -162,12 +166,11 @@ def _place(method: str) -> tuple[int, str]:
     return (regimes.index(method) if method in regimes else len(regimes), method)
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def _row(key: RunKey, record: RunRecord) -> dict[str, Any]:
     last = {name: values["last"] for name, values in record.scores.items()}
-    score = last.get(record.settings.get("score", "")) if record.status == "done" else None
     cost = {name: record.cost.get(name) for name in COST}
     settings = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
-    run = {**_key(record.key), "status": record.status, "score": score, **cost}
+    run = {**_key(key), "status": record.status, "score": record.score, **cost}
     run |= {"error": record.error, "settings": settings}
     return {**run, **{name: value for name, value in last.items() if name not in run}}
 
@@ -176,14 +179,13 @@ def _key(key: RunKey) -> dict[str, Any]:
     return {"task": key.task, "method": key.method, "seed": key.seed}
 
 
-def _curves(record: RunRecord) -> Iterator[tuple[Any, ...]]:
-    key = (record.key.task, record.key.method, record.key.seed)
-    aside = record.settings.get("secondary_metrics", {})
-    for name, metric in {**{name: name for name in aside}, "score": record.settings.get("score", "")}.items():
-        epochs = record.scores.get(metric, {}).get("epochs", [])
-        yield from ((*key, float(k), name, value) for k, value in enumerate(epochs, start=1))
+def _curves(key: RunKey, record: RunRecord) -> Iterator[tuple[Any, ...]]:
+    run = (key.task, key.method, key.seed)
+    curves = {name: record.curve(name) for name in record.settings.get("secondary_metrics", {})}
+    for name, epochs in {**curves, "score": record.curve()}.items():
+        yield from ((*run, float(k), name, value) for k, value in enumerate(epochs, start=1))
     for log in record.training:
-        yield from ((*key, log.get("epoch"), name, log[name]) for name in LOGGED if name in log)
+        yield from ((*run, log.get("epoch"), name, log[name]) for name in LOGGED if name in log)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hf_elmix.losses.schedules import MixingSchedule, focus_of
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import LONGEST, STYLES, Style, drawn_name, escaped, finished, short_name, style_of
 
 __all__ = [

@@ -60,11 +60,12 @@ def _from_file(path: Path) -> tuple[Any, Any, list[str], dict[Any, Any]]:
 def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
     """Read the tables of runs and curves of a study, the commands that made it, and readers of its predictions."""
     from hf_elmix.analysis.frames import curves_table, runs_table
+    from hf_elmix.study.select import choose_runs
     from hf_elmix.study.store import Store
 
     if Path(source).is_file():
         raise UsageError(
-            f"Expected a .csv or .parquet file, or the folder of a study, but {source!r} is another file."
+            f"Expected a study's folder or a .csv or .parquet file, but {source!r} is a file of another kind."
         )
     store = Store(source)
     if not store.folder.exists():
@@ -74,10 +75,12 @@ def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
         raise UsageError(
             f"Expected a folder of runs, but {source!r} has no records. Give the --output_dir of a study."
         )
-    keys = store.with_predictions(record.key for record in records)
-    readers = {key: partial(store.read_predictions, key) for key in keys}
+    expected = store.asked()
+    runs = {key: record.key for key, record in choose_runs(records, expected).items() if record is not None}
+    recorded = set(store.with_predictions(runs.values()))
+    readers = {key: partial(store.read_predictions, run) for key, run in runs.items() if run in recorded}
     commands = store.declaration()["commands"]
-    return runs_table(records, store.asked()), curves_table(records), commands, readers
+    return runs_table(records, expected), curves_table(records, expected), commands, readers
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from hf_elmix.losses.registry import EXAMPLES
 from hf_elmix.study.spec import KEEP
 
 if TYPE_CHECKING:
-    from hf_elmix.study.executors.local import Engine
+    from hf_elmix.study.executors.local import Executor
     from hf_elmix.study.spec import Study
 
 __all__ = ["INTERRUPTED", "add_arguments", "run_study", "study_training_arguments"]
@@ -127,11 +127,12 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         study,
         store,
         partial(run_branch, cohorts=args.cohorts),
-        engine=_executor(args),
+        executor=_executor(args),
         sharing=not args.no_sharing,
         keep=args.keep,
         retry_failed=args.retry_failed,
         overwrite=args.overwrite,
+        command=args.typed,
         **options,
     )
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {args.output_dir}")
@@ -140,13 +141,13 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     return EXIT_FAILED if counts["failed"] else 0
 
 
-def _executor(args: argparse.Namespace) -> Engine:
+def _executor(args: argparse.Namespace) -> Executor:
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
-    from hf_elmix.study.executors.local import run_here, run_in_workers, visible_gpus
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
     # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     in_process = args.workers == 1 and len(visible_gpus()) < 2
-    return run_here if in_process else partial(run_in_workers, workers=args.workers)
+    return run_in_process if in_process else partial(run_in_workers, workers=args.workers)

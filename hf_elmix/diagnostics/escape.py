@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hf_elmix.diagnostics.hessian import Surface, constant_losses
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import Loss, MixedLoss
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.schedules import Mixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,9 +221,10 @@ def _estimates(surface: Surface, samples: Tensor, means: Sequence[Tensor], place
         return _estimate(function, *samples) if place else None
 
     def bound(of: Callable[..., float]) -> Estimate | None:
-        if not isinstance(loss, MixedLoss) or loss.alpha != 1 or not loss.beta:
+        if not isinstance(loss, Mixed) or loss.alpha != 1 or not loss.beta:
             return None
-        return _estimate(lambda f, h: of(loss.beta, surface.top, f, h) / batch_size, el[:, SQUARE], el[:, CURVE])
+        beta = float(loss.beta)
+        return _estimate(lambda f, h: of(beta, surface.top, f, h) / batch_size, el[:, SQUARE], el[:, CURVE])
 
     return LossEscape(
         loss=str(loss),

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.losses.base import CenterLoss, ComplementLoss, Loss
+from hf_elmix.losses.base import Loss, Schedule
+from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
 from hf_elmix.losses.registry import mixing_of, parse_loss
-from hf_elmix.losses.schedules import MixingSchedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyLoss", "gradient_at_label", "gradient_peak", "plot_gradients"]
 
-AnyLoss = Loss | MixingSchedule | Callable[..., torch.Tensor] | tuple[float, float] | float | str
+AnyLoss = Loss | Schedule | Callable[..., torch.Tensor] | tuple[float, float] | float | str
 """What `parse_loss` reads, or the weights (alpha, beta) of a mixed loss."""
 
 RANGE = 12.0  # of the log odds of the true label: they are even, so that curves are drawn finely near 0 and 1
 POINTS = 601
-STEPS = 10**6  # of a training whose phases are found: shorter ones than a millionth are not seen
 NO_GRADIENT = {
-    CenterLoss: "it is a distance of features, and its prediction the nearest centre",
-    ComplementLoss: "it is a procedure of two steps, and its own acts on the other labels",
+    MaxMahalanobis: "it is a distance of features, and its prediction the nearest centre",
+    ComplementEntropy: "it is a procedure of two steps, and its own acts on the other labels",
 }
 
 
@@ -54,13 +53,13 @@ def gradient_at_label(loss: AnyLoss, p: ArrayLike, classes: int = 2) -> np.ndarr
     Raises:
         UsageError: If the loss has no such gradient, or an argument is outside its range.
     """
-    loss, p = _loss(loss), np.asarray(p, dtype=np.float64)
+    now, p = _schedule(loss).at(0, 1), np.asarray(p, dtype=np.float64)
     if not ((p > 0) & (p < 1)).all():
         raise UsageError(f"Expected probabilities above 0 and below 1, as a softmax has them, but got {p}.")
     if classes < 2:
         raise UsageError(f"Expected two classes or more, but got {classes}.")
     logit = np.log(p) - np.log1p(-p) + math.log(classes - 1)
-    return _gradient(loss, logit.reshape(-1), classes).reshape(p.shape)
+    return _gradient(now, logit.reshape(-1), classes).reshape(p.shape)
 
 
 def gradient_peak(loss: AnyLoss, classes: int = 2) -> tuple[float, float]:
@@ -106,7 +105,7 @@ def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes
     from hf_elmix.plotting import drawn_name, finished, style_of
 
     ax = plt.gca() if ax is None else ax
-    for place, phase in enumerate(dict.fromkeys(phase for loss in losses for phase in _phases(_loss(loss)))):
+    for place, phase in enumerate(dict.fromkeys(phase for loss in losses for phase in _schedule(loss).losses)):
         style, peak = style_of(place), gradient_peak(phase, classes)[0]
         p = np.sort(np.append(_probabilities(), peak))
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.6, "label": drawn_name(_label(phase))}
@@ -117,19 +116,15 @@ def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes
     return finished(ax, legend="below")
 
 
-def _loss(loss: AnyLoss) -> Loss:
-    loss = parse_loss("{}:{}".format(*loss) if isinstance(loss, tuple) and len(loss) == 2 else loss)
+def _schedule(loss: AnyLoss) -> Schedule:
+    schedule = parse_loss("{}:{}".format(*loss) if isinstance(loss, tuple) and len(loss) == 2 else loss)
     for kind, reason in NO_GRADIENT.items():
-        if isinstance(loss, kind):
+        if isinstance(schedule.at(0, 1), kind):
             raise UsageError(
-                f"The loss {str(loss)!r} has no gradient at the true label that its probability decides: {reason}. "
-                "Leave it out."
+                f"The loss {str(schedule)!r} has no gradient at the true label that its probability decides: "
+                f"{reason}. Leave it out."
             )
-    return loss
-
-
-def _phases(loss: Loss) -> list[Loss]:
-    return [loss.at(step, STEPS) for step in (0, *loss.changes(STEPS))]
+    return schedule
 
 
 def _label(loss: Loss) -> str:
@@ -151,7 +146,7 @@ def _gradient(loss: Loss, logit: np.ndarray, classes: int) -> np.ndarray:
     logits[:, 0] = torch.from_numpy(logit)
     logits.requires_grad_()
     try:
-        total = loss.per_sample(logits, torch.zeros(len(logit), dtype=torch.long)).sum()
+        total = loss(logits, torch.zeros(len(logit), dtype=torch.long), reduction="sum")
         (gradient,) = torch.autograd.grad(total, logits)
     except Exception as error:  # a function of the user's can raise anything, or give what has no gradient
         raise UsageError(f"Cannot differentiate the loss {str(loss)!r}: {in_one_line(error)}") from error

@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -21,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.losses.base import FunctionLoss, Loss, MixedLoss
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.schedules import RescaledCrossEntropy
 from hf_elmix.predictions.rows import check_rows, evaluating, labelled
 from hf_elmix.training.model_support import base_model, check_class_logits, logits_of
 
@@ -43,15 +42,12 @@ def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
     """
     found: list[Loss] = []
     for given in losses:
-        loss = parse_loss(given)
-        if isinstance(loss, MixedLoss):
-            found += _phases(loss)
-        elif isinstance(loss, FunctionLoss):
-            found.append(loss)
-        else:
+        schedule = parse_loss(given)
+        found += schedule.losses
+        if isinstance(found[-1], ComplementEntropy | MaxMahalanobis | RescaledCrossEntropy):
             raise UsageError(
-                f"The loss {str(loss)!r} is more than a function of logits and labels. Expected one such as ce, el, "
-                "mix:0.3 or focal:gamma=2."
+                f"The loss {str(schedule)!r} is more than a function of logits and labels. Expected one such as ce, "
+                "el, mix:0.3 or focal:gamma=2."
             )
     return list(dict.fromkeys(found))
 
@@ -153,7 +149,7 @@ class Surface:
         inputs, labels = batch
 
         def total(weights: Tensor, factors: Tensor) -> Tensor:
-            return (factors * loss.per_sample(self._logits(inputs, weights), labels)).sum()
+            return (factors * loss(self._logits(inputs, weights), labels, reduction="none")).sum()
 
         try:
             _, pull, *_ = vjp(grad(total), self.weights, self.weights.new_ones(len(labels)))
@@ -169,7 +165,7 @@ class Surface:
     def _values(self, weights: Tensor, inputs: dict[str, Any], labels: Tensor) -> Tensor:
         """Each loss of each row, (losses, N)."""
         logits = self._logits(inputs, weights)
-        return torch.stack([loss.per_sample(logits, labels) for loss in self.losses])
+        return torch.stack([loss(logits, labels, reduction="none") for loss in self.losses])
 
     def _logits(self, inputs: dict[str, Any], weights: Tensor) -> Tensor:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
@@ -179,13 +175,13 @@ class Surface:
     def _survey(self) -> None:
         """Count the rows and average the losses, of a first pass."""
         rows, sums = 0, torch.zeros(len(self.losses), dtype=torch.float64)
-        ce = parse_loss("ce")
+        ce = parse_loss("ce").at(0, 1)
         for inputs, labels in self._read():
             logits = self._logits(inputs, self.weights)
             check_rows(logits, labels)
             rows += len(labels)
-            sums += torch.stack([loss.per_sample(logits, labels).double().sum().cpu() for loss in self.losses])
-            self.top = max(self.top, float((-ce.per_sample(logits, labels)).exp().max()))
+            sums += torch.stack([loss(logits, labels, reduction="none").double().sum().cpu() for loss in self.losses])
+            self.top = max(self.top, float((-ce(logits, labels, reduction="none")).exp().max()))
         if not rows:
             raise UsageError("Expected a loader with rows, but it gave none.")
         self.rows, self.means = rows, (sums / rows).tolist()
@@ -215,11 +211,6 @@ class Surface:
         for batch in self.loader:
             yield labelled(batch, self.model, self.weights.device)
             self._bar.update()
-
-
-def _phases(loss: MixedLoss) -> list[Loss]:
-    phases = [replace(phase, start=Fraction(0)) for phase in loss.schedule.phases]
-    return [MixedLoss(MixingSchedule((phase,))) for phase in phases]
 
 
 def _check_weights(parts: Mapping[str, Tensor]) -> None:

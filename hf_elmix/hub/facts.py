@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_elmix.study.keep import best_first
+from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 
 __all__ = ["ModelFacts", "Origin", "Score", "facts_of", "model_facts", "public_record", "scores_on"]
@@ -162,7 +162,8 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
     """
     text, last = record.settings.get("text", {}), {name: values["last"] for name, values in record.scores.items()}
     # Which splits the metrics of another task belong to is not known.
-    scores = [] if text else scores_on("evaluation", [record.settings["score"]], last, "")
+    metric = record.select.scored_metric if record.select else "score"
+    scores = [Score("evaluation", metric, record.score)] if record.score is not None and not text else []
     for split in text.get("splits", ()):
         prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
         scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
@@ -184,11 +185,10 @@ def public_record(record: RunRecord) -> RunRecord:
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
     """Say how the score compares with those of the other seeds."""
-    name = record.settings["score"]
-    runs = [run for run in [record, *others] if run.scores.get(name, {}).get("last") is not None]
-    if len(runs) < 2:
+    runs = [run for run in [record, *others] if run.score is not None]
+    if len(runs) < 2 or record.select is None:
         return []
-    values = 100 * np.array([run.scores[name]["last"] for run in runs], dtype=float)
+    name, values = record.select.scored_metric, 100 * np.array([run.score for run in runs], dtype=float)
     summary = f"{values.mean():.2f} ± {values.std(ddof=1):.2f} % (mean ± standard deviation, n − 1)"
     notes = [f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}."]
     if min(runs, key=best_first) is record:

@@ -22,7 +22,8 @@ from hf_elmix.analysis.formats import markdown_text
 from hf_elmix.analysis.plots import plot_schedule
 from hf_elmix.hub.facts import ModelFacts
 from hf_elmix.losses.registry import mixing_of
-from hf_elmix.losses.schedules import MixingSchedule, focus_of
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import method_label
 
 __all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]

@@ -18,7 +18,7 @@ from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
 from hf_elmix.hub.facts import facts_of, public_record
 from hf_elmix.hub.model_card import card_files, model_mark
 from hf_elmix.hub.publish import Published, claim_repo, files_of_model, own_namespace, publish_files
-from hf_elmix.study.keep import best_first
+from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, Store
 
@@ -75,7 +75,8 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
         UsageError: If no run has a score, or for one of the reasons of `publish_files`.
     """
     records = [public_record(record) for record in _records(store)]
-    results = StudyResults(runs_table(records, store.asked()), curves_table(records))
+    expected = store.asked()
+    results = StudyResults(runs_table(records, expected), curves_table(records, expected))
     commands = [_public_command(command) for command in store.declaration()["commands"]]
     repo_id = claim_repo(repo_id, DATASET_MARK, repo_type="dataset", create=False, **options)
     files = dataset_files(results, repo_id, commands)

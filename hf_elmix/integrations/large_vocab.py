@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import Loss
 from hf_elmix.losses.linear import Kernel, linear_loss
+from hf_elmix.training.callback import cross_entropy_function
 from hf_elmix.training.model_support import logits_of
 from hf_elmix.training.trainer import MixedLossMixin
 
@@ -128,20 +128,20 @@ class LinearLossMixin(MixedLossMixin):
     def _sums(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
         labels, head = self._aligned(hidden, labels), self._head
-        of = self._objective.of_cross_entropy  # in evaluation the terms are all that is used
+        of = cross_entropy_function(self._objective).of_ce  # in evaluation only the terms are used
         sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
 
-    def _check_loss(self, loss: Loss) -> None:
-        super()._check_loss(loss)
-        loss.of_cross_entropy(torch.zeros(1))  # refuses one that needs the logits
+    def _check_loss(self) -> None:
+        super()._check_loss()
+        cross_entropy_function(self.mixing.current)
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if not self._replaced:
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
         loss, ce, el, counted = logits_of(outputs, self._labels_passed).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
-        return self._over_step(ce, el, count, lambda: loss, outputs)
+        return self._over_step(loss if self._training else ce, ce, el, count, outputs)
 
     def prediction_step(
         self,

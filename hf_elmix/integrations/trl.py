@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from trl import SFTTrainer
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import Loss
+from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.losses.reduction import divisor
 from hf_elmix.losses.schedules import MixingSchedule
-from hf_elmix.training.arguments import check_one_step, choose_loss
-from hf_elmix.training.callback import MixingCallback, device_scale
+from hf_elmix.training.arguments import choose_loss
+from hf_elmix.training.callback import MixingCallback, cross_entropy_function, device_scale
 
 __all__ = ["MixedSFTTrainer"]
 
@@ -49,13 +49,13 @@ class MixedSFTTrainer(SFTTrainer):
         self,
         *args: Any,
         mixing: str | float | MixingSchedule | None = None,
-        loss: str | Loss | Callable[..., Tensor] | None = None,
+        loss: str | Schedule | Loss | Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.mixing = MixingCallback(choose_loss(mixing, loss))
-        check_one_step(self.mixing.loss, 0.0)
-        self.mixing.loss.of_cross_entropy(torch.zeros(1))
+        self.mixing.check_one_step(0.0)
+        cross_entropy_function(self.mixing.current)
         self._check_no_other_loss()
         self.add_callback(self.mixing)
 
@@ -90,7 +90,7 @@ class MixedSFTTrainer(SFTTrainer):
         ce = -outputs.log_probs
         per = divisor(outputs.label_mask if count is None else count, ce)
         self.mixing.add_terms(ce, -torch.expm1(-ce), per)
-        outputs.log_probs = -self.mixing.current.of_cross_entropy(ce)
+        outputs.log_probs = -cross_entropy_function(self.mixing.current).of_ce(ce)
         return outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,5 +1,12 @@
+from .base import ConstantSchedule, CrossEntropyFunction, FunctionLoss, Loss, Schedule
 from .baselines import (
-    OF_CROSS_ENTROPY,
+    ComplementEntropy,
+    Focal,
+    GeneralizedCrossEntropy,
+    MaximumProbabilityCrossEntropy,
+    MaxMahalanobis,
+    MeanAbsoluteError,
+    TamedCrossEntropy,
     complement_entropy,
     focal_loss,
     generalized_cross_entropy,
@@ -9,13 +16,28 @@ from .baselines import (
 )
 from .mahalanobis import center_logits, max_mahalanobis_centers, mmc_loss
 from .mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
-from .reduction import Reduction, Reductions, apply_to_counted, divisor, logit_of_label, total_of
+from .reduction import Reduction, Reductions, divisor, total_of
+from .schedules import Mixed, MixingSchedule, RescaledCrossEntropy, RescaledSchedule
 
 __all__ = [
-    "OF_CROSS_ENTROPY",
+    "ComplementEntropy",
+    "ConstantSchedule",
+    "CrossEntropyFunction",
+    "Focal",
+    "FunctionLoss",
+    "GeneralizedCrossEntropy",
+    "Loss",
+    "MaxMahalanobis",
+    "MaximumProbabilityCrossEntropy",
+    "MeanAbsoluteError",
+    "Mixed",
+    "MixingSchedule",
     "Reduction",
     "Reductions",
-    "apply_to_counted",
+    "RescaledCrossEntropy",
+    "RescaledSchedule",
+    "Schedule",
+    "TamedCrossEntropy",
     "center_logits",
     "complement_entropy",
     "cross_entropy",
@@ -23,7 +45,6 @@ __all__ = [
     "expectation_loss",
     "focal_loss",
     "generalized_cross_entropy",
-    "logit_of_label",
     "loss_terms",
     "mae_loss",
     "max_mahalanobis_centers",

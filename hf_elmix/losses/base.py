@@ -1,262 +1,223 @@
-"""What training minimises, as objects: a loss, and how it changes over training.
+"""Losses and schedules as objects: a loss is a stateless function, a schedule says which loss holds when.
 
-PyTorch is imported when a loss is first computed, so that whoever only names losses does without.
+PyTorch is imported when a loss is first computed, so that losses can be named and compared without it.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from hf_elmix.errors import UsageError
-from hf_elmix.losses.schedules import MixingSchedule, focus_of, rescaling_factor
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "LOGITS",
-    "CenterLoss",
-    "ComplementLoss",
-    "FunctionLoss",
-    "LibraryLoss",
-    "Loss",
-    "MixedLoss",
-    "RescaledCrossEntropy",
-]
+    from hf_elmix.losses.reduction import Reduction
 
-LOGITS = ("true", "other")
+__all__ = ["IGNORED", "ConstantSchedule", "CrossEntropyFunction", "FunctionLoss", "Loss", "Schedule"]
+
+IGNORED = -100  # the label of a sample that does not count
 
 
+@dataclass(frozen=True)
 class Loss(ABC):
-    """What training minimises. Text that `parse_loss` reads back is its ``str()``.
+    """A function of (logits, labels) to minimise; its fields are its arguments.
+
+    A subclass implements `per_sample`, or is a `CrossEntropyFunction`. Calling the object checks the batch, leaves out
+    ignored labels and reduces. Losses that are equal are the same training.
 
     Attributes:
-        smooths: Whether it has a meaning with label smoothing.
+        name: Its name in the loss registry.
+        smooths: Whether label smoothing can be applied to it.
     """
 
-    smooths: bool = False
+    name: ClassVar[str]
+    smooths: ClassVar[bool] = False
 
     @abstractmethod
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample; of a loss that changes over training, as it is in the first step.
+        """The loss of each sample of a checked batch.
 
         Args:
-            logits: Shape (..., C).
-            labels: Shape (...), class ids in [0, C), or -100 where a sample does not count.
+            logits: Shape (N, C), in float32 or wider.
+            labels: Shape (N,), class ids in [0, C), or -100 for samples that do not count.
 
         Returns:
-            Shape (...), 0 where a sample does not count.
+            Shape (N,); what is returned for samples that do not count is discarded.
         """
 
-    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """As `per_sample`, for whoever has computed both terms of the mixed loss already.
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        reduction: Reduction = "mean",
+        ignore_index: int = IGNORED,
+        weight: Tensor | None = None,
+        num_items: int | Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch.
 
         Args:
-            ce: Cross entropy of each sample, shape (...).
-            el: Expectation loss of each sample, shape (...).
-            logits: Shape (..., C).
-            labels: Shape (...).
-        """
-        return self.per_sample(logits, labels)
-
-    def of_cross_entropy(self, ce: Tensor) -> Tensor:
-        """As `per_sample`, for whoever has the cross entropy of each sample and no logits.
-
-        Args:
-            ce: Cross entropy of each sample, of any shape, 0 where it does not count.
+            logits: Shape (..., C), of any floating type; half precision becomes float32.
+            labels: Shape (...), integer class ids in [0, C) or `ignore_index`.
+            reduction: ``"mean"``, ``"sum"`` or ``"none"``; see `hf_elmix.losses.Reductions`, as for the rest.
+            ignore_index: Label of samples that do not count.
+            weight: Shape (C,), class weights.
+            num_items: Divisor of the mean, in place of the number of labels that count.
 
         Returns:
-            The same shape.
+            A scalar, or shape (...) with ``reduction="none"``. A mean over no labels at all is 0, with zero gradient.
 
         Raises:
-            UsageError: If the loss is no function of the cross entropy alone.
+            TypeError: If the labels are not integers.
+            ValueError: If the shapes do not match, or an argument is outside its range.
         """
-        raise UsageError(
-            f"The loss {str(self)!r} needs all logits, and there is only the cross entropy of each label."
-        )
+        from hf_elmix.losses.reduction import reduced, samples
 
-    def at(self, step: int, steps: int) -> Loss:
-        """The loss in the optimizer step that follows `step` completed ones out of `steps`.
-
-        Losses that are equal there are the same training there.
-        """
-        return self
-
-    def changes(self, steps: int) -> list[int]:
-        """Completed optimizer steps, out of `steps`, after which the loss is another one."""
-        return []
+        batch = samples(logits, labels, ignore_index, weight)
+        loss = self.per_sample(batch.logits, batch.labels.masked_fill(~batch.counted, IGNORED))
+        loss = loss.where(batch.counted, 0)
+        loss = (loss if weight is None else loss * batch.counts).reshape(batch.shape)
+        return reduced(loss, batch.counts.reshape(batch.shape), reduction=reduction, num_items=num_items)
 
     @property
     def learning_rate_factor(self) -> float:
-        """What the learning rate is multiplied by, as long as the loss is this one."""
+        """What the learning rate is multiplied by in the steps that use this loss."""
         return 1.0
 
     def logged(self) -> dict[str, float]:
-        """What training logs of it, by name."""
+        """What the training logs say of it, by name."""
         return {}
 
+    def __str__(self) -> str:
+        """Text that `hf_elmix.parse_loss` reads back."""
+        return _text(self.name, {field.name: getattr(self, field.name) for field in fields(self)})
 
-@dataclass(frozen=True)
-class MixedLoss(Loss):
-    """The mixed loss ``alpha * CE + beta * EL`` (Eq. 12).
 
-    Attributes:
-        schedule: Its weights over training.
+class CrossEntropyFunction(Loss):
+    """A loss that depends on a sample's cross entropy alone, as the mixed loss does.
+
+    Whoever has the cross entropy already, or computes it without holding all logits, needs `of_ce` only.
     """
 
-    schedule: MixingSchedule
-    smooths = True
+    @abstractmethod
+    def of_ce(self, ce: Tensor) -> Tensor:
+        """The loss of each sample.
 
-    @property
-    def alpha(self) -> float:
-        """Weight of the cross entropy in the first step."""
-        return float(self.schedule.phases[0].alpha)
+        Args:
+            ce: Cross entropy in nats, of any shape; 0 for samples that do not count.
 
-    @property
-    def beta(self) -> float:
-        """Weight of the expectation loss in the first step."""
-        return float(self.schedule.phases[0].beta)
+        Returns:
+            The same shape; each value depends on its own cross entropy only.
+        """
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return _losses().mixed_loss(logits, labels, self.alpha, self.beta, reduction="none")
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """As that of `Loss`, from one call of PyTorch's cross entropy."""
+        from torch.nn.functional import cross_entropy
 
-    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return _losses().mix(ce, el, self.alpha, self.beta)
-
-    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
-        return _losses().mix(ce, -(-ce).expm1(), self.alpha, self.beta)
-
-    def at(self, step: int, steps: int) -> MixedLoss:  # noqa: D102
-        return MixedLoss(self.schedule.constant_at(step, steps))
-
-    def changes(self, steps: int) -> list[int]:  # noqa: D102
-        return self.schedule.changes(steps)
-
-    def logged(self) -> dict[str, float]:  # noqa: D102
-        return {"alpha": self.alpha, "beta": self.beta, "focus": focus_of(self.alpha, self.beta)}
-
-    def __str__(self) -> str:
-        text = str(self.schedule)
-        return text if text in ("ce", "el") else f"mix:{text}"
-
-
-@dataclass(frozen=True)
-class RescaledCrossEntropy(Loss):
-    """Cross entropy whose learning rate is multiplied by ``M = V_mixed / V_CE`` of a mixed loss (Eqs. 20-22).
-
-    Attributes:
-        schedule: Of the mixed loss.
-        logit: Whose gradient has the areas V: ``"true"``, that of the true label (i = j), or ``"other"`` (i ≠ j).
-    """
-
-    schedule: MixingSchedule
-    logit: str = LOGITS[0]
-    smooths = True
-
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return _losses().cross_entropy(logits, labels, reduction="none")
-
-    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return ce
-
-    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
-        return ce
-
-    def at(self, step: int, steps: int) -> RescaledCrossEntropy:  # noqa: D102
-        return RescaledCrossEntropy(self.schedule.constant_at(step, steps), self.logit)
-
-    def changes(self, steps: int) -> list[int]:  # noqa: D102
-        return self.schedule.changes(steps)
-
-    @property
-    def learning_rate_factor(self) -> float:  # noqa: D102
-        phase = self.schedule.phases[0]
-        return float(rescaling_factor(phase.alpha, phase.beta, true_label=self.logit == "true"))
-
-    def logged(self) -> dict[str, float]:  # noqa: D102
-        return {"learning_rate_factor": self.learning_rate_factor}
-
-    def __str__(self) -> str:
-        return f"ce-rescaled:{self.schedule}" + (f",logit={self.logit}" if self.logit != LOGITS[0] else "")
+        return self.of_ce(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"))
 
 
 @dataclass(frozen=True)
 class FunctionLoss(Loss):
-    """A loss that is a plain function.
+    """A custom function as a loss.
 
     Attributes:
         name: Its name.
-        function: Called with logits (N, C), labels (N,), and the arguments; gives the loss of each sample, (N,). It
-            never sees a sample that does not count, and no logits in half precision.
-        arguments: Its own arguments, by name.
+        function: Called with logits (N, C), labels (N,) and the arguments; returns the loss of each sample, (N,). It
+            sees neither samples that do not count nor logits in half precision.
+        arguments: Its arguments, by name.
     """
 
-    name: str
+    name: str  # type: ignore[misc]  # of each object, where other losses have one for the class
     function: Callable[..., Tensor]
     arguments: tuple[tuple[str, float], ...] = ()
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return _losses().apply_to_counted(self.function, logits, labels, **dict(self.arguments))
+    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """As that of `Loss`.
+
+        Raises:
+            ValueError: If the function returns anything but one number for each sample.
+        """
+        counted = labels != IGNORED
+        ids = labels[counted]
+        loss = self.function(logits[counted], ids, **dict(self.arguments))
+        if getattr(loss, "shape", None) != ids.shape:
+            raise ValueError(
+                f"Expected one number for each sample (reduction 'none'), shape {tuple(ids.shape)}, but got {loss!r}."
+            )
+        return logits.new_zeros(labels.shape).masked_scatter(counted, loss.to(logits.dtype))
 
     def __str__(self) -> str:
-        given = ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in self.arguments)
-        return f"{self.name}:{given}" if given else self.name
+        return _text(self.name, dict(self.arguments))
+
+
+AnyLoss = TypeVar("AnyLoss", bound=Loss, covariant=True)
+
+
+class Schedule(ABC, Generic[AnyLoss]):
+    """Which loss holds when: a step function of training progress. `hf_elmix.parse_loss` reads its `str` back."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[tuple[Fraction, AnyLoss], ...]:
+        """Each loss after its start, a share of training in [0, 1); the first starts at 0."""
+
+    @property
+    def losses(self) -> tuple[AnyLoss, ...]:
+        """The losses in their order."""
+        return tuple(loss for _, loss in self.parts)
+
+    def at(self, step: int, max_steps: int) -> AnyLoss:
+        """The loss of the optimizer step that follows `step` completed ones.
+
+        A part is entered at the first step with ``step / max_steps >= start``, compared exactly. After the last step
+        the last part stays.
+
+        Args:
+            step: Completed optimizer steps, 0 or more.
+            max_steps: Optimizer steps of the whole training, 1 or more.
+
+        Raises:
+            ValueError: If `step` is negative or `max_steps` is not positive.
+        """
+        if step < 0 or max_steps <= 0:
+            raise ValueError(f"Expected step >= 0 and max_steps > 0, but got step={step}, max_steps={max_steps}.")
+        return next(loss for start, loss in reversed(self.parts) if step >= start * max_steps)
+
+    def changes(self, max_steps: int) -> list[int]:
+        """Numbers of completed optimizer steps after which another part begins, without the first.
+
+        Args:
+            max_steps: Optimizer steps of the whole training, 1 or more.
+        """
+        entries = [math.ceil(start * max_steps) for start, _ in self.parts[1:]]
+        return [step for step in entries if step < max_steps]
 
 
 @dataclass(frozen=True)
-class LibraryLoss(FunctionLoss):
-    """One of the functions of `hf_elmix.losses`, which take care of samples that do not count by themselves."""
-
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return self.function(logits, labels, reduction="none", **dict(self.arguments))
-
-    def from_terms(self, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        known = self.function in _losses().OF_CROSS_ENTROPY
-        return self.of_cross_entropy(ce) if known else self.per_sample(logits, labels)
-
-    def of_cross_entropy(self, ce: Tensor) -> Tensor:  # noqa: D102
-        of_ce = _losses().OF_CROSS_ENTROPY.get(self.function)
-        return super().of_cross_entropy(ce) if of_ce is None else of_ce(ce, **dict(self.arguments))
-
-
-@dataclass(frozen=True)
-class ComplementLoss(Loss):
-    """The second pass of complement objective training: minus the complement entropy (Eq. 6), which it maximises.
-
-    It belongs to a procedure, not to a step: see `hf_elmix.training.complement.ComplementTrainer`.
-    """
-
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return -_losses().complement_entropy(logits, labels, reduction="none")
-
-    def __str__(self) -> str:
-        return "cot"
-
-
-@dataclass(frozen=True)
-class CenterLoss(Loss):
-    """The Max-Mahalanobis centre loss (Eq. 5): half the squared distance of the features from their class's centre.
-
-    Its logits are those of a `hf_elmix.training.mahalanobis_head.MahalanobisHead`, minus these distances from all
-    centres; the Trainer gives the model that head.
+class ConstantSchedule(Schedule[Loss]):
+    """One loss throughout.
 
     Attributes:
-        scale: Length of the centres.
+        loss: The loss.
     """
 
-    scale: float = 10.0
+    loss: Loss
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return -_losses().logit_of_label(logits, labels)
+    @property
+    def parts(self) -> tuple[tuple[Fraction, Loss], ...]:
+        """The loss, from the start."""
+        return ((Fraction(0), self.loss),)
 
     def __str__(self) -> str:
-        return f"mmc:scale={repr(float(self.scale)).removesuffix('.0')}"
+        return str(self.loss)
 
 
-def _losses() -> Any:
-    """The functions, imported when they are needed: they need PyTorch."""
-    return import_module("hf_elmix.losses")
+def _text(name: str, arguments: Mapping[str, Any]) -> str:
+    given = [f"{key}={repr(value).removesuffix('.0')}" for key, value in arguments.items() if value is not None]
+    return f"{name}:{','.join(given)}" if given else name

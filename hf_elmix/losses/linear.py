@@ -121,8 +121,8 @@ def linear_loss(
         hidden: Shape (..., D).
         weight: Shape (V, D).
         labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
-        of: The loss of each token from its cross entropy in nats, both of shape (n,): one of
-            `hf_elmix.losses.OF_CROSS_ENTROPY`, or another. Each value may depend on its own token's only.
+        of: The loss of each token from its cross entropy in nats, both of shape (n,), such as
+            `hf_elmix.losses.CrossEntropyFunction.of_ce`. Each value may depend on its own token's only.
         bias: As in `HeadOptions`, as all that follow.
         reduction: There.
         ignore_index: There.

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_elmix.losses.reduction import Reductions, Samples, of_batch
+from hf_elmix.losses.baselines import MaxMahalanobis
+from hf_elmix.losses.reduction import Reductions
 
 __all__ = ["center_logits", "max_mahalanobis_centers", "mmc_loss"]
 
@@ -84,7 +85,7 @@ def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Un
             f"Expected features of shape (..., dim) and labels of shape (...), but got features "
             f"{tuple(features.shape)} and labels {tuple(labels.shape)}."
         )
-    return of_batch(center_logits(features, centers), labels, _minus_logit, **reductions)
+    return MaxMahalanobis()(center_logits(features, centers), labels, **reductions)
 
 
 def center_logits(features: Tensor, centers: Tensor) -> Tensor:
@@ -117,10 +118,6 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
         best = scores.max(-1, keepdim=True)
         nearest = (features - centers[best.indices.squeeze(-1)]).square().sum(-1, keepdim=True) / 2
         return scores - best.values - nearest
-
-
-def _minus_logit(batch: Samples) -> Tensor:
-    return -batch.logits.gather(-1, batch.index[:, None]).squeeze(-1)
 
 
 def _simplex(num_classes: int) -> Tensor:

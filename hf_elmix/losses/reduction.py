@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -13,11 +12,8 @@ __all__ = [
     "Reduction",
     "Reductions",
     "Samples",
-    "apply_to_counted",
     "check_class_ids",
     "divisor",
-    "logit_of_label",
-    "of_batch",
     "reduced",
     "samples",
     "total_of",
@@ -94,41 +90,6 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
     return Samples(logits, labels, counts, counted, shape)
 
 
-def of_batch(
-    logits: Tensor,
-    labels: Tensor,
-    function: Callable[[Samples], Tensor],
-    *,
-    reduction: Reduction = "mean",
-    ignore_index: int = -100,
-    weight: Tensor | None = None,
-    num_items: int | Tensor | None = None,
-) -> Tensor:
-    """A loss from what it is for each sample.
-
-    Args:
-        logits: Shape (..., C).
-        labels: Shape (...).
-        function: The loss of each sample, shape (N,), neither weighted nor reduced; anything where none counts.
-        reduction: As in `Reductions`, like the rest.
-        ignore_index: Label that does not count.
-        weight: Shape (C,), class weights.
-        num_items: Divisor of a mean.
-
-    Returns:
-        A scalar, or shape (...) with ``reduction="none"``.
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
-    """
-    batch = samples(logits, labels, ignore_index, weight)
-    loss = function(batch).where(batch.counted, 0)
-    loss = loss if weight is None else loss * batch.counts
-    counts = batch.counts.reshape(batch.shape)
-    return reduced(loss.reshape(batch.shape), counts, reduction=reduction, num_items=num_items)
-
-
 def reduced(
     loss: Tensor,
     counts: Tensor,
@@ -160,51 +121,6 @@ def reduced(
         return loss
     total = loss.sum()
     return total if reduction == "sum" else total / divisor(counts if num_items is None else num_items, total)
-
-
-def apply_to_counted(function: Callable[..., Tensor], logits: Tensor, labels: Tensor, **arguments: float) -> Tensor:
-    """A loss of the user's on the samples that count, of which alone it has to know.
-
-    Args:
-        function: From logits (N, C), in float32 or wider, and labels (N,) to the loss of each sample, (N,).
-        logits: Shape (..., C).
-        labels: Shape (...), -100 where a sample does not count.
-        **arguments: Further ones of the function.
-
-    Returns:
-        Shape (...), 0 where a sample does not count.
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or the function gives anything else.
-    """
-    batch = samples(logits, labels)
-    labels = batch.labels[batch.counted]
-    loss = function(batch.logits[batch.counted], labels, **arguments)
-    if getattr(loss, "shape", None) != labels.shape:
-        raise ValueError(
-            f"Expected one number for each sample (reduction 'none'), shape {tuple(labels.shape)}, but got {loss!r}."
-        )
-    return torch.zeros_like(batch.counts).masked_scatter(batch.counted, loss.to(batch.counts)).reshape(batch.shape)
-
-
-def logit_of_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logit of each sample's label, 0 where it does not count.
-
-    Args:
-        logits: Shape (..., C).
-        labels: Shape (...), -100 where a sample does not count.
-
-    Returns:
-        Shape (...).
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together.
-    """
-    batch = samples(logits, labels)
-    picked = batch.logits.gather(-1, batch.index[:, None]).squeeze(-1)
-    return picked.where(batch.counted, 0).reshape(batch.shape)
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:

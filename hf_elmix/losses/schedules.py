@@ -1,27 +1,33 @@
-"""Focus values, weights (alpha, beta), and the schedules that move them over training.
+"""The mixed loss (Eq. 12), and schedules that change its weights over training.
 
-All arithmetic on phases and weights is exact (`fractions.Fraction`): a phase starts at the very step it should, for
-any number of steps. Nothing here needs PyTorch.
+Nothing here needs PyTorch until a loss is computed.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
-import re
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from fractions import Fraction
-from typing import NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from hf_elmix.errors import UsageError
+from hf_elmix.losses.base import CrossEntropyFunction, Schedule
+from hf_elmix.losses.weights import (
+    exact,
+    exact_weights,
+    focus_of,
+    rescaling_factor,
+    to_text,
+    weights_of_focus,
+    weights_to_text,
+)
 
-__all__ = ["REGIMES", "MixingSchedule", "Phase", "focus_of", "focus_to_weights", "rescaling_factor"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Number = numbers.Real | float | str
-
-HALF = Fraction(1, 2)
+__all__ = ["REGIMES", "Mixed", "MixingSchedule", "Phase", "RescaledCrossEntropy", "RescaledSchedule"]
 
 # The paper's regimes (section "Scheduling") and its two single losses, each in the general form.
 REGIMES = {
@@ -38,56 +44,81 @@ GRAMMAR = (
     "or a bare pair 'alpha:beta'; phases without '@' are of equal length"
 )
 
-# A plain decimal or fraction. Bounded, because an exact '1e999999999' would fill the memory.
-DIGITS = 40
-EXACT = Context(prec=2 * DIGITS)
-NUMBER = re.compile(rf"\d{{1,{DIGITS}}}(\.\d{{1,{DIGITS}}})?(/0*[1-9]\d{{0,{DIGITS}}})?|\.\d{{1,{DIGITS}}}")
+LOGITS = ("true", "other")
 
 
-def focus_to_weights(focus: Number) -> tuple[float, float]:
-    """Weights (alpha, beta) whose gradient peaks at probability `focus` of the true label (Eq. 14).
+@dataclass(frozen=True)
+class Mixed(CrossEntropyFunction):
+    """The mixed loss ``alpha * CE + beta * EL`` (Eq. 12). Cross entropy is ``Mixed(1, 0)``.
 
-    Args:
-        focus: F in [0, 0.5]. A float stands for the decimal it prints as, so that 0.4 gives exactly (1, 5).
-
-    Returns:
-        ``(1, 1 / (1 - 2F))`` for F < 0.5, and ``(0, 1)`` for F = 0.5.
-
-    Raises:
-        UsageError: If `focus` is no number in [0, 0.5].
-    """
-    alpha, beta = _exact_weights(_fraction(focus))
-    return float(alpha), float(beta)
-
-
-def focus_of(alpha: float, beta: float) -> float:
-    """Probability of the true label at which the gradient of the mixed loss is largest, in [0, 0.5].
-
-    It is ``(1 - alpha / beta) / 2`` (the inverse of Eq. 14) and 0 where that is negative: with more cross entropy than
-    expectation loss, and with cross entropy alone, the gradient is largest for the samples that are most wrong.
-
-    Args:
+    Attributes:
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
-    """
-    return max(0.0, (1 - alpha / beta) / 2) if beta else 0.0
-
-
-def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) -> Fraction:
-    """``M = V_mixed / V_CE``: how much larger the mixed loss's gradient is than cross entropy's, by area (Eqs. 20-22).
-
-    The areas are those under the gradient (Eq. 13) at the logit of the true label (i = j, over p_y in [0, 1]; then
-    M = α + β/3), or at another logit (i ≠ j, over p_y and p_j in [0, 1]²; then M = α + β/2). V_CE is ½ in both.
-
-    Args:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-        true_label: Which of the two readings.
 
     Raises:
-        UsageError: If a weight is no number.
+        UsageError: If one is negative or both are 0.
     """
-    return _fraction(alpha) + _fraction(beta) / (3 if true_label else 2)
+
+    alpha: Fraction
+    beta: Fraction
+    name: ClassVar[str] = "mix"
+    smooths: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, weight in zip(("alpha", "beta"), exact_weights(self.alpha, self.beta), strict=True):
+            object.__setattr__(self, name, weight)
+
+    def of_ce(self, ce: Tensor) -> Tensor:  # noqa: D102
+        return self.of_terms(ce, -(-ce).expm1())
+
+    def of_terms(self, ce: Tensor, el: Tensor) -> Tensor:
+        """The loss of each sample from both terms, of which the first may be smoothed.
+
+        Args:
+            ce: Cross entropy, of any shape.
+            el: Expectation loss, of the same shape.
+        """
+        from hf_elmix.losses.mixed import mix
+
+        return mix(ce, el, float(self.alpha), float(self.beta))
+
+    def logged(self) -> dict[str, float]:  # noqa: D102
+        alpha, beta = float(self.alpha), float(self.beta)
+        return {"alpha": alpha, "beta": beta, "focus": focus_of(alpha, beta)}
+
+    def __str__(self) -> str:
+        return str(MixingSchedule((Phase(Fraction(0), self.alpha, self.beta),)))
+
+
+@dataclass(frozen=True)
+class RescaledCrossEntropy(CrossEntropyFunction):
+    """Cross entropy whose learning rate is multiplied by ``M = V_mixed / V_CE`` of a mixed loss (Eqs. 20-22).
+
+    Attributes:
+        alpha: Weight of the cross entropy in the mixed loss.
+        beta: Weight of the expectation loss.
+        logit: Where the areas V are measured: ``"true"``, at the logit of the true label (i = j), or ``"other"``
+            (i ≠ j).
+    """
+
+    alpha: Fraction
+    beta: Fraction
+    logit: str = LOGITS[0]
+    name: ClassVar[str] = "ce-rescaled"
+    smooths: ClassVar[bool] = True
+
+    def of_ce(self, ce: Tensor) -> Tensor:  # noqa: D102
+        return ce
+
+    @property
+    def learning_rate_factor(self) -> float:  # noqa: D102
+        return float(rescaling_factor(self.alpha, self.beta, true_label=self.logit == "true"))
+
+    def logged(self) -> dict[str, float]:  # noqa: D102
+        return {"learning_rate_factor": self.learning_rate_factor}
+
+    def __str__(self) -> str:
+        return str(RescaledSchedule(MixingSchedule((Phase(Fraction(0), self.alpha, self.beta),)), self.logit))
 
 
 @dataclass(frozen=True)
@@ -100,7 +131,7 @@ class Phase:
         beta: Weight of the expectation loss.
 
     Raises:
-        UsageError: If one of them is no number.
+        UsageError: If the start is not a number, or the weights are not those of a mixed loss.
     """
 
     start: Fraction
@@ -108,13 +139,14 @@ class Phase:
     beta: Fraction
 
     def __post_init__(self) -> None:
-        for name in ("start", "alpha", "beta"):
-            object.__setattr__(self, name, _fraction(getattr(self, name)))
+        values = (exact(self.start), *exact_weights(self.alpha, self.beta))
+        for name, value in zip(("start", "alpha", "beta"), values, strict=True):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
-class MixingSchedule:
-    """The weights (alpha, beta) of the mixed loss as a step function of training progress.
+class MixingSchedule(Schedule[Mixed]):
+    """The mixed loss with weights (alpha, beta) that are a step function of training progress.
 
     Attributes:
         phases: In the order of their starts; the first starts at 0.
@@ -128,41 +160,32 @@ class MixingSchedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
         starts = [phase.start for phase in self.phases]
+        shown = ", ".join(map(to_text, starts)) or "none"
         if not starts or starts[0] != 0:
-            raise UsageError(f"Expected the first phase to start at 0, but got starts {_listing(starts)}.")
+            raise UsageError(f"Expected the first phase to start at 0, but got starts {shown}.")
         if any(later <= earlier for earlier, later in zip(starts, starts[1:], strict=False)) or starts[-1] >= 1:
-            raise UsageError(
-                f"Expected the starts of the phases to grow and stay below 1, but got {_listing(starts)}."
-            )
-        for phase in self.phases:
-            if phase.alpha < 0 or phase.beta < 0 or phase.alpha == phase.beta == 0:
-                raise UsageError(
-                    "Expected the weights of a phase to be 0 or more and not both 0, but got "
-                    f"alpha = {_text(phase.alpha)}, beta = {_text(phase.beta)}."
-                )
+            raise UsageError(f"Expected the starts of the phases to grow and stay below 1, but got {shown}.")
 
     @classmethod
     def parse(cls, text: str | numbers.Real | float | MixingSchedule) -> MixingSchedule:
-        """Read a schedule from its name or its phases; `str()` of the result reads back to an equal schedule.
+        """Read a schedule from its name or its phases; `str` of the result reads back to an equal schedule.
 
         Args:
-            text: A name of the paper's (``ce``, ``el``, ``0``, ``0,0.5``, ``0-0.5``), or phases separated by blanks:
-                ``0@0 0.3@0.5 0.5@0.9``, ``ce@0 0.5@5/6``, ``1:1@0 1:2.5@0.5``, ``0 0.25 0.5`` (equal lengths). A
-                number is a focus; a schedule is returned as it is.
-
-        Returns:
-            The schedule.
+            text: A name from the paper (``ce``, ``el``, ``0``, ``0,0.5``, ``0-0.5``), or phases separated by spaces:
+                ``0@0 0.3@0.5 0.5@0.9``, ``ce@0 0.5@5/6``, ``1:1@0 1:2.5@0.5``, ``0 0.25 0.5`` (equal lengths), with
+                or without ``mix:`` before them. A number is a focus; a schedule is returned as it is.
 
         Raises:
-            UsageError: If the text is no schedule; the message says what is accepted.
+            UsageError: If the text is not a schedule; the message says what is accepted.
         """
         if isinstance(text, MixingSchedule):
             return text
         if isinstance(text, numbers.Real):
-            text = _text(_fraction(text))
+            text = to_text(exact(text))
         if not isinstance(text, str):
             raise UsageError(f"Expected mixing to be a text or a MixingSchedule, but got {text!r}.")
-        words = REGIMES.get(text.strip().lower(), text).lower().split()
+        text = text.strip().lower().removeprefix("mix:")
+        words = REGIMES.get(text.strip(), text).split()
         if not words:
             _refuse(text)
         placed = ["@" in word for word in words]
@@ -170,74 +193,69 @@ class MixingSchedule:
             _refuse(text, "either every phase has a start ('@') or none has")
         pairs = [word.split("@", 1) if "@" in word else [word, f"{k}/{len(words)}"] for k, word in enumerate(words)]
         try:
-            return cls(tuple(Phase(_fraction(start), *_weights(weight)) for weight, start in pairs))
+            return cls(tuple(Phase(exact(start), *_weights(weight)) for weight, start in pairs))
         except ValueError as error:
             _refuse(text, str(error).rstrip("."))
 
-    def phase_at(self, step: int, max_steps: int) -> Phase:
-        """The phase of the optimizer step that follows `step` completed ones out of `max_steps`.
-
-        A phase is entered at the first step with ``step / max_steps >= start``, compared exactly. After the last step
-        the last phase stays.
-
-        Args:
-            step: Optimizer steps done, 0 or more.
-            max_steps: Optimizer steps of the whole training, 1 or more.
-
-        Raises:
-            ValueError: If `step` is negative or `max_steps` is not positive.
-        """
-        if step < 0 or max_steps <= 0:
-            raise ValueError(f"Expected step >= 0 and max_steps > 0, but got step={step}, max_steps={max_steps}.")
-        return next(phase for phase in reversed(self.phases) if step >= phase.start * max_steps)
+    @cached_property
+    def parts(self) -> tuple[tuple[Fraction, Mixed], ...]:
+        """The mixed loss of each phase after its start."""
+        return tuple((phase.start, Mixed(phase.alpha, phase.beta)) for phase in self.phases)
 
     def weights(self, step: int, max_steps: int) -> tuple[float, float]:
-        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones; see `phase_at`.
+        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones; see `Schedule.at`.
 
         Args:
-            step: Optimizer steps done, 0 or more.
+            step: Completed optimizer steps, 0 or more.
             max_steps: Optimizer steps of the whole training, 1 or more.
 
         Raises:
             ValueError: If `step` is negative or `max_steps` is not positive.
         """
-        phase = self.phase_at(step, max_steps)
-        return float(phase.alpha), float(phase.beta)
+        loss = self.at(step, max_steps)
+        return float(loss.alpha), float(loss.beta)
 
-    def constant_at(self, step: int, max_steps: int) -> MixingSchedule:
-        """The schedule that has the weights of one step throughout; see `phase_at`.
-
-        Args:
-            step: Optimizer steps done, 0 or more.
-            max_steps: Optimizer steps of the whole training, 1 or more.
-        """
-        phase = self.phase_at(step, max_steps)
-        return MixingSchedule((Phase(Fraction(0), phase.alpha, phase.beta),))
-
-    def changes(self, max_steps: int) -> list[int]:
-        """Completed optimizer steps after which a phase is entered before training ends, without the first phase.
-
-        Args:
-            max_steps: Optimizer steps of the whole training, 1 or more.
-        """
-        entries = [math.ceil(phase.start * max_steps) for phase in self.phases[1:]]
-        return [step for step in entries if step < max_steps]
-
-    def __str__(self) -> str:
-        """The shortest text that reads back to this schedule."""
+    @property
+    def mixing(self) -> str:
+        """The shortest text that reads back to this schedule, without ``mix:``."""
         for name in REGIMES:
             if MixingSchedule.parse(name) == self:
                 return name
-        weights = [_weights_text(phase) for phase in self.phases]
+        weights = [weights_to_text(phase.alpha, phase.beta) for phase in self.phases]
         if all(phase.start == Fraction(k, len(weights)) for k, phase in enumerate(self.phases)):
             return " ".join(weights)
-        return " ".join(f"{text}@{_text(phase.start)}" for text, phase in zip(weights, self.phases, strict=True))
+        return " ".join(f"{text}@{to_text(phase.start)}" for text, phase in zip(weights, self.phases, strict=True))
+
+    def __str__(self) -> str:
+        return self.mixing if self.mixing in ("ce", "el") else f"mix:{self.mixing}"
 
 
-def _exact_weights(focus: Fraction) -> tuple[Fraction, Fraction]:
-    if not 0 <= focus <= HALF:
-        raise UsageError(f"Expected a focus in [0, 0.5], but got {_text(focus)}.")
-    return (Fraction(0), Fraction(1)) if focus == HALF else (Fraction(1), 1 / (1 - 2 * focus))
+@dataclass(frozen=True)
+class RescaledSchedule(Schedule[RescaledCrossEntropy]):
+    """Cross entropy whose learning rate is multiplied as if the mixed loss followed a schedule.
+
+    Attributes:
+        of: The schedule of the mixed loss.
+        logit: As in `RescaledCrossEntropy`.
+
+    Raises:
+        UsageError: If `logit` is neither ``"true"`` nor ``"other"``.
+    """
+
+    of: MixingSchedule
+    logit: str = LOGITS[0]
+
+    def __post_init__(self) -> None:
+        if self.logit not in LOGITS:
+            raise UsageError(f"Expected logit to be {' or '.join(LOGITS)}, but got {self.logit!r}.")
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Fraction, RescaledCrossEntropy], ...]:
+        """The loss of each phase after its start."""
+        return tuple((p.start, RescaledCrossEntropy(p.alpha, p.beta, self.logit)) for p in self.of.phases)
+
+    def __str__(self) -> str:
+        return f"ce-rescaled:{self.of.mixing}" + (f",logit={self.logit}" if self.logit != LOGITS[0] else "")
 
 
 def _weights(word: str) -> tuple[Fraction, Fraction]:
@@ -245,46 +263,11 @@ def _weights(word: str) -> tuple[Fraction, Fraction]:
     if word in ("ce", "el"):
         word = REGIMES[word]
     alpha, colon, beta = word.partition(":")
-    return (_fraction(alpha), _fraction(beta)) if colon else _exact_weights(_fraction(word))
-
-
-def _fraction(number: Number) -> Fraction:
-    if isinstance(number, Fraction):
-        return number
-    plain = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    text = format(Decimal(str(number)), "f") if plain else str(number)
-    if not NUMBER.fullmatch(text):
-        raise UsageError(f"Expected a number such as 0.25 or 1/3, but got {text!r}.")
-    numerator, _, denominator = text.partition("/")
-    return Fraction(numerator) / Fraction(denominator or "1")
-
-
-def _text(number: Fraction) -> str:
-    """A number as it is read back exactly: a decimal where it ends, else a fraction."""
-    for places in range(DIGITS):
-        scaled = number * 10**places
-        if scaled.denominator == 1:
-            return format(Decimal(scaled.numerator).scaleb(-places, EXACT), "f")
-    return str(number)
-
-
-def _weights_text(phase: Phase) -> str:
-    """A focus where the weights are those of Eq. 14 and it is no longer to read, else a bare pair."""
-    pair = f"{_text(phase.alpha)}:{_text(phase.beta)}"
-    if phase.beta:
-        focus = (1 - phase.alpha / phase.beta) / 2
-        if focus >= 0 and _exact_weights(focus) == (phase.alpha, phase.beta):
-            text = _text(focus)
-            return text if "/" not in text or len(text) <= len(pair) else pair
-    return pair
-
-
-def _listing(numbers: list[Fraction]) -> str:
-    return ", ".join(_text(number) for number in numbers) or "none"
+    return (exact(alpha), exact(beta)) if colon else weights_of_focus(exact(alpha))
 
 
 def _refuse(text: str, reason: str = "") -> NoReturn:
-    close = difflib.get_close_matches(text.strip().lower(), REGIMES, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(text, REGIMES, n=1, cutoff=0.6)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     why = f" ({reason})" if reason else ""
     raise UsageError(f"Unknown mixing {text!r}{why}. Expected {GRAMMAR}.{hint}") from None

@@ -1,8 +1,8 @@
-"""Trainer checkpoints on their way from a segment of training to those that go on from it.
+"""Trainer checkpoints between a segment of training and those that continue from it.
 
 A checkpoint is a folder named after everything that determines it, so that whatever is found under its name can be
 used: by the branches that wait for it, or by a study that was killed and started again. Its manifest, written last,
-holds a digest of each file; a checkpoint that does not match is as good as none.
+holds a digest of each file; a checkpoint that does not match its digests is discarded.
 """
 
 from __future__ import annotations
@@ -19,45 +19,33 @@ from typing import Any
 
 from upath import UPath
 
-from hf_elmix.study.store import fresh, local_path, put_folder, remove
+from hf_elmix.study.files import fresh, local_path, put_folder, remove
 
-__all__ = ["Checkpoints", "name_of"]
+__all__ = ["Checkpoints", "checkpoint_name"]
 
-MANIFEST = "~manifest.json"  # sorts after all other files, which are there before it
+MANIFEST = "~manifest.json"  # sorts after all other files, which are written before it
 
 
-def name_of(stop: int, identity: Mapping[str, Any]) -> str:
-    """The name of a checkpoint.
-
-    Args:
-        stop: Optimizer steps done.
-        identity: Everything that determines it, as plain JSON values.
-
-    Returns:
-        ``step<stop>-<16 hexadecimal digits>``.
-    """
+def checkpoint_name(stop: int, identity: Mapping[str, Any]) -> str:
+    """``step<stop>-<16 hexadecimal digits>``, a digest of everything that determines the checkpoint."""
     text = json.dumps(identity, sort_keys=True)
     return f"step{stop}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 class Checkpoints:
-    """The checkpoints of one experiment.
-
-    Args:
-        folder: Where they are, a local folder or an fsspec URL.
-    """
+    """The checkpoints of one block, in a local folder or at an fsspec URL."""
 
     def __init__(self, folder: UPath) -> None:
         self._folder = folder
 
     @property
     def folder(self) -> UPath:
-        """Where they are."""
+        """Where the checkpoints are."""
         return fresh(self._folder)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder to write in, removed in the end; near the checkpoints, so that one can be moved there."""
+        """A temporary local folder, on the file system of the checkpoints if that is local."""
         here = local_path(self.folder)
         if here is None:
             with tempfile.TemporaryDirectory(prefix="elmix-") as name:
@@ -71,58 +59,40 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
-        """Keep a folder as a checkpoint.
-
-        Args:
-            name: From `name_of`.
-            source: The folder; it is moved or copied.
-            notes: What `find` gives back with it, as plain JSON values.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        files = {path.relative_to(source).as_posix(): _digest(path) for path in _files(source)}
-        (source / MANIFEST).write_text(json.dumps({"files": files, "notes": notes}), encoding="utf-8")
+        """Move or copy a folder to be a checkpoint, with notes (plain JSON values) that `find` returns."""
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+        digests = {path.relative_to(source).as_posix(): _digest(path) for path in files}
+        (source / MANIFEST).write_text(json.dumps({"files": digests, "notes": notes}), encoding="utf-8")
         try:
             put_folder(source, self.folder / name)
         except OSError:
-            if not self.has(name):  # else another worker has put the same there at the same time
+            if not self.has(name):  # else another worker has saved the same checkpoint at the same time
                 raise
 
     def has(self, name: str) -> bool:
-        """Whether there is a checkpoint of this name, be it intact or not.
-
-        Args:
-            name: From `name_of`.
-        """
+        """Whether there is a checkpoint of this name, intact or not."""
         return (self.folder / name / MANIFEST).exists()
 
     def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
-        """An intact checkpoint as a local folder and the notes it was saved with, or None; a damaged one is removed.
+        """An intact checkpoint as a local folder (a remote one is copied to `scratch`) and its notes, or None.
 
-        Args:
-            name: From `name_of`.
-            scratch: Where a remote checkpoint is copied to.
+        A damaged one is removed.
         """
         place = self.folder / name
         if not self.has(name):
             return None
         try:
-            folder = local_path(place) or _fetched(place, scratch / name)
+            folder = local_path(place) or _fetch(place, scratch / name)
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if all(_digest(folder / file) == digest for file, digest in manifest["files"].items()):
                 return folder, manifest["notes"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # a file that is missing, or a manifest cut short
+            pass  # a missing file or a truncated manifest
         remove(place)
         return None
 
     def delete(self, name: str) -> None:
-        """Remove a checkpoint that nothing goes on from any more.
-
-        Args:
-            name: From `name_of`.
-        """
+        """Remove a checkpoint that nothing continues from any more."""
         remove(self.folder / name)
 
     def clear(self) -> None:
@@ -130,17 +100,13 @@ class Checkpoints:
         remove(self.folder)
 
 
-def _fetched(place: UPath, target: Path) -> Path:
-    """A local copy of a remote checkpoint: of the files that its manifest names, whatever else is there."""
+def _fetch(place: UPath, target: Path) -> Path:
+    """Copy the files that the manifest of a remote checkpoint names."""
     target.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST).write_bytes((place / MANIFEST).read_bytes())
     files = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]
     place.fs.get([(place / file).path for file in files], [str(target / file) for file in files])
     return target
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(path: Path) -> str:

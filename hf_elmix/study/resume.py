@@ -1,4 +1,4 @@
-"""Stopping a training where others go on from, so that nobody could tell from what follows."""
+"""Pause a training so that one that continues from its checkpoint is bit for bit the one that never stopped."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from hf_elmix.training.trainer import MixedLossTrainer
 
 __all__ = ["PauseCallback"]
 
-# What a Trainer's own checkpoint leaves out.
+# What a Trainer's checkpoint leaves out.
 TENSORS, COUNTS = "pending.safetensors", "pending.json"
 
 
 class PauseCallback(TrainerCallback):
-    """Leaves a checkpoint after a given step and stops the training there.
+    """Saves a checkpoint after a given step and stops the training there.
 
-    A Trainer checkpoint restores the weights, the optimizer, the schedule, the place in the data and the random
-    numbers. Four things more are needed for a training that goes on from it to be the one that never stopped: an
-    epoch that is left half way must not be logged and evaluated; the losses since the last log must not be forgotten;
-    a sampler that draws the epoch's order from the global generator must find it as it was; and what a
-    `CohortCallback` has recorded so far must come along.
+    A Trainer checkpoint restores weights, optimizer, learning rate, position in the data and random numbers. For a
+    resumed training to be the one that never stopped, four more things are needed: an unfinished epoch must not be
+    logged and evaluated; the losses since the last log must be kept; a sampler that draws the epoch's order from the
+    global generator must find it in the same state; and what a `CohortCallback` has recorded must come along.
 
     Args:
         trainer: The Trainer it is added to.
         stop: Completed optimizer steps at which to stop.
 
     Attributes:
-        checkpoint: The folder it has left.
+        checkpoint: The folder of the checkpoint.
     """
 
     checkpoint: Path
@@ -43,24 +42,18 @@ class PauseCallback(TrainerCallback):
         self.trainer, self.stop = trainer, stop
         self.epoch_rng = torch.get_rng_state()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Keep what the sampler will draw from."""
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep the state that the sampler draws from."""
         self.epoch_rng = torch.get_rng_state()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stop; where the epoch does not end here, save at once."""
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop; save at once unless the epoch ends here."""
         if state.global_step >= self.stop:
             control.should_training_stop = True
             control.should_save = not _ends_epoch(state)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Save after the evaluation of an epoch that ends here; leave out that of one that does not."""
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save after the evaluation of an epoch that ends here; skip the evaluation of one that does not."""
         if state.global_step >= self.stop:
             if _ends_epoch(state):
                 control.should_save = True
@@ -68,10 +61,10 @@ class PauseCallback(TrainerCallback):
                 control.should_log = control.should_evaluate = control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add to the checkpoint what it lacks."""
+        """Add what the Trainer leaves out."""
         self.checkpoint = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
         terms, steps = self.trainer.mixing.pending()
-        # Where an epoch ends here, what the next one draws from is what there is now.
+        # If an epoch ends here, the next one draws from the present state.
         rng = torch.get_rng_state() if _ends_epoch(state) else self.epoch_rng
         tensors = {"loss": self.trainer._tr_loss.detach(), "rng": rng}
         if terms is not None:
@@ -82,22 +75,17 @@ class PauseCallback(TrainerCallback):
         _copy_predictions(self.checkpoint.parent, self.checkpoint)
 
     @staticmethod
-    def go_on(trainer: MixedLossTrainer, checkpoint: Path) -> None:
-        """Prepare a Trainer whose `train` is going to resume from a checkpoint that was left here.
-
-        Args:
-            trainer: The Trainer, before it trains.
-            checkpoint: The folder that a `PauseCallback` has left.
-        """
-        trainer.args.eval_on_start = False  # that was the start of another one
+    def resume(trainer: MixedLossTrainer, checkpoint: Path) -> None:
+        """Prepare a Trainer whose `train` is about to resume from the checkpoint of a `PauseCallback`."""
+        trainer.args.eval_on_start = False  # the training has started already
         _copy_predictions(checkpoint, Path(trainer.args.output_dir or ""))
         callbacks = trainer.callback_handler.callbacks
-        # After the mixing callback, which starts afresh; before one that pauses again and keeps what is restored here.
+        # After the mixing callback, which resets itself; before one that pauses again and saves what is restored here.
         callbacks.insert(callbacks.index(trainer.mixing) + 1, _ResumeCallback(trainer, checkpoint))
 
 
 class _ResumeCallback(TrainerCallback):
-    """Restores, at the right moments, what `PauseCallback` added to a checkpoint."""
+    """Restores what `PauseCallback` added to a checkpoint, at the right moments."""
 
     def __init__(self, trainer: MixedLossTrainer, checkpoint: Path) -> None:
         self.trainer = trainer
@@ -105,26 +93,22 @@ class _ResumeCallback(TrainerCallback):
         self.counts = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
         self.epoch_rng: torch.Tensor | None = self.tensors.pop("rng")
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take up the losses since the last log, which the Trainer and the mixing callback have just set to 0."""
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Restore the losses since the last log, which the Trainer and the mixing callback have just set to 0."""
         loss = {name: tensor.to(args.device) for name, tensor in self.tensors.items()}
         self.trainer._tr_loss += loss["loss"]
         self.trainer._globalstep_last_logged = self.counts["last_logged"]
         self.trainer.mixing.resume(loss.get("terms"), self.counts["steps"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Let the sampler draw the order of the epoch that goes on once more; the Trainer then restores the rest."""
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let the sampler draw the order of the current epoch again; the Trainer then restores the rest."""
         if self.epoch_rng is not None:
             torch.set_rng_state(self.epoch_rng)
             self.epoch_rng = None
 
 
 def _copy_predictions(source: Path, target: Path) -> None:
-    """Copy what was recorded, if anything was, from one folder to another."""
+    """Copy recorded predictions, if there are any, from one folder to another."""
     if (source / FILE).is_file():
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / FILE, target / FILE)

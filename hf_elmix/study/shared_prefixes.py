@@ -1,6 +1,6 @@
 """Training that several methods have in common, done once.
 
-Losses are step functions of training. With the same task, seed and arguments, two methods are the very same
+Losses are step functions of training progress. With the same task, seed and arguments, two methods are the very same
 training until their losses first differ: together they form a trie, whose edges are the segments to be trained.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from hf_elmix.losses.base import Loss
-from hf_elmix.study.spec import Method, RunKey, RunRecord
+from hf_elmix.losses.base import Loss, Schedule
+from hf_elmix.study.spec import Block, Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]
 
-FINE = 10**6  # steps of a run, where their number is not known and a share is asked for
+FINE = 10**6  # stands for the steps of a run where their number is not known yet
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Segment:
     """A stretch of training that is the same for all its methods.
 
     Attributes:
-        start: Optimizer steps done before it.
-        stop: Optimizer steps done after it; where that is not the end, its methods part there.
-        methods: Names of the methods it is a part of, in the order they were given.
-        parent: The segment it goes on from, or None if it starts from the untrained model.
+        start: Optimizer steps completed before it.
+        stop: Optimizer steps completed after it; unless that is the end, its methods part there.
+        methods: Names of the methods it belongs to, in the order they were given.
+        parent: The segment it continues from, or None if it starts from the untrained model.
     """
 
     start: int
@@ -35,18 +36,15 @@ class Segment:
     parent: Segment | None = None
 
 
-def plan(losses: Mapping[str, Loss], steps: int) -> list[Segment]:
-    """The segments that give every method its whole training, none of them trained twice.
+def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
+    """The segments that together are the whole training of every method, none of them trained twice.
 
     Args:
-        losses: Loss of each method by its name.
-        steps: Optimizer steps of a run.
+        losses: Loss of each method by name, as `Method.loss` has it.
+        steps: Optimizer steps of a run, 1 or more.
 
     Returns:
         The segments, each after its parent, one branch after the other.
-
-    Raises:
-        ValueError: If `steps` is not positive.
     """
     if steps <= 0:
         raise ValueError(f"Expected steps to be 1 or more, but got {steps}.")
@@ -54,38 +52,20 @@ def plan(losses: Mapping[str, Loss], steps: int) -> list[Segment]:
 
 
 def cost(segments: Iterable[Segment]) -> int:
-    """Optimizer steps that the segments take altogether.
-
-    Args:
-        segments: From `plan`, or some of them.
-    """
+    """Optimizer steps that the given segments take in total."""
     return sum(segment.stop - segment.start for segment in segments)
 
 
-def share(branch: Branch, losses: Mapping[str, Loss]) -> float:
-    """What a branch and all that goes on from it cost, as a multiple of one run.
-
-    Args:
-        branch: A branch that starts at the beginning.
-        losses: Loss of each method of the study.
-    """
+def share(branch: Branch, losses: Mapping[str, Schedule]) -> float:
+    """The cost of a branch from the beginning and everything that continues from it, as a multiple of one run."""
     segments = plan({name: losses[name] for name in branch.among}, FINE)
-    needed = [segment for segment in segments if set(segment.methods) & set(branch.methods)]
-    return cost(needed) / FINE
+    return cost(segment for segment in segments if set(segment.methods) & set(branch.methods)) / FINE
 
 
-def prefix(loss: Loss, stop: int, steps: int) -> list[tuple[int, Loss]]:
-    """What a loss is in the first `stop` of `steps` steps: each change of it, and the step it comes at.
+def prefix(loss: Schedule, stop: int, steps: int) -> list[tuple[int, Loss]]:
+    """Each change of a loss in the first `stop` of `steps` steps, as (step, loss from there on).
 
-    Two methods whose prefixes are equal are the same training that far.
-
-    Args:
-        loss: The loss.
-        stop: Optimizer steps to look at.
-        steps: Optimizer steps of a run.
-
-    Returns:
-        Pairs of a step and what the loss is from there on.
+    Two methods with equal prefixes are the same training that far.
     """
     changes: list[tuple[int, Loss]] = []
     for step in [0, *loss.changes(steps)]:
@@ -97,15 +77,15 @@ def prefix(loss: Loss, stop: int, steps: int) -> list[tuple[int, Loss]]:
 
 @dataclass(frozen=True)
 class Branch:
-    """A piece of work: the segment that starts at `start` and belongs to the methods.
+    """A unit of work: the segment that starts at `start` and belongs to `methods`.
 
     Attributes:
         task: Name of the task.
         seed: The seed.
-        among: The methods that the training is shared among, whether or not they are still to be done: they
-            determine where segments end.
-        methods: Those of them that are to be done.
-        start: Optimizer steps done before it.
+        among: The methods that share training, whether or not they are still to be done: they determine where
+            segments end.
+        methods: Those of them that are still to be done.
+        start: Optimizer steps completed before it.
     """
 
     task: str
@@ -120,30 +100,23 @@ class Branch:
         return tuple(RunKey(self.task, method, self.seed) for method in self.methods)
 
     def segment(self, segments: Iterable[Segment]) -> Segment:
-        """The segment of a plan that this branch is to train.
-
-        Args:
-            segments: From `plan`, for the methods the training is shared among.
-        """
+        """The segment of a plan (for the methods in `among`) that this branch trains."""
         return next(s for s in segments if s.start == self.start and self.methods[0] in s.methods)
 
     def children(self, segments: Iterable[Segment]) -> tuple[Branch, ...]:
-        """The branches that go on from where this one ends.
-
-        Args:
-            segments: From `plan`, for the methods the training is shared among.
-        """
+        """The branches that continue where this one ends, by a plan for the methods in `among`."""
         segments = list(segments)
         parent = self.segment(segments)
-        below = [(child, self._only(child.methods)) for child in segments if child.parent == parent]
-        return tuple(replace(self, methods=methods, start=child.start) for child, methods in below if methods)
+        below = [
+            (child.start, tuple(method for method in self.methods if method in child.methods))
+            for child in segments
+            if child.parent == parent
+        ]
+        return tuple(replace(self, methods=methods, start=start) for start, methods in below if methods)
 
     def alone(self) -> tuple[Branch, ...]:
-        """A branch for each method that shares nothing with the others."""
+        """A branch for each method, which shares nothing with the others."""
         return tuple(replace(self, among=(method,), methods=(method,), start=0) for method in self.methods)
-
-    def _only(self, methods: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(method for method in self.methods if method in methods)
 
     def __str__(self) -> str:
         return f"{self.task} {' | '.join(self.methods)} seed {self.seed}"
@@ -151,14 +124,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a branch.
+    """The result of training a branch.
 
     Attributes:
         branch: The branch.
         records: Records of the runs that ended with it.
-        children: The branches that go on from it.
-        checkpoint: Name of the checkpoint that they go on from.
-        died: What became of the process that was at work on it, where it did not live to say so itself.
+        children: The branches that continue from it.
+        checkpoint: Name of the checkpoint that they continue from.
+        died: How its process ended, if that died.
     """
 
     branch: Branch
@@ -168,46 +141,34 @@ class Outcome:
     died: str | None = None
 
 
-def roots(
-    task: str, seed: int, methods: Iterable[Method], missing: Iterable[str], *, sharing: bool = True
-) -> list[Branch]:
-    """The branches that an experiment starts with.
+def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sharing: bool = True) -> list[Branch]:
+    """The branches that a block starts with.
 
-    Methods whose arguments differ share nothing, and neither do those whose losses differ from the first step on.
+    Methods with different arguments share nothing, and neither do those whose losses differ from the first step on.
 
     Args:
-        task: Name of the task.
-        seed: The seed.
+        block: Task and seed.
         methods: The methods of the study.
         missing: Names of those that are to be done.
         sharing: Train what methods have in common once.
 
     Returns:
-        One branch for each group of methods that begin alike, without those of which nothing is to be done.
+        One branch for each group of methods that begin alike, unless all of them are done.
     """
-    wanted = set(missing)
-    groups: list[list[Method]] = []
+    groups: dict[Any, list[str]] = {}
     for method in methods:
-        alike = (group for group in groups if sharing and _start_alike(group[0], method))
-        group = next(alike, None)
-        if group is None:
-            groups.append([method])
-        else:
-            group.append(method)
-    named = [tuple(method.name for method in group) for group in groups]
-    branches = [Branch(task, seed, among, tuple(name for name in among if name in wanted)) for among in named]
+        # Arguments are compared by their JSON, as records are.
+        start = json.dumps(method.arguments, sort_keys=True), method.loss.at(0, FINE)
+        groups.setdefault(start if sharing else method.name, []).append(method.name)
+    wanted = set(missing)
+    branches = [
+        Branch(*block, tuple(group), tuple(name for name in group if name in wanted)) for group in groups.values()
+    ]
     return [branch for branch in branches if branch.methods]
 
 
-def _start_alike(one: Method, other: Method) -> bool:
-    # Arguments are compared as what JSON makes of them, as records are.
-    arguments = [json.dumps(method.arguments, sort_keys=True) for method in (one, other)]
-    first = [method.loss.at(0, FINE) for method in (one, other)]
-    return arguments[0] == arguments[1] and first[0] == first[1]
-
-
-def _grow(losses: Mapping[str, Loss], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
-    """The segment of methods that are alike at `start`, and all that follow it."""
+def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
+    """The segment of methods that are alike at `start`, and all that continue from it."""
     changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
     stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
     segment = Segment(start, stop, tuple(losses), parent)
@@ -217,9 +178,9 @@ def _grow(losses: Mapping[str, Loss], start: int, steps: int, parent: Segment | 
             yield from _grow(group, stop, steps, segment)
 
 
-def _alike(losses: Mapping[str, Loss], step: int, steps: int) -> list[dict[str, Loss]]:
+def _alike(losses: Mapping[str, Schedule], step: int, steps: int) -> list[dict[str, Schedule]]:
     """Groups of methods with the same loss in the step that follows `step` completed ones."""
-    groups: dict[Loss, dict[str, Loss]] = {}
+    groups: dict[Loss, dict[str, Schedule]] = {}
     for name, loss in losses.items():
         groups.setdefault(loss.at(step, steps), {})[name] = loss
     return list(groups.values())

@@ -1,33 +1,35 @@
-"""The words of a study: task, method, run, record.
+"""The vocabulary of a study: task, method, run, record.
 
-A *task* is data, a model and a score to be maximised. A *method* is a loss with argument overrides. A
-*run* is one (task, method, seed) and leaves one *record*. An *experiment* is one (task, seed): the methods are
-compared within it.
+A *task* is data, a model and a score to be maximised. A *method* is a loss with argument overrides. A *run* is one
+(task, method, seed) and leaves one *record*. A *block* is one (task, seed): methods are compared within it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.select import Select
 
 STATUSES = ("done", "failed", "diverged")
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
 
-__all__ = ["KEEP", "Materials", "Method", "RunKey", "RunRecord", "Study", "Task"]
+__all__ = ["KEEP", "Block", "Method", "RunKey", "RunRecord", "Select", "Study", "Task", "TrainerInputs"]
+
+Block = tuple[str, int]  # task and seed
 
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """Names one run.
+    """Identifies one run.
 
     Attributes:
         task: Name of the task.
-        method: Name of the method.
+        method: Name of the method, or of a candidate of its sweep.
         seed: The seed.
     """
 
@@ -35,13 +37,24 @@ class RunKey:
     method: str
     seed: int
 
+    @property
+    def block(self) -> Block:
+        """The block of the run."""
+        return self.task, self.seed
+
+    @property
+    def reported(self) -> RunKey:
+        """The key under which a report shows the run: of a candidate, that of the method it is a candidate of."""
+        method, bracket, _ = self.method.partition(" [")
+        return replace(self, method=method) if bracket and self.method.endswith("]") else self
+
     def __str__(self) -> str:
         return f"{self.task} {self.method} seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What a run is made of.
+class TrainerInputs:
+    """What the Trainer of one run is built from.
 
     Attributes:
         trainer: Keyword arguments of the Trainer: model, datasets, collator, metrics.
@@ -58,30 +71,37 @@ class Task:
 
     Attributes:
         name: Short name, used in folders.
-        score: Name of the evaluation metric that is maximised, without the prefix ``eval_``, in any unit.
-        materials: Makes what a run with a given seed is made of; a fresh model each time.
-        settings: Everything that determines the result and is no training argument, as plain JSON values.
-        work: What one run costs, in any unit, beside the study's other tasks; used to estimate the time left.
-        secondary_metrics: Metrics that a report shows beside the score, each with what it measures in words.
+        select: Which number of a run is its score, a `Select`; the name of a metric stands for its last evaluation.
+        inputs: Returns what the Trainer of a run with a given seed is built from, with a fresh model each time.
+        settings: Everything that determines the result and is not a training argument, as plain JSON values.
+        work: Relative cost of one run, in any unit; used to estimate the time left.
+        secondary_metrics: Further metrics for the report, each with what it measures in words.
+
+    Raises:
+        UsageError: If the selection is not valid.
     """
 
     name: str
-    score: str
-    materials: Callable[[int], Materials]
+    select: Any
+    inputs: Callable[[int], TrainerInputs]
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: float = 1.0
     secondary_metrics: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "select", Select.of(self.select))
+
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, with training arguments if it needs its own.
+    """A loss, optionally with training arguments of its own.
 
     Attributes:
         name: Name in records and folders.
         arguments: Training arguments in which it differs from the study's.
-        loss: What `hf_elmix.losses.registry.parse_loss` reads, and then the loss itself; left out, the name is one. A
-            function of the user's is to stand in a module, where other processes find it.
+        loss: Anything that `hf_elmix.losses.registry.parse_loss` accepts, which then replaces it; by default the
+            name. A custom function must be importable by other processes.
+        sweep: Candidates: further argument overrides, of which the best by validation counts (see `choose_runs`).
 
     Raises:
         UsageError: If there is no such loss.
@@ -90,9 +110,21 @@ class Method:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     loss: Any = None
+    sweep: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", parse_loss(self.name if self.loss is None else self.loss))
+
+    def candidates(self) -> tuple[Method, ...]:
+        """What is trained: the method itself, or one method for each override of its sweep."""
+        return tuple(
+            Method(
+                f"{self.name} [{','.join(f'{name}={value}' for name, value in override.items())}]",
+                {**self.arguments, **override},
+                self.loss,
+            )
+            for override in self.sweep
+        ) or (self,)
 
 
 @dataclass(frozen=True)
@@ -101,12 +133,12 @@ class Study:
 
     Attributes:
         tasks: The tasks.
-        methods: The methods that are compared.
+        methods: The methods to compare.
         seeds: The seeds, the same for all methods.
         arguments: Training arguments of all runs.
 
     Raises:
-        UsageError: If a task, method or seed is there twice: it would be one run.
+        UsageError: If a task, method or seed is given twice, or a sweep has no evaluation set to choose on.
     """
 
     tasks: tuple[Task, ...]
@@ -115,30 +147,41 @@ class Study:
     arguments: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        tasks, methods = ([part.name for part in parts] for parts in (self.tasks, self.methods))
+        tasks, methods = ([part.name for part in parts] for parts in (self.tasks, self.candidates))
         for kind, names in {"task": tasks, "method": methods, "seed": self.seeds}.items():
             twice = [name for name in names if list(names).count(name) > 1]
             if twice:
                 raise UsageError(f"Expected each {kind} once, but got {twice[0]!r} {len(twice)} times.")
+        for method in self.methods:
+            if RunKey("", method.name, 0) != RunKey("", method.name, 0).reported:
+                raise UsageError(
+                    f"Expected a method's name without brackets, but got {method.name!r}: they are for sweeps."
+                )
+            for select in (task.select for task in self.tasks if method.sweep):
+                if select.scored_on is not None and select.chosen_on is None:
+                    raise UsageError(
+                        f"Expected an evaluation set to choose the best candidate of {method.name!r} on, but got only "
+                        f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
+                    )
+
+    @property
+    def candidates(self) -> tuple[Method, ...]:
+        """What is trained: all methods, those with a sweep as their candidates."""
+        return tuple(candidate for method in self.methods for candidate in method.candidates())
 
     def runs(self) -> dict[RunKey, tuple[Task, Method]]:
-        """All runs, experiment by experiment, so that a study cut short has complete experiments."""
-        grid = itertools.product(self.tasks, self.seeds, self.methods)
+        """All runs, block by block, so that an interrupted study has complete blocks."""
+        grid = itertools.product(self.tasks, self.seeds, self.candidates)
         return {RunKey(task.name, method.name, seed): (task, method) for task, seed, method in grid}
 
     def settings(self, task: Task, method: Method) -> dict[str, Any]:
-        """Everything that determines the result of a run besides its seed.
+        """Everything that determines the result of a run besides its seed, as plain JSON values.
 
-        Args:
-            task: The task.
-            method: The method.
-
-        Returns:
-            Plain JSON values: ``loss``, ``score``, ``arguments`` and what the task adds.
+        These are ``loss``, ``select``, ``arguments``, ``secondary_metrics`` if there are any, and the task's settings.
         """
         return {
             "loss": str(method.loss),
-            "score": task.score,
+            "select": task.select.to_settings(),
             "arguments": {**self.arguments, **method.arguments},
             **({"secondary_metrics": dict(task.secondary_metrics)} if task.secondary_metrics else {}),
             **task.settings,
@@ -151,14 +194,14 @@ class RunRecord:
 
     Attributes:
         key: Task, method and seed.
-        status: ``done``, ``failed`` (an error ended it) or ``diverged`` (its loss is no number).
+        status: ``done``, ``failed`` (ended by an error) or ``diverged`` (its loss is NaN or infinite).
         scores: For each metric its value at the ``last`` evaluation, the ``best`` one, and all of them (``epochs``),
-            with the completed optimizer ``steps`` they were made at.
+            with the optimizer ``steps`` completed at each.
         training: The training logs: step, epoch, loss and its terms, alpha, beta, focus, learning rate.
         settings: Everything that determines the result.
         provenance: Versions, commit, data and model revisions, device.
-        cost: ``seconds`` on the clock while it trained, and the optimizer steps ``steps_trained`` for it and
-            ``steps_inherited`` from training it shares, summing to the run's.
+        cost: Wall-clock ``seconds`` of training, and the optimizer steps ``steps_trained`` by the run itself and
+            ``steps_inherited`` from a shared prefix, which add up to the run's.
         error: What ended a failed run.
     """
 
@@ -171,27 +214,45 @@ class RunRecord:
     cost: dict[str, Any]
     error: str | None = None
 
+    @property
+    def select(self) -> Select | None:
+        """Which number is the score, or None if the settings do not say."""
+        return Select.of(self.settings["select"]) if "select" in self.settings else None
+
+    @property
+    def score(self) -> float | None:
+        """The score; None for a run that is not done."""
+        return self.select.score(self.scores) if self.status == "done" and self.select else None
+
+    @property
+    def choice(self) -> float | None:
+        """What the run is chosen by among the candidates of a sweep; None for a run that is not done."""
+        return self.select.choice(self.scores) if self.status == "done" and self.select else None
+
+    def curve(self, metric: str | None = None) -> list[float | None]:
+        """A metric, by default that of the score, at every evaluation."""
+        name = metric or (self.select.scored_metric if self.select else "")
+        return self.scores.get(name, {}).get("epochs", [])
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
-        """The record that `to_dict` was called on.
-
-        Args:
-            values: What it gave.
+        """The record from what `to_dict` returned.
 
         Raises:
-            ValueError: If the values are none of a record.
+            ValueError: If the values are not those of a record.
         """
         record = cls(**{**values, "key": RunKey(**values["key"])})
         if record.status not in STATUSES:
             raise ValueError(f"its status is {record.status!r}")
         for name in ("scores", "settings", "provenance", "cost"):
             if not isinstance(getattr(record, name), Mapping):
-                raise ValueError(f"its {name} are no object")
+                raise ValueError(f"its {name} are not an object")
         for name, values_ in record.scores.items():
             if not isinstance(values_["last"], int | float | None):
                 raise ValueError(f"its {name} is {values_['last']!r}")
+        _ = record.select  # which refuses what is not a selection
         return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey
-from hf_elmix.study.store import DECLARATION, Store, claim_of
+from hf_elmix.study.store import DECLARATION, Store, claim_name
 
 __all__ = ["status_of"]
 
@@ -16,8 +16,8 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
         store: The folder of runs.
 
     Returns:
-        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text: why it failed, who is
-        doing its experiment, why it is missing.
+        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text: why it failed, which
+        process is working on its block, why it is missing.
 
     Raises:
         UsageError: If the folder holds no study, or a file in it is damaged.
@@ -25,18 +25,15 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
     records = {record.key: record for record in store.records()}
     asked = store.asked()
     if not records and not asked:
-        raise UsageError(
-            f"{store.folder} holds neither records of runs nor {DECLARATION}, so no study was begun here."
-        )
-    experiments = dict.fromkeys((key.task, key.seed) for key in asked)
-    holders = {experiment: store.holder(claim_of(*experiment)) for experiment in experiments}
+        raise UsageError(f"{store.folder} holds neither run records nor {DECLARATION}: no study was started here.")
+    holders = {block: store.holder(claim_name(block)) for block in dict.fromkeys(key.block for key in asked)}
     states: dict[RunKey, tuple[str, str]] = {}
     for key in dict.fromkeys([*asked, *records]):
-        record, holder = records.get(key), holders.get((key.task, key.seed))
+        record, holder = records.get(key), holders.get(key.block)
         if record is not None:
             states[key] = record.status, (record.error or "").split("\n")[0]
         elif holder is not None:
-            states[key] = "running", f"its experiment is being done by {holder}"
+            states[key] = "running", f"{holder} is working on its block"
         else:
-            states[key] = "missing", "not begun, or stopped before it ended; the command that began it goes on"
+            states[key] = "missing", "not started, or stopped before it ended; the same command continues"
     return states

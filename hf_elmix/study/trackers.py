@@ -1,8 +1,8 @@
-"""Runs in an experiment tracker: TensorBoard, trackio or Weights & Biases, through the trackers of accelerate.
+"""Log runs to TensorBoard, trackio or Weights & Biases, through the trackers of accelerate.
 
-A run is handed over from its record, whole, when it has ended: methods share stretches of training, other machines may
-have trained them, and a run that was resumed would be there twice if each process reported what it sees. The names of
-the values are those that the Trainer's own integrations use.
+Each run is logged from its record when it finishes: methods share training, other machines may have done it, and a
+resumed run would appear twice if each process logged what it sees. Values have the names that the Trainer's own
+integrations use.
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from hf_elmix.errors import UsageError
+from hf_elmix.study.files import component, local_path
 from hf_elmix.study.spec import RunRecord
-from hf_elmix.study.store import Store, component, local_path
+from hf_elmix.study.store import Store
 
 __all__ = ["TRACKERS", "check_trackers", "logs_of", "track"]
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
-TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # where the Trainer's integration writes, too
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # which the Trainer's integration uses, too
 
 
 def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
-    """The trackers of some names, known to be there before anything is trained.
+    """Check trackers before anything is trained.
 
     Args:
-        names: Names of trackers; ``none`` stands for none of them.
+        names: Names of trackers; ``none`` is ignored.
         store: Where the records go.
 
+    Returns:
+        The names, each once.
+
     Raises:
-        UsageError: If one is unknown or not installed, or has nowhere to write.
+        UsageError: If one is unknown or not installed, or has no folder to write to.
     """
     from accelerate.tracking import get_available_trackers
 
@@ -48,20 +52,26 @@ def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
 
 
 def track(record: RunRecord, store: Store, trackers: Iterable[str]) -> None:
-    """Hand a run over to trackers: its settings, its training logs and its scores.
+    """Log a run: its settings, training logs and scores.
 
-    The project is the study's, named after its folder; runs that differ in nothing but their seed are a group.
+    The project is named after the folder of the study; runs that differ only in their seed form a group.
 
     Args:
         record: The run.
         store: Where its record is.
-        trackers: Names of trackers that `check_trackers` has passed.
+        trackers: Names that `check_trackers` returned.
     """
     for name in trackers:
-        with redirect_stdout(io.StringIO()):  # some have five lines to say for each run
+        with redirect_stdout(io.StringIO()):  # some print several lines for each run
             tracker = _start(name, record, store)
             try:
-                tracker.store_init_configuration(_config(record))
+                settings = {**record.settings, **record.settings.get("arguments", {})}
+                plain = {
+                    name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)
+                }
+                key = record.key
+                run = {"task": key.task, "method": key.method, "seed": key.seed, "status": record.status}
+                tracker.store_init_configuration({**run, **plain})
                 for step, values in logs_of(record):
                     tracker.log(values, step=step)
             finally:
@@ -69,7 +79,7 @@ def track(record: RunRecord, store: Store, trackers: Iterable[str]) -> None:
 
 
 def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, float]]]:
-    """What a run has logged, by optimizer step: ``train/...`` (loss, its terms, weights) and ``eval/...`` (scores)."""
+    """Values of a run by optimizer step: ``train/...`` (loss, its terms, weights) and ``eval/...`` (scores)."""
     logs: dict[int, dict[str, float]] = {}
     for log in record.training:
         values = {f"train/{name}": value for name, value in log.items() if name != "step"}
@@ -78,39 +88,31 @@ def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, float]]]:
         for step, value in zip(score["steps"], score["epochs"], strict=True):
             logs.setdefault(step, {})[f"eval/{name}"] = value
     for step, values in sorted(logs.items()):
-        yield step, {name: value for name, value in values.items() if value is not None}  # a value that is no number
+        yield step, {name: value for name, value in values.items() if value is not None}  # NaN
 
 
 def _start(name: str, record: RunRecord, store: Store) -> Any:
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState()  # the trackers ask it which process is the main one
+    PartialState()  # the trackers ask it whether this is the main process
     key, grid = record.key, store.folder.name
     group = f"{grid}/{key.task}/{key.method}"
     if name == "tensorboard":
         place = "/".join((component(key.task), component(key.method), f"seed{key.seed}"))
         tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
     else:
-        # The run is over: what the machine does now says nothing about it.
+        # The run is over: the present load of the machine says nothing about it.
         quiet = {"auto_log_cpu": False, "auto_log_gpu": False} if name == "trackio" else {}
         tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group, **quiet)
     tracker.start()
     return tracker
 
 
-def _config(record: RunRecord) -> dict[str, Any]:
-    """The settings of a run, flat and plain."""
-    settings = {**record.settings, **record.settings.get("arguments", {})}
-    plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
-    key = record.key
-    return {"task": key.task, "method": key.method, "seed": key.seed, "status": record.status, **plain}
-
-
 def _tensorboard(store: Store) -> str:
-    """The folder of TensorBoard's files: the user's, else one beside the records."""
+    """The folder for TensorBoard: the one in the environment, else one beside the records."""
     given = os.environ.get(TENSORBOARD)
     here = local_path(store.folder)
     if given is None and here is None:
-        raise UsageError(f"TensorBoard writes to a folder, and {store.folder} is none. Set {TENSORBOARD} to one.")
+        raise UsageError(f"Expected a folder for TensorBoard, but {store.folder} is a URL. Set {TENSORBOARD} to one.")
     return given or str(here / "tensorboard")  # type: ignore[operator]

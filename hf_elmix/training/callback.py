@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import CenterLoss, ComplementLoss, Loss
+from hf_elmix.losses.base import CrossEntropyFunction, Loss
+from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.training.arguments import choose_loss, note_loss
+from hf_elmix.losses.schedules import Mixed
 
-__all__ = ["MixingCallback", "device_scale"]
+__all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
-BOUND = (CenterLoss, ComplementLoss)  # to what the Trainer made of itself and of the model when it was built
+BOUND = (ComplementEntropy, MaxMahalanobis)  # losses that need a Trainer or a head of their own
 
 
 class MixingCallback(TrainerCallback):
@@ -27,24 +28,36 @@ class MixingCallback(TrainerCallback):
     resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
 
     Args:
-        loss: What `hf_elmix.losses.registry.parse_loss` reads.
+        loss: What `hf_elmix.parse_loss` reads.
 
     Attributes:
-        loss: The loss, over all of training.
-        current: The loss of the current optimizer step: with the weights of the phase that training is in.
+        loss: The loss as a schedule.
+        current: The loss of the current optimizer step.
 
     Raises:
-        UsageError: If it is no loss.
+        UsageError: If there is no such loss.
     """
 
     def __init__(self, loss: Any) -> None:
-        self._follow(parse_loss(loss))
+        self.loss = parse_loss(loss)
+        self.current = self.loss.at(0, 1)
         self._terms: Tensor | None = None
         self._steps = 0
         self._rates: list[Any] = []
 
-    def _follow(self, loss: Loss) -> None:
-        self.loss, self.current = loss, loss.at(0, 1)
+    def check_one_step(self, label_smoothing: float) -> None:
+        """Refuse a loss that takes more than one step for each batch, or that label smoothing cannot be applied to.
+
+        Args:
+            label_smoothing: The ``label_smoothing_factor``.
+
+        Raises:
+            UsageError: If it is such a loss.
+        """
+        if isinstance(self.current, ComplementEntropy):
+            raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
+        if label_smoothing and not self.current.smooths:
+            raise UsageError(f"Label smoothing has no meaning with the loss {str(self.loss)!r}. Leave it out.")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -54,22 +67,18 @@ class MixingCallback(TrainerCallback):
         Raises:
             UsageError: If that is no loss, or one that needs another Trainer or head.
         """
-        asked = self._asked(args)
-        if asked != self.loss:
-            if isinstance(asked, BOUND) or isinstance(self.loss, BOUND):
+        asked = next((v for v in (getattr(args, name, None) for name in ("mixing", "loss")) if v is not None), None)
+        # A custom loss may have a text that is registered nowhere.
+        if asked not in (None, str(self.loss)):
+            loss = parse_loss(asked)
+            if loss != self.loss and isinstance(self.current, BOUND) | isinstance(loss.at(0, 1), BOUND):
                 raise UsageError(
-                    f"A search cannot change the loss from {str(self.loss)!r} to {str(asked)!r}: one of them needs a "
+                    f"A search cannot change the loss from {str(self.loss)!r} to {str(loss)!r}: one of them needs a "
                     "Trainer or a head of its own. Build a Trainer for each."
                 )
-            self._follow(asked)
-            note_loss(args, asked)
+            self.loss, self.current = loss, loss.at(0, 1)
+            args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
         self.take_terms()
-
-    def _asked(self, args: Any) -> Loss:
-        text, mixing = getattr(args, "loss", None), getattr(args, "mixing", None)
-        if text not in (None, str(self.loss)):
-            return parse_loss(text)
-        return self.loss if mixing is None else choose_loss(mixing, None)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,6 +147,40 @@ class MixingCallback(TrainerCallback):
             return {}
         ce, el = (gather(terms).view(-1, 2).mean(0) * scale).tolist()
         return {**self.current.logged(), "loss_ce": ce, "loss_el": el}
+
+
+def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sample, from the terms that are computed in any case where they suffice.
+
+    Args:
+        loss: The loss.
+        ce: Cross entropy of each sample, smoothed if labels are, shape (...).
+        el: Expectation loss of each sample, shape (...).
+        logits: Shape (..., C).
+        labels: Shape (...).
+
+    Returns:
+        Shape (...), 0 for samples that do not count.
+    """
+    if isinstance(loss, Mixed):
+        return loss.of_terms(ce, el)
+    return loss.of_ce(ce) if isinstance(loss, CrossEntropyFunction) else loss(logits, labels, reduction="none")
+
+
+def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
+    """The loss, if the cross entropy of each label is all it needs.
+
+    Args:
+        loss: Any loss.
+
+    Raises:
+        UsageError: If it needs all logits.
+    """
+    if not isinstance(loss, CrossEntropyFunction):
+        raise UsageError(
+            f"The loss {str(loss)!r} needs all logits, and there is only the cross entropy of each label."
+        )
+    return loss
 
 
 def device_scale(args: TrainingArguments, tp_size: int) -> int:

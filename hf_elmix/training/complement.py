@@ -10,14 +10,15 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import ComplementLoss, Loss, MixedLoss
-from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.base import Loss
+from hf_elmix.losses.baselines import ComplementEntropy
+from hf_elmix.losses.registry import parse_loss
 from hf_elmix.training.model_support import number_of_labels
 from hf_elmix.training.trainer import MixedLossTrainer
 
 __all__ = ["ComplementTrainer", "trainer_for"]
 
-CROSS_ENTROPY = MixedLoss(MixingSchedule.parse("ce"))
+CROSS_ENTROPY = parse_loss("ce").at(0, 1)
 
 
 class ComplementTrainer(MixedLossTrainer):
@@ -46,9 +47,11 @@ class ComplementTrainer(MixedLossTrainer):
         self._entropy: list[Tensor] = []
         self.add_callback(_SecondPass(self))
 
-    def _check_loss(self, loss: Loss) -> None:
-        if not isinstance(loss, ComplementLoss):
-            raise UsageError(f"ComplementTrainer has the loss 'cot', but got {str(loss)!r}. Use MixedLossTrainer.")
+    def _check_loss(self) -> None:
+        if not isinstance(self.mixing.current, ComplementEntropy):
+            raise UsageError(
+                f"ComplementTrainer has the loss 'cot', but got {str(self.mixing.loss)!r}. Use MixedLossTrainer."
+            )
         if self.label_smoother is not None:
             raise UsageError("Label smoothing has no meaning with the loss 'cot'. Leave it out.")
         if number_of_labels(self._model) == 2:
@@ -66,7 +69,7 @@ class ComplementTrainer(MixedLossTrainer):
 
     @property
     def _objective(self) -> Loss:
-        return self.mixing.loss if self._second else CROSS_ENTROPY
+        return self.mixing.current if self._second else CROSS_ENTROPY
 
     def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
         if not self._second:
@@ -104,13 +107,13 @@ class ComplementTrainer(MixedLossTrainer):
         return logs
 
 
-def trainer_for(loss: Loss) -> type[MixedLossTrainer]:
+def trainer_for(loss: Any) -> type[MixedLossTrainer]:
     """The Trainer that a loss needs.
 
     Args:
-        loss: The loss.
+        loss: What `hf_elmix.parse_loss` reads.
     """
-    return ComplementTrainer if isinstance(loss, ComplementLoss) else MixedLossTrainer
+    return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), ComplementEntropy) else MixedLossTrainer
 
 
 class _SecondPass(TrainerCallback):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import CenterLoss
+from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
-from hf_elmix.training.arguments import DEFAULT_MIXING, check_one_step
-from hf_elmix.training.callback import MixingCallback, device_scale
+from hf_elmix.training.arguments import DEFAULT_MIXING
+from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
 from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
@@ -58,8 +58,8 @@ class MixedLossFunction(MixingCallback):
         """
         model = base_model(kwargs["model"])
         self._smoothing = args.label_smoothing_factor
-        check_one_step(self.loss, self._smoothing)
-        if isinstance(self.loss, CenterLoss):
+        self.check_one_step(self._smoothing)
+        if isinstance(self.current, MaxMahalanobis):
             raise UsageError(f"The loss {str(self.loss)!r} needs a head of its own, which MixedLossTrainer puts in.")
         check_class_logits(model, args.label_names or ["labels"])
         _check_without_labels(model)
@@ -110,7 +110,7 @@ class MixedLossFunction(MixingCallback):
             return ce.sum() / total_of(count, ce)  # NaN where no label counts, which the Trainer leaves out
         per = divisor(count, ce)
         self.add_terms(ce, el, per)
-        return self.current.from_terms(ce, el, logits, labels).sum() / per
+        return loss_of_terms(self.current, ce, el, logits, labels).sum() / per
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add what the loss says of itself, and both terms, to the training logs."""

@@ -13,12 +13,13 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import CenterLoss, Loss
+from hf_elmix.losses.base import Loss, Schedule
+from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, total_of
 from hf_elmix.losses.schedules import MixingSchedule
-from hf_elmix.training.arguments import check_one_step, choose_loss, note_loss
-from hf_elmix.training.callback import MixingCallback, device_scale
+from hf_elmix.training.arguments import choose_loss
+from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
 from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
 from hf_elmix.training.model_support import (
     base_model,
@@ -75,15 +76,15 @@ class MixedLossMixin(_Base):
         self,
         *args: Any,
         mixing: str | float | MixingSchedule | None = None,
-        loss: str | Loss | Callable[..., Tensor] | None = None,
+        loss: str | Schedule | Loss | Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if mixing is None and loss is None:
             mixing, loss = getattr(self.args, "mixing", None), getattr(self.args, "loss", None)
         self.mixing = MixingCallback(choose_loss(mixing, loss))
-        if hasattr(self.args, "mixing"):
-            note_loss(self.args, self.mixing.loss)
+        if hasattr(self.args, "loss"):
+            self.args.loss = str(self.mixing.loss)
         self._inspect()
         self.add_callback(self.mixing)
         # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
@@ -114,7 +115,7 @@ class MixedLossMixin(_Base):
         self._requires_labels = requires_labels(model)
         # Where the Trainer does not know that a model shifts its labels, it would count the first label of each row.
         self._loss_shifts_labels = predicts_next_token(model)
-        self._check_loss(self.mixing.loss)
+        self._check_loss()
         check_class_logits(model, self.label_names)
         self._give_head(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
         for dataset in (self.train_dataset, self.eval_dataset):
@@ -129,12 +130,12 @@ class MixedLossMixin(_Base):
 
     def _give_head(self, model: nn.Module) -> None:
         """Put the centres in the place of the classifier, where the loss is the distance from them."""
-        if isinstance(self.mixing.loss, CenterLoss):
-            use_mahalanobis_head(model, self.mixing.loss.scale)
+        if isinstance(self.mixing.current, MaxMahalanobis):
+            use_mahalanobis_head(model, self.mixing.current.scale)
 
-    def _check_loss(self, loss: Loss) -> None:
+    def _check_loss(self) -> None:
         """Refuse a loss that cannot be used here."""
-        check_one_step(loss, self._smoothing)
+        self.mixing.check_one_step(self._smoothing)
 
     def compute_loss(
         self,
@@ -174,22 +175,20 @@ class MixedLossMixin(_Base):
         logits = logits_of(outputs, self._labels_passed)
         labels = self._aligned(logits, labels)
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
-        count = counts if num_items_in_batch is None else num_items_in_batch
-        return self._over_step(ce, el, count, lambda: self._objective.from_terms(ce, el, logits, labels), outputs)
+        loss = loss_of_terms(self._objective, ce, el, logits, labels) if self._training else ce
+        return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 
-    def _over_step(
-        self, ce: Tensor, el: Tensor, count: Tensor | int, objective: Callable[[], Tensor], outputs: Any
-    ) -> Tensor:
-        """A batch's share of the loss of a step, from the terms of its samples or their sums; the terms are noted."""
+    def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
+        """A batch's share of the loss of a step; the losses and terms are those of its samples, or their sums."""
         # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
         # dividing by the sum of the entries is right there and everywhere else.
         # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
         per = divisor(count, ce) if self._training else total_of(count, ce)
         if not self._training:
             self._el = (el.sum() / per).detach() * self._device_scale
-            return ce.sum() / per
+            return loss.sum() / per
         self._note_terms(ce, el, per)
-        return self._with_router_loss(objective().sum() / per, outputs)
+        return self._with_router_loss(loss.sum() / per, outputs)
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""

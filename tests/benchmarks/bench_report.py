@@ -32,7 +32,7 @@ def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRe
     training = [{"step": 10 * k, "epoch": float(k), **log, "grad_norm": 1.0} for k in range(1, EPOCHS + 1)]
     settings = {
         "loss": method,
-        "score": "accuracy",
+        "select": {"metric": "accuracy"},
         "arguments": {"learning_rate": 2e-5},
         "rows": {"train": task},
     }
@@ -43,7 +43,9 @@ def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRe
 def timed(words: list[str]) -> float:
     """Seconds of the command as it is typed, with all that Python loads."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "hf_elmix.cli.report", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "hf_elmix.cli.main", "report", *words], check=True, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 

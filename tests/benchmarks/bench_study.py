@@ -1,10 +1,10 @@
-"""The study engine beside a plain loop of stock Trainers with run_glue's defaults.
+"""A study beside a plain loop of stock Trainers with run_glue's defaults.
 
     python tests/benchmarks/bench_study.py --dataset_name FOLDER_OR_ID --tasks cola mrpc sst2
 
-The loop trains every regime from scratch in one process, each row padded to 64 tokens, and scores once an epoch. The
-engine is then given its measures one after the other, so that each rung shows what the one added last contributes. A
-further line says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
+The loop trains every regime from scratch in one process, each row padded to 64 tokens, and evaluates once an epoch. The
+study then gets one improvement after the other, so that each rung shows what the last one contributes. A further line
+says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from glue_runs.metrics import compute_metrics_for
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
 from glue_runs.study import glue_study
-from hf_elmix.study.executors.local import Engine, run_here, run_in_workers
+from hf_elmix.study.executors.local import Executor, run_in_process, run_in_workers
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.store import Store
@@ -35,7 +35,7 @@ LENGTH = 64
 
 # Name of a rung, padding, whether prefixes are shared, whether there are workers, further training arguments.
 RUNGS: list[tuple[str, str, bool, bool, dict[str, Any]]] = [
-    ("the engine, nothing shared, padded to 64", "max_length", False, False, {}),
+    ("the study, nothing shared, padded to 64", "max_length", False, False, {}),
     ("+ shared prefixes", "max_length", True, False, {}),
     ("+ padded to the batch's longest row", "longest", True, False, {}),
     ("+ no padding", "free", True, False, {}),
@@ -65,10 +65,10 @@ def stock_loop(task: str, args: argparse.Namespace, arguments: dict[str, Any]) -
             trainer.train()
 
 
-def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung: int) -> None:
-    """The same runs through the engine, with the measures of a rung."""
+def study(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung: int) -> None:
+    """The same runs as a study, with the improvements of a rung."""
     _, padding, sharing, workers, more = RUNGS[rung]
-    study = glue_study(
+    declared = glue_study(
         [task],
         args.seeds,
         model=args.model_name_or_path,
@@ -79,9 +79,9 @@ def engine(task: str, args: argparse.Namespace, arguments: dict[str, Any], rung:
         arguments={**arguments, **more},
         padding=padding,
     )
-    crew: Engine = functools.partial(run_in_workers, workers=args.workers) if workers else run_here
+    executor: Executor = functools.partial(run_in_workers, workers=args.workers) if workers else run_in_process
     with tempfile.TemporaryDirectory() as folder:
-        counts = run_grid(study, Store(folder), run_branch, engine=crew, sharing=sharing)
+        counts = run_grid(declared, Store(folder), run_branch, executor=executor, sharing=sharing)
     assert counts == {"done": len(args.seeds) * len(MIXINGS)}, counts
 
 
@@ -149,7 +149,7 @@ def main() -> None:
         before = peer
         print(f"  {'stock Trainer, padded to 64, every regime':45} {peer:7.1f} s   1.00x  {work / peer / rate:6.1%}")
         for rung in args.rungs:
-            took = seconds(lambda task=task, rung=rung: engine(task, args, arguments, rung))  # type: ignore[misc]
+            took = seconds(lambda task=task, rung=rung: study(task, args, arguments, rung))  # type: ignore[misc]
             ratios = f"{peer / took:6.2f}x  {work / took / rate:6.1%}   this alone {before / took:5.2f}x"
             print(f"  {RUNGS[rung][0]:45} {took:7.1f} s {ratios}", flush=True)
             before = took

@@ -27,14 +27,14 @@ from transformers import BertConfig, BertForSequenceClassification, EvalPredicti
 
 from glue_runs import __main__ as command_line
 from hf_elmix.study.executors import local as workers_module
-from hf_elmix.study.spec import Materials, Method, Study, Task
+from hf_elmix.study.spec import Method, Study, Task, TrainerInputs
 
 PRELOAD = ["pytest", "fault_drivers", "hf_elmix.study.grid", "hf_elmix.study.runner", "hf_elmix.study.status"]
 
 STEPS = 20
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
 TASKS, SEEDS = ("toy",), (3, 4)
-COST = 57  # steps of one experiment: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
+COST = 57  # steps of one block: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
 PLANNED = COST * len(TASKS) * len(SEEDS)
 
 TINY = {
@@ -106,7 +106,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
-def materials(seed: int, fault: dict[str, Any] | None = None) -> Materials:
+def inputs(seed: int, fault: dict[str, Any] | None = None) -> TrainerInputs:
     torch.manual_seed(seed)
     model = BertForSequenceClassification(BertConfig(**TINY))
     if fault is not None and fault["seed"] == seed:
@@ -115,7 +115,7 @@ def materials(seed: int, fault: dict[str, Any] | None = None) -> Materials:
         **{"model": model, "train_dataset": _rows(40, 1), "eval_dataset": _rows(17, 2)},
         "compute_metrics": _accuracy,
     }
-    return Materials(trainer, {"data_rows": {"train": 40}})
+    return TrainerInputs(trainer, {"data_rows": {"train": 40}})
 
 
 def _rows(count: int, seed: int) -> Dataset:
@@ -131,8 +131,8 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 def toy_study(fault: dict[str, Any] | None = None) -> Study:
     """The same whatever the command line says: one task, four methods, two seeds, 20 steps each."""
 
-    def of(name: str) -> Callable[[int], Materials]:
-        return partial(materials, fault=fault) if fault is not None and fault["task"] == name else materials
+    def of(name: str) -> Callable[[int], TrainerInputs]:
+        return partial(inputs, fault=fault) if fault is not None and fault["task"] == name else inputs
 
     parts = tuple(Task(name, "accuracy", of(name), {"rows": "random"}) for name in TASKS)
     return Study(parts, tuple(Method(name) for name in METHODS), SEEDS, ARGUMENTS)

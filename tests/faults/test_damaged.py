@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SEGMENT = ".segments/toy/seed3"  # of the first experiment
+SEGMENT = ".segments/toy/seed3"  # of the first block
 
 
 def truncate(path: Path) -> None:

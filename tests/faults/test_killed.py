@@ -59,7 +59,7 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
     check_complete(tmp_path / "undisturbed")
     draw = random.Random(int(workers))
     kills = rounds = 0
-    while kills < 12:
+    while kills < 6:
         rounds += 1
         killer = Killer(begin_study, snapshot, tmp_path / f"runs{rounds}", "--workers", workers)
         while killer.kills < 3:
@@ -95,7 +95,7 @@ def test_a_driver_killed_before_changes_at_random(begin_study, snapshot, check_c
 # What is about to happen when the process is killed, and for which time.
 MOMENTS = {
     "the study is declared": ("rename .*/.study.json.* /study.json$", 1),
-    "an experiment is claimed": ("rename .* /.locks/toy seed4.json$", 1),
+    "a block is claimed": ("rename .* /.locks/toy seed4.json$", 1),
     "a checkpoint is written": ("mkdir .*/checkpoint-19", 1),
     "a checkpoint gets its manifest": ("open .*manifest.json", 2),
     "a checkpoint is put into place": ("rename .* /.segments/toy/seed3/step19", 1),
@@ -198,7 +198,7 @@ def test_a_worker_killed_twice_fails_the_runs_it_was_at(
         ("gpu memory", "OutOfMemoryError", "of what two of them share later", "1"),
     ],
 )
-def test_an_error_in_one_experiment_is_kept_and_all_other_runs_are_done(
+def test_an_error_in_one_block_is_kept_and_all_other_runs_are_done(
     begin_study, records, snapshot, check_complete, runs, tmp_path, kind, error, step, workers
 ):
     wrong, names = fault(kind, tmp_path, step), hit(step)

@@ -23,7 +23,7 @@ def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
     for task, made in zip(study.tasks, settings, strict=True):
         assert list(made["secondary_metrics"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous")]
         assert made["secondary_metrics"] == task.secondary_metrics
-    sizes = study.tasks[0].materials(0).provenance["data_rows"]
+    sizes = study.tasks[0].inputs(0).provenance["data_rows"]
     assert [sizes[f"train_{kind}"] for kind in APART] == [16, 32]
     again = demo_study(tmp_path)
     assert settings == [again.settings(task, again.methods[0]) for task in again.tasks]

@@ -14,7 +14,7 @@ BASE = ["--task_name", "cola", "--output_dir", "out", "--use_cpu"]
 def test_defaults_are_the_protocols(tmp_path):
     args = FinetuneArguments(str(tmp_path))
     assert {name: getattr(args, name) for name in ARGUMENTS} == ARGUMENTS
-    assert args.mixing == "0-0.5"
+    assert args.loss == "mix:0-0.5"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_file_of_arguments(tmp_path, kind):
     path.write_text(json.dumps(values))  # JSON is YAML too
     config = [str(path)] if kind == "first word" else ["--config", str(path)]
     data, _, args = parse([*config, "--learning_rate", "2e-4"])
-    assert (data.task_name, data.max_train_samples, args.mixing) == ("rte", None, "0,0.5")
+    assert (data.task_name, data.max_train_samples, args.loss) == ("rte", None, "mix:0,0.5")
     assert args.learning_rate == 2e-4  # the command line goes before the file
     assert (args.do_train, args.do_eval, args.remove_unused_columns) == (True, False, False)
     assert args.include_for_metrics == ["inputs", "loss"]

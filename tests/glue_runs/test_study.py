@@ -66,14 +66,14 @@ def test_complement_training_of_two_classes_is_refused(pocket, encoder):
 def test_materials(glue, encoder):
     task = glue_task(TASKS["mnli"], encoder, glue("mnli"), 16)
     assert task.score == "matched_accuracy"
-    one, two = task.materials(0), task.materials(0)
+    one, two = task.inputs(0), task.inputs(0)
     assert one.trainer["model"] is not two.trainer["model"]
     assert list(one.trainer["eval_dataset"]) == ["matched", "mismatched"]
     assert one.provenance == two.provenance
     assert one.provenance["data_rows"] == {"train": 12, "validation_matched": 12, "validation_mismatched": 12}
     single = glue_task(TASKS["cola"], encoder, glue("cola"), 16)
     assert single.score == "accuracy"
-    assert isinstance(single.materials(0).trainer["eval_dataset"], Dataset)
+    assert isinstance(single.inputs(0).trainer["eval_dataset"], Dataset)
 
 
 def rows_of_kinds(rows: list[dict[str, Any]], kinds: str) -> list[dict[str, Any]]:
@@ -87,12 +87,12 @@ def test_training_rows_of_a_kind_are_scored_by_themselves(glue, encoder, good_ro
     plain = glue_task(TASKS[task], encoder, folder, 16)
     task = glue_task(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"})
     assert (task.score, task.secondary_metrics) == (score, {"train_wrong_accuracy": "wrong rows memorised"})
-    trainer = task.materials(0).trainer
+    trainer = task.inputs(0).trainer
     *others, last = trainer["eval_dataset"]
     assert (len(others), last) == (len(TASKS[task].splits), "train_wrong")
     expected = [trainer["train_dataset"][place] for place in (1, 4, 5)]
     assert list(trainer["eval_dataset"][last]) == expected
-    assert trainer["train_dataset"].to_list() == plain.materials(0).trainer["train_dataset"].to_list()
+    assert trainer["train_dataset"].to_list() == plain.inputs(0).trainer["train_dataset"].to_list()
     assert (plain.secondary_metrics, task.work) == ({}, plain.work)
     # Which rows they are is part of the settings.
     other = rows_of_kinds(good_rows(task), "wcccwwcccccc")
@@ -109,7 +109,7 @@ def test_a_kind_that_is_not_there_is_refused(glue, encoder, good_rows):
 
 
 def test_batches_are_padded_to_their_longest_row(glue, encoder, good_rows):
-    trainer = glue_task(TASKS["cola"], encoder, glue("cola"), 64).materials(0).trainer
+    trainer = glue_task(TASKS["cola"], encoder, glue("cola"), 64).inputs(0).trainer
     rows = trainer["train_dataset"]
     batch = trainer["data_collator"]([rows[0], rows[1]])
     assert batch["input_ids"].shape[1] == max(len(rows[k]["input_ids"]) for k in (0, 1)) < 64
@@ -127,13 +127,13 @@ def test_other_weights_under_the_same_name_are_other_settings(glue, encoder, tmp
 
 def test_a_task_in_memory_needs_no_file_of_rows(glue, encoder):
     task = glue_task(TASKS["mnli"], encoder, glue("mnli"), 10, in_memory=True)
-    kept = glue_task(TASKS["mnli"], encoder, glue("mnli"), 10).materials(0).trainer
+    kept = glue_task(TASKS["mnli"], encoder, glue("mnli"), 10).inputs(0).trainer
     expected = kept["train_dataset"].to_list()
     shipped = pickle.dumps(task)
     parts = (kept["train_dataset"], *kept["eval_dataset"].values())
     for path in {file["filename"] for part in parts for file in part.cache_files}:
         Path(path).unlink()
-    trainer = pickle.loads(shipped).materials(0).trainer
+    trainer = pickle.loads(shipped).inputs(0).trainer
     assert trainer["train_dataset"].to_list() == expected
     assert len(trainer["eval_dataset"]["mismatched"].to_list()) == 12
 
@@ -148,7 +148,7 @@ def test_work_is_the_number_of_training_tokens(glue, encoder):
 def test_padding(glue, encoder, padding):
     task = glue_task(TASKS["cola"], encoder, glue("cola"), 17, padding=padding)
     assert task.settings["padding"] == padding
-    trainer = task.materials(0).trainer
+    trainer = task.inputs(0).trainer
     assert (trainer["model"].config._attn_implementation == NAME) == (padding == "free")
     width = trainer["data_collator"]([trainer["train_dataset"][0]])["input_ids"].shape[1]
     assert (width == 17) == (padding == "max_length")
@@ -163,13 +163,13 @@ def test_padding_falls_back_where_it_must(glue, encoder, monkeypatch):
     monkeypatch.setattr(tasks_module, "can_drop_padding", lambda config: False)
     task = glue_task(TASKS["cola"], encoder, folder, 17)
     assert task.settings["padding"] == "longest"
-    assert task.materials(0).trainer["model"].config._attn_implementation != NAME
+    assert task.inputs(0).trainer["model"].config._attn_implementation != NAME
 
 
 def test_padding_makes_no_difference_to_an_evaluation(glue, encoder):
     losses = []
     for padding in ("free", "longest", "max_length"):
-        trainer = glue_task(TASKS["rte"], encoder, glue("rte"), 32, padding=padding).materials(0).trainer
+        trainer = glue_task(TASKS["rte"], encoder, glue("rte"), 32, padding=padding).inputs(0).trainer
         model = trainer["model"].eval()
         losses.append(model(**trainer["data_collator"](list(trainer["train_dataset"]))).loss.item())
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

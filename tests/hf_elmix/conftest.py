@@ -189,7 +189,7 @@ def make_record(
         name: {"last": value, "best": value + 0.125, "epochs": [value + 0.125, value]} for name, value in last.items()
     }
     cost = {"seconds": 2.5 + seed, "steps_trained": 12, "steps_inherited": 0}
-    return RunRecord(RunKey(task, method, seed), status, scores, [], {"score": "accuracy"}, {}, cost)
+    return RunRecord(RunKey(task, method, seed), status, scores, [], {"select": "accuracy"}, {}, cost)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Branches in processes of their own, several at a time."""
+"""Train branches in this process, or in several worker processes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from multiprocessing.connection import Connection, wait
 
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
-__all__ = ["BranchProgress", "Engine", "Progress", "Run", "Take", "run_here", "run_in_workers", "visible_gpus"]
+__all__ = ["BranchProgress", "Executor", "Progress", "Run", "Take", "run_in_process", "run_in_workers", "visible_gpus"]
 
-Progress = Callable[[int, int], None]  # optimizer steps of the run done, and of how many
+Progress = Callable[[int, int], None]  # completed optimizer steps of the run, and their number
 BranchProgress = Callable[[Branch, int, int], None]
 Run = Callable[[Branch, Progress], Outcome]
-Take = Callable[[], Branch | None]  # the next branch that can be done, or None if there is none now
+Take = Callable[[], Branch | None]  # the next branch that can be trained, or None if there is none now
 
-# Does branches until there are none to take and none under way. What it yields may bring more of them to take.
-Engine = Callable[[Take, Run, BranchProgress], Iterator[Outcome]]
+# Trains branches until there are none to take and none under way. Handling an outcome may add branches to take.
+Executor = Callable[[Take, Run, BranchProgress], Iterator[Outcome]]
 
 
-def run_here(take: Take, run: Run, progress: BranchProgress) -> Iterator[Outcome]:
-    """Do branches one after the other in this process.
+def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[Outcome]:
+    """Train branches one after the other in this process.
 
     Args:
-        take: Gives the next branch, or None.
-        run: Does one branch.
+        take: Returns the next branch, or None.
+        run: Trains one branch.
         progress: Called after every optimizer step, with the branch.
 
     Yields:
         The outcome of each branch, as it ends.
     """
-    gc.freeze()  # as in a worker, see below
+    gc.freeze()  # the Trainer collects garbage before each training; looking through all imports takes 0.3 s
     try:
         while (branch := take()) is not None:
             yield run(branch, partial(progress, branch))
@@ -46,17 +46,16 @@ def run_here(take: Take, run: Run, progress: BranchProgress) -> Iterator[Outcome
 
 
 def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: int) -> Iterator[Outcome]:
-    """Do branches in `workers` processes; arguments and outcomes as for `run_here`.
+    """Train branches in `workers` processes; other arguments and outcomes as for `run_in_process`.
 
     The processors are divided between the processes; on a machine with GPUs each process has one of them. A process
-    that dies takes only its own branch with it, and another one takes its place. However this ends, no process is left
-    behind.
+    that dies loses only its own branch and is replaced. However this ends, no process is left behind.
 
     Args:
-        take: Gives the next branch, or None.
-        run: Does one branch; each process gets a pickle of it, and of all it refers to.
+        take: Returns the next branch, or None.
+        run: Trains one branch; each process gets a pickle of it, and of everything it refers to.
         progress: Called after every optimizer step, with the branch.
-        workers: How many processes, 1 or more.
+        workers: Number of processes, 1 or more.
 
     Yields:
         The outcome of each branch, as it ends.
@@ -64,36 +63,36 @@ def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: i
     Raises:
         OSError: If a branch raised it.
     """
-    crew: dict[int, _Worker] = {}
+    pool: dict[int, _Worker] = {}
     gpus = visible_gpus()
     try:
         while True:
             for place in range(workers):
-                busy = place in crew and crew[place].branch is not None
+                busy = place in pool and pool[place].branch is not None
                 branch = None if busy else take()
                 if branch is not None:
-                    if place not in crew:
-                        crew[place] = _Worker(run, _environment(place, workers, gpus))
-                    crew[place].assign(branch)
-            busy_ones = {w.connection: place for place, w in crew.items() if w.branch is not None}
-            if not busy_ones:
+                    if place not in pool:
+                        pool[place] = _Worker(run, _environment(place, workers, gpus))
+                    pool[place].assign(branch)
+            at_work = {worker.connection: place for place, worker in pool.items() if worker.branch is not None}
+            if not at_work:
                 return
-            for connection in wait(list(busy_ones)):
-                place = busy_ones[connection]  # type: ignore[index]
-                message = crew[place].receive()
+            for connection in wait(list(at_work)):
+                place = at_work[connection]  # type: ignore[index]
+                message = pool[place].receive()
                 if isinstance(message, tuple):
                     progress(*message)
                     continue
                 if message.died is not None:
-                    crew.pop(place).end()
+                    pool.pop(place).end()
                 yield message
     finally:
-        for worker in crew.values():
+        for worker in pool.values():
             worker.end()
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -102,7 +101,7 @@ def visible_gpus() -> list[str]:
 
 
 class _Worker:
-    """A process that does the branches it is told, and the parent's end of the line to it."""
+    """A process that trains the branches it is sent, and this end of the pipe to it."""
 
     branch: Branch | None = None
 
@@ -111,22 +110,22 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(its_end, run), daemon=True)
-        with environ(environment), _deaf_to_ctrl_c():
+        with environ(environment), _ignore_ctrl_c():
             self.process.start()
-        its_end.close()  # so that the line breaks when the process dies
+        its_end.close()  # so that the pipe breaks when the process dies
 
     def assign(self, branch: Branch) -> None:
         self.branch = branch
-        with suppress(OSError):  # It may have died; receiving from it says so.
+        with suppress(OSError):  # It may have died; `receive` reports it.
             self.connection.send(branch)
 
     def receive(self) -> Outcome | tuple[Branch, int, int]:
-        """A branch's progress, or its outcome, be it that the process has died.
+        """A branch's progress, or its outcome, which may be that the process died.
 
         Raises:
             OSError: If the branch raised it.
         """
-        assert self.branch is not None, "only a worker with a branch has something to say"
+        assert self.branch is not None, "a worker without a branch sends nothing"
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
@@ -140,7 +139,7 @@ class _Worker:
         return message
 
     def end(self) -> None:
-        """Let a process without a branch leave by itself, and end one that has one."""
+        """Let an idle process exit by itself, and end a busy one."""
         self.connection.close()
         if self.branch is not None:
             self.process.terminate()
@@ -150,14 +149,13 @@ class _Worker:
 
 
 def _serve(connection: Connection, run: Run) -> None:
-    """What a worker does until it is ended: one branch after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent says what happens.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python tidy up
-    show = sys.unraisablehook  # Python drops what is raised in a finalizer; the line that breaks ends this one, too
+    """The main loop of a worker: one branch after the other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what happens.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python clean up
+    show = sys.unraisablehook  # Python drops SystemExit in a finalizer; the broken pipe then ends the process
     sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
-    # What is there now stays: the Trainer looks through all else for garbage before each training (0.3 s for all).
-    gc.freeze()
-    # The parent is gone, and nobody wants the result. The line is reset where it left something unread.
+    gc.freeze()  # as in `run_in_process`
+    # When the parent is gone nobody wants the result; the pipe is reset if it held something unread.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             branch: Branch = connection.recv()
@@ -166,16 +164,16 @@ def _serve(connection: Connection, run: Run) -> None:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                connection.send(travelling(error))
+                connection.send(picklable(error))
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let processes that are started in this context not hear Ctrl-C, from the start; this one hears it after it."""
+def _ignore_ctrl_c() -> Iterator[None]:
+    """Make processes started in this context ignore Ctrl-C from the start; this process hears it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else the start of the first process starts it, which undoes what follows
+    resource_tracker.ensure_running()  # else the first process starts it, which resets the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -183,24 +181,22 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def travelling(error: OSError) -> OSError:
-    """An error as it can be sent to another process: without its traceback, and whatever it came from."""
+def picklable(error: OSError) -> OSError:
+    """An error that can be sent to another process: without traceback and cause."""
     return OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
 
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """What sets one worker's process apart, unless the user said otherwise."""
-    threads = {} if os.environ.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": str(_share(workers))}
-    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
-
-
-def _share(workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // workers)
+    """The environment variables of a worker, except those that the user has set."""
+    # Threads that wait passively leave the processor to others; spinning ones make a busy machine many times slower.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
+    missing = {name: value for name, value in threads.items() if not os.environ.get(name)}
+    return {**missing, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
 
 
 @contextmanager
 def environ(values: dict[str, str]) -> Iterator[None]:
-    """Let processes that are started in this context find these in their environment."""
+    """Set environment variables for processes that are started in this context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -35,7 +35,7 @@ RUNS = [(task, method, seed) for task, methods in METHODS_OF.items() for method 
 
 def make_record(task: str, method: str, seed: int) -> RunRecord:
     scores = {"accuracy": {"last": seed / 16, "best": 1.0, "epochs": [1.0, seed / 16]}}
-    return RunRecord(RunKey(task, method, seed), "done", scores, [], {"score": "accuracy"}, {}, {"seconds": 1.0})
+    return RunRecord(RunKey(task, method, seed), "done", scores, [], {"select": "accuracy"}, {}, {"seconds": 1.0})
 
 
 def test_runs_have_their_key_status_score_cost_and_every_metric(small_study):
@@ -76,7 +76,7 @@ def test_a_metric_is_never_taken_for_a_column_of_the_run(record):
 
 def test_the_score_is_the_metric_the_study_named(record):
     run = record("a", "ce", 0, 0.5, f1=0.75)
-    run.settings["score"] = "f1"
+    run.settings["select"] = {"metric": "f1"}
     assert runs_table([run])["score"].tolist() == [0.75]
 
 
@@ -163,7 +163,7 @@ def test_errors_and_settings_are_kept(record):
     row = runs_table([run]).iloc[0]
     assert row["error"] == "out of memory\nat step 3"
     # A metric of that name does not take the settings' place.
-    assert json.loads(row["settings"]) == {"score": "accuracy", "note": "β"}
+    assert json.loads(row["settings"]) == {"select": "accuracy", "note": "β"}
     assert "β" in row["settings"]
 
 

@@ -25,7 +25,8 @@ from hf_elmix.analysis.plots import (
     plot_weights,
 )
 from hf_elmix.analysis.profile import performance_profile
-from hf_elmix.losses.schedules import REGIMES, MixingSchedule, focus_of
+from hf_elmix.losses.schedules import REGIMES, MixingSchedule
+from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import STYLES, legend_rows, method_label, style_of
 
 SCORES = pd.DataFrame(

@@ -449,7 +449,7 @@ def test_runs_have_their_settings_and_errors(nasty_study):
     assert view.header == [*header, "settings"]
     assert len(view.rows) == 7
     shared, settings = settings_view(results.runs_df)
-    assert shared == {"score": "accuracy"}
+    assert shared == {"select": "accuracy"}
     assert settings.header == ["number", f"{NASTY}.{NASTY}"]
     failed = next(row for row in view.texts() if row[3] == "failed")
     assert settings.texts()[int(failed[-1]) - 1][1] == NASTY

@@ -125,7 +125,7 @@ for role in roles:
         task = glue_task(TASKS["rte"], "owner/encoder", "nyu-mll/glue", 32, max_train_samples=8, in_memory=True)
         pickle.dump(task, open(path, "wb"))
     task = pickle.load(open(path, "rb"))
-    materials = task.materials(0)
+    materials = task.inputs(0)
     model = materials.trainer["model"]
     shown = {"name": model.name_or_path, "sum": float(sum(weight.sum() for weight in model.parameters()))}
     print(json.dumps({**materials.provenance, **task.settings, **shown}), flush=True)

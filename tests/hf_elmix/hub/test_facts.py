@@ -40,7 +40,7 @@ def test_a_score_that_is_none_is_left_out(run_of):
 
 
 def test_a_run_of_another_task(run_of):
-    settings = {"loss": "ce", "score": "accuracy", "arguments": {"learning_rate": 0.1}}
+    settings = {"loss": "ce", "select": "accuracy", "arguments": {"learning_rate": 0.1}}
     facts = facts_of(run_of(settings=settings, provenance={}))
     assert (facts.task, facts.base, facts.data, facts.columns) == ("mrpc", None, None, ())
     assert facts.scores == (Score("evaluation", "accuracy", 0.75),)

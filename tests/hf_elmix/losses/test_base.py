@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from hf_elmix import losses
-from hf_elmix.losses.base import CenterLoss, ComplementLoss
+from hf_elmix.losses import ComplementEntropy, Focal, MaxMahalanobis, Mixed
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.losses.schedules import rescaling_factor
+from hf_elmix.losses.weights import rescaling_factor
 
 LOGITS = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(4, (20,), generator=torch.Generator().manual_seed(1))
@@ -20,16 +20,16 @@ LABELS[::6] = -100
 
 def test_cot_is_what_is_minimised():
     expected = -losses.complement_entropy(LOGITS, LABELS, reduction="none")
-    torch.testing.assert_close(ComplementLoss().per_sample(LOGITS, LABELS), expected)
+    torch.testing.assert_close(ComplementEntropy()(LOGITS, LABELS, reduction="none"), expected)
 
 
 def test_the_distance_from_the_centre_is_minus_the_logit_of_the_label():
     features = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
     centers = losses.max_mahalanobis_centers(4, 6, 3.0)
     expected = losses.mmc_loss(features, LABELS, centers, reduction="none")
-    loss = CenterLoss(3.0)
-    torch.testing.assert_close(loss.per_sample(losses.center_logits(features, centers), LABELS), expected)
-    assert (str(loss), str(CenterLoss())) == ("mmc:scale=3", "mmc:scale=10")
+    loss = MaxMahalanobis(3.0)
+    torch.testing.assert_close(loss(losses.center_logits(features, centers), LABELS, reduction="none"), expected)
+    assert (str(loss), str(MaxMahalanobis())) == ("mmc:scale=3", "mmc:scale=10")
     assert pickle.loads(pickle.dumps(loss)) == loss
 
 
@@ -38,9 +38,10 @@ def test_losses_move_with_their_schedules():
     assert [str(mixed.at(step, 20)) for step in (0, 18, 19)] == ["mix:0", "mix:0", "el"]
     assert mixed.changes(20) == rescaled.changes(20) == [19]
     assert focal.changes(20) == []
-    assert focal.at(19, 20) is focal
+    assert focal.at(19, 20) == Focal()
+    assert mixed.losses == (Mixed(1, 1), Mixed(0, 1))
     assert rescaled.at(19, 20).learning_rate_factor == pytest.approx(1 / 3)
-    assert mixed.learning_rate_factor == focal.learning_rate_factor == 1
+    assert mixed.at(0, 1).learning_rate_factor == focal.at(0, 1).learning_rate_factor == 1
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (1, 1), (1, 5)])

@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from hf_elmix.losses import (
-    OF_CROSS_ENTROPY,
     complement_entropy,
     cross_entropy,
     expectation_loss,
@@ -180,15 +178,6 @@ def test_a_class_that_is_switched_off_does_no_harm():
     expected = complement_entropy(logits[:, :3], torch.tensor([0])) * 2 / 3  # of C - 1 classes
     torch.testing.assert_close(complement_entropy(logits, torch.tensor([0])), expected)
     assert gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("name", [name for name, (function, *_) in PLAIN.items() if function in OF_CROSS_ENTROPY])
-def test_the_second_form_is_the_same_function_of_cross_entropy(name):
-    (function, arguments, _), (logits, labels) = PLAIN[name], batch(50)
-    ce = F.cross_entropy(logits, labels, reduction="none")
-    torch.testing.assert_close(
-        OF_CROSS_ENTROPY[function](ce, **arguments), function(logits, labels, reduction="none", **arguments)
-    )
 
 
 @pytest.mark.parametrize(

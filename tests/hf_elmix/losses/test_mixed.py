@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_elmix.losses import cross_entropy, expectation_loss, loss_terms, mixed_loss
-from hf_elmix.losses.schedules import focus_of, focus_to_weights
+from hf_elmix.losses.weights import focus_of, focus_to_weights
 
 WEIGHTS = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 5.0), (0.3, 2.0)]
 

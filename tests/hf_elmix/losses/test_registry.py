@@ -11,8 +11,7 @@ import torch.nn.functional as F
 
 from hf_elmix import losses
 from hf_elmix.errors import UsageError
-from hf_elmix.losses import registry
-from hf_elmix.losses.base import MixedLoss
+from hf_elmix.losses import CrossEntropyFunction, Focal, Mixed, registry
 from hf_elmix.losses.registry import LOSS_SETS, expand_losses, parse_loss, register_loss
 from hf_elmix.losses.schedules import MixingSchedule
 
@@ -61,14 +60,12 @@ def test_a_spelling_is_a_function(typed, canonical, function):
     assert str(loss) == canonical
     assert parse_loss(canonical) == loss == parse_loss(loss)
     expected = function[0](LOGITS, LABELS, reduction="none", **function[1])
-    torch.testing.assert_close(loss.per_sample(LOGITS, LABELS), expected)
-    ce, el, _ = losses.loss_terms(LOGITS, LABELS)
-    torch.testing.assert_close(loss.from_terms(ce, el, LOGITS, LABELS), expected)
-    if function[0] is losses.mpce_loss:
-        with pytest.raises(UsageError, match="needs all logits"):
-            loss.of_cross_entropy(ce)
-    else:
-        torch.testing.assert_close(loss.of_cross_entropy(ce), expected)
+    first = loss.at(0, 1)
+    torch.testing.assert_close(first(LOGITS, LABELS, reduction="none"), expected)
+    assert isinstance(first, CrossEntropyFunction) != (function[0] is losses.mpce_loss)
+    if isinstance(first, CrossEntropyFunction):
+        ce = F.cross_entropy(LOGITS, LABELS, reduction="none")
+        torch.testing.assert_close(first.of_ce(ce), expected)
     assert pickle.loads(pickle.dumps(loss)) == loss  # as it goes to workers
 
 
@@ -80,16 +77,16 @@ def test_the_papers_six_methods():
 
 @pytest.mark.usefixtures("registered")
 def test_a_loss_of_ones_own():
-    loss = parse_loss("absolute:power=2")
+    loss = parse_loss("absolute:power=2").at(0, 1)
     assert str(loss) == "absolute:power=2"
     assert str(parse_loss(absolute)) == "absolute:power=1"
     ce = losses.cross_entropy(LOGITS, LABELS, reduction="none")
-    torch.testing.assert_close(loss.per_sample(LOGITS, LABELS), ce**2)
-    shaped = loss.per_sample(LOGITS.reshape(4, 5, 4).bfloat16(), LABELS.reshape(4, 5))
+    torch.testing.assert_close(loss(LOGITS, LABELS, reduction="none"), ce**2)
+    shaped = loss(LOGITS.reshape(4, 5, 4).bfloat16(), LABELS.reshape(4, 5), reduction="none")
     assert shaped.shape == (4, 5)
     assert shaped.dtype == torch.float32
     logits = LOGITS.clone().requires_grad_()
-    assert loss.per_sample(logits, torch.full((20,), -100)).sum().requires_grad  # a batch of which nothing counts
+    assert loss(logits, torch.full((20,), -100)).requires_grad  # a batch of which nothing counts
     register_loss("absolute", absolute)  # once more, as a module that is loaded again does
     for name, function in (("absolute", F.cross_entropy), ("focal", absolute), ("My Loss", absolute)):
         with pytest.raises(UsageError, match="Expected a name of lower-case letters"):
@@ -123,18 +120,18 @@ def test_a_loss_of_an_installed_package(monkeypatch):
         ("mae:q=2", "its arguments are none"),
         ("focal:2", "arguments look like gamma=2,alpha=0.25"),
         ("focal:gamma=two", "arguments look like"),
-        ("focal:gamma=1,gamma=2", "an argument is there twice"),
-        ("focal:gamma=-1", "Cannot use the loss 'focal:gamma=-1,alpha=1': Expected gamma to be 0 or more"),
+        ("focal:gamma=1,gamma=2", "an argument is given twice"),
+        ("focal:gamma=-1", "Cannot use the loss 'focal:gamma=-1': Expected gamma to be 0 or more"),
         ("gce:q=2", r"Expected q to be in \[0, 1\]"),
         ("mix:0-0.6", "Unknown mixing '0-0.6'"),
         ("mix:", "Unknown mixing ''"),
         ("0-0.6", "Unknown mixing '0-0.6'"),
         ("", "Unknown mixing ''"),
-        ("ce-rescaled:0,logit=some", "logit is true or other"),
+        ("ce-rescaled:0,logit=some", "logit to be true or other, but got 'some'"),
         ("ce-rescaled:", "Unknown mixing ''"),
-        ("cot:a=1", "it has no arguments"),
-        ("mmc:q=1", "its argument is scale"),
-        ("mmc:scale=0", "scale is above 0"),
+        ("cot:a=1", "its arguments are none"),
+        ("mmc:q=1", "its arguments are scale"),
+        ("mmc:scale=0", "scale to be above 0, but got 0"),
         (None, "Expected mixing to be a text"),
         (lambda logits, labels: F.cross_entropy(logits, labels), "one number for each sample"),
         (lambda logits, labels: 1 / 0, "Cannot use the loss '<lambda>': division by zero"),
@@ -145,10 +142,12 @@ def test_a_mistake_is_named(text, message):
         parse_loss(text)
 
 
-def test_naming_a_mixed_loss_needs_no_pytorch():
-    code = "import sys; from hf_elmix import parse_loss; parse_loss('0-0.5'); sys.exit('torch' in sys.modules)"
+def test_naming_a_loss_needs_no_pytorch():
+    code = "import sys; from hf_elmix import parse_loss as p; p('0-0.5'), p('focal'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_mixed_loss_from_a_number_or_a_schedule():
-    assert parse_loss(0.3) == MixedLoss(MixingSchedule.parse("0.3")) == parse_loss(MixingSchedule.parse(0.3))
+    assert parse_loss(0.3) == MixingSchedule.parse("0.3") == parse_loss(MixingSchedule.parse(0.3))
+    assert parse_loss(0.3) == parse_loss(Mixed(1, 2.5)) == MixingSchedule.parse("mix:0.3")
+    assert parse_loss(Focal(gamma=2)) == parse_loss("focal")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
+from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
 
 WORDS, CLASSES = 30, 2
@@ -69,24 +69,24 @@ class Toy:
         return ToyModel(ToyConfig())
 
     @staticmethod
-    def materials(seed: int, train: int = 20, **changes: Any) -> Materials:
+    def inputs(seed: int, train: int = 20, **changes: Any) -> TrainerInputs:
         trainer = {
             "model": Toy.model(seed),
             "train_dataset": Toy.rows(train, seed=1),
             "eval_dataset": Toy.rows(17, seed=2),
             "compute_metrics": accuracy,
         }
-        return Materials({**trainer, **changes}, {"data_rows": {"train": train}})
+        return TrainerInputs({**trainer, **changes}, {"data_rows": {"train": train}})
 
     @staticmethod
     def study(
-        make: Callable[[int], Materials] | None = None,
+        make: Callable[[int], TrainerInputs] | None = None,
         *methods: str | Method,
         seeds: tuple[int, ...] = (3,),
-        score: str = "accuracy",
+        select: Any = "accuracy",
         **arguments: Any,
     ) -> Study:
-        task = Task("toy", score, make or Toy.materials, {"rows": "random"})
+        task = Task("toy", select, make or Toy.inputs, {"rows": "random"})
         own = tuple(method if isinstance(method, Method) else Method(method) for method in methods)
         return Study((task,), own or (Method("0-0.5"),), seeds, {**Toy.arguments, **arguments})
 
@@ -114,7 +114,7 @@ def make_record(
         "status": "done",
         "scores": {"accuracy": accuracy},
         "training": [{"step": 3, "epoch": 1.0, "loss": 0.7, "alpha": 1.0, "beta": 0.0}],
-        "settings": {"score": "accuracy"} if settings is None else settings,
+        "settings": {"select": {"metric": "accuracy", "epoch": "last"}} if settings is None else settings,
         "provenance": {"versions": {"python": "3.11"}, "device": "cpu"},
         "cost": {"seconds": 1.5, "steps_trained": 3, "steps_inherited": 0},
     }

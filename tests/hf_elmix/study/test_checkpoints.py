@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from transformers import Trainer, TrainingArguments
 from upath import UPath
 
-from hf_elmix.study.checkpoints import MANIFEST, Checkpoints, name_of
+from hf_elmix.study.checkpoints import MANIFEST, Checkpoints, checkpoint_name
 
-NOTES = {"ledger": [{"method": "0", "steps": 3, "seconds": 0.5}]}
+NOTES = {"costs": [{"method": "0", "steps": 3, "seconds": 0.5}]}
 CONTENT = {"a.bin": b"weights", "b/c.json": b"{}", "empty": b"", "z": bytes(5000)}
 
 
@@ -131,7 +131,7 @@ def test_one_of_the_same_name_takes_the_place_of_a_damaged_one(checkpoints, sour
 
 def test_the_manifest_sorts_after_every_file_of_a_trainer(toy, tmp_path):
     args = TrainingArguments(str(tmp_path), max_steps=1, save_steps=1, report_to="none", use_cpu=True)
-    given = {name: toy.materials(0).trainer[name] for name in ("model", "train_dataset")}
+    given = {name: toy.inputs(0).trainer[name] for name in ("model", "train_dataset")}
     Trainer(args=args, **given, compute_loss_func=lambda outputs, labels, **_: outputs.logits.sum()).train()
     names = sorted([*(path.name for path in (tmp_path / "checkpoint-1").iterdir()), MANIFEST, "pending.safetensors"])
     assert names[-1] == MANIFEST
@@ -212,12 +212,14 @@ IDENTITIES = st.dictionaries(st.text(max_size=3), JSON, max_size=3)
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 9), IDENTITIES, st.integers(0, 9), IDENTITIES)
 def test_names_are_equal_if_and_only_if_all_that_determines_them_is(stop, identity, other_stop, other):
-    assert (name_of(stop, identity) == name_of(other_stop, other)) == ((stop, identity) == (other_stop, other))
-    assert name_of(stop, identity) == name_of(stop, dict(reversed(identity.items())))
+    assert (checkpoint_name(stop, identity) == checkpoint_name(other_stop, other)) == (
+        (stop, identity) == (other_stop, other)
+    )
+    assert checkpoint_name(stop, identity) == checkpoint_name(stop, dict(reversed(identity.items())))
 
 
 def test_a_name_is_one_path_component_that_says_the_step():
-    names = [name_of(stop, {"lr": lr}) for stop, lr in itertools.product((1, 19), (0.1, 0.2))]
+    names = [checkpoint_name(stop, {"lr": lr}) for stop, lr in itertools.product((1, 19), (0.1, 0.2))]
     assert len(set(names)) == 4
     assert [name.split("-")[0] for name in names] == ["step1", "step1", "step19", "step19"]
     assert all("/" not in name and len(name) < 60 for name in names)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,21 @@ from typing import Any
 import pytest
 
 from hf_elmix.errors import UsageError
-from hf_elmix.study import grid
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.executors.local import run_in_workers
-from hf_elmix.study.grid import missing_runs, run_grid
+from hf_elmix.study.grid import keep_best, missing_runs, run_grid
 from hf_elmix.study.progress import View
+from hf_elmix.study.queue import Queue
+from hf_elmix.study.runner import run_branch
 from hf_elmix.study.shared_prefixes import Branch, Outcome, plan
-from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
-from hf_elmix.study.store import Store, claim_of
+from hf_elmix.study.spec import KEEP, Method, RunKey, RunRecord, Study, Task, TrainerInputs
+from hf_elmix.study.store import Store, claim_name
 
 STEPS = 20
 PAPER = ("ce", "0", "0,0.5", "0-0.5")
 
 
-def no_materials(seed: int) -> Materials:
+def no_inputs(seed: int) -> TrainerInputs:
     raise AssertionError("the grid loads nothing: a run does")
 
 
@@ -40,12 +41,12 @@ def study(
     methods: tuple[str | Method, ...] = ("ce", "0"),
     seeds: tuple[int, ...] = (0, 1),
     *,
-    score: str = "accuracy",
+    select: str = "accuracy",
     settings: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Study:
     return Study(
-        tuple(Task(name, score, no_materials, {"model": "bert", **(settings or {})}) for name in tasks),
+        tuple(Task(name, select, no_inputs, {"model": "bert", **(settings or {})}) for name in tasks),
         tuple(method if isinstance(method, Method) else Method(method) for method in methods),
         seeds,
         {"learning_rate": 2e-5, **arguments},
@@ -73,7 +74,7 @@ class StubRun:
         self.record_of, self.status = record_of, status
         self.keys: list[RunKey] = []
         self.branches: list[Branch] = []
-        self.there: list[set[str]] = []  # the checkpoints of an experiment before each of its branches
+        self.there: list[set[str]] = []  # the checkpoints of a block before each of its branches
         self.interrupt_at: int | None = None
 
     def __call__(
@@ -195,7 +196,7 @@ CHANGES = {
     "an argument": ({"learning_rate": 3e-5}, "arguments.learning_rate was 2e-05 and is now 3e-05"),
     "a new argument": ({"warmup_steps": 5}, "arguments.warmup_steps was None and is now 5"),
     "the task": ({"settings": {"model": "roberta"}}, "model was 'bert' and is now 'roberta'"),
-    "the score": ({"score": "f1"}, "score was 'accuracy' and is now 'f1'"),
+    "the score": ({"select": "f1"}, "select.metric was 'accuracy' and is now 'f1'"),
     "a nested value": (
         {"settings": {"model": {"name": "bert", "layers": 2}}},
         "model was 'bert' and is now None; model.layers was None and is now 2; model.name was None and is now 'bert'",
@@ -290,7 +291,7 @@ def test_a_file_that_is_no_record_stops_the_study_before_anything_is_done(store,
     run_grid(study("b"), store, stub)
     path = store.folder_of(RunKey("b", "0", 1)) / "record.json"
     path.write_text("{")
-    with pytest.raises(UsageError, match="no record of a run"):
+    with pytest.raises(UsageError, match="not a run record"):
         run_grid(study("ab"), store, stub)
     assert len(stub.keys) == 4
 
@@ -370,12 +371,12 @@ def test_runs_are_told_whether_to_keep_models(store, stub, keep):
     assert set(told) == {keep != "none"}
 
 
-def test_an_experiment_is_claimed_while_it_is_done_and_no_longer(store, stub):
+def test_a_block_is_claimed_while_it_is_done_and_no_longer(store, stub):
     held = []
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
         names = [(task, seed) for task in "ab" for seed in (0, 1)]
-        held.append([name for name in names if store.holder(claim_of(*name)) is not None])
+        held.append([name for name in names if store.holder(claim_name(name)) is not None])
         assert held[-1] == [(branch.task, branch.seed)]
         return stub(study, store, branch, progress)
 
@@ -394,7 +395,7 @@ def test_claims_end_with_the_study_however_it_ends(store, stub, error):
     with pytest.raises(type(error)):
         run_grid(study(methods=PAPER), store, run)
     assert [path for path in left(store) if ".locks" in path.parts] == []
-    with store.claim(claim_of("a", 0)) as free:
+    with store.claim(claim_name(("a", 0))) as free:
         assert free
     assert [record.key.method for record in store.records()] == ["ce"]
 
@@ -412,10 +413,10 @@ def test_a_full_disk_ends_the_study_and_nothing_is_recorded_of_it(store, stub):
 
 
 def dying(times: int, of: Callable[[Branch], bool]) -> Any:
-    """An engine in which the process of some branches dies so many times."""
+    """An executor in which the process of some branches dies so many times."""
     deaths: Counter[Branch] = Counter()
 
-    def engine(take: Any, run: Any, progress: Any) -> Iterator[Outcome]:
+    def executor(take: Any, run: Any, progress: Any) -> Iterator[Outcome]:
         while (branch := take()) is not None:
             if of(branch) and deaths[branch] < times:
                 deaths[branch] += 1
@@ -423,23 +424,23 @@ def dying(times: int, of: Callable[[Branch], bool]) -> Any:
             else:
                 yield run(branch, lambda *_: None)
 
-    return engine
+    return executor
 
 
 def test_a_branch_whose_process_died_is_tried_once_more(store, stub):
-    engine = dying(1, lambda branch: True)
-    assert run_grid(study("a", PAPER, (0,)), store, stub, engine=engine) == Counter(done=4)
+    executor = dying(1, lambda branch: True)
+    assert run_grid(study("a", PAPER, (0,)), store, stub, executor=executor) == Counter(done=4)
     assert len(stub.branches) == 6
     assert stub.there == [set(), set(), {"4"}, {"4", "19"}, {"4", "19"}, {"4"}]
     assert left(store) == []
 
 
 def test_a_branch_whose_process_died_twice_fails_its_runs_and_no_others(store, stub):
-    engine = dying(2, lambda branch: branch.methods == ("0", "0,0.5"))
-    assert run_grid(study("a", PAPER, (0,)), store, stub, engine=engine) == Counter(done=2, failed=2)
+    executor = dying(2, lambda branch: branch.methods == ("0", "0,0.5"))
+    assert run_grid(study("a", PAPER, (0,)), store, stub, executor=executor) == Counter(done=2, failed=2)
     for method in ("0", "0,0.5"):
         record = store.read(RunKey("a", method, 0))
-        assert record.error == "The process of this run died 2 times, at last with exit code -9."
+        assert record.error == "The process of this run died 2 times, most recently with exit code -9."
         assert record.settings == study("a", PAPER, (0,)).settings(
             *study("a", PAPER, (0,)).runs()[RunKey("a", method, 0)]
         )
@@ -481,7 +482,10 @@ def test_overwrite_deletes_what_is_there_of_the_studys_tasks(store, stub, record
 def test_overwrite_is_refused_while_another_process_is_at_work_there(store, stub):
     run_grid(study("ab"), store, stub)
     before = contents(store)
-    with store.claim(claim_of("a", 1)), pytest.raises(UsageError, match="process .* is at work on a .* Stop it first"):
+    with (
+        store.claim(claim_name(("a", 1))),
+        pytest.raises(UsageError, match="process .* is working on a in .* Stop it first"),
+    ):
         run_grid(study("a"), store, stub, overwrite=True)
     assert contents(store) == before
 
@@ -499,9 +503,24 @@ def test_a_declaration_says_what_was_asked_for_and_grows(store, stub):
     assert said["methods"]["slow"] == {"loss": "mix:0-0.5", "arguments": {"learning_rate": 1.0}}
     assert set(said["methods"]) == {"ce", "slow", "0"}
     assert said["settings"] == {
-        name: {"loss": "ce", "score": "accuracy", "arguments": {"learning_rate": 2e-5}, "model": "bert"}
+        name: {
+            "loss": "ce",
+            "select": {"metric": "accuracy", "epoch": "last"},
+            "arguments": {"learning_rate": 2e-5},
+            "model": "bert",
+        }
         for name in "ab"
     }
+
+
+def test_the_commands_that_asked_are_kept_each_once_and_in_order(store, stub):
+    run_grid(study("a"), store, stub)
+    assert store.declaration()["commands"] == []
+    for command in ("study a", "study b", "study a"):
+        run_grid(study(command[-1]), store, stub, command=command)
+    assert store.declaration()["commands"] == ["study a", "study b"]
+    run_grid(study("ab"), store, stub, overwrite=True, command="study ab")
+    assert store.declaration()["commands"] == ["study ab"]
 
 
 def test_a_folder_with_a_method_of_its_own_can_grow_by_others(store, stub):
@@ -539,13 +558,13 @@ def test_other_settings_are_refused_while_another_process_is_at_work(store, stub
     assert len(stub.keys) == 2
 
 
-def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
+def test_leftovers_of_complete_blocks_are_tidied_away(store, stub):
     run_grid(study(methods=PAPER), store, stub)
     for task, seed in (("a", 0), ("b", 1)):
         folder = store.segments_of(task, seed)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "file").write_text("")
-    with store.claim(claim_of("b", 1)):
+    with store.claim(claim_name(("b", 1))):
         run_grid(study(methods=PAPER), store, stub)
         assert [path.parent.name for path in left(store) if path.name == "file"] == ["seed1"]
     run_grid(study(methods=PAPER), store, stub)
@@ -554,7 +573,7 @@ def test_leftovers_of_complete_experiments_are_tidied_away(store, stub):
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(grid, "PATIENCE", 0.02)
+    monkeypatch.setattr(Queue, "patience", 0.02)
 
 
 def threads_of(count: int, work: Callable[[int], None]) -> None:
@@ -590,10 +609,10 @@ def test_two_drivers_in_one_folder_do_each_run_once_and_both_finish(store, recor
     threads_of(2, drive)
     assert Counter(stubs[0].keys) + Counter(stubs[1].keys) == Counter(whole.runs().keys())
     assert counts == [Counter(done=24)] * 2
-    # An experiment is done by one of them, and each of them had some.
-    experiments = [{(key.task, key.seed) for key in one.keys} for one in stubs]
-    assert experiments[0] & experiments[1] == set()
-    assert min(map(len, experiments)) > 0
+    # A block is done by one of them, and each of them had some.
+    blocks = [{(key.task, key.seed) for key in one.keys} for one in stubs]
+    assert blocks[0] & blocks[1] == set()
+    assert min(map(len, blocks)) > 0
     assert left(store) == []
 
 
@@ -613,13 +632,13 @@ def test_a_run_done_elsewhere_is_shown_as_what_it_is(store, record_of, impatient
         run_grid(study("ab", ("ce", "0"), (0,)), Store(store.folder), run)
 
     threads_of(2, drive)
-    assert [set(view.states.values()) for view in views.values()] == [{"done"}] * 2
+    assert [set(view.state.runs.values()) for view in views.values()] == [{"done"}] * 2
 
 
 HOLD = """
 import sys, time
-from hf_elmix.study.store import Store, claim_of
-with Store(sys.argv[1]).claim(claim_of("a", 0)) as mine:
+from hf_elmix.study.store import Store, claim_name
+with Store(sys.argv[1]).claim(claim_name(("a", 0))) as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
@@ -637,11 +656,11 @@ def test_a_driver_takes_over_from_one_that_is_killed(store, stub, impatient, cap
         finally:
             other.kill()
     assert [key.task for key in stub.keys] == ["b", "b", "a", "a"]
-    assert "Waiting for another process that is doing a seed 0." in capsys.readouterr().err
+    assert "Waiting for another process that is working on a seed 0." in capsys.readouterr().err
 
 
 def test_what_another_driver_did_in_the_meantime_is_not_done_again(store, stub, record_of, impatient):
-    """A driver that was told of two missing experiments, of which another one did the second, in part."""
+    """A driver that was told of two missing blocks, of which another one did the second, in part."""
     whole = study("ab", seeds=(0,))
 
     def run(*args: Any, **given: Any) -> Outcome:
@@ -686,8 +705,8 @@ def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **g
 @pytest.mark.usefixtures("importable")
 def test_workers_of_two_drivers_do_each_branch_once(store, impatient):
     whole = study("ab", PAPER, (0, 1))
-    engine = partial(run_in_workers, workers=2)
-    threads_of(2, lambda _: run_grid(whole, Store(store.folder), recording_run, engine=engine))
+    executor = partial(run_in_workers, workers=2)
+    threads_of(2, lambda _: run_grid(whole, Store(store.folder), recording_run, executor=executor))
     asked = [json.loads(path.read_text()) for path in (Path(store.folder).parent / "log").iterdir()]
     assert len(asked) == 4 * 6
     assert len({json.dumps(branch) for branch in asked}) == len(asked)
@@ -708,3 +727,118 @@ def test_behind_a_url_a_study_is_done_as_in_a_folder(stub):
         assert len(stub.keys) == 24
     finally:
         store.folder.fs.store.clear()
+
+
+# Which models stay.
+
+
+def kept(store: Store) -> list[int]:
+    """Seeds whose model is there."""
+    return sorted(int(path.parent.name.removeprefix("seed")) for path in store.folder.glob("*/*/seed*/model"))
+
+
+def keys_of(records: Iterable[RunRecord]) -> list[RunKey]:
+    return [record.key for record in records]
+
+
+@pytest.fixture
+def with_models(store, record_of):
+    """Records with a model beside each: one for each score, or status, the k-th of seed k."""
+
+    def make(*scores: float | str | None) -> list[RunRecord]:
+        made = []
+        for seed, score in enumerate(scores):
+            key = RunKey("a", "ce", seed)
+            status = score if isinstance(score, str) else "done"
+            value = score if not isinstance(score, str) else 0.99
+            made.append(record_of(key, value, status=status))
+            (store.folder_of(key) / "model").mkdir(parents=True)
+            (store.folder_of(key) / "model" / "config.json").write_text("{}")
+            store.write(made[-1])
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ((0.5, 0.7, 0.6), 1),
+        ((0.7, 0.7, 0.6), 0),
+        ((0.5, "diverged", 0.6), 2),
+        (("diverged", 0.1), 1),
+        ((None, -0.5), 1),
+        ((0.4,), 0),
+    ],
+)
+def test_the_model_of_the_best_run_that_is_done_stays(store, with_models, scores, best):
+    made = with_models(*scores)
+    keep_best(store, keys_of(made))
+    assert kept(store) == [best]
+    assert [store.read(record.key) for record in made] == made
+    keep_best(store, keys_of(reversed(made)))
+    assert kept(store) == [best]
+
+
+def test_of_equal_runs_the_one_of_the_first_seed_stays_however_they_are_given(store, with_models):
+    keep_best(store, keys_of(reversed(with_models(0.5, 0.7, 0.7))))
+    assert kept(store) == [1]
+
+
+def test_runs_without_a_model_cannot_be_the_best(store, with_models, record_of):
+    made = with_models(0.5, 0.6)
+    store.write(best := record_of(RunKey("a", "ce", 7), 0.99))
+    keep_best(store, keys_of([*made, best]))
+    assert kept(store) == [1]
+
+
+def test_of_a_sweep_one_model_stays_and_none_goes_before_all_candidates_of_a_seed_have_ended(store, record_of):
+    scores = {("x [lr=1]", 0): 0.5, ("x [lr=2]", 0): 0.6, ("x [lr=1]", 1): 0.9, ("x [lr=2]", 1): 0.7}
+    keys = [RunKey("a", method, seed) for method, seed in scores]
+    for key, score in list(zip(keys, scores.values(), strict=True))[:3]:
+        store.write(record_of(key, score))
+        (store.folder_of(key) / "model").mkdir()
+    keep_best(store, keys)
+    assert [(store.folder_of(key) / "model").exists() for key in keys[:3]] == [False, True, True]
+    store.write(record_of(keys[3], 0.7))
+    (store.folder_of(keys[3]) / "model").mkdir()
+    keep_best(store, keys)
+    assert [(store.folder_of(key) / "model").exists() for key in keys] == [False, False, True, False]
+
+
+def test_other_tasks_and_methods_are_let_alone(store, with_models, record_of):
+    made = with_models(0.5, 0.6)
+    (store.folder_of(RunKey("a", "0", 5)) / "model").mkdir(parents=True)
+    (store.folder_of(RunKey("b", "ce", 6)) / "model").mkdir(parents=True)
+    keep_best(store, keys_of(made))
+    assert kept(store) == [1, 5, 6]
+
+
+@pytest.mark.parametrize("keep", KEEP)
+def test_a_study_keeps_the_models_it_was_told_to(toy, store, keep):
+    study = toy.study(None, "0", "0@0 0.5@0.5", seeds=(3, 4, 5), learning_rate=0.1)
+    assert run_grid(study, store, run_branch, keep=keep) == {"done": 6}
+    records = {record.key: record for record in store.records()}
+    there = {key for key in study.runs() if (store.folder_of(key) / "model" / "model.safetensors").exists()}
+    if keep == "best":
+        for method in ("0", "0@0 0.5@0.5"):
+            scores = {s: records[RunKey("toy", method, s)].scores["accuracy"]["last"] for s in (3, 4, 5)}
+            assert {key.seed for key in there if key.method == method} == {max(scores, key=scores.get)}
+    else:
+        assert there == (set(study.runs()) if keep == "models" else set())
+    files = {path.name for path in store.folder.rglob("*") if path.is_file() and ".locks" not in path.parts}
+    assert files == {"record.json", "study.json", *(["model.safetensors", "config.json"] if there else [])}
+
+
+def test_the_best_of_a_study_that_was_stopped_is_found_over_all_seeds(toy, store):
+    study = toy.study(None, "0", seeds=(3, 4, 5), learning_rate=0.1)
+    for seeds in ((3,), (3, 4), (3, 4, 5)):
+        run_grid(toy.study(None, "0", seeds=seeds, learning_rate=0.1), store, run_branch, keep="best")
+    scores = {key.seed: store.read(key).scores["accuracy"]["last"] for key in study.runs()}
+    assert kept(store) == [max(scores, key=scores.get)]
+
+
+def test_an_unknown_word_is_refused_before_anything_is_done(toy, store):
+    with pytest.raises(UsageError, match="one of models, best, none, but got 'all'"):
+        run_grid(toy.study(), store, run_branch, keep="all")
+    assert not store.folder.exists()

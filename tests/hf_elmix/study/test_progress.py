@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from hf_elmix.study import progress as view_module
+from hf_elmix.study import queue as queue_module
 from hf_elmix.study.progress import QUIET, SIGNS, View, duration, grid_table
+from hf_elmix.study.queue import GridState
 from hf_elmix.study.shared_prefixes import Branch
 from hf_elmix.study.spec import RunKey
 
@@ -21,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(view_module.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(queue_module.time, "monotonic", clock.monotonic)
     return clock
 
 
@@ -45,6 +47,18 @@ def rendered(states: dict[RunKey, str]) -> list[str]:
     screen = console()
     screen.print(grid_table(states))
     return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+def view_of(states: dict[RunKey, str], work: float, console: Console | None = None) -> View:
+    state = GridState(states)
+    state.work = work
+    return View(state, console)
+
+
+def step(view: View, *given: Any) -> None:
+    """A completed optimizer step, as the grid reports it."""
+    view.state.step(*given)
+    view.tick()
 
 
 def branch(methods: tuple[str, ...] = ("ce",), start: int = 0, task: str = "a", seed: int = 0) -> Branch:
@@ -82,62 +96,45 @@ def test_a_method_that_a_task_does_not_have_leaves_its_cell_empty():
 
 def test_the_summary_counts_what_has_ended():
     states = dict(zip(keys(), ["done", "done", "failed", "diverged", "running", *["missing"] * 3], strict=True))
-    assert View(states, 3.0, console()).summary() == "4 of 8 runs"
+    assert view_of(states, 3.0, console()).summary() == "4 of 8 runs"
 
 
 def test_steps_per_second_and_time_left(clock):
-    view = View(missing(), 2.0, console())
-    for step in range(1, 11):  # one step in 2 seconds, the first one at its end
-        view.progress(branch(), step, 100, 1.0)
+    view = view_of(missing(), 2.0, console())
+    for k in range(1, 11):  # one step in 2 seconds, the first one at its end
+        step(view, branch(), k, 100, 1.0)
         clock.now += 2
     # 0.1 of a run in 20 s, and 1.9 runs to go.
     assert view.summary() == "0 of 8 runs, 0.5 steps/s, 6 min left"
-    assert view.share == pytest.approx(0.05)
+    assert view.state.share == pytest.approx(0.05)
+
+
+def test_time_left_counts_a_tasks_work(clock):
+    view = view_of(missing(), 10.0, console())
+    step(view, branch(), 10, 10, 9.0)
+    clock.now += 90
+    assert view.state.share == pytest.approx(0.9)
+    assert view.summary().endswith("10 s left")
 
 
 def test_steps_per_second_forget_what_was_long_ago(clock):
-    view = View(missing(), 1.0, console())
-    for step in range(1, 101):
-        view.progress(branch(), step, 1000, 1.0)
+    view = view_of(missing(), 1.0, console())
+    for k in range(1, 101):
+        step(view, branch(), k, 1000, 1.0)
         clock.now += 0.1
     clock.now += 60
-    for step in range(101, 131):
-        view.progress(branch(), step, 1000, 1.0)
+    for k in range(101, 131):
+        step(view, branch(), k, 1000, 1.0)
         clock.now += 1
     assert "1.0 steps/s" in view.summary()
 
 
-def test_time_left_counts_a_tasks_work(clock):
-    view = View(missing(), 10.0, console())
-    view.progress(branch(), 10, 10, 9.0)
-    clock.now += 90
-    assert view.share == pytest.approx(0.9)
-    assert view.summary().endswith("10 s left")
-
-
-def test_what_was_shared_counts_once(clock):
-    view = View(missing(), 1.8, console())
-    view.progress(branch(("0", "ce")), 20, 100, 1.0)
-    for method in ("0", "ce"):
-        for step in (21, 100):
-            view.progress(branch((method,), 20), step, 100, 1.0)
-    assert view.share == pytest.approx(1.0)
-    assert view.states[RunKey("a", "0", 0)] == view.states[RunKey("a", "ce", 0)] == "running"
-
-
-def test_what_is_trained_again_does_not_go_back(clock):
-    view = View(missing(), 1.0, console())
-    view.progress(branch(start=20), 80, 100, 1.0)
-    view.progress(branch(start=20), 10, 100, 1.0)
-    assert view.share == pytest.approx(0.6)
-
-
 @pytest.mark.parametrize("work", [0.0, 0.5])
 def test_the_share_never_exceeds_one(clock, work):
-    view = View(missing(), work, console())
-    view.progress(branch(), 9, 10, 1.0)
+    view = view_of(missing(), work, console())
+    step(view, branch(), 9, 10, 1.0)
     clock.now += 1
-    assert view.share == 1.0
+    assert view.state.share == 1.0
     assert view.summary().endswith("0 s left")
 
 
@@ -163,11 +160,11 @@ def test_durations_as_people_say_them(seconds, text):
 
 
 def test_without_a_terminal_a_line_at_most_every_half_minute(clock):
-    with View(missing(), 8.0, console()) as view:
+    with view_of(missing(), 8.0, console()) as view:
         lines = []
-        for step in range(1, 101):
+        for k in range(1, 101):
             clock.now += 1
-            view.progress(branch(), step, 100, 1.0)
+            step(view, branch(), k, 100, 1.0)
             lines.append(len(shown(view).splitlines()))
     assert lines[-1] == 3
     said = [k for k in range(1, 100) if lines[k] > lines[k - 1]]
@@ -176,35 +173,34 @@ def test_without_a_terminal_a_line_at_most_every_half_minute(clock):
 
 
 def test_each_run_leaves_one_line(record_of):
-    view = View(missing(), 8.0, console())
-    settings = {"score": "accuracy"}
+    view = view_of(missing(), 8.0, console())
+    settings = {"select": {"metric": "accuracy", "epoch": "last"}}
     shared = {"seconds": 1.5, "steps_trained": 3, "steps_inherited": 17}
     nan = {"accuracy": {"last": float("nan"), "best": None, "epochs": []}}
-    view.ended(record_of(RunKey("a", "ce", 0), 0.5, settings=settings))
-    view.ended(record_of(RunKey("a", "0", 0), 0.25, settings=settings, cost=shared))
-    view.ended(record_of(RunKey("a", "ce", 1), status="failed", scores={}, error="RuntimeError: [red]x\nTraceback"))
-    view.ended(record_of(RunKey("a", "0", 1), status="diverged", scores=nan, settings=settings))
+    view.report(record_of(RunKey("a", "ce", 0), 0.5, settings=settings))
+    view.report(record_of(RunKey("a", "0", 0), 0.25, settings=settings, cost=shared))
+    view.report(record_of(RunKey("a", "ce", 1), status="failed", scores={}, error="RuntimeError: [red]x\nTraceback"))
+    view.report(record_of(RunKey("a", "0", 1), status="diverged", scores=nan, settings=settings))
     assert shown(view).splitlines() == [
         "a ce seed 0: done, accuracy 0.5000, 1.5 s",
         "a 0 seed 0: done, accuracy 0.2500, 1.5 s, 17 of 20 steps shared",
         "a ce seed 1: failed: RuntimeError: [red]x",
         "a 0 seed 1: diverged, accuracy nan, 1.5 s",
     ]
-    assert [view.states[key] for key in keys("a")] == ["done", "done", "failed", "diverged"]
 
 
 def test_a_long_line_is_not_broken():
-    view = View(missing(), 1.0, console())
+    view = view_of(missing(), 1.0, console())
     view.say("x" * 300)
     assert shown(view) == "x" * 300 + "\n"
 
 
 def test_on_a_terminal_the_grid_is_drawn_and_its_last_state_stays(clock, record_of):
-    with View(missing(), 8.0, console(terminal=True)) as view:
-        view.progress(branch(("[red]x",)), 1, 2, 1.0)
-        view.ended(record_of(RunKey("a", "ce", 0)))
+    with view_of(missing(), 8.0, console(terminal=True)) as view:
+        step(view, branch(("[red]x",)), 1, 2, 1.0)
+        view.report(record_of(RunKey("a", "ce", 0)))
         clock.now += 100
-        view.progress(branch(), 2, 2, 1.0)
+        step(view, branch(), 2, 2, 1.0)
     lines = [line.strip() for line in shown(view).splitlines()]
     assert any("a ce seed 0: done" in line for line in lines)
     assert any("left" in line for line in lines[-2:])
@@ -212,14 +208,14 @@ def test_on_a_terminal_the_grid_is_drawn_and_its_last_state_stays(clock, record_
 
 
 def test_on_a_terminal_an_error_leaves_no_live_display_behind():
-    with pytest.raises(KeyboardInterrupt), View(missing(), 8.0, console(terminal=True)) as view:
+    with pytest.raises(KeyboardInterrupt), view_of(missing(), 8.0, console(terminal=True)) as view:
         raise KeyboardInterrupt
     assert not view.live.is_started
 
 
 def test_it_is_shown_on_standard_error(capfd, record_of):
-    view = View(missing(), 1.0)
-    view.ended(record_of(RunKey("a", "ce", 0)))
+    view = view_of(missing(), 1.0)
+    view.report(record_of(RunKey("a", "ce", 0)))
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "a ce seed 0: done" in captured.err

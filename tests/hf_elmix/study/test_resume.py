@@ -1,4 +1,4 @@
-"""Shared training is the training that shared nothing, bit for bit. The whole engine rests on it."""
+"""Shared training is the training that shared nothing, bit for bit. The whole executor rests on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hf_elmix.study.grid import run_grid
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.runner import run_branch, scores_of
 from hf_elmix.study.shared_prefixes import cost, plan
-from hf_elmix.study.spec import Materials, Study
+from hf_elmix.study.spec import Study, TrainerInputs
 from hf_elmix.study.store import Store
 
 # Of 20 steps in epochs of 5 they leave one another after 4, 11, 18 and 19 (in mid-epoch) and 5 and 10 (between two).
@@ -95,14 +96,23 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def configured(toy: Any, name: str, *methods: str) -> Study:
     arguments, data = CONFIGURATIONS[name]
 
-    def make(seed: int) -> Materials:
+    def make(seed: int) -> TrainerInputs:
         rows = toy.rows(data.get("train", 20), 1, data.get("lengths", (6,)))
-        return toy.materials(seed, train_dataset=rows, data_collator=padded)
+        return toy.inputs(seed, train_dataset=rows, data_collator=padded)
 
     return toy.study(make, *methods, **arguments)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+# The quick tests train what differs most: accumulation, the order of rows, logs and evaluations between forks.
+QUICK = ("grouped by length, accumulated", "rare logs", "evaluation at forks")
+
+
+def quick_first(values: Iterable[Any], quick: Callable[[Any], bool]) -> list[Any]:
+    """Parameters of which all but a few are slow."""
+    return [value if quick(value) else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("name", quick_first(CONFIGURATIONS, lambda name: name in QUICK))
 def test_all_methods_together_end_with_the_bits_of_each_alone(toy, tmp_path, name):
     study = configured(toy, name, *METHODS)
     shared = results(study, tmp_path / "shared")
@@ -122,7 +132,11 @@ def default_alone(toy, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return results(configured(toy, "default", *METHODS), tmp_path_factory.mktemp("alone"), sharing=False)
 
 
-@pytest.mark.parametrize("pair", list(itertools.combinations(METHODS, 2)), ids=" | ".join)
+@pytest.mark.parametrize(
+    "pair",
+    quick_first(itertools.combinations(METHODS, 2), lambda pair: pair in (METHODS[2:4], METHODS[5:7])),
+    ids=" | ".join,
+)
 def test_every_two_methods_end_with_the_bits_of_each_alone(toy, tmp_path, default_alone, pair):
     study = configured(toy, "default", *pair)
     shared = results(study, tmp_path)
@@ -136,12 +150,12 @@ def arguments_of(study: Study, folder: Path) -> TrainingArguments:
 
 
 @pytest.mark.parametrize("name", ["default", "ragged accumulation", "grouped by length", "rare logs"])
-@pytest.mark.parametrize("method", ["0-0.5", "ce"])
+@pytest.mark.parametrize("method", quick_first(["0-0.5", "ce"], lambda method: method == "0-0.5"))
 def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method):
     study = configured(toy, name, method)
     ((record, weights),) = results(study, tmp_path / "study", sharing=False).values()
     args = arguments_of(study, tmp_path / "direct")
-    trainer = MixedLossTrainer(args=args, mixing=method, **study.tasks[0].materials(3).trainer)
+    trainer = MixedLossTrainer(args=args, mixing=method, **study.tasks[0].inputs(3).trainer)
     trainer.train()
     (tmp_path / "model.safetensors").write_bytes(weights)
     for tensor, saved in load_file(tmp_path / "model.safetensors").items():
@@ -151,12 +165,12 @@ def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method
     assert logs == record["training"]
 
 
-def bert(toy: Any, seed: int) -> Materials:
+def bert(toy: Any, seed: int) -> TrainerInputs:
     torch.manual_seed(seed)
     tiny = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = BertForSequenceClassification(BertConfig(**tiny, intermediate_size=32))
     rows = toy.rows(20, 1, (3, 9, 5, 12))
-    return toy.materials(seed, model=model, train_dataset=rows, data_collator=padded)
+    return toy.inputs(seed, model=model, train_dataset=rows, data_collator=padded)
 
 
 def test_a_transformer_ends_with_the_bits_of_each_alone(toy, tmp_path):
@@ -187,7 +201,7 @@ class Training:
     def trainer(self) -> MixedLossTrainer:
         self.count += 1
         args = arguments_of(self.study, self.folder / str(self.count))
-        trainer = MixedLossTrainer(args=args, mixing="0-0.5", **self.study.tasks[0].materials(3).trainer)
+        trainer = MixedLossTrainer(args=args, mixing="0-0.5", **self.study.tasks[0].inputs(3).trainer)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -208,7 +222,7 @@ class Training:
     @staticmethod
     def train(trainer: MixedLossTrainer, checkpoint: Path | None) -> None:
         if checkpoint is not None:
-            PauseCallback.go_on(trainer, checkpoint)
+            PauseCallback.resume(trainer, checkpoint)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
@@ -219,12 +233,15 @@ def logs_of(trainer: MixedLossTrainer) -> list[dict[str, Any]]:
     return [{name: value for name, value in log.items() if not name.endswith(clock)} for log in logs]
 
 
-@pytest.mark.parametrize("name", ["default", "rare logs", "grouped by length, accumulated", "evaluation at forks"])
-def test_a_pause_after_any_step_changes_nothing(toy, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [("rare logs", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("default", *QUICK))],
+)
+def test_a_pause_after_any_step_changes_nothing(toy, tmp_path, name, every):
     training = Training(toy, tmp_path, name)
     whole = training.until()
     steps = whole.state.max_steps
-    for stops in [(7,), (10,), (steps - 1,), (5, 6), tuple(range(1, steps))]:
+    for stops in [(7,), (10,), (steps - 1,), tuple(range(1, steps))] if every else [(5, 6, 11, steps - 1)]:
         again = training.until(*stops)
         assert logs_of(again) == logs_of(whole), stops
         for one, other in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hf_elmix.losses.base import Loss, MixedLoss
+from hf_elmix.losses.base import Schedule
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule, Phase
 from hf_elmix.study.shared_prefixes import Branch, Segment, cost, plan, prefix, roots, share
@@ -24,22 +24,22 @@ WEIGHTS = st.sampled_from([(1, 0), (1, 1), (1, Fraction(5, 3)), (0, 1)])
 
 
 @st.composite
-def losses(draw: st.DrawFn) -> MixedLoss:
+def losses(draw: st.DrawFn) -> MixingSchedule:
     starts = [Fraction(0), *sorted(draw(STARTS))]
-    return MixedLoss(MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts)))
+    return MixingSchedule(tuple(Phase(start, *draw(WEIGHTS)) for start in starts))
 
 
 METHODS = st.lists(losses(), max_size=6).map(lambda given: {f"m{k}": one for k, one in enumerate(given)})
 STEPS = st.integers(1, 45)
 
 
-def named(*texts: str) -> dict[str, Loss]:
+def named(*texts: str) -> dict[str, Schedule]:
     return {text: parse_loss(text) for text in texts}
 
 
-def walked(loss: MixedLoss, steps: int) -> tuple[tuple[float, float], ...]:
+def walked(loss: MixingSchedule, steps: int) -> tuple[tuple[float, float], ...]:
     """The weights of every step, one after the other."""
-    return tuple(loss.schedule.weights(step, steps) for step in range(steps))
+    return tuple(loss.weights(step, steps) for step in range(steps))
 
 
 def line(segment: Segment | None) -> list[Segment]:
@@ -81,7 +81,7 @@ def test_segments_tile_every_methods_training_and_no_step_is_in_two(methods, ste
             assert segment.start < segment.stop
             first = methods[segment.methods[0]]
             for step in range(segment.start, segment.stop):
-                assert first.schedule.weights(step, steps) == loss.schedule.weights(step, steps)
+                assert first.weights(step, steps) == loss.weights(step, steps)
     # A trie of the sequences of weights, by brute force: each of its edges is one step that somebody must train.
     prefixes = {walked(one, steps)[:end] for one in methods.values() for end in range(1, steps + 1)}
     assert cost(segments) == len(prefixes)
@@ -168,7 +168,9 @@ def test_a_prefix_holds_each_change_at_its_step(loss, steps, data):
     runs = [len(list(group)) for _, group in itertools.groupby(weights)]
     changes = [0, *itertools.accumulate(runs[:-1])]
     found = prefix(loss, stop, steps)
-    assert [(step, (now.alpha, now.beta)) for step, now in found] == [(step, weights[step]) for step in changes]
+    assert [(step, (float(now.alpha), float(now.beta))) for step, now in found] == [
+        (step, weights[step]) for step in changes
+    ]
 
 
 def methods_of(*names: str, **arguments: float) -> list[Method]:
@@ -179,9 +181,9 @@ def groups(branches: list[Branch]) -> list[tuple[str, ...]]:
     return [branch.among for branch in branches]
 
 
-def test_an_experiment_starts_with_one_branch_for_each_first_weights():
+def test_a_block_starts_with_one_branch_for_each_first_weights():
     methods = methods_of("ce", "0", "0,0.5", "el", "0-0.5", "ce@0 el@0.5")
-    branches = roots("a", 3, methods, [method.name for method in methods])
+    branches = roots(("a", 3), methods, [method.name for method in methods])
     assert groups(branches) == [("ce", "ce@0 el@0.5"), ("0", "0,0.5", "0-0.5"), ("el",)]
     for branch in branches:
         assert (branch.task, branch.seed, branch.start) == ("a", 3, 0)
@@ -190,24 +192,24 @@ def test_an_experiment_starts_with_one_branch_for_each_first_weights():
 
 def test_methods_with_other_arguments_share_nothing():
     methods = [Method("0"), Method("0,0.5", {"learning_rate": 1.0}), Method("0-0.5"), Method("0 0.5", {"n": [1]})]
-    assert groups(roots("a", 0, methods, PAPER)) == [("0", "0-0.5"), ("0,0.5",)]
+    assert groups(roots(("a", 0), methods, PAPER)) == [("0", "0-0.5"), ("0,0.5",)]
     same = [Method("0", {"a": 1, "b": (1, 2)}), Method("0-0.5", {"b": [1, 2], "a": 1})]
-    assert groups(roots("a", 0, same, PAPER)) == [("0", "0-0.5")]
+    assert groups(roots(("a", 0), same, PAPER)) == [("0", "0-0.5")]
 
 
 def test_without_sharing_every_method_is_a_branch():
-    branches = roots("a", 0, methods_of(*PAPER), PAPER, sharing=False)
+    branches = roots(("a", 0), methods_of(*PAPER), PAPER, sharing=False)
     assert groups(branches) == [(name,) for name in PAPER]
 
 
 def test_only_missing_methods_are_done_but_all_determine_the_segments():
     methods = methods_of(*PAPER)
-    assert roots("a", 0, methods, ["0,0.5"]) == [Branch("a", 0, ("0", "0,0.5", "0-0.5"), ("0,0.5",))]
-    assert roots("a", 0, methods, []) == []
+    assert roots(("a", 0), methods, ["0,0.5"]) == [Branch("a", 0, ("0", "0,0.5", "0-0.5"), ("0,0.5",))]
+    assert roots(("a", 0), methods, []) == []
 
 
 def test_what_is_missing_keeps_the_order_of_the_study():
-    (branch,) = roots("a", 0, methods_of("0-0.5", "0", "0,0.5"), ["0,0.5", "0-0.5"])
+    (branch,) = roots(("a", 0), methods_of("0-0.5", "0", "0,0.5"), ["0,0.5", "0-0.5"])
     assert branch.methods == ("0-0.5", "0,0.5")
     assert branch.keys == (RunKey("a", "0-0.5", 0), RunKey("a", "0,0.5", 0))
 
@@ -224,7 +226,7 @@ def test_walking_the_branches_trains_each_segment_that_a_missing_run_needs_once(
     missing = data.draw(st.sets(st.sampled_from(sorted(methods))))
     declared = [Method(name, loss=loss) for name, loss in methods.items()]
     trained: list[tuple[tuple[str, ...], Segment]] = []
-    for root in roots("a", 0, declared, missing):
+    for root in roots(("a", 0), declared, missing):
         segments = plan({name: methods[name] for name in root.among}, steps)
         trained += [(branch.methods, branch.segment(segments)) for branch in walk(root, segments)]
     wanted = [segment for segment in plan(methods, steps) if missing & set(segment.methods)]
@@ -265,12 +267,12 @@ def test_a_branch_reads_as_words():
 
 
 def test_the_share_of_a_branch_is_what_it_costs_in_runs():
-    shares = {b.among: share(b, named(*PAPER)) for b in roots("a", 0, methods_of(*PAPER), PAPER)}
+    shares = {b.among: share(b, named(*PAPER)) for b in roots(("a", 0), methods_of(*PAPER), PAPER)}
     assert shares == {("ce",): 1, ("0", "0,0.5", "0-0.5"): pytest.approx(1 + 0.05 + 5 / 6, abs=1e-5)}
 
 
 def test_the_share_of_a_branch_counts_only_what_is_missing():
-    (branch,) = roots("a", 0, methods_of("0", "0,0.5", "0-0.5"), ["0,0.5"])
+    (branch,) = roots(("a", 0), methods_of("0", "0,0.5", "0-0.5"), ["0,0.5"])
     assert share(branch, named(*PAPER)) == pytest.approx(1)
-    (branch,) = roots("a", 0, methods_of("0", "0,0.5", "0-0.5"), ["0,0.5", "0-0.5"])
+    (branch,) = roots(("a", 0), methods_of("0", "0,0.5", "0-0.5"), ["0,0.5", "0-0.5"])
     assert share(branch, named(*PAPER)) == pytest.approx(1 + 5 / 6, abs=1e-5)

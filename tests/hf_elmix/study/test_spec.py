@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
-from hf_elmix.study.spec import Materials, Method, RunKey, RunRecord, Study, Task
+from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerInputs
 
 # Others may be using the machine: how long an example takes says nothing.
 unhurried = settings(deadline=None, max_examples=60)
@@ -23,19 +23,19 @@ JSON = st.recursive(
 OBJECT = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
 
 
-def no_materials(seed: int) -> Materials:
+def no_inputs(seed: int) -> TrainerInputs:
     raise AssertionError("declaring a study must not load anything")
 
 
 def task(name: str, **settings: Any) -> Task:
-    return Task(name, "accuracy", no_materials, settings)
+    return Task(name, "accuracy", no_inputs, settings)
 
 
 def study(tasks: str = "ab", methods: tuple[str, ...] = ("ce", "0-0.5"), seeds: tuple[int, ...] = (3, 1)) -> Study:
     return Study(tuple(map(task, tasks)), tuple(map(Method, methods)), seeds, {"learning_rate": 2e-5})
 
 
-def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
+def test_runs_go_block_by_block_in_the_order_they_were_declared():
     assert list(study().runs()) == [
         RunKey("a", "ce", 3),
         RunKey("a", "0-0.5", 3),
@@ -54,12 +54,12 @@ def test_runs_go_experiment_by_experiment_in_the_order_they_were_declared():
     st.lists(st.sampled_from(list(REGIMES)), unique=True),
     st.lists(st.integers(0, 9), unique=True, max_size=3),
 )
-def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_experiment(tasks, methods, seeds):
+def test_cut_short_anywhere_a_study_has_at_most_one_incomplete_block(tasks, methods, seeds):
     keys = list(study("".join(tasks), tuple(methods), tuple(seeds)).runs())
     assert len(keys) == len(tasks) * len(methods) * len(seeds)
     for cut in range(len(keys) + 1):
         begun = [(key.task, key.seed) for key in keys[:cut]]
-        assert sum(begun.count(experiment) < len(methods) for experiment in set(begun)) <= 1
+        assert sum(begun.count(block) < len(methods) for block in set(begun)) <= 1
 
 
 def test_each_run_comes_with_its_own_task_and_method():
@@ -72,7 +72,7 @@ def test_settings_hold_schedule_score_arguments_and_what_the_task_adds():
     whole = Study((one,), (Method("0,0.5"),), (0,), {"learning_rate": 2e-5, "num_train_epochs": 6})
     assert whole.settings(one, whole.methods[0]) == {
         "loss": "mix:0,0.5",
-        "score": "accuracy",
+        "select": {"metric": "accuracy", "epoch": "last"},
         "arguments": {"learning_rate": 2e-5, "num_train_epochs": 6},
         "model": "bert",
         "max_length": 64,
@@ -80,11 +80,11 @@ def test_settings_hold_schedule_score_arguments_and_what_the_task_adds():
 
 
 def test_settings_name_what_is_reported_beside_the_score():
-    task = Task("a", "accuracy", no_materials, secondary_metrics={"wrong_accuracy": "wrong rows memorised"})
+    task = Task("a", "accuracy", no_inputs, secondary_metrics={"wrong_accuracy": "wrong rows memorised"})
     whole = Study((task,), (Method("ce"),), (0,), {})
     said = {
         "loss": "ce",
-        "score": "accuracy",
+        "select": {"metric": "accuracy", "epoch": "last"},
         "arguments": {},
         "secondary_metrics": {"wrong_accuracy": "wrong rows memorised"},
     }
@@ -109,12 +109,12 @@ def test_settings_name_a_schedule_the_same_however_it_was_typed():
 @pytest.mark.parametrize("name", [*REGIMES, "CE", "0@0 0.3@0.5 0.5@0.9"])
 def test_a_method_keeps_the_name_it_was_typed_with_and_has_its_schedule(name):
     assert Method(name).name == name
-    assert Method(name).loss.schedule == MixingSchedule.parse(name)
+    assert Method(name).loss == MixingSchedule.parse(name)
 
 
 def test_a_method_may_have_a_schedule_beside_its_name():
-    assert Method("slow", loss="0-0.5").loss.schedule == MixingSchedule.parse("0-0.5")
-    assert Method("ce", loss="0").loss.schedule == MixingSchedule.parse("0")
+    assert Method("slow", loss="0-0.5").loss == MixingSchedule.parse("0-0.5")
+    assert Method("ce", loss="0").loss == MixingSchedule.parse("0")
     whole = Study((task("a"),), (Method("slow", {"learning_rate": 1.0}, "0 0.1 0.2 0.3 0.4 0.5"),), (0,), {})
     assert list(whole.runs()) == [RunKey("a", "slow", 0)]
     assert whole.settings(whole.tasks[0], whole.methods[0])["loss"] == "mix:0-0.5"

@@ -7,7 +7,7 @@ import pytest
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.status import status_of
-from hf_elmix.study.store import DECLARATION, claim_of
+from hf_elmix.study.store import DECLARATION, claim_name
 
 
 def asked(store, tasks="ab", methods=("ce", "0"), seeds=(0, 1)) -> None:
@@ -21,7 +21,7 @@ def test_every_state_with_its_reason(store, record_of):
     store.write(record_of(RunKey("a", "ce", 0)))
     store.write(record_of(RunKey("a", "0", 0), status="failed", error="RuntimeError: no memory\nTraceback"))
     store.write(record_of(RunKey("a", "ce", 1), status="diverged"))
-    with store.claim(claim_of("a", 1)):
+    with store.claim(claim_name(("a", 1))):
         states = status_of(store)
     assert list(states) == [RunKey(p, m, s) for p in "ab" for s in (0, 1) for m in ("ce", "0")]
     assert states[RunKey("a", "ce", 0)] == ("done", "")
@@ -32,12 +32,12 @@ def test_every_state_with_its_reason(store, record_of):
     assert f"process {os.getpid()} on " in why
     for method, seed in (("ce", 0), ("0", 0), ("ce", 1), ("0", 1)):
         state, why = states[RunKey("b", method, seed)]
-        assert (state, "not begun, or stopped" in why) == ("missing", True)
+        assert (state, "not started, or stopped" in why) == ("missing", True)
 
 
 def test_a_claim_that_has_ended_is_no_running(store):
     asked(store)
-    with store.claim(claim_of("a", 0)):
+    with store.claim(claim_name(("a", 0))):
         pass
     assert {state for state, _ in status_of(store).values()} == {"missing"}
 
@@ -60,7 +60,7 @@ def test_a_folder_without_a_study_is_refused(store):
     with pytest.raises(UsageError, match="folder of runs"):
         status_of(store)
     store.folder.mkdir()
-    with pytest.raises(UsageError, match="no study was begun here") as caught:
+    with pytest.raises(UsageError, match="no study was started here") as caught:
         status_of(store)
     assert str(store.folder) in str(caught.value)
     assert not list(store.folder.iterdir())
@@ -69,7 +69,7 @@ def test_a_folder_without_a_study_is_refused(store):
 def test_a_damaged_file_is_named(store, record_of):
     path = store.write(record_of(RunKey("a", "ce", 0)))
     path.write_text("{")
-    with pytest.raises(UsageError, match="no record of a run"):
+    with pytest.raises(UsageError, match="not a run record"):
         status_of(store)
     path.unlink()
     (store.folder / DECLARATION).write_text("{")

@@ -25,11 +25,7 @@ from hf_elmix.study.store import (
     DECLARATION,
     RECORD,
     Store,
-    claim_of,
-    local_path,
-    put_folder,
-    remove,
-    write_json,
+    claim_name,
 )
 
 KEY = RunKey("cola", "0,0.5", 3)
@@ -279,7 +275,7 @@ def test_a_file_that_is_no_record_is_named_with_what_to_do(store, record_of, kin
     path = store.write(record)
     path.write_bytes(broken(kind, record.to_dict()))
     for read in (lambda: store.read(KEY), lambda: list(store.records())):
-        with pytest.raises(UsageError, match="no record of a run") as caught:
+        with pytest.raises(UsageError, match="not a run record") as caught:
             read()
         assert str(path) in str(caught.value)
         assert "Delete it" in str(caught.value)
@@ -319,20 +315,21 @@ def test_numbers_that_are_none_are_null_and_the_file_is_strict_json(store, recor
 def test_a_record_with_an_unknown_status_or_without_scores_is_refused(store, record_of, change):
     path = store.write(record_of(KEY))
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(UsageError, match="is no record of a run"):
+    with pytest.raises(UsageError, match="is not a run record"):
         store.read(KEY)
 
 
 SAID = {
     "grids": [{"tasks": ["a"], "methods": ["ce", "0,0.5"], "seeds": [0, 1]}],
     "methods": {"ce": {"loss": "ce", "arguments": {}}},
-    "settings": {"a": {"score": "accuracy"}},
+    "settings": {"a": {"select": {"metric": "accuracy", "epoch": "last"}}},
+    "commands": ["glue-runs study --output_dir runs"],
 }
 
 
 def test_a_declaration_comes_back_as_it_was_written(anywhere):
-    assert anywhere.declaration() == {"grids": [], "methods": {}, "settings": {}}
-    anywhere.declare({"grids": [], "methods": {}, "settings": {}})
+    assert anywhere.declaration() == {"grids": [], "methods": {}, "settings": {}, "commands": []}
+    anywhere.declare({"grids": [], "methods": {}, "settings": {}, "commands": []})
     anywhere.declare(SAID)
     assert anywhere.declaration() == SAID
     assert list(anywhere.records()) == []
@@ -399,10 +396,10 @@ def test_a_claim_ends_with_an_error(store):
         assert free
 
 
-def test_claims_of_different_experiments_are_different(store):
-    names = [claim_of(task, seed) for task in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
+def test_claims_of_different_blocks_are_different(store):
+    names = [claim_name((task, seed)) for task in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
     assert len(set(names)) == len(names)
-    with store.claim(claim_of("a/b", 0)) as one, store.claim(claim_of("a", 0)) as other:
+    with store.claim(claim_name(("a/b", 0))) as one, store.claim(claim_name(("a", 0))) as other:
         assert (one, other) == (True, True)
 
 
@@ -456,36 +453,6 @@ def test_a_holder_that_cannot_be_read_is_still_one(store, text):
         assert store.holder("x") == "another process"
 
 
-def test_a_folder_is_put_in_its_place_whole_and_replaces_what_was_there(anywhere, tmp_path):
-    for text in ("old", "new"):
-        source = tmp_path / text
-        (source / "sub").mkdir(parents=True)
-        (source / "sub" / text).write_text(text)
-        (source / "same").write_text(text)
-        put_folder(source, anywhere.folder / "place")
-    place = anywhere.folder / "place"
-    assert (place / "same").read_text() == "new"
-    assert sorted(path.name for path in place.rglob("*")) == ["new", "same", "sub"]
-    assert [path.name for path in anywhere.folder.iterdir()] == ["place"]
-
-
-def test_a_folder_that_cannot_be_moved_leaves_nothing(store, tmp_path, monkeypatch):
-    (tmp_path / "source").mkdir()
-    monkeypatch.setattr(os, "rename", crash)
-    monkeypatch.setattr("shutil.move", lambda one, other: os.makedirs(other))
-    with pytest.raises(Crash):
-        put_folder(tmp_path / "source", store.folder / "place")
-    assert list(store.folder.iterdir()) == []
-
-
-def test_what_is_not_there_is_removed_without_a_word(anywhere):
-    remove(anywhere.folder / "nothing")
-    (anywhere.folder / "some" / "where").mkdir(parents=True)
-    (anywhere.folder / "some" / "where" / "file").write_text("")
-    remove(anywhere.folder / "some")
-    assert not (anywhere.folder / "some").exists()
-
-
 def test_half_a_model_that_a_killed_process_left_goes_with_the_next_record(store, record_of):
     half, whole = (store.folder_of(KEY) / name for name in (".model.1234abcd", "model"))
     for folder in (half, whole):
@@ -494,20 +461,6 @@ def test_half_a_model_that_a_killed_process_left_goes_with_the_next_record(store
     store.write(record_of(KEY))
     assert not half.exists()
     assert (whole / "config.json").exists()
-
-
-def test_what_a_killed_process_left_of_a_file_is_replaced(store):
-    store.folder.mkdir()
-    write_json(store.folder / "x.json", {"a": 1})
-    (store.folder / ".x.json.new").write_text("{")
-    write_json(store.folder / "x.json", {"a": 2})
-    assert files_below(Path(store.folder)) == ["x.json"]
-    assert json.loads((store.folder / "x.json").read_text()) == {"a": 2}
-
-
-def test_a_local_path_is_one_of_this_machine(tmp_path):
-    assert local_path(Store(tmp_path).folder) == tmp_path
-    assert local_path(Store("memory://runs").folder) is None
 
 
 def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):

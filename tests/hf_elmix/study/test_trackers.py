@@ -20,7 +20,12 @@ TRAINING = [
     {"step": 8, "epoch": 1.0, "loss": None, "alpha": 0.0, "beta": 1.0, "focus": 0.5, "loss_ce": 0.8, "loss_el": 0.5},
 ]
 SCORES = {"accuracy": {"last": 0.75, "best": 0.75, "epochs": [0.5, 0.75], "steps": [8, 16]}}
-SETTINGS = {"score": "accuracy", "loss": "mix:0,0.5", "rows": {"train": "x"}, "arguments": {"learning_rate": 2e-5}}
+SETTINGS = {
+    "select": {"metric": "accuracy", "epoch": "last"},
+    "loss": "mix:0,0.5",
+    "rows": {"train": "x"},
+    "arguments": {"learning_rate": 2e-5},
+}
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_unknown_and_missing_trackers(store, monkeypatch):
 
 def test_tensorboard_needs_a_folder(tmp_path, monkeypatch):
     store = Store("memory://runs")
-    with pytest.raises(UsageError, match="memory://runs is none. Set TENSORBOARD_LOGGING_DIR"):
+    with pytest.raises(UsageError, match="memory://runs is a URL. Set TENSORBOARD_LOGGING_DIR"):
         check_trackers(["tensorboard"], store)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
     assert check_trackers(["tensorboard"], store) == ("tensorboard",)

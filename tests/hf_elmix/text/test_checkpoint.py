@@ -172,7 +172,7 @@ def test_a_copied_run_and_a_half_precision_model(kept_run, tmp_path):
 def test_a_run_of_another_study_needs_rows(kept_run, tmp_path):
     shutil.copytree(kept_run, tmp_path / "own")
     record = json.loads((tmp_path / "own" / RECORD).read_text())
-    record["settings"] = {"score": "accuracy"}
+    record["settings"] = {"select": "accuracy"}
     (tmp_path / "own" / RECORD).write_text(json.dumps(record))
     with pytest.raises(UsageError, match="is of a study of its own rows. Name them with --file"):
         open_checkpoint(str(tmp_path / "own"), Rows(), batch_size=4)

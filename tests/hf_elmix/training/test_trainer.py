@@ -128,7 +128,7 @@ def test_mixing_comes_from_the_keyword_then_the_arguments_then_the_default(kit):
     args = {"output_dir": str(kit.folder), "report_to": "none", "use_cpu": True}
 
     def schedule(args, **given):
-        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing.loss.schedule)
+        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing.loss.mixing)
 
     assert schedule(TrainingArguments(**args)) == "0-0.5"
     assert schedule(MixedLossArguments(**args, mixing="el")) == "el"
@@ -341,7 +341,7 @@ def test_a_search_over_mixing_trains_what_it_says(kit, logged):
 
 def test_the_arguments_say_what_is_trained(kit):
     args = MixedLossArguments(str(kit.folder), mixing="ce", report_to="none", use_cpu=True)
-    assert MixedLossTrainer(model=kit.sequence_model(), args=args, mixing=0.3).args.mixing == "0.3"
+    assert MixedLossTrainer(model=kit.sequence_model(), args=args, mixing=0.3).args.loss == "mix:0.3"
 
 
 def stock_with(function):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hf_elmix.study.executors import local as workers_module
-from hf_elmix.study.executors.local import Progress, Take, run_here, run_in_workers, visible_gpus
+from hf_elmix.study.executors.local import Progress, Take, run_in_process, run_in_workers, visible_gpus
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import RunRecord
 
@@ -74,17 +74,17 @@ def ignore(branch: Branch, step: int, steps: int) -> None:
     pass
 
 
-ENGINES = pytest.mark.parametrize(
-    "engine",
-    [run_here, pytest.param(partial(run_in_workers, workers=3), marks=pytest.mark.slow)],
+EXECUTORS = pytest.mark.parametrize(
+    "executor",
+    [run_in_process, pytest.param(partial(run_in_workers, workers=3), marks=pytest.mark.slow)],
     ids=["here", "in workers"],
 )
 
 
-@ENGINES
-def test_every_branch_once_with_its_progress(engine):
+@EXECUTORS
+def test_every_branch_once_with_its_progress(executor):
     seen: list[tuple[Branch, int, int]] = []
-    outcomes = list(engine(taken(SIX), run, lambda *step: seen.append(step)))
+    outcomes = list(executor(taken(SIX), run, lambda *step: seen.append(step)))
     assert Counter(one.branch for one in outcomes) == Counter(SIX)
     assert Counter(seen) == Counter((branch, step, 2) for branch in SIX for step in (1, 2))
     for branch in SIX:
@@ -93,16 +93,16 @@ def test_every_branch_once_with_its_progress(engine):
         assert [record.key for record in one.records] == list(one.branch.keys)
 
 
-@ENGINES
-def test_nothing_to_take_is_nothing_to_do(engine):
-    assert list(engine(taken([]), run, ignore)) == []
+@EXECUTORS
+def test_nothing_to_take_is_nothing_to_do(executor):
+    assert list(executor(taken([]), run, ignore)) == []
 
 
-@ENGINES
-def test_what_a_branch_brings_is_taken_too(engine):
+@EXECUTORS
+def test_what_a_branch_brings_is_taken_too(executor):
     todo = deque(SIX[:2])
     done: list[Branch] = []
-    for one in engine(lambda: todo.pop() if todo else None, forking_run, ignore):
+    for one in executor(lambda: todo.pop() if todo else None, forking_run, ignore):
         todo.extend(one.children)
         done.append(one.branch)
     assert len(done) == len(set(done)) == 6
@@ -111,10 +111,10 @@ def test_what_a_branch_brings_is_taken_too(engine):
     }
 
 
-@ENGINES
-def test_an_error_of_the_system_ends_everything(engine):
+@EXECUTORS
+def test_an_error_of_the_system_ends_everything(executor):
     with pytest.raises(OSError, match="No space left") as caught:
-        list(engine(taken(SIX), full_run, ignore))
+        list(executor(taken(SIX), full_run, ignore))
     assert caught.value.errno == errno.ENOSPC
     assert processes() == []
 
@@ -130,7 +130,7 @@ def test_here_one_branch_is_taken_only_when_the_last_has_ended():
         events.append("run")
         return outcome(branch)
 
-    for _ in run_here(take, noting, ignore):
+    for _ in run_in_process(take, noting, ignore):
         assert events[-1] == "run"
     assert events == ["take", "run"] * 3 + ["take"]
 

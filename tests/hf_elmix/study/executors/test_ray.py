@@ -38,7 +38,7 @@ from hf_elmix.study.store import MODEL, Store
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
-METHODS = ("ce", "0", "0,0.5", "0-0.5", "el")
+METHODS = ("ce", "0", "0-0.5")
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
@@ -98,7 +98,7 @@ def alone(toy, tmp_path_factory) -> Store:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = partial(run_branch, cohorts=True)
-    run_grid(toy.study(None, *METHODS, seeds=(3, 4)), store, run, sharing=False, keep="models")
+    run_grid(toy.study(None, *METHODS), store, run, sharing=False, keep="models")
     torch.set_num_threads(threads)
     return store
 
@@ -116,10 +116,10 @@ def noted_branch(study: Any, store: Store, branch: Branch, progress: Any, *, not
     return run_branch(study, store, branch, step_or_die, **options)
 
 
-def same(store: Store, alone: Store, seeds: tuple[int, ...]) -> bool:
+def same(store: Store, alone: Store) -> bool:
     """Whether two studies have left the same results, and the very same weights and predictions."""
     records = {record.key: record for record in store.records()}
-    others = {record.key: record for record in alone.records() if record.key.seed in seeds}
+    others = {record.key: record for record in alone.records()}
     assert records.keys() == others.keys()
     for key, record in records.items():
         for name in ("status", "scores", "training", "settings", "error"):
@@ -135,14 +135,14 @@ def same(store: Store, alone: Store, seeds: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize("place", ["folder", "url"])
 def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes, bucket, alone, toy, tmp_path):
     store = Store(tmp_path / "runs" if place == "folder" else f"{bucket}/runs")
-    study, notes = toy.study(None, *METHODS, seeds=(3, 4)), tmp_path / "notes"
+    study, notes = toy.study(None, *METHODS), tmp_path / "notes"
     notes.mkdir()
-    engine = partial(run_on_ray, address=nodes.address, folder=str(store.folder))
+    executor = partial(run_on_ray, address=nodes.address, folder=str(store.folder))
     run = partial(noted_branch, notes=notes, cohorts=True)
-    counts = run_grid(study, store, run, engine=engine, keep="models")
-    assert counts == {"done": 10}
+    counts = run_grid(study, store, run, executor=executor, keep="models")
+    assert counts == {"done": 3}
     assert (notes / "killed").exists()
-    assert same(store, alone, (3, 4))
+    assert same(store, alone)
     records = list(store.records())
     assert sum(record.cost["steps_inherited"] for record in records) > 0
     assert {record.provenance["threads"] for record in records} == {1}
@@ -157,10 +157,10 @@ def test_two_nodes_and_a_killed_process_give_what_one_process_gives(place, nodes
 @pytest.mark.slow
 def test_a_url_does_for_workers_of_this_machine(bucket, alone, toy):
     store = Store(f"{bucket}/workers")
-    engine = partial(run_in_workers, workers=1)
+    executor = partial(run_in_workers, workers=1)
     run = partial(run_branch, cohorts=True)
-    run_grid(toy.study(None, *METHODS, seeds=(3,)), store, run, engine=engine, keep="models")
-    assert same(store, alone, (3,))
+    run_grid(toy.study(None, *METHODS), store, run, executor=executor, keep="models")
+    assert same(store, alone)
 
 
 # What follows trains nothing.
@@ -267,7 +267,7 @@ def test_a_machine_without_the_code_is_named(nodes, monkeypatch):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_that_goes_loses_only_what_it_was_doing(nodes, tmp_path, capfd):
+def test_a_node_that_goes_loses_only_what_it_was_doing(nodes, tmp_path):
     """Its branch goes on elsewhere; the others do not notice."""
     node = nodes.add_node(num_cpus=1)
     begun: dict[str, str] = {}
@@ -289,7 +289,6 @@ def test_a_node_that_goes_loses_only_what_it_was_doing(nodes, tmp_path, capfd):
     died = [outcome for outcome in outcomes if outcome.died is not None]
     assert [begun[str(outcome.branch.seed)] for outcome in died] == [node.node_id]
     assert "\n" not in (died[0].died or "")
-    assert "raylet" not in "".join(capfd.readouterr())
     assert sorted(outcome.branch.seed for outcome in outcomes if outcome.died is None) == [0, 1, 2]
 
 
@@ -312,7 +311,7 @@ def test_a_fast_task_does_not_flood_the_driver(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
     board = Board()
-    note = cluster_module._Note(board, 7)
+    note = cluster_module._TaskProgress(board, 7)
     for step in range(1, 101):
         note(step, 100)
         now[0] += 0.01
@@ -400,11 +399,12 @@ def free_address() -> str:
         ("ray://FREE", "refused"),
         ("WEBSITE", "something else answers there"),
         ("http://WEBSITE", "something else answers there"),
-        ("nonsense", "no host:port"),
+        ("nonsense", "not host:port"),
         ("127.0.0.1:many", "many"),
     ],
 )
-def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website):
+def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website, monkeypatch):
+    monkeypatch.setattr(cluster_module, "PATIENCE", 1.0)
     address = address.replace("FREE", free_address()).replace("WEBSITE", website)
     begin = time.monotonic()
     with pytest.raises(UsageError, match=task) as raised:

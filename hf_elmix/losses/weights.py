@@ -1,0 +1,162 @@
+"""The weights (alpha, beta) of the mixed loss and the focus they stand for, in exact arithmetic.
+
+Numbers are fractions (`fractions.Fraction`), so that a phase starts at exactly the step it should, for any number of
+steps. Nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+from decimal import Context, Decimal
+from fractions import Fraction
+
+from hf_elmix.errors import UsageError
+
+__all__ = [
+    "Number",
+    "exact",
+    "exact_weights",
+    "focus_of",
+    "focus_to_weights",
+    "rescaling_factor",
+    "to_text",
+    "weights_of_focus",
+    "weights_to_text",
+]
+
+Number = numbers.Real | float | str
+
+HALF = Fraction(1, 2)
+
+# A plain decimal or fraction. Bounded, because an exact '1e999999999' would fill the memory.
+DIGITS = 40
+EXACT = Context(prec=2 * DIGITS)
+NUMBER = re.compile(rf"\d{{1,{DIGITS}}}(\.\d{{1,{DIGITS}}})?(/0*[1-9]\d{{0,{DIGITS}}})?|\.\d{{1,{DIGITS}}}")
+
+
+def focus_to_weights(focus: Number) -> tuple[float, float]:
+    """Weights (alpha, beta) whose gradient is largest where the true label has probability `focus` (Eq. 14).
+
+    Args:
+        focus: F in [0, 0.5]. A float stands for the decimal it prints as, so that 0.4 gives exactly (1, 5).
+
+    Returns:
+        ``(1, 1 / (1 - 2F))`` for F < 0.5, and ``(0, 1)`` for F = 0.5.
+
+    Raises:
+        UsageError: If `focus` is not a number in [0, 0.5].
+    """
+    alpha, beta = weights_of_focus(exact(focus))
+    return float(alpha), float(beta)
+
+
+def focus_of(alpha: float, beta: float) -> float:
+    """Probability of the true label at which the gradient of the mixed loss is largest, in [0, 0.5].
+
+    It is ``(1 - alpha / beta) / 2``, the inverse of Eq. 14, and 0 where that is negative: if cross entropy outweighs
+    expectation loss, the gradient is largest for the samples with the lowest probability of the true label.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+    """
+    return max(0.0, (1 - alpha / beta) / 2) if beta else 0.0
+
+
+def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) -> Fraction:
+    """``M = V_mixed / V_CE``: by how much the mixed loss has the larger gradient, measured by area (Eqs. 20-22).
+
+    V is the area under the gradient (Eq. 13) at the logit of the true label (i = j, over p_y in [0, 1]; then
+    M = α + β/3), or at another logit (i ≠ j, over p_y and p_j in [0, 1]²; then M = α + β/2). V_CE is ½ in both cases.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+        true_label: Whether to measure at the logit of the true label.
+
+    Raises:
+        UsageError: If a weight is not a number.
+    """
+    return exact(alpha) + exact(beta) / (3 if true_label else 2)
+
+
+def exact(number: Number) -> Fraction:
+    """A number as a fraction; a float stands for the decimal it prints as.
+
+    Args:
+        number: A number, or a text such as ``0.25`` or ``1/3``.
+
+    Raises:
+        UsageError: If it is not a finite number of 0 or more.
+    """
+    if isinstance(number, Fraction):
+        return number
+    plain = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    text = format(Decimal(str(number)), "f") if plain else str(number)
+    if not NUMBER.fullmatch(text):
+        raise UsageError(f"Expected a number such as 0.25 or 1/3, but got {text!r}.")
+    numerator, _, denominator = text.partition("/")
+    return Fraction(numerator) / Fraction(denominator or "1")
+
+
+def exact_weights(alpha: Number, beta: Number) -> tuple[Fraction, Fraction]:
+    """Both weights as fractions.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+
+    Raises:
+        UsageError: If one is negative or both are 0.
+    """
+    alpha, beta = exact(alpha), exact(beta)
+    if alpha < 0 or beta < 0 or alpha == beta == 0:
+        raise UsageError(
+            "Expected the weights of a phase to be 0 or more and not both 0, but got "
+            f"alpha = {to_text(alpha)}, beta = {to_text(beta)}."
+        )
+    return alpha, beta
+
+
+def weights_of_focus(focus: Fraction) -> tuple[Fraction, Fraction]:
+    """As `focus_to_weights`, in fractions.
+
+    Args:
+        focus: F in [0, 0.5].
+
+    Raises:
+        UsageError: If `focus` is outside this range.
+    """
+    if not 0 <= focus <= HALF:
+        raise UsageError(f"Expected a focus in [0, 0.5], but got {to_text(focus)}.")
+    return (Fraction(0), Fraction(1)) if focus == HALF else (Fraction(1), 1 / (1 - 2 * focus))
+
+
+def to_text(number: Fraction) -> str:
+    """A number as `exact` reads it back: a decimal if it terminates, else a fraction.
+
+    Args:
+        number: The number.
+    """
+    for places in range(DIGITS):
+        scaled = number * 10**places
+        if scaled.denominator == 1:
+            return format(Decimal(scaled.numerator).scaleb(-places, EXACT), "f")
+    return str(number)
+
+
+def weights_to_text(alpha: Fraction, beta: Fraction) -> str:
+    """A focus if the weights are those of Eq. 14 and it is no longer than the pair, else the pair ``alpha:beta``.
+
+    Args:
+        alpha: Weight of the cross entropy.
+        beta: Weight of the expectation loss.
+    """
+    pair = f"{to_text(alpha)}:{to_text(beta)}"
+    if beta:
+        focus = (1 - alpha / beta) / 2
+        if focus >= 0 and weights_of_focus(focus) == (alpha, beta):
+            text = to_text(focus)
+            return text if "/" not in text or len(text) <= len(pair) else pair
+    return pair

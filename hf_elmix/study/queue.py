@@ -1,0 +1,178 @@
+"""What a grid has still to do, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from hf_elmix.study.checkpoints import Checkpoints
+from hf_elmix.study.settings import check_record, is_missing
+from hf_elmix.study.shared_prefixes import Branch, Outcome, roots, share
+from hf_elmix.study.spec import Block, RunKey, RunRecord, Study
+from hf_elmix.study.store import Store, claim_name
+
+__all__ = ["GridState", "Queue"]
+
+ATTEMPTS = 2  # at a branch whose process was killed, which may not have been the branch's fault
+WINDOW = 30.0  # seconds over which steps per second are counted
+
+
+class GridState:
+    """The state of each run and how much of the work is done; the queue updates it, the progress view reads it.
+
+    Attributes:
+        runs: ``missing``, ``running``, or the status of the record, for each run.
+        work: What there is to do, in units of `Task.work`.
+    """
+
+    def __init__(self, runs: dict[RunKey, str]) -> None:
+        self.runs, self.work = runs, 0.0
+        self._done: dict[Branch, float] = {}  # the part of `work` that a branch has done
+        self._steps: deque[float] = deque()  # when the last steps ended
+        self._start: float | None = None
+
+    def step(self, branch: Branch, step: int, steps: int, work: float) -> None:
+        """Note that a branch has completed a step of a run that costs `work` as a whole."""
+        now = time.monotonic()
+        self._start = now if self._start is None else self._start
+        self._done[branch] = max(self._done.get(branch, 0.0), (step - branch.start) / steps * work)
+        self._steps.append(now)
+        while self._steps[0] < now - WINDOW:
+            self._steps.popleft()
+        self.runs |= dict.fromkeys(branch.keys, "running")
+
+    @property
+    def ended(self) -> int:
+        """Number of runs with a record."""
+        return sum(state in ("done", "failed", "diverged") for state in self.runs.values())
+
+    @property
+    def share(self) -> float:
+        """The share of the work that is done, in [0, 1]."""
+        return min(1.0, sum(self._done.values()) / self.work) if self.work else 1.0
+
+    def pace(self) -> tuple[float, float] | None:
+        """Steps per second and seconds left, or None in the first second, when both would be guesses."""
+        now = time.monotonic()
+        if self._start is None or now < self._start + 1 or not self.share:
+            return None
+        recent = sum(moment > now - WINDOW for moment in self._steps)
+        return recent / min(WINDOW, now - self._start), (now - self._start) * (1 - self.share) / self.share
+
+
+class Queue:
+    """The branches that are still to be trained. A block is claimed from its first branch until its last one ends."""
+
+    patience = 2.0  # seconds between two looks at what another process is working on
+
+    def __init__(
+        self, study: Study, store: Store, runs: dict[RunKey, str], *, sharing: bool, retry_failed: bool
+    ) -> None:
+        self.study, self.store, self.sharing, self.retry_failed = study, store, sharing, retry_failed
+        self.state = GridState(runs)
+        self.missing = [key for key, state in runs.items() if state == "missing"]
+        self.waiting = deque(dict.fromkeys(key.block for key in self.missing))
+        self.look_again = 0.0  # when to try once more to claim what another process is working on
+        self.ready: list[Branch] = []  # a stack, so that what continues from a checkpoint comes before new blocks
+        self.open: Counter[Block] = Counter()  # branches that are ready or being trained
+        self.parents: dict[Branch, str] = {}  # the checkpoint that a branch continues from
+        self.attempts: Counter[Branch] = Counter()
+        self.claims: dict[Block, ExitStack] = {}
+        self.task_work = {task.name: task.work for task in study.tasks}
+        losses = {method.name: method.loss for method in study.candidates}
+        branches = [branch for block in self.waiting for branch in self._roots(block, self.missing)]
+        self.state.work = sum(self.task_work[branch.task] * share(branch, losses) for branch in branches)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give up all claims."""
+        for claim in self.claims.values():
+            claim.close()
+
+    @property
+    def elsewhere(self) -> str:
+        """The blocks that other processes are working on, in words."""
+        return ", ".join(f"{task} seed {seed}" for task, seed in sorted(self.waiting))
+
+    def take(self) -> Branch | None:
+        """The next branch, or None if there is none that this process can train now."""
+        if not self.ready and time.monotonic() >= self.look_again:
+            for _ in range(len(self.waiting)):
+                if not self.ready:
+                    self._start(self.waiting.popleft())
+            self.look_again = time.monotonic() + self.patience if self.waiting and not self.ready else 0.0
+        return self.ready.pop() if self.ready else None
+
+    def progress(self, branch: Branch, step: int, steps: int) -> None:
+        """Note a completed optimizer step of a branch."""
+        self.state.step(branch, step, steps, self.task_work[branch.task])
+
+    def end(self, outcome: Outcome) -> tuple[RunRecord, ...]:
+        """Write the records of a branch that has ended, return them, and add the branches that continue from it."""
+        branch = outcome.branch
+        block = branch.task, branch.seed
+        self.attempts[branch] += 1
+        if outcome.died is not None and self.attempts[branch] < ATTEMPTS:
+            self.ready.append(branch)
+            return ()
+        records = outcome.records if outcome.died is None else self._failed(branch, outcome.died)
+        for record in records:
+            self.store.write(record)
+            self.state.runs[record.key] = record.status
+        self.ready += reversed(outcome.children)
+        self.parents |= {child: outcome.checkpoint for child in outcome.children if outcome.checkpoint is not None}
+        self.open[block] += len(outcome.children) - 1
+        checkpoints = Checkpoints(self.store.segments_of(*block))
+        continued_from = self.parents.pop(branch, None)
+        if not self.open[block]:
+            checkpoints.clear()
+            self.claims.pop(block).close()
+        elif continued_from is not None and continued_from not in self.parents.values():
+            checkpoints.delete(continued_from)
+        return records
+
+    def _start(self, block: Block) -> None:
+        """Start a block, or let it wait if another process is working on it."""
+        claim = ExitStack()
+        if not claim.enter_context(self.store.claim(claim_name(block))):
+            self.waiting.append(block)
+            return
+        missing = []
+        for key in (key for key in self.missing if key.block == block):
+            record = self.store.read(key)  # which another process may have written since
+            if record is not None:
+                check_record(self.study, record, self.store)
+            if record is None or is_missing(self.study, record, self.retry_failed):
+                missing.append(key)
+            else:
+                self.state.runs[key] = record.status
+        branches = self._roots(block, missing)
+        if not branches:
+            Checkpoints(self.store.segments_of(*block)).clear()
+            claim.close()
+            return
+        self.claims[block] = claim
+        self.ready += reversed(branches)
+        self.open[block] = len(branches)
+
+    def _roots(self, block: Block, missing: list[RunKey]) -> list[Branch]:
+        """The branches that a block starts with."""
+        names = [key.method for key in missing if key.block == block]
+        return roots(block, self.study.candidates, names, sharing=self.sharing)
+
+    def _failed(self, branch: Branch, died: str) -> tuple[RunRecord, ...]:
+        """Failed records for the runs of a branch whose process died."""
+        error = f"The process of this run died {ATTEMPTS} times, most recently with {died}."
+        cost = {"seconds": 0.0, "steps_trained": 0, "steps_inherited": 0}
+        runs = self.study.runs()
+        return tuple(
+            RunRecord(key, "failed", {}, [], self.study.settings(*runs[key]), {}, cost, error) for key in branch.keys
+        )

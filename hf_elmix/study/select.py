@@ -1,0 +1,137 @@
+"""Which number of a run counts, and which candidate of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_elmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from hf_elmix.study.spec import RunKey, RunRecord
+
+__all__ = ["Select", "best_first", "choose_runs"]
+
+EPOCHS = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which number of a run is its score. Larger is better.
+
+    With ``Select("accuracy", "best", chosen_on="validation", scored_on="test")`` the score is the test accuracy at the
+    evaluation with the best validation accuracy (the first of equals).
+
+    Attributes:
+        metric: Name of the metric as the Trainer reports it, without ``eval_`` and without the name of its set.
+        epoch: Which evaluation counts: the ``last`` or the ``best``.
+        chosen_on: Evaluation set by which the best epoch, and the best candidate of a sweep, are chosen.
+        scored_on: Evaluation set of the score. With a single evaluation set both are None: choosing and scoring on
+            the same rows makes scores optimistic.
+
+    Raises:
+        UsageError: If the values contradict each other.
+    """
+
+    metric: str
+    epoch: str = "last"
+    chosen_on: str | None = None
+    scored_on: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise UsageError(f"Expected the metric to be the name of one, but got {self.metric!r}.")
+        if self.epoch not in EPOCHS:
+            raise UsageError(f"Expected the epoch to be 'last' or 'best', but got {self.epoch!r}.")
+        for name in ("chosen_on", "scored_on"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise UsageError(f"Expected {name} to be the name of an evaluation set or None, but got {value!r}.")
+        if self.scored_on is None and self.chosen_on is not None:
+            raise UsageError(f"Expected scored_on, too, where runs are chosen on {self.chosen_on!r}. Name both sets.")
+        if self.epoch == "best" and self.chosen_on is None and self.scored_on is not None:
+            raise UsageError(
+                f"Expected chosen_on where the best epoch is scored on {self.scored_on!r}. Name the evaluation set "
+                "that the epoch is chosen on."
+            )
+
+    @classmethod
+    def of(cls, value: Select | str | Mapping[str, Any]) -> Select:
+        """A selection from one, from the name of a metric (of which the last epoch counts), or from its settings."""
+        if isinstance(value, Mapping):
+            if unknown := set(value) - set(cls.__dataclass_fields__):
+                raise UsageError(f"Expected metric, epoch, chosen_on and scored_on, but got {sorted(unknown)[0]!r}.")
+            return cls(**{"metric": "", **value})
+        return value if isinstance(value, Select) else cls(value)
+
+    def to_settings(self) -> dict[str, str]:
+        """Plain JSON values that `of` reads back."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def scored_metric(self) -> str:
+        """Name of the score in a record."""
+        return self.metric if self.scored_on is None else f"{self.scored_on}_{self.metric}"
+
+    @property
+    def chosen_metric(self) -> str:
+        """Name in a record of what epochs and candidates are chosen by."""
+        return self.scored_metric if self.chosen_on is None else f"{self.chosen_on}_{self.metric}"
+
+    def score(self, scores: Mapping[str, Any]) -> float | None:
+        """The score among the `scores` of a record, or None if it was not measured."""
+        return self._read(scores, self.scored_metric)
+
+    def choice(self, scores: Mapping[str, Any]) -> float | None:
+        """What a run is chosen by among the candidates of a sweep, or None if it was not measured."""
+        return self._read(scores, self.chosen_metric)
+
+    def _read(self, scores: Mapping[str, Any], metric: str) -> float | None:
+        """A metric at the evaluation that counts."""
+        if metric not in scores or self.chosen_metric not in scores:
+            return None
+        if self.epoch == "last":
+            return scores[metric]["last"]
+        chosen = zip(scores[self.chosen_metric]["steps"], scores[self.chosen_metric]["epochs"], strict=True)
+        known = [(step, value) for step, value in chosen if value is not None and value == value]  # not NaN
+        if not known:
+            return None
+        best, _ = max(known, key=lambda pair: pair[1])
+        return dict(zip(scores[metric]["steps"], scores[metric]["epochs"], strict=True)).get(best)
+
+
+def choose_runs(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> dict[RunKey, RunRecord | None]:
+    """The runs that a report shows: each with the record that counts for it.
+
+    For a method with a sweep that is, for each (task, seed), the record of the candidate with the best validation
+    score. Nothing is chosen before all candidates have ended: while one is missing, so is the run, and a candidate
+    that failed stands for the run. A candidate that diverged is a result, which another one beats.
+
+    Args:
+        records: The records, those of candidates among them.
+        expected: Runs that were asked for (see `Store.asked`).
+
+    Returns:
+        The record, or None for a missing one, by the key under which a report shows the run. A chosen record keeps
+        the key of its candidate.
+    """
+    known = {record.key: record for record in records}
+    groups: dict[RunKey, list[RunRecord | None]] = {}
+    for key in dict.fromkeys([*expected, *known]):
+        groups.setdefault(key.reported, []).append(known.get(key))
+    return {key: min(group, key=_chosen_first) for key, group in groups.items()}
+
+
+def best_first(record: RunRecord) -> tuple[float, int]:
+    """Sort key that puts the run with the best score first, and of equal ones that of the smallest seed."""
+    score = record.score
+    return (float("inf") if score is None else -score, record.key.seed)
+
+
+def _chosen_first(candidate: RunRecord | None) -> tuple[int, float]:
+    """Sort key of the candidates for one run: one that is missing or failed first, then by validation score."""
+    if candidate is None or candidate.status == "failed":
+        return (0 if candidate is None else 1, 0.0)
+    choice = candidate.choice
+    return (3, 0.0) if choice is None else (2, -choice)
