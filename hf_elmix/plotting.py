@@ -1,4 +1,4 @@
-"""How methods look in every figure: names, colours, lines, markers and legends."""
+"""The look of methods in every figure: names, colours, lines, markers and legends."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "escaped",
     "finished",
     "legend_rows",
+    "line_of",
     "method_label",
     "short_name",
     "style_of",
@@ -26,7 +27,7 @@ __all__ = [
 
 
 class Style(NamedTuple):
-    """How a method is drawn, in all figures."""
+    """How a method is drawn in all figures, in Matplotlib's terms; widths are in points."""
 
     colour: str
     line: Any
@@ -34,8 +35,8 @@ class Style(NamedTuple):
     marker: str
 
 
-# The colours differ in lightness too, so that figures read in grey, and later lines are thinner than earlier ones, so
-# that lines which coincide are all seen.
+# Colours differ in lightness, too, so that figures can be read in grey. Later lines are thinner than earlier ones, so
+# that coinciding lines can all be seen.
 STYLES = (
     Style("#BBBBBB", "-", 6.0, "o"),
     Style("#56B4E9", "-", 4.0, "s"),
@@ -44,14 +45,14 @@ STYLES = (
     Style("#009E73", "-.", 1.4, "v"),
     Style("#0072B2", ":", 1.4, "X"),
 )
-# From the seventh method on the colours come again, each round with dashes and markers of its own.
+# From the seventh method on, the colours repeat with other dashes and markers.
 MARKERS = ("P", "*", "h", "<", ">", "d", "p")
 DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 1, 1, 1, 1, 1)))
-LONGEST = 28  # letters of a name in a figure; tables have the whole
+LONGEST = 28  # characters of a name in a figure; tables have all of it
 
 
 def method_label(method: str) -> str:
-    """A method in the paper's words: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is.
+    """A method in the paper's notation: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is.
 
     Args:
         method: Its name in records.
@@ -59,38 +60,33 @@ def method_label(method: str) -> str:
     method = mixing_of(method) or method
     if method in ("ce", "el"):
         return method.upper()
-    focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)
-    low = all(float(number) <= 0.5 for number in re.findall(r"[\d.]+", method)) if focus else False
-    return f"F = {method}" if low else method
+    is_focus = re.fullmatch(r"\d*\.?\d+([-, ]\d*\.?\d+)*", method)
+    if is_focus and all(float(number) <= 0.5 for number in re.findall(r"[\d.]+", method)):
+        return f"F = {method}"
+    return method
 
 
 def drawn_name(method: str) -> str:
-    """A method as figures name it: its label, cut to what fits, with nothing that Matplotlib reads as a command.
-
-    Args:
-        method: Its name in records.
-    """
+    """The label of a method, shortened and escaped for a figure."""
     return short_name(method_label(str(method)))
 
 
-def legend_rows(methods: Sequence[str]) -> int:
-    """Rows of a legend outside its axis, which take height of a figure.
+def short_name(text: str) -> str:
+    """A name in one line, shortened and escaped for a figure."""
+    text = " ".join(text.split())
+    return escaped(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
 
-    Args:
-        methods: Their names.
-    """
-    names = [drawn_name(method) for method in methods]
-    return -(-len(names) // _columns(names))
+
+def escaped(text: str) -> str:
+    """Text that Matplotlib draws as it is: no mathematics, and no leading underscore, which hides it from legends."""
+    return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
 
 
 def style_of(place: int) -> Style:
     """Style of a method.
 
     Args:
-        place: In the order of methods, from 0.
-
-    Returns:
-        Colour, line, width (points) and marker, as Matplotlib takes them.
+        place: Its position in the order of the study's methods, from 0.
     """
     style, again = STYLES[place % len(STYLES)], place // len(STYLES)
     if not again:
@@ -99,12 +95,24 @@ def style_of(place: int) -> Style:
     return style._replace(line=DASHES[(again - 1) % len(DASHES)], width=1.4, marker=marker)
 
 
+def line_of(place: int) -> dict[str, Any]:
+    """The style of a method as keyword arguments of a line (see `style_of`)."""
+    style = style_of(place)
+    return {"color": style.colour, "ls": style.line, "lw": style.width}
+
+
+def legend_rows(methods: Sequence[str]) -> int:
+    """Rows of the methods' legend above or below an axis, for the height of the figure."""
+    names = [drawn_name(method) for method in methods]
+    return -(-len(names) // _columns(names))
+
+
 def finished(ax: Axes, *, legend: str) -> Axes:
     """Give an axis its legend, frame and grid.
 
     Args:
-        ax: The axis, all drawn.
-        legend: ``"above"`` or ``"below"`` the axis, where it hides nothing, or a place of Matplotlib's inside.
+        ax: The axis, when everything else is drawn.
+        legend: ``"above"`` or ``"below"`` the axis, or one of Matplotlib's locations inside.
 
     Returns:
         The axis.
@@ -124,18 +132,7 @@ def finished(ax: Axes, *, legend: str) -> Axes:
     return ax
 
 
-def short_name(text: str) -> str:
-    """A name that fits, without what Matplotlib reads as mathematics or as a line to hide from the legend."""
-    text = " ".join(text.split())
-    return escaped(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
-
-
-def escaped(text: str) -> str:
-    """Text that Matplotlib draws as it is: no mathematics, and no leading underscore that hides it from a legend."""
-    return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
-
-
 def _columns(names: Sequence[str]) -> int:
-    """As many columns of a legend as fit beside each other."""
+    """Columns of a legend that fit beside each other."""
     longest = max(map(len, names), default=0)
     return 3 if longest <= 10 else 2 if longest <= 18 else 1

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.frames import EXPERIMENT
-from hf_elmix.analysis.ranks import compare
+from hf_elmix.analysis.comparison import compare
+from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.diagnostics.calibration import WHEN, reliability_table, score_table, temperature_scaled
 from hf_elmix.errors import UsageError
 from hf_elmix.predictions.records import Predictions
@@ -104,7 +104,7 @@ def calibration_pairs(
 
 
 def _beside(calibration: pd.DataFrame, measure: str, methods: list[str], baseline: str) -> pd.DataFrame:
-    values = calibration.pivot(index=EXPERIMENT, columns="method", values=measure)[methods]
+    values = calibration.pivot(index=BLOCK, columns="method", values=measure)[methods]
     means = {
         method: values[[method, baseline]].dropna().mean().set_axis(["value", "base_value"])
         for method in methods

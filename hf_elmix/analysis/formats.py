@@ -1,4 +1,4 @@
-"""Tables as a reader sees them, and as Markdown and LaTeX."""
+"""Tables, and how they are written as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -29,27 +29,36 @@ LATEX = {
     "β": r"\ensuremath{\beta}",
     "[": "{[}",  # after a line break a bracket would be its argument
 }
-# Signs that mean something in Markdown, in a table or anywhere.
-MARKDOWN = "\\`*_{}[]<>|~$#&"
+MARKDOWN = "\\`*_{}[]<>|~$#&"  # characters with a meaning in Markdown
 
 
 class Cell(NamedTuple):
-    """What is read, and the number that the column is sorted by (none: the text itself)."""
+    """A cell of a table.
+
+    Attributes:
+        text: What it shows.
+        key: What its column is sorted by; left out, the text.
+        link: Row of the page that it links to.
+        anchor: Name of its own row, for such links.
+    """
 
     text: str
     key: float | None = None
+    link: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a name for links, a caption in words, and cells.
+    """A table with a heading and a caption.
 
     Attributes:
-        name: Short, of letters and dashes.
-        title: Its heading.
-        caption: What its numbers are.
+        name: Short name, of letters and dashes.
+        title: Heading.
+        caption: What the numbers are.
         header: Names of the columns.
-        rows: One cell for each column; a text stands for a cell.
+        rows: A cell, or its text, for each column.
+        page_only: Whether it is a listing for the page, and left out of ``tables.md`` and ``tables.tex``.
     """
 
     name: str
@@ -57,24 +66,21 @@ class Table:
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
+    page_only: bool = False
 
     def texts(self) -> list[list[str]]:
-        """The cells' texts, row by row."""
+        """The texts of the cells, row by row."""
         return [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
 
 
 def to_markdown(table: Table) -> str:
-    """The table for GitHub and others, every sign as it is meant, with its caption above.
-
-    Args:
-        table: The table.
-    """
+    """The table as GitHub's Markdown, escaped, below its title and caption."""
     caption = f"**{table.title}.** {markdown_text(table.caption)}"
     return f"{caption}\n\n{markdown_table(table.header, table.texts())}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for GitHub and others, every sign as it is meant.
+    """A table as GitHub's Markdown, escaped.
 
     Args:
         header: Names of the columns.
@@ -88,21 +94,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text for Markdown, in one line, every sign as it is meant."""
+    """The text in one line, with everything escaped that Markdown would interpret."""
     return "".join(f"\\{sign}" if sign in MARKDOWN else sign for sign in _one_line(text))
 
 
 def to_latex(table: Table) -> str:
-    r"""The table for a paper that has ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``.
-
-    Args:
-        table: The table.
-    """
-    rows = [" & ".join(map(_escaped_latex, row)) + r" \\" for row in [list(table.header), *table.texts()]]
+    r"""The table for a document with ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``, escaped."""
+    rows = [" & ".join(map(_latex_text, row)) + r" \\" for row in [table.header, *table.texts()]]
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped_latex(table.caption)}}}",
+        rf"\caption{{{_latex_text(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",
@@ -116,7 +118,7 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escaped_latex(text: str) -> str:
+def _latex_text(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in _one_line(text))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_elmix.analysis.frames import EXPERIMENT
+from hf_elmix.analysis.comparison import compare, minimum_detectable_effect
+from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.predictions import WHOSE, Predicted
-from hf_elmix.analysis.ranks import compare, visible_effect
 from hf_elmix.predictions.cohorts import COHORTS, share_table
 
 __all__ = ["flow_of", "moves_table", "pooled_transitions"]
@@ -32,7 +32,7 @@ def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataF
         if len(part):
             flow = flow_of(predicted, method)
             counts = {f"{name}{end}": value for name in COHORTS for end, value in _ends(flow.loc[name]).items()}
-            rows[method] = {"runs": part.groupby(EXPERIMENT).ngroups, "start": part["start"].mean(), **counts}
+            rows[method] = {"runs": part.groupby(BLOCK).ngroups, "start": part["start"].mean(), **counts}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     return table.join(share_table(table))
 
@@ -79,10 +79,12 @@ def moves_table(predicted: Predicted, methods: Sequence[str], baseline: str, see
                 rows=("rows", "sum"), share=("share", "mean"), base_share=("base_share", "mean")
             )
             gains = moves.assign(gain=moves["share"] - moves["base_share"]).pivot(
-                index=EXPERIMENT, columns="method", values="gain"
+                index=BLOCK, columns="method", values="gain"
             )
             gains = gains[others].assign(**{baseline: 0.0})
-            beside = compare(gains, baseline).assign(visible=visible_effect(gains, baseline, seed))
+            beside = compare(gains, baseline).assign(
+                minimum_detectable_effect=minimum_detectable_effect(gains, baseline, seed)
+            )
             parts[whose] = means.loc[others].join(beside)
     return pd.concat(parts, names=["whose"]) if parts else pd.DataFrame()
 

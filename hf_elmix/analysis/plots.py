@@ -1,9 +1,9 @@
-"""Figures. Each function takes an axis, draws on it and returns it."""
+"""Figures of scores. Each function draws on an axis and returns it."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,83 +12,64 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from hf_elmix.analysis.numbers import counted
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
-from hf_elmix.plotting import LONGEST, STYLES, Style, drawn_name, escaped, finished, short_name, style_of
+from hf_elmix.plotting import LONGEST, STYLES, drawn_name, escaped, finished, line_of, short_name, style_of
 
-__all__ = [
-    "plot_differences",
-    "plot_losses",
-    "plot_means",
-    "plot_profile",
-    "plot_ranks",
-    "plot_schedule",
-    "plot_scores",
-    "plot_weights",
-]
-
+__all__ = ["plot_curves", "plot_differences", "plot_profile", "plot_ranks", "plot_schedule"]
 
 ROWS = 40  # tasks in a figure of differences
-SHADE = 0.1
-CROWD = 4  # methods whose legend still leaves a profile to see
+CROWD = 4  # methods whose legend fits inside a profile
 
 
 def plot_profile(
-    profile: pd.DataFrame,
-    ax: Axes | None = None,
-    *,
-    experiments: int | None = None,
-    bands: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    profile: pd.DataFrame, ax: Axes | None = None, *, bands: tuple[pd.DataFrame, pd.DataFrame] | None = None
 ) -> Axes:
-    """Draw a performance profile (Fig. 2): thresholds across, share of experiments upwards.
+    """Draw a performance profile (Fig. 2): share of blocks over thresholds.
 
-    A method of which runs have no score says so in the legend (``27/28``). Where experiments have a best score that
-    is zero or negative, a line below the axis says what was done with them.
+    The legend counts the runs of a method that lacks some (``27/28 runs``); below the axis is a note on blocks whose
+    best score is zero or negative.
 
     Args:
         profile: From `performance_profile`.
-        ax: Where to draw; the current axis if left out.
-        experiments: Number of experiments, for the title.
+        ax: Where to draw; left out, the current axis.
         bands: From `profile_bands`, at the same or other thresholds.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
+    blocks, undefined = profile.attrs.get("blocks"), profile.attrs.get("undefined", 0)
     start = profile.index[0]
-    if profile.attrs.get("complete"):  # Nothing changes below the first step: a little room to see a flat line in.
+    if profile.attrs.get("complete"):  # It is constant below the first step: leave room to see a flat line in.
         start = min(start, 0.95)
-        profile = _held_from(profile, start)
-        bands = bands and (_held_from(bands[0], start), _held_from(bands[1], start))
+        profile = _extended(profile, start)
+        bands = bands and (_extended(bands[0], start), _extended(bands[1], start))
     # The profile is a step function that falls right after each threshold, so each value holds back to the one before.
     for k, method in enumerate(profile):
-        style, label = style_of(k), drawn_name(method) + _runs(method, profile.attrs)
-        look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": style.width}
-        ax.step(profile.index, profile[method], where="pre", label=label, **look)
+        line, runs = line_of(k), profile.attrs.get("runs", {}).get(method)
+        label = drawn_name(method) + ("" if runs == blocks else f" ({runs}/{blocks} runs)")
+        ax.step(profile.index, profile[method], where="pre", label=label, **line)
         if bands:
             low, high = (band[method] for band in bands)
-            ax.fill_between(low.index, low, high, step="pre", color=style.colour, alpha=SHADE, lw=0)
+            ax.fill_between(low.index, low, high, step="pre", color=line["color"], alpha=0.1, lw=0)
             for end in (low, high):  # The shades of several methods mix; their edges do not.
-                ax.step(end.index, end, where="pre", color=style.colour, ls=style.line, lw=0.5)
+                ax.step(end.index, end, where="pre", **{**line, "lw": 0.5})
     ax.set_xlim(start, 1 + 0.02 * (1 - start))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(0, 1.03)
-    ax.set_xlabel("threshold τ (share of the best score of the experiment)" + _undefined(profile.attrs))
-    ax.set_ylabel("share of experiments with score ≥ τ · best")
-    ax.set_title("Performance profile" + ("" if experiments is None else f" over {experiments} experiments"))
+    note = f"\nin {counted(undefined, 'block')} the best score is not positive:\nonly the best method solves it"
+    ax.set_xlabel("threshold τ (share of the best score of the block)" + (note if undefined else ""))
+    ax.set_ylabel("share of blocks with score ≥ τ · best")
+    ax.set_title("Performance profile" + ("" if blocks is None else f" over {counted(blocks, 'block')}"))
     return finished(ax, legend="lower left" if len(profile.columns) <= CROWD else "below")
 
 
 def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | None = None) -> Axes:
-    """Draw mean ranks with bars that join methods which do not differ (Fig. 3).
+    """Draw mean ranks, with bars that join methods which do not differ significantly (Fig. 3).
 
     Args:
-        ranks: Mean rank of each method, 1 the best.
+        ranks: Mean rank of each method, 1 is best.
         groups: From `groups`; a group of one has no bar.
-        ax: Where to draw; the current axis if left out.
-
-    Returns:
-        The axis.
+        ax: Where to draw; left out, the current axis.
     """
     ax = plt.gca() if ax is None else ax
     bars = [group for group in groups if len(group) > 1]
@@ -110,7 +91,7 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
     ax.set_ylim(-(len(ranks) + 0.6 + 0.5 * len(bars)), 0)
     ax.xaxis.set_ticks_position("top")
     ax.xaxis.set_label_position("top")
-    ax.set_xlabel("mean rank (1 is best); a bar joins methods that do not differ")
+    ax.set_xlabel("mean rank (1 is best)\nbars join methods that do not differ significantly")
     ax.set_yticks([])
     ax.spines[["left", "right", "bottom"]].set_visible(False)
     return ax
@@ -124,17 +105,14 @@ def plot_differences(
     order: Sequence[str] | None = None,
     scale: float = 100,
 ) -> Axes:
-    """Draw how far each method is from the baseline on each task, with the interval over seeds.
+    """Draw the difference of each method from the baseline on each task, with its interval.
 
     Args:
         gains: From `task_gains`. Of more than 40 tasks, those with the largest differences are drawn.
-        baseline: What they are compared with.
-        ax: Where to draw; the current axis if left out.
-        order: All methods in the study's order, which gives each its style; left out, the baseline is the first.
-        scale: Factor on the differences: 100 draws points of percent.
-
-    Returns:
-        The axis.
+        baseline: The method that the others are compared with.
+        ax: Where to draw; left out, the current axis.
+        order: All methods of the study in order, for their styles; left out, the baseline and those of `gains`.
+        scale: Factor on the differences: 100 draws percentage points.
     """
     ax = plt.gca() if ax is None else ax
     table = (gains[["difference", "low", "high"]] * scale).unstack("method", sort=False)
@@ -142,19 +120,13 @@ def plot_differences(
     table = table[table.index.isin(largest)].iloc[::-1]
     methods = list(dict.fromkeys(gains.index.get_level_values("method")))
     places = {method: place for place, method in enumerate(order or [baseline, *methods])}
+    marks: dict[str, Any] = {"mec": "#000000", "mew": 0.6, "ms": 6, "ls": "", "elinewidth": 1.6}
     for k, method in enumerate(methods):
         style, rows = style_of(places[method]), np.arange(len(table)) + 0.6 * (0.5 - (k + 0.5) / len(methods))
         middle = table["difference", method]
         reach = np.nan_to_num((table["high", method] - middle).to_numpy())
-        look: dict[str, Any] = {
-            "color": style.colour,
-            "mec": "#000000",
-            "mew": 0.6,
-            "ms": 6,
-            "ls": "",
-            "elinewidth": 1.6,
-        }
-        ax.errorbar(middle, rows, xerr=reach, marker=style.marker, label=drawn_name(method), **look)
+        marks |= {"color": style.colour, "marker": style.marker, "label": drawn_name(method)}
+        ax.errorbar(middle, rows, xerr=reach, **marks)
     ax.axvline(0, color="#000000", lw=1)
     for row in range(1, len(table)):
         ax.axhline(row - 0.5, color="#888888", lw=0.4)
@@ -164,103 +136,64 @@ def plot_differences(
     return finished(ax, legend="below")
 
 
-def plot_scores(
-    curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None, scale: float = 100
-) -> Axes:
-    """Draw the score at the end of each epoch: the mean over seeds, and whiskers from the lowest to the highest.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; the current axis if left out.
-        order: All methods in the study's order, which gives each its style; left out, that of appearance.
-        scale: Factor on the scores.
-
-    Returns:
-        The axis.
-    """
-    ax = plt.gca() if ax is None else ax
-    curves = _curves(curves_df, "score", order)
-    for k, (method, style, curve) in enumerate(curves):
-        aside = 0.3 * (k + 0.5) / len(curves) - 0.15  # so that whiskers stand beside each other
-        middle, reach = scale * curve["mean"], scale * (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
-        ax.errorbar(curve.index + aside, middle, reach, label=drawn_name(method), elinewidth=1.2, **_line(style))
-    ax.set_ylabel("score: mean, lowest, highest")
-    return _over_epochs(ax)
-
-
-def plot_means(
+def plot_curves(
     curves_df: pd.DataFrame,
     quantity: str,
     ax: Axes | None = None,
     *,
+    dotted: str = "",
     order: Sequence[str] | None = None,
-    scale: float = 100,
+    scale: float = 1,
     label: str = "",
+    whiskers: bool = False,
+    **look: Any,
 ) -> Axes:
-    """Draw a quantity at the end of each epoch: the mean over all runs of each method.
+    """Draw a quantity over epochs: the mean over all runs of each method.
 
     Args:
         curves_df: From `curves_table`.
         quantity: Which one.
-        ax: Where to draw; the current axis if left out.
-        order: As in `plot_scores`.
-        scale: Factor on its values.
-        label: What it is, for the axis; left out, its name.
-
-    Returns:
-        The axis.
+        ax: Where to draw; left out, the current axis.
+        dotted: A second quantity, drawn with dotted lines beside the solid ones of the first.
+        order: All methods of the study in order, for their styles; left out, the order of appearance.
+        scale: Factor on the values.
+        label: Of the vertical axis; left out, the quantity.
+        whiskers: Whether to draw whiskers from the lowest to the highest value.
+        **look: Passed to Matplotlib for all lines.
     """
     ax = plt.gca() if ax is None else ax
-    for method, style, curve in _curves(curves_df, quantity, order):
-        ax.plot(curve.index, scale * curve["mean"], label=drawn_name(method), **_line(style))
+    methods = order or list(dict.fromkeys(curves_df["method"]))
+    for name in filter(None, (quantity, dotted)):
+        chosen = curves_df[(curves_df["quantity"] == name) & curves_df["value"].notna()]
+        for place, method in enumerate(methods):
+            curve = scale * chosen[chosen["method"] == method].groupby("epoch")["value"].agg(["mean", "min", "max"])
+            line: dict[str, Any] = {**line_of(place), "marker": style_of(place).marker, "ms": 4, **look}
+            if dotted:
+                line["ls"] = (0, (1, 1.2)) if name == dotted else "-"
+            if not len(curve):
+                continue
+            if name == quantity:
+                line["label"] = drawn_name(method)
+            if whiskers:
+                shift = 0.3 * (place + 0.5) / len(methods) - 0.15  # so that whiskers do not coincide
+                reach = (curve[["min", "max"]].T - curve["mean"]).abs().to_numpy()
+                ax.errorbar(curve.index + shift, curve["mean"], reach, elinewidth=1.2, **line)
+            else:
+                ax.plot(curve.index, curve["mean"], **line)
+    if dotted:
+        ax.set_ylim(bottom=0)
+    ax.set_xlabel("epoch")
     ax.set_ylabel("\n".join(map(escaped, textwrap.wrap(label or quantity, LONGEST))))
-    return _over_epochs(ax)
-
-
-def plot_losses(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
-    """Draw both terms of the loss on the training rows, the mean over seeds: CE with lines, EL with dots between.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; the current axis if left out.
-        order: As in `plot_scores`.
-
-    Returns:
-        The axis.
-    """
-    ax = _plot_both(curves_df, ("loss_ce", "loss_el"), ax, order)
-    ax.set_ylabel("mean loss: CE solid, EL dotted")
-    ax.set_ylim(bottom=0)
-    return _over_epochs(ax)
-
-
-def plot_weights(curves_df: pd.DataFrame, ax: Axes | None = None, *, order: Sequence[str] | None = None) -> Axes:
-    """Draw the weights of the loss while a run trains: α with lines, β with dots between.
-
-    Args:
-        curves_df: From `curves_table`, of one task.
-        ax: Where to draw; the current axis if left out.
-        order: As in `plot_scores`.
-
-    Returns:
-        The axis.
-    """
-    # What is logged held since the log before.
-    ax = _plot_both(curves_df, ("alpha", "beta"), ax, order, drawstyle="steps-pre")
-    ax.set_ylabel("weight: α solid, β dotted")
-    ax.set_ylim(bottom=0)
-    return _over_epochs(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finished(ax, legend="above")
 
 
 def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
-    """Draw a schedule over training: the weights α and β, and the focus at an axis of its own on the right.
+    """Draw a schedule over training: the weights α and β, and the focus F on a second axis.
 
     Args:
         schedule: The schedule.
-        ax: Where to draw; the current axis if left out.
-
-    Returns:
-        The axis.
+        ax: Where to draw; left out, the current axis.
     """
     ax = plt.gca() if ax is None else ax
     right = ax.twinx()
@@ -274,7 +207,7 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
     for label, (side, values, style) in lines.items():
         look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": style.width}
         side.step(ends, [*values, values[-1]], where="post", **look)
-        ax.plot([], [], label=label, **look)  # the legend is that of both axes
+        ax.plot([], [], label=label, **look)  # one legend for both axes
     for side, label, top in ((ax, "weight", max(map(max, weights))), (right, "focus F", 0.5)):
         side.set_ylabel(label)
         side.set_ylim(-0.04 * top, 1.08 * top)
@@ -284,56 +217,8 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
     return finished(ax, legend="above")
 
 
-def _plot_both(
-    curves_df: pd.DataFrame, quantities: tuple[str, str], ax: Axes | None, order: Sequence[str] | None, **more: Any
-) -> Axes:
-    """Draw two quantities of each method: the first with a line and in the legend, the second dotted."""
-    ax = plt.gca() if ax is None else ax
-    for quantity, dotted in zip(quantities, (False, True), strict=True):
-        for method, style, curve in _curves(curves_df, quantity, order):
-            name = {"ls": (0, (1, 1.2))} if dotted else {"ls": "-", "label": drawn_name(method)}
-            ax.plot(curve.index, curve["mean"], **{**_line(style), **name, **more})
-    return ax
-
-
-def _line(style: Style) -> dict[str, Any]:
-    """A method's style, for a line with markers."""
-    return {"color": style.colour, "ls": style.line, "lw": style.width, "marker": style.marker, "ms": 4}
-
-
-def _curves(
-    curves_df: pd.DataFrame, quantity: str, order: Sequence[str] | None
-) -> list[tuple[str, Style, pd.DataFrame]]:
-    """Mean, lowest and highest value at each epoch, for each method that has any."""
-    methods = order or list(dict.fromkeys(curves_df["method"]))
-    chosen = curves_df[(curves_df["quantity"] == quantity) & curves_df["value"].notna()]
-    parts = {method: chosen[chosen["method"] == method].groupby("epoch")["value"] for method in methods}
-    return [
-        (method, style_of(place), values.agg(["mean", "min", "max"]))
-        for place, (method, values) in enumerate(parts.items())
-        if len(values)
-    ]
-
-
-def _over_epochs(ax: Axes) -> Axes:
-    ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return finished(ax, legend="above")
-
-
-def _held_from(table: pd.DataFrame, start: float) -> pd.DataFrame:
-    """The same steps, with the first value held back to `start`."""
-    held = pd.concat([table.iloc[:1].set_axis([min(start, table.index[0])]), table])
-    held.attrs = table.attrs
-    return held
-
-
-def _runs(method: str, attrs: Mapping[str, Any]) -> str:
-    runs, experiments = attrs.get("runs", {}).get(method), attrs.get("experiments")
-    return "" if runs == experiments else f" ({runs}/{experiments} runs)"
-
-
-def _undefined(attrs: Mapping[str, Any]) -> str:
-    count = attrs.get("undefined", 0)
-    of = "1 experiment" if count == 1 else f"{count} experiments"
-    return f"\nin {of} the best score is not positive:\nonly the best method counts as solving it" if count else ""
+def _extended(table: pd.DataFrame, start: float) -> pd.DataFrame:
+    """The same steps, with the first value extended back to `start`."""
+    extended = pd.concat([table.iloc[:1].set_axis([min(start, table.index[0])]), table])
+    extended.attrs = table.attrs
+    return extended

@@ -1,4 +1,4 @@
-"""All numbers of a report, each computed once, when it is first asked for."""
+"""The numbers of a report, each computed once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -8,50 +8,42 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.comparison import (
+    compare,
+    differences,
+    mean_gain,
+    minimum_detectable_effect,
+    task_gains,
+)
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
 from hf_elmix.analysis.predictions import Predicted, Readers, reduce_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
-from hf_elmix.analysis.ranks import (
-    FriedmanResult,
-    compare,
-    complete,
-    conover,
-    differences,
-    friedman,
-    groups,
-    mean_gain,
-    mean_rank,
-    seeds_needed,
-    task_gains,
-    visible_effect,
-    wins,
-)
-from hf_elmix.analysis.secondary_metrics import SecondaryMetric, find_secondary_metrics
+from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunKey
 
 __all__ = ["StudyResults"]
 
-STEPS = 200  # thresholds at which the bands are computed
+THRESHOLDS = 200  # at which the bands are computed
 
 
 class StudyResults:
-    """What a study found: figures, tables and words all read it, so that they cannot say different things.
+    """What a study found. All sections of a report read it, so that they cannot contradict each other.
 
     Args:
-        runs_df: One row for each run (see `hf_elmix.analysis.frames`).
-        curves_df: What was logged while runs trained; none for a study of scores alone.
+        runs_df: One row per run (see `hf_elmix.analysis.frames`).
+        curves_df: What was logged during training, if anything.
         baseline: Method that the others are compared with; left out, ``ce``, or else the first.
         seed: Of the bootstrap and the simulations.
-        predictions: What reads the predictions of a run, for each run that has them; read when first asked for.
+        predictions: For each run that has predictions, a function that reads them; called when first needed.
 
     Attributes:
-        scores: One row for each experiment, indexed by (task, seed), and one column for each method.
+        scores: One row per block, indexed by (task, seed), and one column per method.
         methods: Their names, in that order.
-        baseline: The one that the others are compared with.
+        baseline: The method that the others are compared with.
 
     Raises:
-        UsageError: If no run has a score, or the baseline is none of the methods.
+        UsageError: If no run has a score, or the baseline is not one of the methods.
     """
 
     def __init__(
@@ -64,14 +56,14 @@ class StudyResults:
         predictions: Readers | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
-            raise UsageError(f"Expected runs with a score, but there are {len(runs_df)} runs and none has one.")
+            raise UsageError(f"Expected runs with a score, but none of {len(runs_df)} runs has one.")
         self.runs_df, self.curves_df, self.seed = runs_df, curves_df, seed
         self._readers = predictions or {}
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
-        chosen = "ce" if "ce" in self.methods else self.methods[0]
-        self.baseline: str = chosen if baseline is None else baseline
-        differences(self.scores, self.baseline)  # refuses a baseline that is no method
+        default = "ce" if "ce" in self.methods else self.methods[0]
+        self.baseline: str = default if baseline is None else baseline
+        differences(self.scores, self.baseline)  # raises if the baseline is not a method
 
     @property
     def others(self) -> list[str]:
@@ -80,18 +72,18 @@ class StudyResults:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether some task has a second experiment."""
+        """Whether some task has more than one block."""
         return bool(self.scores.index.get_level_values(0).duplicated().any())
 
     @cached_property
     def scale(self) -> float:
-        """Factor on scores where they are shown (see `scale_of`)."""
+        """Factor with which scores are shown (see `scale_of`)."""
         return scale_of(self.scores)
 
     @property
     def complete(self) -> int:
-        """Number of experiments in which every method has a score."""
-        return len(complete(self.scores))
+        """Number of blocks in which every method has a score."""
+        return len(self.scores.dropna())
 
     @cached_property
     def profile(self) -> pd.DataFrame:
@@ -100,18 +92,18 @@ class StudyResults:
 
     @cached_property
     def bands(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Lower and upper ends of its bands, at no more than some hundred of the steps."""
-        places = np.unique(np.linspace(0, len(self.profile) - 1, STEPS).round().astype(int))
+        """Lower and upper ends of its bands, at up to 200 of the steps."""
+        places = np.unique(np.linspace(0, len(self.profile) - 1, THRESHOLDS).round().astype(int))
         return profile_bands(self.scores, self.seed, self.profile.index[places].to_list())
 
     @cached_property
     def tau_min(self) -> float:
-        """Where the figure and the area start: the lowest ratio, rounded down to a twentieth, from 0 to 0.95."""
+        """Where the area starts: the lowest ratio, rounded down to a multiple of 0.05, from 0 to 0.95."""
         return min(max(math.floor(self.profile.index[0] * 20) / 20, 0.0), 0.95)
 
     @cached_property
     def methods_df(self) -> pd.DataFrame:
-        """One row for each method: runs with a score, wins, mean gain and rank (Table 4), area under the profile."""
+        """One row per method: runs with a score, wins, mean gain and rank (Table 4), area under the profile."""
         columns = {
             "runs": self.scores.count(),
             "expected": len(self.scores),
@@ -124,13 +116,13 @@ class StudyResults:
 
     @cached_property
     def pairs_df(self) -> pd.DataFrame:
-        """Each method beside the baseline, and the gain that the study could see."""
-        seen = visible_effect(self.scores, self.baseline, self.seed)
-        return compare(self.scores, self.baseline).assign(visible=seen)
+        """Comparison of each method with the baseline, with its ``minimum_detectable_effect``."""
+        effect = minimum_detectable_effect(self.scores, self.baseline, self.seed)
+        return compare(self.scores, self.baseline).assign(minimum_detectable_effect=effect)
 
     @cached_property
     def gains_df(self) -> pd.DataFrame:
-        """Each method beside the baseline on each task."""
+        """Comparison of each method with the baseline on each task."""
         return task_gains(self.scores, self.baseline)
 
     @cached_property
@@ -139,13 +131,8 @@ class StudyResults:
         return summary_table(self.runs_df)
 
     @cached_property
-    def secondary_metrics(self) -> list[SecondaryMetric]:
-        """What is reported beside the score."""
-        return find_secondary_metrics(self.runs_df, self.baseline)
-
-    @cached_property
     def predicted(self) -> Predicted | None:
-        """What runs that are done said of each evaluation row; None if none left it."""
+        """What is known from the predictions of completed runs; None if no run has any."""
         done = self.runs_df[self.runs_df["status"] == "done"] if self._readers else self.runs_df[:0]
         keys = map(RunKey, done["task"], done["method"], done["seed"])
         readers = {key: self._readers[key] for key in keys if key in self._readers}
@@ -153,34 +140,27 @@ class StudyResults:
 
     @cached_property
     def friedman(self) -> FriedmanResult:
-        """Whether any method differs."""
+        """Whether any method differs in rank."""
         return friedman(self.scores)
 
     @cached_property
     def conover(self) -> pd.DataFrame:
-        """Which pairs of methods differ."""
+        """Which pairs of methods differ in rank."""
         return conover(self.scores)
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
-        """Groups of methods that do not differ; none without ranks. Where Friedman's test is silent, one of all."""
+        """Groups of methods whose ranks do not differ significantly: all, unless Friedman's test is significant."""
         ranked = self.methods_df["rank"].dropna().sort_values(kind="stable").index.to_list()
         if not ranked:
             return []
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
 
-    def seeds_for(self, method: str, effect: float) -> int | None:
-        """Seeds that would show a gain of that size.
+    def with_metric(self, metric: str) -> StudyResults:
+        """The results of the same runs with another metric as their score.
 
         Args:
-            method: One of the methods but the baseline.
-            effect: True gain, above 0, in the unit of the scores.
-
-        Returns:
-            A number, or None where 256 are not enough or no spread was measured.
-
-        Raises:
-            UsageError: If the effect is not above 0.
+            metric: A column of ``runs_df``; missing unless a run is done, as the score is.
         """
-        needed = seeds_needed(self.scores[[self.baseline, method]], effect, self.baseline, self.seed)[method]
-        return None if pd.isna(needed) else int(needed)
+        values = self.runs_df[metric].where(self.runs_df["status"] == "done")
+        return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)

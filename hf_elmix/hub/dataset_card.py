@@ -11,8 +11,9 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hf_elmix.analysis.formats import markdown_table, markdown_text
 from hf_elmix.analysis.plots import plot_profile
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.tables import report_tables, settings_view
-from hf_elmix.analysis.words import verdict
+from hf_elmix.analysis.sections.runs import shared_settings
+from hf_elmix.analysis.sections.scores import score_table
+from hf_elmix.analysis.sections.summary import verdict
 from hf_elmix.hub.model_card import CARD, CITATION, MARK, TEMPLATES, png
 
 __all__ = ["DATASET_MARK", "dataset_files"]
@@ -36,9 +37,7 @@ def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] =
         out = io.BytesIO()
         table.to_parquet(out, index=False)
         files[f"{name}.parquet"] = out.getvalue()
-    files[PICTURE] = png(
-        lambda ax: plot_profile(results.profile, ax, experiments=len(results.scores), bands=results.bands), (6.4, 4.2)
-    )
+    files[PICTURE] = png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2))
     return {**files, CARD: _card(results, repo_id, list(tables), commands).encode()}
 
 
@@ -55,7 +54,7 @@ def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequ
         "method": len(results.methods),
         "seed": results.runs_df["seed"].nunique(),
     }
-    scores = next(table for table in report_tables(results) if table.name == "scores")
+    scores = score_table(results)
     card = DatasetCard.from_template(
         data,
         str(TEMPLATES / "dataset_card.md"),
@@ -69,7 +68,7 @@ def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequ
         scores_table=markdown_table(scores.header, scores.texts()).rstrip(),
         picture=PICTURE,
         tables=tables,
-        shared=settings_view(results.runs_df)[0],
+        shared=shared_settings(results.runs_df),
         commands=commands,
         # A fence is longer than any run of backticks in the code.
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", "\n".join(commands))), default=0)),

@@ -48,4 +48,5 @@ class TextTask:
         Raises:
             TypeError: If they are not the values of a task.
         """
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_study.py --dataset_name FOLDER_OR_ID --tasks cola mrpc sst2
 
-The loop trains every regime from scratch in one process, each row padded to 64 tokens, and evaluates once an epoch. The
-study then gets one improvement after the other, so that each rung shows what the last one contributes. A further line
-says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
+The loop trains every regime from scratch in one process, each row padded to 64 tokens, and evaluates once an epoch.
+The study then gets one improvement after the other, so that each rung shows what the last one contributes. A further
+line says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from glue_runs.demo import ABOUT, APART, REAL, demo_study
 from glue_runs.protocol import SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
-from hf_elmix.analysis.words import first_upper
+from hf_elmix.analysis.numbers import first_upper
 
 
 def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):

@@ -1,9 +1,9 @@
-"""A part of a report that only some studies have."""
+"""What a section of a report consists of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,37 +13,48 @@ from hf_elmix.analysis.formats import Table
 
 __all__ = ["DRAWN", "HUNDRED", "Picture", "Section"]
 
-DRAWN = 8  # methods of which pictures are drawn
+DRAWN = 8  # methods, or tasks, of which pictures are drawn
 HUNDRED = 100.0  # shares are shown in percent
 
 
 class Picture(NamedTuple):
-    """A figure: the name of its files, what it shows, what draws it, and its height in inches."""
+    """A figure.
+
+    Attributes:
+        name: Of its files.
+        caption: What it shows.
+        draw: Draws it on an axis.
+        height: In inches.
+        page_only: Whether it has no files.
+    """
 
     name: str
     caption: str
     draw: Callable[[Axes], Axes]
     height: float
+    page_only: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, of the tables and of the data.
+    """A section of the page, with its tables, figures and data.
 
     Attributes:
-        name: Short, of letters and dashes.
-        title: Its heading.
-        about: What it is about.
-        sentences: What was found, the most important first.
+        name: Short name, of letters and dashes.
+        title: Heading.
+        about: Introduction.
+        sentences: Findings, the most important first.
         tables: Its tables.
-        pictures: Its figures, by heading.
+        pictures: Its figures, by heading; an empty heading shows none.
         data: Its numbers, by the name of their files.
+        folded: Whether the page folds all groups of figures but the first.
     """
 
     name: str
     title: str
-    about: str
-    sentences: Sequence[str]
-    tables: Sequence[Table]
-    pictures: Mapping[str, Sequence[Picture]]
-    data: Mapping[str, pd.DataFrame]
+    about: str = ""
+    sentences: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    folded: bool = False

@@ -9,10 +9,10 @@ import pandas as pd
 
 from hf_elmix.analysis.calibrated import BINS, MEASURES, calibration_means, calibration_pairs
 from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
 from hf_elmix.analysis.predictions import Predicted
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
-from hf_elmix.analysis.words import first_upper, gain_text, interval_text, number
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 

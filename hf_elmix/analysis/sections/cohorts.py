@@ -10,10 +10,10 @@ import pandas as pd
 
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.moves import flow_of, moves_table, pooled_transitions
+from hf_elmix.analysis.numbers import gain_text, interval_text, number, pvalue_text
 from hf_elmix.analysis.predictions import SIXTHS, Predicted
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
-from hf_elmix.analysis.words import gain_text, interval_text, number, pvalue_text
 from hf_elmix.diagnostics.cohort_plots import draw_flow, draw_histograms
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
@@ -80,9 +80,13 @@ def _answer(row: Any, label: str, base: str) -> str:
     over = f"{row.pairs:.0f} experiment{'s' if row.pairs != 1 else ''}{of_them}"
     text = f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end right beside "
     text += f"{number(HUNDRED * row.base_share)} %, {gain} over {over} and {row.rows:,} rows"
-    if not row.visible > 0 or row.low > 0 or row.high < 0:
+    if not row.minimum_detectable_effect > 0 or row.low > 0 or row.high < 0:
         return f"{text}."
-    missed = f"A true difference under {number(HUNDRED * row.visible)} points" if row.visible < 1 else "Any true one"
+    missed = (
+        f"A true difference under {number(HUNDRED * row.minimum_detectable_effect)} points"
+        if row.minimum_detectable_effect < 1
+        else "Any true one"
+    )
     return f"{text}. {missed} could easily have been missed."
 
 

@@ -12,8 +12,8 @@ from glue_runs.demo import APART
 from glue_runs.protocol import MIXINGS, SEEDS, TASK_NAMES
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.secondary_metrics import find_secondary_metrics
-from hf_elmix.analysis.words import secondary_sentence, verdict
+from hf_elmix.analysis.sections.extra_metrics import metric_sentence, secondary_metrics
+from hf_elmix.analysis.sections.summary import verdict
 
 POCKET = Path(glue_runs.pocket.__file__).parent
 SCORES = POCKET.parents[1] / "hf_elmix/docs/pages/demo.csv"
@@ -36,7 +36,8 @@ def test_the_numbers_are_those_of_every_run(runs_df):
 
 def test_what_is_said_of_them_is_what_they_say(runs_df):
     said = " ".join((POCKET / "README.md").read_text().split())
-    for metric in find_secondary_metrics(runs_df, "ce"):
-        assert secondary_sentence(metric, "ce") in said
-    for sentence in verdict(StudyResults(runs_df)):
+    results = StudyResults(runs_df)
+    for name, metric in secondary_metrics(results).items():
+        assert metric_sentence(metric, APART[name]) in said
+    for sentence in verdict(results):
         assert sentence in said

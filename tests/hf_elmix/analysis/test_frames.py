@@ -12,7 +12,6 @@ from pandas.testing import assert_frame_equal
 
 from hf_elmix.analysis.frames import (
     curves_table,
-    metric_runs,
     read_scores,
     runs_table,
     scale_of,
@@ -66,7 +65,7 @@ def test_runs_have_their_key_status_score_cost_and_every_metric(small_study):
     assert runs_df.loc[runs_df["status"] == "diverged", "accuracy"].tolist() == [0.875]
 
 
-def test_a_metric_is_never_taken_for_a_column_of_the_run(record):
+def test_a_metric_never_replaces_a_column(record):
     # A task may call a metric 'score': the score of a diverged run is missing all the same.
     diverged = record("a", "ce", 0, 0.5, status="diverged", score=0.5)
     runs_df = runs_table([record("a", "0", 0, 0.25), diverged])
@@ -86,7 +85,7 @@ def test_no_records_make_a_table_without_rows():
     assert {"task", "method", "seed", "status", "score"} <= set(runs_df)
 
 
-def test_scores_have_a_row_for_each_experiment_and_a_column_for_each_method(small_study):
+def test_scores_have_a_row_per_block_and_a_column_per_method(small_study):
     scores = scores_table(runs_table(small_study))
     assert scores.index.names == ["task", "seed"]
     assert scores.index.tolist() == [("cola", 0), ("cola", 1), ("rte", 0), ("rte", 1)]
@@ -102,13 +101,13 @@ def test_the_order_of_the_records_does_not_matter(runs):
     assert ordered["seed"].tolist() == sorted(ordered["seed"][:6]) + sorted(ordered["seed"][6:])
 
 
-def test_methods_stand_in_the_papers_order_and_others_follow(record):
+def test_methods_are_in_the_papers_order_and_others_follow(record):
     runs_df = runs_table(record("a", method, 0, 0.5) for method in ["0.3", "0.1", *reversed(PAPER)])
     assert list(scores_table(runs_df)) == [*PAPER, "0.1", "0.3"]
     assert summary_table(runs_df)["method"].tolist() == [*PAPER, "0.1", "0.3"]
 
 
-def test_methods_stand_in_the_papers_order_though_the_first_experiment_lacks_some(record):
+def test_methods_are_in_the_papers_order_if_the_first_block_lacks_some(record):
     runs_df = runs_table([record("a", "0-0.5", 0, 0.5), *(record("b", method, 0, 0.5) for method in PAPER)])
     assert list(scores_table(runs_df)) == PAPER
 
@@ -183,7 +182,7 @@ def test_curves_are_what_was_logged_in_long_form(record):
     ]
 
 
-def test_what_is_reported_beside_the_score_has_its_curve_and_its_meaning(record):
+def test_secondary_metrics_have_curves_and_labels(record):
     run = record("a", "ce", 3, 0.5, wrong=0.25, other=0.75)
     run.settings["secondary_metrics"] = {"wrong": "wrong rows memorised"}
     curves_df = curves_table([run])
@@ -195,10 +194,9 @@ def test_what_is_reported_beside_the_score_has_its_curve_and_its_meaning(record)
     ]
     runs_df = runs_table([run, record("b", "ce", 3, 0.5)])
     assert runs_df.attrs["secondary_metrics"] == {"wrong": "wrong rows memorised"}
-    assert metric_runs(runs_df, "wrong")["score"].tolist() == [0.25, pytest.approx(NAN, nan_ok=True)]
 
 
-def test_scores_from_minus_one_to_one_are_shown_in_points():
+def test_scores_from_minus_one_to_one_are_shown_in_percent():
     values = pd.DataFrame({"a": [-1.0, NAN], "b": [0.5, 1.0]})
     assert [scale_of(values * factor) for factor in (1, 1.01)] == [100, 1]
 
@@ -231,6 +229,14 @@ def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["fold 1", "fold 2"]
 
 
+def test_the_column_of_tasks_has_two_names(tmp_path):
+    tables = [
+        read_scores(write(tmp_path / "scores.csv", f"{name},method,score\na,ce,1\n"))
+        for name in ("task", "experiment")
+    ]
+    assert_frame_equal(*tables)
+
+
 def test_parquet_is_read_too(tmp_path):
     table = pd.DataFrame({"experiment": [1, 1], "method": ["x", "y"], "score": [0.5, None], "seed": [3, 3]})
     table.to_parquet(tmp_path / "scores.parquet")
@@ -246,21 +252,21 @@ def test_parquet_is_read_too(tmp_path):
     [
         (
             "experiment;method;score\na;ce;1\n",
-            "Expected the columns experiment, method and score .*separated by commas.*'experiment;method",
+            r"Expected the columns task \(or experiment\), method and score .*separated by commas.*'experiment;method",
         ),
-        ("task,score\na,1\n", "Expected the columns .* it has 'task', 'score'"),
+        ("task,score\na,1\n", "Expected the columns .* but got 'task', 'score'"),
         ("experiment,method,score\na,ce,high\n", "to be numbers, but row 1 of .* has 'high'"),
         ("experiment,method,score\na,ce,1\na,x,inf\n", "to be numbers, but row 2 of .* has 'inf'"),
         (
             "experiment,method,score\na,ce,1\na,ce,2\n",
-            "experiment 'a', method 'ce' is there twice. A column named seed",
+            "task 'a', method 'ce' is given twice. Add a column named seed",
         ),
-        ("experiment,method,score,seed\na,ce,1,0\na,ce,2,0.0\n", "is there twice"),
+        ("experiment,method,score,seed\na,ce,1,0\na,ce,2,0.0\n", "is given twice"),
         ("", "to be a CSV or Parquet file, but No columns"),
         ('experiment,method,score\na,"ce,1\n', "to be a CSV or Parquet file"),
     ],
 )
-def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, text, message):
+def test_a_file_that_is_not_one_of_scores_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as error:
         read_scores(write(tmp_path / "scores.csv", text))
     assert "\n" not in str(error.value)

@@ -50,7 +50,7 @@ def test_the_comparison_is_paired_and_over_experiments():
     assert (row["share"], row["base_share"]) == pytest.approx((2 / 3, 5 / 12))
     assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.25 - reach, 0.25, 0.25 + reach))
     assert row["sign_p"] == 0.5
-    assert row["visible"] > 0
+    assert row["minimum_detectable_effect"] > 0
 
 
 def test_experiments_without_such_rows_are_left_out():

@@ -46,7 +46,7 @@ def chromium() -> Iterator[Any]:
 def page(
     record: Callable[..., RunRecord], predictions: Callable[..., Predictions], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The page of a study with a failed run, a diverged one, predictions, and names that try to break out."""
+    """The page of a study with a failed and a diverged run, predictions, and names that try to break out."""
     rng = np.random.default_rng(0)
     records = []
     for task in ("cola", "rte", NASTY):
@@ -112,7 +112,7 @@ def test_no_error_and_no_request(opened):
     assert opened.title == NASTY
 
 
-def test_no_name_becomes_an_element(opened):
+def test_names_do_not_become_elements(opened):
     assert opened.execute_script("return document.images.length") == 0
     assert NASTY in opened.find_element("tag name", "h1").text
 
@@ -171,7 +171,7 @@ def test_the_first_stop_of_the_keyboard_leads_to_the_verdict(opened):
 
     opened.find_element("tag name", "body").send_keys(Keys.TAB)
     first = opened.switch_to.active_element
-    assert first.text == "To the verdict"
+    assert first.text == "Skip to the verdict"
     assert first.rect["x"] >= 0
 
 
@@ -218,7 +218,7 @@ def contrast(browser: Any, selector: str) -> float:
     return max(lights) / min(lights)
 
 
-def test_the_name_of_a_row_stays_in_sight(opened):
+def test_the_name_of_a_row_stays_visible(opened):
     show(opened, 390)
     script = "const box = document.querySelector('#table-secondary-1 .scroll'); box.scrollLeft = 150;"
     script += "const name = box.querySelector('tbody th').getBoundingClientRect(), edge = box.getBoundingClientRect();"

@@ -14,16 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_elmix.analysis.plots import (
-    plot_differences,
-    plot_losses,
-    plot_means,
-    plot_profile,
-    plot_ranks,
-    plot_schedule,
-    plot_scores,
-    plot_weights,
-)
+from hf_elmix.analysis.plots import plot_curves, plot_differences, plot_profile, plot_ranks, plot_schedule
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
 from hf_elmix.losses.weights import focus_of
@@ -139,20 +130,16 @@ def test_thresholds_end_at_one_and_the_axis_holds_every_value(ax):
 
 
 def test_the_legend_and_the_labels_say_what_is_drawn(ax):
-    plot_profile(performance_profile(SCORES), ax, experiments=4)
+    plot_profile(performance_profile(SCORES), ax)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "CE",
         "F = 0",
         "F = 0-0.5 (3/4 runs)",
         "F = 0.3",
     ]
-    assert ax.get_title() == "Performance profile over 4 experiments"
+    assert ax.get_title() == "Performance profile over 4 blocks"
     assert "τ" in ax.get_xlabel()
-    assert "share of experiments" in ax.get_ylabel()
-
-
-def test_the_title_does_without_the_number_of_experiments(ax):
-    assert plot_profile(performance_profile(SCORES), ax).get_title() == "Performance profile"
+    assert "share of blocks" in ax.get_ylabel()
 
 
 def test_methods_differ_in_colour_and_in_style_and_none_hides_another(ax):
@@ -238,7 +225,7 @@ def test_the_figure_says_what_is_done_with_scores_that_are_not_positive(ax):
     assert "not positive" not in plot_profile(performance_profile(SCORES), ax).get_xlabel()
     scores = pd.DataFrame({"ce": [0.0, 0.5], "0": [-0.5, 0.5]})
     label = plot_profile(performance_profile(scores), ax).get_xlabel()
-    assert "in 1 experiment the best score is not positive:\nonly the best method counts" in label
+    assert "in 1 block the best score is not positive:\nonly the best method solves it" in label
 
 
 # Ranks.
@@ -330,8 +317,8 @@ def curves() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "method", "seed", "epoch", "quantity", "value"])
 
 
-def test_scores_by_epoch_are_means_with_whiskers_to_the_ends(ax):
-    assert plot_scores(curves(), ax, order=["ce", "el"]) is ax
+def test_means_with_whiskers_to_the_lowest_and_highest(ax):
+    assert plot_curves(curves(), "score", ax, order=["ce", "el"], scale=100, whiskers=True) is ax
     first = ax.containers[0]
     assert first.get_label() == "CE"
     assert first.lines[0].get_ydata().tolist() == pytest.approx([55, 55])
@@ -339,33 +326,30 @@ def test_scores_by_epoch_are_means_with_whiskers_to_the_ends(ax):
     assert whiskers.get_segments()[0][:, 1].tolist() == pytest.approx([50, 60])
 
 
-def test_losses_and_weights_have_two_lines_for_each_method(ax):
-    for plot, values in ((plot_losses, [[1, 2], [0.5, 0.5]]), (plot_weights, [[1, 1], [0, 1]])):
-        ax.clear()
-        assert plot(curves(), ax, order=["ce", "el", "unseen"]) is ax
-        lines = ax.get_lines()
-        assert [line.get_ydata().tolist() for line in lines] == [values[0]] * 2 + [values[1]] * 2
-        assert lines[0].get_linestyle() != lines[2].get_linestyle()
-        assert [line.get_color() for line in lines] == [style_of(0).colour, style_of(1).colour] * 2
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CE", "EL"]
+def test_a_second_quantity_is_dotted(ax):
+    order = ["ce", "el", "unseen"]
+    assert plot_curves(curves(), "loss_ce", ax, dotted="beta", order=order, drawstyle="steps-pre") is ax
+    lines = ax.get_lines()
+    assert [line.get_ydata().tolist() for line in lines] == [[1, 2]] * 2 + [[0, 1]] * 2
+    assert lines[0].get_linestyle() != lines[2].get_linestyle()
+    assert {line.get_drawstyle() for line in lines} == {"steps-pre"}
+    assert [line.get_color() for line in lines] == [style_of(0).colour, style_of(1).colour] * 2
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CE", "EL"]
+    assert ax.get_ylim()[0] == 0
 
 
-def test_means_are_over_all_runs_and_the_axis_says_of_what(ax):
+def test_means_are_over_all_runs_and_the_axis_is_labelled(ax):
     rows = curves().assign(task=lambda table: "p" + table["seed"].astype(str))
     label = "a long label that takes more than one line of $5"
-    assert plot_means(rows, "score", ax, order=["unseen", "ce", "el"], label=label) is ax
+    assert plot_curves(rows, "score", ax, order=["unseen", "ce", "el"], scale=100, label=label) is ax
     assert [line.get_ydata().tolist() for line in ax.get_lines()] == [pytest.approx([55, 55])] * 2
     assert [line.get_color() for line in ax.get_lines()] == [style_of(1).colour, style_of(2).colour]
     assert ax.get_ylabel().replace("\n", " ") == label.replace("$", r"\$")
     assert max(map(len, ax.get_ylabel().splitlines())) <= 28
     ax.clear()
-    plot_means(rows, "loss_ce", ax, scale=1)
+    plot_curves(rows, "loss_ce", ax)
     assert ax.get_lines()[0].get_ydata().tolist() == [1, 2]
     assert ax.get_ylabel() == "loss_ce"
-
-
-def test_weights_hold_until_they_are_logged_anew(ax):
-    assert {line.get_drawstyle() for line in plot_weights(curves(), ax).get_lines()} == {"steps-pre"}
 
 
 # A schedule.
@@ -402,5 +386,5 @@ def test_figures_need_no_axis(current_figure):
     ax = current_figure.subplots()
     assert plot_ranks(RANKS, []) is ax
     assert plot_differences(gains(), "ce") is ax
-    assert plot_scores(curves()) is plot_losses(curves()) is plot_weights(curves()) is ax
+    assert plot_curves(curves(), "score") is ax
     assert plot_schedule(MixingSchedule.parse("0")) is ax

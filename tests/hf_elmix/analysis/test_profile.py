@@ -88,7 +88,7 @@ def test_a_profile_at_given_thresholds_is_that_of_the_definition(scores, taus):
 
 @unhurried
 @given(score_tables(), st.data())
-def test_the_order_of_experiments_does_not_matter(scores, data):
+def test_the_order_of_blocks_does_not_matter(scores, data):
     order = data.draw(st.permutations(range(len(scores))))
     assert_frame_equal(performance_profile(scores.iloc[order]), performance_profile(scores), check_exact=True)
 
@@ -126,7 +126,7 @@ def test_shares_fall_from_the_runs_that_have_a_score_to_the_wins(scores):
     assert profile.index[-1] == 1
     wins = scores.eq(scores.max(axis=1), axis=0).sum() / len(scores)
     assert_series_equal(profile.loc[1.0], wins, check_names=False, check_exact=True)
-    # Every method that has only experiments with a positive best starts at the share of its runs with a score.
+    # Every method that has only blocks with a positive best starts at the share of its runs with a score.
     if (scores.max(axis=1) > 0).all():
         assert_series_equal(profile.iloc[0], scores.count() / len(scores), check_names=False, check_exact=True)
 
@@ -147,7 +147,7 @@ def test_equal_scores_are_all_best_everywhere(value, shape):
     assert (profile == 1).all(axis=None)
 
 
-def test_one_experiment():
+def test_one_block():
     profile = performance_profile(pd.DataFrame({"ce": [0.25], "0": [0.5], "el": [NAN]}))
     expected = pd.DataFrame({"ce": [1.0, 0.0], "0": [1.0, 1.0], "el": [0.0, 0.0]}, index=[0.5, 1.0])
     assert_frame_equal(profile, expected, check_names=False, check_exact=True)
@@ -159,7 +159,7 @@ def test_a_missing_run_counts_as_not_solved_at_any_threshold():
     assert (profile == 0.5).all(axis=None)
 
 
-def test_an_experiment_whose_best_score_is_not_positive_is_solved_by_its_best_methods_only():
+def test_a_block_whose_best_score_is_not_positive_is_solved_by_its_best_methods_only():
     scores = pd.DataFrame({"ce": [0.0, -0.5, -0.5, 0.0], "0": [0.0, -0.25, -0.5, -1.0]})
     assert ratios(scores).to_numpy().tolist() == [[1, 1], [-math.inf, 1], [1, 1], [1, -math.inf]]
     assert performance_profile(scores, [-10, 0, 1]).to_numpy().tolist() == [[0.75, 0.75]] * 3
@@ -225,7 +225,7 @@ def test_a_table_without_scores_is_refused(scores):
 def test_a_profile_says_how_many_runs_it_rests_on():
     scores = pd.DataFrame({"ce": [0.5, NAN, 0.0], "0": [0.25, 0.5, -1.0], "el": [NAN, NAN, NAN]})
     attrs = performance_profile(scores).attrs
-    assert attrs["experiments"] == 3
+    assert attrs["blocks"] == 3
     assert attrs["runs"] == {"ce": 2, "0": 3, "el": 0}
     assert attrs["undefined"] == 1
 
@@ -285,7 +285,7 @@ def test_bands_are_the_quantiles_of_every_resample():
         assert high.loc[1.0, method] == pytest.approx(shares[round(0.85 * 108)])
 
 
-def test_seeds_are_resampled_within_their_task_and_experiments_where_there_is_one_seed():
+def test_seeds_are_resampled_within_their_task_and_tasks_if_each_has_one_seed():
     # ce solves all of p0 and nothing of p1: no other draw of seeds changes that. Experiments drawn freely would.
     scores = grid_scores({"ce": [[1, 1], [0.5, 0.5]], "0": [[0.5, 0.5], [1, 1]]})
     low, high = profile_bands(scores, np.random.default_rng(0), [1.0])
@@ -296,7 +296,7 @@ def test_seeds_are_resampled_within_their_task_and_experiments_where_there_is_on
         assert (high.loc[1.0] == 1).all()
 
 
-def test_the_methods_of_an_experiment_are_drawn_together():
+def test_the_methods_of_a_block_are_drawn_together():
     scores = grid_scores({"ce": [[1, 0.5, 1, 0.5]], "0": [[0.5, 1, 0.5, 1]]})
     low, high = profile_bands(scores, np.random.default_rng(1), [1.0], resamples=7)
     assert low.loc[1.0, "ce"] == pytest.approx(1 - high.loc[1.0, "0"])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from hf_elmix.analysis import ranks
+from hf_elmix.analysis import comparison, ranks
 from hf_elmix.analysis.frames import runs_table, summary_table
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.results import StudyResults
@@ -30,15 +30,16 @@ def test_each_number_is_that_of_its_function(small_study):
     assert results.complete == 2
     assert_frame_equal(results.profile, performance_profile(scores))
     assert_frame_equal(results.bands[0], profile_bands(scores, 3)[0])
-    assert_frame_equal(results.pairs_df.drop(columns="visible"), ranks.compare(scores, "ce"))
-    assert_series_equal(results.pairs_df["visible"], ranks.visible_effect(scores, "ce", 3), check_names=False)
-    assert_frame_equal(results.gains_df, ranks.task_gains(scores, "ce"))
+    assert_frame_equal(results.pairs_df.drop(columns="minimum_detectable_effect"), comparison.compare(scores, "ce"))
+    effect = comparison.minimum_detectable_effect(scores, "ce", 3)
+    assert_series_equal(results.pairs_df["minimum_detectable_effect"], effect, check_names=False)
+    assert_frame_equal(results.gains_df, comparison.task_gains(scores, "ce"))
     assert_frame_equal(results.conover, ranks.conover(scores))
     assert_frame_equal(results.summary_df, summary_table(runs_df))
     assert results.friedman == ranks.friedman(scores)
     table = results.methods_df
     assert table["wins"].tolist() == ranks.wins(scores).tolist()
-    assert table["gain"].tolist() == ranks.mean_gain(scores, "ce").tolist()
+    assert table["gain"].tolist() == comparison.mean_gain(scores, "ce").tolist()
     assert table["rank"].tolist() == ranks.mean_rank(scores).tolist()
     assert table["area"].tolist() == profile_area(scores, results.tau_min).tolist()
     assert table["runs"].tolist() == [3, 4, 2]
@@ -53,8 +54,8 @@ def test_the_baseline_is_ce_or_else_the_first_or_the_one_named():
         StudyResults(runs({"b": [1, 2], "a": [0, 1]}), baseline="c")
 
 
-def test_without_a_score_there_is_nothing_to_say():
-    with pytest.raises(UsageError, match="there are 2 runs and none has one"):
+def test_runs_without_a_score_are_refused():
+    with pytest.raises(UsageError, match="none of 2 runs has one"):
         StudyResults(runs({"ce": [np.nan, np.nan]}))
 
 
@@ -82,8 +83,8 @@ def test_bands_have_no_more_thresholds_than_are_drawn():
     assert (low.index[0], low.index[-1]) == (results.profile.index[0], 1)
 
 
-def test_without_a_difference_by_friedman_all_are_one_group():
-    # Conover's test alone would tell some apart where Friedman's does not.
+def test_if_friedmans_test_is_not_significant_all_are_one_group():
+    # Conover's test alone may find differences where Friedman's does not.
     rng = np.random.default_rng(12)
     for _ in range(200):
         scores = dict(zip(["ce", "0", "el", "a"], rng.normal(size=(4, 8)), strict=True))
@@ -95,20 +96,25 @@ def test_without_a_difference_by_friedman_all_are_one_group():
     assert [set(group) for group in results.groups] == [set(results.methods)]
 
 
-def test_where_friedman_tells_some_apart_groups_are_conovers():
+def test_if_friedmans_test_is_significant_groups_are_conovers():
     results = StudyResults(
         runs({"ce": list(range(8)), "0": [k + 0.5 for k in range(8)], "el": [k - 1 for k in range(8)]})
     )
     assert results.groups == [("0",), ("ce",), ("el",)]
 
 
-def test_no_complete_experiment_no_groups():
+def test_no_complete_block_no_groups():
     assert StudyResults(runs({"ce": [1, np.nan], "0": [np.nan, 1]})).groups == []
 
 
-def test_seeds():
-    results = StudyResults(runs({"ce": [0.5] * 4, "0": [0.5, 0.6, 0.55, 0.65]}))
-    assert results.has_seeds
-    assert results.seeds_for("0", 0.05) == ranks.seeds_needed(results.scores, 0.05, "ce")["0"]
-    assert results.seeds_for("0", 1e-9) is None
+def test_whether_tasks_have_several_seeds():
+    assert StudyResults(runs({"ce": [0.5] * 4, "0": [0.5, 0.6, 0.55, 0.65]})).has_seeds
     assert not StudyResults(runs({"ce": [0.5] * 4, "0": [0.5, 0.6, 0.55, 0.65]}, seeds=1)).has_seeds
+
+
+def test_another_metric_in_place_of_the_score():
+    runs_df = runs({"ce": [0.5, 0.25], "0": [0.5, 0.75]}).assign(f1=[1, 2, 3, 4], status=["done", "diverged"] * 2)
+    results = StudyResults(runs_df, baseline="0", seed=3).with_metric("f1")
+    assert (results.baseline, results.seed) == ("0", 3)
+    assert results.scores["ce"].tolist() == [1, pytest.approx(np.nan, nan_ok=True)]
+    assert results.scores["0"].tolist() == [3, pytest.approx(np.nan, nan_ok=True)]

@@ -30,7 +30,9 @@ def test_a_file_of_scores_becomes_a_page(scores, capsys):
     assert main(["report", str(scores), "--baseline", "old"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert shown.out.startswith("new beats old: +2.00 points [2.00, 2.00], higher on 2 of 2 tasks.\n")
+    assert shown.out.startswith(
+        "new is significantly better than old: +2.00 points [2.00, 2.00], higher on 2 of 2 tasks.\n"
+    )
     path = scores.parent / "report" / "report.html"
     assert shown.out.endswith(f"tables and data: {path}\nOpen it: file://{path}\n")
     page = path.read_text()
@@ -94,11 +96,11 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
-        (["broken.csv"], "Expected the columns experiment, method and score"),
+        (["broken.csv"], "Expected the columns task (or experiment), method and score"),
         (["empty.csv"], "but No columns to parse from file"),
-        (["scoreless.csv"], "there are 1 runs and none has one"),
+        (["scoreless.csv"], "Expected runs with a score, but none of 1 runs has one"),
         (["damaged"], "study.json is damaged"),
-        (["unscored"], "there are 1 runs and none has one"),
+        (["unscored"], "Expected runs with a score, but none of 1 runs has one"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monkeypatch, capsys, words, message):

@@ -1,0 +1,238 @@
+"""Paired comparison with the baseline: differences and their intervals, and what a study is able to detect.
+
+``scores`` has one row per block, indexed by (task, seed), and one column per method. Larger is better. A run without
+a score is missing (NaN) and never imputed: a method is compared in the blocks in which it and the baseline have one.
+"""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hf_elmix.analysis.profile import strata
+from hf_elmix.errors import UsageError
+
+__all__ = ["compare", "differences", "mean_gain", "minimum_detectable_effect", "seeds_needed", "task_gains"]
+
+DRAWS = 2000  # simulated studies per number of seeds
+
+
+def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Score of each method minus the baseline's in the same block; missing if either is.
+
+    Args:
+        scores: One row per block, one column per method.
+        baseline: One of the methods.
+
+    Returns:
+        The same shape, in the unit of the scores.
+
+    Raises:
+        UsageError: If the baseline is not one of the methods.
+    """
+    if baseline not in scores:
+        names = ", ".join(repr(str(name)) for name in scores)
+        raise UsageError(f"Expected the baseline to be one of the methods ({names}), but got {baseline!r}.")
+    return scores.sub(scores[baseline], axis=0)
+
+
+def mean_gain(scores: pd.DataFrame, baseline: str) -> pd.Series:
+    """Mean of `differences` over blocks, per method (Table 4), in the unit of the scores; 0 for the baseline."""
+    return differences(scores, baseline).mean()
+
+
+def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
+    """Compare each method with the baseline within blocks.
+
+    Args:
+        scores: One row per block, one column per method.
+        baseline: One of the methods.
+        level: Confidence level of the intervals, in (0, 1).
+
+    Returns:
+        One row per method but the baseline, with
+
+        - ``pairs``: blocks in which both have a score;
+        - ``better``, ``equal``, ``worse``: in how many of them the method's score is so;
+        - ``difference``: mean of method minus baseline, and ``low``, ``high``: its t interval. The variance is that
+          between the seeds of a task, so the interval covers other seeds on the same tasks, with the degrees of
+          freedom of Welch and Satterthwaite. If no task has a second seed, it is the variance between tasks;
+        - ``sign_p``, ``wilcoxon_p``: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, without
+          the pairs that are equal, not adjusted for the number of methods;
+        - ``improvement``: probability that the method's score is the higher one, equal ones counting half.
+
+    Raises:
+        UsageError: If the baseline is not one of the methods.
+    """
+    gains = differences(scores, baseline).drop(columns=baseline)
+    rows = {method: _compare_pairs(gains[method].dropna(), level) for method in gains}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def task_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.DataFrame:
+    """Compare each method with the baseline on each task, over the seeds that both have.
+
+    Args:
+        scores: One row per block, one column per method.
+        baseline: One of the methods.
+        level: As in `compare`.
+
+    Returns:
+        One row per (task, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline), and
+        ``low``, ``high``: its paired t interval, missing for fewer than two pairs.
+
+    Raises:
+        UsageError: If the baseline is not one of the methods.
+    """
+    gains = differences(scores, baseline).drop(columns=baseline)
+    tasks = pd.Index(gains.index.get_level_values(0), name="task")
+    by_task = gains.set_axis(tasks).rename_axis(columns="method").stack().groupby(level=[0, 1], sort=False)
+    table = by_task.agg(pairs="count", difference="mean", sd="std")
+    reach = stats.t.ppf((1 + level) / 2, table["pairs"] - 1) * table["sd"] / np.sqrt(table["pairs"])
+    table["low"], table["high"] = table["difference"] - reach, table["difference"] + reach
+    return table.drop(columns="sd")
+
+
+def minimum_detectable_effect(
+    scores: pd.DataFrame,
+    baseline: str | None = None,
+    rng: np.random.Generator | int = 0,
+    *,
+    seeds: int | None = None,
+    power: float = 0.8,
+) -> pd.Series:
+    """Smallest true gain over the baseline that a study of this size would detect; see `seeds_needed`.
+
+    Args:
+        scores: One row per block, one column per method.
+        baseline: One of the methods; left out, the first.
+        rng: Generator of the simulations, or its seed.
+        seeds: Seeds per task; left out, the median number of seeds that were paired.
+        power: Share of the simulated studies that must detect the gain.
+
+    Returns:
+        A gain per method but the baseline, in the unit of the scores; missing if no variance could be measured.
+
+    Raises:
+        UsageError: If the baseline is not one of the methods.
+    """
+    baseline, rng = scores.columns[0] if baseline is None else baseline, np.random.default_rng(rng)
+    effects = {}
+    for method, gains in differences(scores, baseline).drop(columns=baseline).items():
+        paired = gains.dropna()
+        size = seeds or int(np.median(np.bincount(strata(paired.to_frame())))) if len(paired) else 0
+        effects[method] = _detectable(_task_variances(paired)[1], size, rng, power)
+    return pd.Series(effects, dtype=float)
+
+
+def seeds_needed(
+    scores: pd.DataFrame,
+    effect: float,
+    baseline: str | None = None,
+    rng: np.random.Generator | int = 0,
+    *,
+    power: float = 0.8,
+    most: int = 256,
+) -> pd.Series:
+    """Smallest number of seeds per task with which a given gain over the baseline would be detected.
+
+    Studies are simulated with normal differences of the variance that was measured on each task; a gain is detected
+    if the interval of `compare` lies above 0. If no task has a second seed, it is the number of tasks.
+
+    Args:
+        scores: One row per block, one column per method.
+        effect: True gain, above 0, in the unit of the scores.
+        baseline: One of the methods; left out, the first.
+        rng: Generator of the simulations, or its seed.
+        power: Share of the simulated studies that must detect the gain.
+        most: Largest number of seeds that is tried.
+
+    Returns:
+        A number (2 or more) per method but the baseline; missing if `most` seeds are not enough or no variance could
+        be measured.
+
+    Raises:
+        UsageError: If the baseline is not one of the methods, or the effect is not above 0.
+    """
+    if not effect > 0:
+        raise UsageError(f"Expected an effect above 0, but got {effect}.")
+    baseline, rng = scores.columns[0] if baseline is None else baseline, np.random.default_rng(rng)
+    needed: dict[str, int | None] = {}
+    for method, gains in differences(scores, baseline).drop(columns=baseline).items():
+        variances = _task_variances(gains.dropna())[1]
+
+        def detects(seeds: int, variances: np.ndarray = variances) -> bool:
+            return _detectable(variances, seeds, rng, power) <= effect
+
+        # More seeds never detect less, so that bisection finds the first number that is enough.
+        smallest = 2 + bisect.bisect_left(range(2, most), True, key=detects) if detects(most) else None
+        needed[method] = smallest
+    return pd.Series(needed, dtype="Int64")
+
+
+def _compare_pairs(gains: pd.Series, level: float) -> dict[str, float]:
+    """A row of `compare`, from the differences of one method."""
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    equal = len(gains) - better - worse
+    sizes, variances = _task_variances(gains)
+    reach = np.nan
+    if not np.isnan(variances).any():
+        error, freedom = _standard_error(variances, sizes)
+        reach = error * stats.t.ppf((1 + level) / 2, freedom) if error else 0.0
+    # 0.3 - 0.2 and 0.8 - 0.7 are the same difference, but not in floating point: rounded, their ranks tie.
+    unequal = gains[gains != 0].round(12)
+    return {
+        "pairs": len(gains),
+        "better": better,
+        "equal": equal,
+        "worse": worse,
+        "difference": gains.mean(),
+        "low": float(gains.mean() - reach),
+        "high": float(gains.mean() + reach),
+        "sign_p": stats.binomtest(better, better + worse).pvalue if len(unequal) else 1.0,
+        "wilcoxon_p": float(stats.wilcoxon(unequal).pvalue) if len(unequal) else 1.0,
+        "improvement": (better + equal / 2) / len(gains) if len(gains) else np.nan,
+    }
+
+
+def _task_variances(gains: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Number of blocks and variance of the differences (n - 1) of each task, shapes (tasks,).
+
+    A task with a single block gets the mean variance of the others; nan if no task has two.
+    """
+    by_task = gains.groupby(strata(gains.to_frame()))
+    sizes, variances = by_task.size().to_numpy(), by_task.var().to_numpy()
+    known = ~np.isnan(variances)
+    return sizes, np.where(known, variances, variances[known].mean() if known.any() else np.nan)
+
+
+def _standard_error(variances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of the mean over all blocks, and its degrees of freedom (Welch and Satterthwaite).
+
+    Args:
+        variances: Of each task, shape (..., tasks).
+        sizes: Blocks of each task, shape (tasks,).
+    """
+    parts = variances * sizes / sizes.sum() ** 2
+    total = parts.sum(axis=-1)
+    # The variance of a task with one block is not its own, and adds no freedom.
+    lost = np.where(sizes > 1, parts**2 / np.maximum(sizes - 1, 1), 0.0).sum(axis=-1)
+    return np.sqrt(total), np.divide(total**2, lost, out=np.full_like(total, np.inf), where=lost > 0)
+
+
+def _detectable(variances: np.ndarray, seeds: int, rng: np.random.Generator, power: float) -> float:
+    """Smallest gain that a share `power` of simulated studies with so many seeds detects.
+
+    A true gain shifts all means and no variance, so a study detects the gains above its reach minus its mean.
+    """
+    if seeds < 2 or not len(variances) or np.isnan(variances).any():
+        return np.nan
+    tasks = len(variances)
+    # Mean and variance of a normal sample are independent: a normal and a chi-squared draw.
+    means = rng.normal(size=(DRAWS, tasks)) * np.sqrt(variances / seeds)
+    drawn = rng.chisquare(seeds - 1, size=(DRAWS, tasks)) * variances / (seeds - 1)
+    error, freedom = _standard_error(drawn, np.full(tasks, seeds))
+    return float(np.quantile(error * stats.t.ppf(0.975, freedom) - means.mean(axis=1), power))

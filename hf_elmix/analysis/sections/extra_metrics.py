@@ -1,0 +1,120 @@
+"""The section of a report on secondary metrics, such as the share of mislabelled rows that are memorised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import pandas as pd
+
+from hf_elmix.analysis.formats import Table
+from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
+from hf_elmix.analysis.plots import plot_curves
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.base import Picture, Section
+from hf_elmix.analysis.sections.scores import mean_rows
+from hf_elmix.plotting import legend_rows, method_label
+
+__all__ = ["ALL", "extra_metrics_section", "metric_sentence", "metric_summary", "secondary_metrics"]
+
+ALL = "all tasks"
+
+
+def extra_metrics_section(results: StudyResults) -> Section | None:
+    """The secondary metrics of the study's tasks; None if they declare none.
+
+    Args:
+        results: The study.
+    """
+    metrics, labels = secondary_metrics(results), results.runs_df.attrs.get("secondary_metrics", {})
+    if not metrics:
+        return None
+    summaries = {name: metric_summary(found) for name, found in metrics.items()}
+    tables, pictures = [], []
+    for place, (name, found) in enumerate(metrics.items(), start=1):
+        label, unit = first_upper(labels[name]), ", in percent" if found.scale == 100 else ""
+        over = f" ({ALL}: over their runs)" if ALL in set(summaries[name]["task"]) else ""
+        caption = f"{label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs."
+        rows = mean_rows(summaries[name], results.methods, found.scale)
+        header = ["task", *map(method_label, results.methods)]
+        tables.append(Table(f"secondary-{place}", label, caption, header, rows))
+        if found.curves_df is not None:
+            draw = partial(
+                plot_curves, found.curves_df, name, order=results.methods, scale=found.scale, label=labels[name]
+            )
+            height = 2.8 + 0.2 * legend_rows(results.methods)
+            caption = f"{label}: mean over all runs of a method at the end of each epoch."
+            pictures.append(Picture(f"secondary-{place}", caption, draw, height))
+    data = {"secondary_metrics": _stacked(summaries)}
+    if results.others:
+        data["secondary_pairs"] = _stacked({name: found.pairs_df.reset_index() for name, found in metrics.items()})
+    return Section(
+        "secondary-metrics",
+        "Secondary metrics",
+        "The summary, the ranks and the performance profile do not take these metrics into account.",
+        [metric_sentence(found, labels[name]) for name, found in metrics.items()],
+        tables,
+        {"": pictures} if pictures else {},
+        data,
+    )
+
+
+def secondary_metrics(results: StudyResults) -> dict[str, StudyResults]:
+    """The results of each secondary metric that some run has, by its name.
+
+    Args:
+        results: The study; ``runs_df.attrs["secondary_metrics"]`` has the labels of declared metrics by name.
+    """
+    runs_df = results.runs_df
+    declared = [name for name in runs_df.attrs.get("secondary_metrics", {}) if name in runs_df]
+    return {
+        name: results.with_metric(name)
+        for name in declared
+        if runs_df.loc[runs_df["status"] == "done", name].notna().any()
+    }
+
+
+def metric_summary(found: StudyResults) -> pd.DataFrame:
+    """`summary_table` of a metric, with rows over all tasks together, named `ALL`, if there are several.
+
+    Args:
+        found: The results of the metric.
+    """
+    values, summary = found.scores, found.summary_df
+    if summary["task"].nunique() < 2:
+        return summary
+    columns = {"mean": values.mean(), "sd": values.std(), "runs": values.count(), "expected": len(values)}
+    over_all = pd.DataFrame({"task": ALL, **columns}).rename_axis("method").reset_index()
+    return pd.concat([summary, over_all], ignore_index=True)
+
+
+def metric_sentence(found: StudyResults, label: str) -> str:
+    """The mean of each method, and which differ significantly from the baseline.
+
+    Args:
+        found: The results of the metric.
+        label: What it measures.
+    """
+    unit, base = " %" if found.scale == 100 else "", method_label(found.baseline)
+    means = [
+        f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in found.scores.mean().items()
+    ]
+    counts = sorted(set(found.scores.count()))
+    runs = " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
+    said = f"{first_upper(label)}: {', '.join(means)} (means of {runs} runs)."
+    if not found.others:
+        return said
+    pairs = found.pairs_df
+    different = [
+        f"{method_label(str(row.Index))} {gain_text(row.difference, found.scale)} "
+        f"{interval_text(row.low, row.high, found.scale)}"
+        for row in pairs[(pairs["low"] > 0) | (pairs["high"] < 0)].itertuples()
+    ]
+    if not different:
+        return f"{said} No method is significantly different from {base}."
+    rest = "; the other methods are not" if len(different) < len(pairs) else ""
+    return f"{said} Significantly different from {base}, in points: {', '.join(different)}{rest}."
+
+
+def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, names=["metric"]).reset_index(level="metric").reset_index(drop=True)

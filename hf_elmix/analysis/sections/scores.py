@@ -1,0 +1,67 @@
+"""The section of a report on the scores of each task."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.numbers import gain_text, interval_text, number
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.base import Section
+from hf_elmix.plotting import method_label
+
+__all__ = ["mean_rows", "score_table", "scores_section"]
+
+
+def scores_section(results: StudyResults) -> Section:
+    """Scores, and differences from the baseline, by task.
+
+    Args:
+        results: The study.
+    """
+    tables = [score_table(results)]
+    data = {"scores": results.scores.reset_index(), "summary": results.summary_df}
+    if results.others:
+        base = method_label(results.baseline)
+        found: dict[str, list[Cell]] = {}
+        for row in results.gains_df.reset_index().itertuples():
+            interval = interval_text(row.low, row.high, results.scale)
+            text = f"{gain_text(row.difference, results.scale)} {interval}".rstrip()
+            found.setdefault(str(row.task), [Cell(str(row.task))]).append(Cell(text, row.difference))
+        caption = f"Mean difference from {base} on each task, in points, with its 95 % interval."
+        header = ["task", *map(method_label, results.others)]
+        tables.append(Table("gains", "Differences by task", caption, header, list(found.values())))
+        data["gains"] = results.gains_df.reset_index()
+    return Section("scores", "Scores by task", tables=tables, data=data)
+
+
+def score_table(results: StudyResults) -> Table:
+    """Mean score of each method on each task.
+
+    Args:
+        results: The study.
+    """
+    unit = " in percent" if results.scale == 100 else ""
+    caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs."
+    rows = mean_rows(results.summary_df, results.methods, results.scale)
+    return Table("scores", "Scores", caption, ["task", *map(method_label, results.methods)], rows)
+
+
+def mean_rows(summary_df: pd.DataFrame, methods: list[str], scale: float) -> list[list[Cell]]:
+    """Mean, standard deviation and number of runs: a row per task, a cell per method.
+
+    Args:
+        summary_df: From `summary_table`.
+        methods: The columns.
+        scale: Factor on the values.
+    """
+    cells = {}
+    for row in summary_df.itertuples():
+        count = f"({row.runs})" if row.runs == row.expected else f"({row.runs}/{row.expected})"
+        spread = "" if pd.isna(row.sd) else f" ± {number(scale * row.sd)}"
+        text = f"{number(scale * row.mean)}{spread} {count}" if row.runs else f"no score {count}"
+        cells[row.task, row.method] = Cell(text, row.mean if row.runs else None)
+    return [
+        [Cell(str(task)), *(cells.get((task, method), Cell("no run")) for method in methods)]
+        for task in dict.fromkeys(summary_df["task"])
+    ]

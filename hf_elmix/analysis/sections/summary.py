@@ -1,0 +1,247 @@
+"""The summary of a report: did it help, by how much, how certain is that, and on which tasks?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from hf_elmix.analysis.comparison import seeds_needed
+from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, p_equals, pvalue_text
+from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
+from hf_elmix.analysis.profile import performance_profile, profile_bands
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.base import Picture, Section
+from hf_elmix.plotting import legend_rows, method_label
+
+__all__ = ["summary_section", "verdict"]
+
+TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
+
+
+def summary_section(results: StudyResults) -> Section:
+    """The verdict, the figures of the paper, and the tables behind them.
+
+    Args:
+        results: The study.
+    """
+    tables = [_methods(results), _profile(results)]
+    data = {
+        "profile": results.profile.reset_index(),
+        "profile_low": results.bands[0].reset_index(),
+        "profile_high": results.bands[1].reset_index(),
+        "methods": results.methods_df.reset_index(),
+    }
+    if results.others:
+        tables[1:1] = [_pairs(results), _conover(results)]
+        data |= {
+            "pairs": results.pairs_df.reset_index(),
+            "conover": results.conover.rename_axis("method").reset_index(),
+            "friedman": pd.DataFrame([results.friedman._asdict()]),
+        }
+    sentences = verdict(results)
+    return Section("summary", "Summary", "", sentences, tables, {"": _pictures(results)}, data)
+
+
+def verdict(results: StudyResults) -> list[str]:
+    """What the study found, a sentence each; the best method first.
+
+    Args:
+        results: The study.
+    """
+    if not results.others:
+        return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
+    gains = results.pairs_df["difference"].sort_values(ascending=False, kind="stable", na_position="last")
+    sentences = [_comparison(results, str(method)) for method in gains.index]
+    sentences += [_detectable(results, str(gains.index[0])), _ranks(results), _runs(results)]
+    if undefined := results.profile.attrs["undefined"]:
+        sentences.append(
+            f"In {counted(undefined, 'block')} the best score is zero or negative, so ratios to it are undefined: "
+            "only the best method counts as solving it."
+        )
+    return sentences
+
+
+def _comparison(results: StudyResults, method: str) -> str:
+    row, label, base = results.pairs_df.loc[method], method_label(method), method_label(results.baseline)
+    if not row["pairs"]:
+        return f"{label} and {base} have no block in common."
+    if row["low"] > 0:
+        start = f"{label} is significantly better than {base}"
+    elif row["high"] < 0:
+        start = f"{label} is significantly worse than {base}"
+    elif pd.isna(row["low"]):
+        start = f"{label} and {base} have only one block in common"
+    else:
+        start = f"{label} is not significantly different from {base}"
+    gain = f"{gain_text(row['difference'], results.scale)} points"
+    interval = interval_text(row["low"], row["high"], results.scale)
+    gains = results.gains_df.xs(method, level="method")["difference"].dropna()
+    ties = f", equal on {equal}" if (equal := int((gains == 0).sum())) else ""
+    higher = f"{int((gains > 0).sum())} of {counted(len(gains), 'task')}"
+    return f"{start}: {gain} {interval}".rstrip() + f", higher on {higher}{ties}."
+
+
+def _detectable(results: StudyResults, method: str) -> str:
+    """How small a gain of the best method the study could have detected, and what it would take to detect its gain."""
+    row, scale = results.pairs_df.loc[method], results.scale
+    effect = row["minimum_detectable_effect"]
+    if pd.isna(effect):
+        return "The minimum detectable effect is unknown, since no variation could be measured."
+    if not effect:
+        return "The differences do not vary at all, so that any gain would have been detected."
+    pair = results.scores[[results.baseline, method]]
+    per_task = pair.dropna().groupby(level=0).size()
+    size = counted(int(per_task.median()), "seed") if results.has_seeds else counted(len(per_task), "task")
+    text = (
+        f"With {size}, the minimum detectable effect is {number(scale * effect)} points for {method_label(method)}: "
+        "a smaller true gain would be significant in fewer than 4 of 5 such studies"
+    )
+    if row["low"] > 0 or not row["difference"] > 0:
+        return f"{text}."
+    needed = seeds_needed(pair, row["difference"], results.baseline, results.seed)[method]
+    enough = "more than 256" if pd.isna(needed) else f"about {needed}"
+    unit = "seeds per task" if results.has_seeds else "tasks"
+    gain = gain_text(row["difference"], scale)
+    return f"{text}; detecting {gain} points would take {enough} {unit}."
+
+
+def _ranks(results: StudyResults) -> str:
+    statistic, pvalue = results.friedman
+    if pd.isna(pvalue):
+        return "No block has a score for every method, so that methods cannot be ranked."
+    test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {counted(results.complete, 'block')}"
+    if pvalue >= 0.05:
+        return f"The mean ranks of the methods do not differ significantly ({test})."
+    labels = [[method_label(name) for name in group] for group in results.groups if len(group) > 1]
+    alike = "; ".join(f"{', '.join(names[:-1])} and {names[-1]}" for names in labels)
+    found = f"no significant difference between {alike}" if alike else "significant differences between all of them"
+    return f"The mean ranks of the methods differ significantly ({test}); Conover's test finds {found}."
+
+
+def _runs(results: StudyResults) -> str:
+    runs_df = results.runs_df
+    without = runs_df[runs_df["score"].isna()]
+    if without.empty:
+        return f"All {len(runs_df)} runs have a score." if len(runs_df) > 1 else "The only run has a score."
+    counts = without["status"].value_counts()
+    kinds = ", ".join(f"{count} {status if status != 'done' else 'without one'}" for status, count in counts.items())
+    return (
+        f"{len(runs_df) - len(without)} of {len(runs_df)} runs have a score ({kinds}). A run without a score is "
+        "never imputed: it counts as not solved in the performance profile, and its block is left out of differences "
+        "and ranks."
+    )
+
+
+def _pictures(results: StudyResults) -> list[Picture]:
+    """Fig. 2, and if there is something to compare, the differences and Fig. 3."""
+    legend = 0.2 * legend_rows(results.methods)
+    pictures = [
+        Picture(
+            "profile",
+            "Performance profile: for each threshold τ, the share of blocks in which a method reaches at least τ "
+            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shades: 95 % bootstrap bands.",
+            lambda ax: plot_profile(results.profile, ax, bands=results.bands),
+            3.9 + (legend if len(results.methods) > CROWD else 0),
+        )
+    ]
+    if results.others:
+        look: dict[str, Any] = {"order": results.methods, "scale": results.scale}
+        tasks = min(ROWS, results.gains_df.index.get_level_values(0).nunique())
+        caption = (
+            f"Difference from {method_label(results.baseline)} on each task: mean over seeds with its 95 % interval. "
+            "An interval that excludes 0 is a significant difference on that task, not adjusted for multiple tests."
+        )
+        height = 0.9 + legend + tasks * max(0.32, 0.12 * len(results.others))
+        draw = lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look)  # noqa: E731
+        pictures.append(Picture("differences", caption, draw, height))
+    if results.others and results.groups:
+        ranks = results.methods_df["rank"].dropna()
+        caption = (
+            "Mean ranks over the blocks in which every method has a score. Bars join methods that do not differ "
+            "significantly at 0.05 (Friedman, then Conover with Benjamini and Hochberg's adjustment)."
+        )
+        height = 1.05 + 0.28 * len(ranks) + 0.12 * len(results.groups)
+        pictures.append(Picture("ranks", caption, lambda ax: plot_ranks(ranks, results.groups, ax), height))
+    return pictures
+
+
+def _methods(results: StudyResults) -> Table:
+    rows = [
+        [
+            Cell(method_label(str(row.Index))),
+            Cell(f"{row.runs:.0f}/{row.expected:.0f}", row.runs),
+            Cell(f"{row.wins:.0f}", row.wins),
+            Cell(gain_text(row.gain, results.scale), row.gain),
+            Cell(number(row.rank), row.rank),
+            Cell(number(row.area, 3), row.area),
+        ]
+        for row in results.methods_df.itertuples()
+    ]
+    caption = (
+        "Runs with a score; blocks in which the method is best, ties counting for every winner; mean gain over "
+        f"{method_label(results.baseline)} in points; mean rank over the {results.complete} blocks in which every "
+        "method has a score (1 is best); mean height of the performance profile for τ from "
+        f"{results.tau_min:g} to 1."
+    )
+    header = ["method", "runs", "wins", "gain", "mean rank", "profile area"]
+    return Table("methods", "Methods", caption, header, rows)
+
+
+def _pairs(results: StudyResults) -> Table:
+    scale = results.scale
+    rows = [
+        [
+            Cell(method_label(str(row.Index))),
+            Cell(gain_text(row.difference, scale), row.difference),
+            Cell(interval_text(row.low, row.high, scale) or "n/a", row.low),
+            Cell(f"{row.better:.0f}/{row.equal:.0f}/{row.worse:.0f}", row.better),
+            Cell(number(row.improvement), row.improvement),
+            Cell(pvalue_text(row.sign_p), row.sign_p),
+            Cell(pvalue_text(row.wilcoxon_p), row.wilcoxon_p),
+            Cell(number(scale * row.minimum_detectable_effect), row.minimum_detectable_effect),
+        ]
+        for row in results.pairs_df.itertuples()
+    ]
+    caption = (
+        f"Each method compared with {method_label(results.baseline)} in the same blocks: mean difference in points "
+        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which "
+        "it is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of "
+        "Wilcoxon's signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the "
+        "smallest true gain that would be significant in 4 of 5 studies of this size."
+    )
+    header = ["method", "difference", "95 % CI", "better/equal/worse", "P(better)", "sign p", "Wilcoxon p", "MDE"]
+    return Table("pairs", "Differences", caption, header, rows)
+
+
+def _conover(results: StudyResults) -> Table:
+    rows = [
+        [
+            Cell(method_label(one)),
+            *(Cell("·", 1.0) if one == other else Cell(pvalue_text(p), p) for other, p in pvalues.items()),
+        ]
+        for one, pvalues in results.conover.iterrows()
+    ]
+    caption = (
+        f"Pairwise comparison of mean ranks over {counted(results.complete, 'block')}: p-values of Conover's test, "
+        "adjusted by Benjamini and Hochberg. They are meaningful only if Friedman's test is significant "
+        f"(here {p_equals(results.friedman.pvalue)})."
+    )
+    return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.methods)], rows)
+
+
+def _profile(results: StudyResults) -> Table:
+    taus = [tau for tau in TAUS if tau == 1 or tau >= results.tau_min]
+    profile = performance_profile(results.scores, taus)
+    low, high = profile_bands(results.scores, results.seed, taus)
+    rows = []
+    for name in results.methods:
+        shares = zip(profile.loc[taus, name], low.loc[taus, name], high.loc[taus, name], strict=True)
+        bands = [Cell(f"{share:.2f} [{start:.2f}, {end:.2f}]", share) for share, start, end in shares]
+        rows.append([Cell(method_label(name)), *bands])
+    caption = (
+        f"Share of {counted(len(results.scores), 'block')} in which a method reaches at least τ times the best score, "
+        f"with 95 % bootstrap bands that resample {'seeds within tasks' if results.has_seeds else 'tasks'}."
+    )
+    return Table("profile", "Performance profile", caption, ["method", *(f"τ = {tau:g}" for tau in taus)], rows)

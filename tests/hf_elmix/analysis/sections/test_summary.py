@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hf_elmix.analysis.comparison import seeds_needed
+from hf_elmix.analysis.frames import runs_table
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.summary import summary_section, verdict
+
+NAN = math.nan
+
+
+def study(gains: dict[str, list[list[float]]], base: float = 0.5, status: str = "failed") -> StudyResults:
+    """CE scores `base` everywhere; the methods have these gains over it, by task and seed."""
+    first = next(iter(gains.values()))
+    keys = [(f"p{k}", seed) for k, seeds in enumerate(first) for seed in range(len(seeds))]
+    columns = {"ce": [base] * len(keys)}
+    columns |= {method: [base + gain for seeds in tasks for gain in seeds] for method, tasks in gains.items()}
+    rows = [
+        (*key, method, score, status if math.isnan(score) else "done")
+        for method, scores in columns.items()
+        for key, score in zip(keys, scores, strict=True)
+    ]
+    return StudyResults(pd.DataFrame(rows, columns=["task", "seed", "method", "score", "status"]))
+
+
+def test_a_method_that_helps():
+    results = study({"0-0.5": [[0.01, 0.02, 0.03], [0.02, 0.03, 0.01], [-0.01, -0.0, 0.01]]})
+    sentences = verdict(results)
+    # Means 2, 2, 0; variances 1 each: sqrt(1 / 9) with 6 degrees of freedom, t = 2.447.
+    assert sentences[0] == (
+        "F = 0-0.5 is significantly better than CE: +1.33 points [0.52, 2.15], higher on 2 of 3 tasks, equal on 1."
+    )
+    effect = 100 * results.pairs_df.loc["0-0.5", "minimum_detectable_effect"]
+    assert sentences[1] == (
+        f"With 3 seeds, the minimum detectable effect is {effect:.2f} points for F = 0-0.5: a smaller true gain would "
+        "be significant in fewer than 4 of 5 such studies."
+    )
+    assert "differ" in sentences[2]
+    assert sentences[3:] == ["All 18 runs have a score."]
+
+
+def test_how_many_seeds_a_gain_would_take_that_is_not_significant():
+    results = study({"0": [[0.01, -0.02], [0.02, -0.002]]})
+    sentences = verdict(results)
+    assert sentences[0].startswith("F = 0 is not significantly different from CE: +0.20 points [−")
+    assert sentences[0].endswith("], higher on 1 of 2 tasks.")
+    effect = 100 * results.pairs_df.loc["0", "minimum_detectable_effect"]
+    needed = seeds_needed(results.scores, results.pairs_df.loc["0", "difference"], "ce")["0"]
+    assert f"effect is {effect:.2f} points" in sentences[1]
+    assert sentences[1].endswith(
+        "; detecting +0.20 points would take "
+        + ("more than 256" if pd.isna(needed) else f"about {needed}")
+        + " seeds per task."
+    )
+    assert "do not differ significantly (Friedman χ² = 0.00, p = 1.000, 4 blocks)" in sentences[2]
+
+
+def test_a_method_that_harms_and_the_best_first():
+    sentences = verdict(study({"el": [[-0.1, -0.11], [-0.12, -0.1]], "0": [[0.1, 0.11], [0.12, 0.1]]}))
+    assert sentences[0].startswith("F = 0 is significantly better than CE: +10.75 points")
+    assert sentences[1].startswith("EL is significantly worse than CE: −10.75 points")
+    assert sentences[1].endswith("higher on 0 of 2 tasks.")
+    assert "Conover's test finds significant differences between all of them." in sentences[3]
+
+
+def test_methods_that_are_alike_are_named():
+    rows = [[0.01 * k for k in range(1, 7)]]
+    sentences = verdict(study({"0": rows, "0,0.5": rows, "el": [[-1e-3] * 6]}))
+    assert "Conover's test finds no significant difference between F = 0 and F = 0,0.5." in sentences[-2]
+
+
+def test_tasks_without_seeds():
+    sentences = verdict(study({"x": [[1.0], [2.0], [4.0]]}, base=50))
+    assert (
+        sentences[0] == "x is not significantly different from CE: +2.33 points [−1.46, 6.13], higher on 3 of 3 tasks."
+    )
+    assert sentences[1].startswith("With 3 tasks, the minimum detectable effect is ")
+    assert sentences[1].endswith(" tasks.")
+
+
+def test_one_block_has_no_variance():
+    sentences = verdict(study({"x": [[0.25]]}))
+    assert sentences[0] == "x and CE have only one block in common: +25.00 points, higher on 1 of 1 task."
+    assert "no variation could be measured" in sentences[1]
+
+
+def test_differences_that_never_vary():
+    sentences = verdict(study({"x": [[0.25, 0.25]]}))
+    assert sentences[0].startswith("x is significantly better than CE: +25.00 points [25.00, 25.00]")
+    assert sentences[1] == "The differences do not vary at all, so that any gain would have been detected."
+
+
+def test_one_method():
+    runs_df = pd.DataFrame({"task": ["a"], "method": "el", "seed": 0, "status": "done", "score": 0.5})
+    assert verdict(StudyResults(runs_df)) == [
+        "EL is the only method: there is nothing to compare.",
+        "The only run has a score.",
+    ]
+
+
+def test_runs_without_a_score_are_counted_by_their_reason(small_study):
+    sentences = verdict(StudyResults(runs_table(small_study)))
+    assert any(
+        s.startswith("9 of 11 runs have a score (1 diverged, 1 failed). A run")
+        or s.startswith("9 of 11 runs have a score (1 failed, 1 diverged). A run")
+        for s in sentences
+    )
+
+
+def test_methods_without_a_block_in_common():
+    sentences = verdict(study({"x": [[NAN, NAN]], "y": [[0.1, 0.2]]}))
+    assert sentences[0].startswith("y is not significantly different from CE")
+    assert sentences[1] == "x and CE have no block in common."
+    assert any("methods cannot be ranked" in sentence for sentence in sentences)
+    assert any("(2 failed)" in sentence for sentence in sentences)
+
+
+def test_best_scores_that_are_not_positive_are_mentioned():
+    sentences = verdict(study({"x": [[0.0, 0.5]]}, base=-0.1))
+    assert sentences[-1].startswith("In 1 block the best score is zero or negative")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_the_scores_there_is_a_verdict(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        shape = (rng.integers(1, 4), rng.integers(1, 4))
+        gains = rng.choice([0, 0.1, -0.1, NAN], size=(2, *shape))
+        sentences = verdict(study({"0": gains[0].tolist(), "x": gains[1].tolist()}))
+        assert all(sentence.endswith(".") and "nan" not in sentence for sentence in sentences)
+
+
+# Figures and tables.
+
+
+def test_methods_and_pairs_by_hand(record):
+    scores = {"ce": [0.5, 0.5, 0.5, 0.5], "0": [0.75, 0.5, 0.625, 0.125]}
+    records = [record("ab"[k // 2], name, k % 2, value) for name, row in scores.items() for k, value in enumerate(row)]
+    section = summary_section(StudyResults(runs_table(records)))
+    tables = {table.name: table for table in section.tables}
+    assert list(tables) == ["methods", "pairs", "conover", "profile"]
+    # Ratios to the best are 2/3, 1, 4/5, 1 and 1, 1, 1, 1/4: areas above 0.25.
+    area = (np.mean([2 / 3, 1, 4 / 5, 1]) - 0.25) / 0.75, (np.mean([1, 1, 1, 0.25]) - 0.25) / 0.75
+    assert tables["methods"].texts() == [
+        ["CE", "4/4", "2", "+0.00", "1.62", f"{area[0]:.3f}"],
+        ["F = 0", "4/4", "3", "+0.00", "1.38", f"{area[1]:.3f}"],
+    ]
+    (row,) = tables["pairs"].texts()
+    assert row[:2] == ["F = 0", "+0.00"]
+    assert row[3:7] == ["2/1/1", "0.62", "1.000", "1.000"]
+    assert [row[0] for row in tables["conover"].rows] == [row[0] for row in tables["methods"].rows]
+    taus = [f"τ = {tau}" for tau in ("1", "0.99", "0.98", "0.95", "0.9", "0.8", "0.5")]
+    assert tables["profile"].header == ["method", *taus]
+    assert tables["profile"].texts()[0][1].startswith("0.50 [")
+    assert [picture.name for picture in section.pictures[""]] == ["profile", "differences", "ranks"]
+
+
+def test_one_method_has_a_profile_and_no_comparison(record):
+    section = summary_section(StudyResults(runs_table([record("a", "ce", 0, 0.5)])))
+    assert [table.name for table in section.tables] == ["methods", "profile"]
+    assert [picture.name for picture in section.pictures[""]] == ["profile"]
+    assert set(section.data) == {"methods", "profile", "profile_low", "profile_high"}
