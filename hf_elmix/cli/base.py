@@ -92,7 +92,7 @@ def make_parser(prog: str, description: str, commands: Mapping[str, Command]) ->
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
         about = inspect.cleandoc(command.run.__doc__ or "")
-        summary = about.splitlines()[0].rstrip(".")
+        summary = about.partition("\n")[0].rstrip(".")
         shown: dict[str, Any] = {"help": summary, "description": about, "formatter_class": _Help}
         sub = subparsers.add_parser(name, allow_abbrev=False, **shown)
         sub.set_defaults(command=command, parser=sub)

@@ -19,7 +19,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
-    """Add the arguments.
+    """Add the arguments that choose a trained classifier and rows for it.
 
     Args:
         parser: Parser of the command.

@@ -105,18 +105,6 @@ def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_row
         assert record["scores"]["accuracy"]["last"] == pytest.approx(sum(right) / len(right))
 
 
-def test_the_status_of_a_study(glue, encoder, tmp_path, capsys):
-    runs = tmp_path / "runs"
-    assert main(study(glue("cola"), encoder, runs, "--mixings", "ce", "0")) == 0
-    (runs / "cola" / "0" / "seed1" / "record.json").unlink()
-    capsys.readouterr()
-    assert main(["status", str(runs)]) == 0
-    shown = capsys.readouterr().out
-    assert "3 done" in shown
-    assert "1 missing" in shown
-    assert "cola 0 seed 1: missing: " in shown
-
-
 def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tmp_path):
     runs = tmp_path / "runs"
     assert main(study(glue("cola"), encoder, runs, "--mixings", "ce")) == 0
