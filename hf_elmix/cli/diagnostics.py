@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import whole_number
+from hf_elmix.text.tasks import MAX_LENGTH
 
 if TYPE_CHECKING:
     from hf_elmix.text.checkpoint import Checkpoint
@@ -29,16 +30,14 @@ def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = 
     parser.add_argument("run", help="folder of a run whose model was kept; or a model id or folder, with rows for it")
     group = parser.add_argument_group("rows", "By default, the rows of the run. A model needs rows.")
     add = group.add_argument
-    add("--task_name", metavar="TASK", help="a GLUE task")
     add("--dataset_name", metavar="DATASET", help="dataset id or folder")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--file", metavar="FILE", help="CSV, TSV, JSON or Parquet file with rows")
     add("--split", metavar="SPLIT", help=f"split of the dataset (default: {split})")
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, or both columns of a text pair")
     add("--label_column_name", metavar="COLUMN", help="the column with the labels")
-    add(
-        "--max_seq_length", type=whole_number(1), metavar="N", help="cut each row to N tokens (default: as in the run)"
-    )
+    length = f"truncate each row to N tokens (default: as in the run, or {MAX_LENGTH})"
+    add("--max_seq_length", type=whole_number(1), metavar="N", help=length)
     add("--max_samples", type=int, default=samples, metavar="N", help="use the first N rows")
     add("--batch_size", type=whole_number(1), default=32, metavar="N", help="rows per batch")
 

@@ -133,7 +133,7 @@ def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tm
         (["--padding", "none"], "'none'"),
         (["--tasks", "cloa"], "Did you mean 'cola'"),
         (["--mixings", "0-0.6"], "Did you mean '0-0.5'"),
-        (["--dataset_name", "./nowhere"], "Cannot load task cola from './nowhere'"),
+        (["--dataset_name", "./nowhere"], "./nowhere is not a folder"),
         (["--model_name_or_path", "./nowhere"], "Cannot load the model './nowhere'"),
         (["--seed", "3"], "--seeds"),
         (["--learning_rat", "3"], "Did you mean '--learning_rate'?"),
