@@ -32,11 +32,11 @@ SHOWN = {
     "loss.md": (),
     "calibration.md": ("temperature scaled",),
     "gradients.md": ("focal:gamma=2 0.058 1.129", "mpce 0.070 1.146"),
-    "cohorts.md": ("right_end  near  near_end  far  far_end",),
+    "cohorts.md": ("correct_end  near  near_end  far  far_end",),
     "schedules.md": ("50 (1.0, 2.5)",),
     "study.md": ("2.883 runs",),
     "report.md": (),
-    "escape.md": ("over CE at its noise", "M = 0.75", "Eigenvalue(value="),
+    "escape.md": ("ratio to CE at equal noise", "M = 0.75", "Eigenvalue(value="),
     "mahalanobis.md": ("[{'label': 'LABEL_0', 'score': ",),
     "python.md": ("'eval_loss_el'", "Counter({'done': 4})", "All 4 runs have a score."),
 }

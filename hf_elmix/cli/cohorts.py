@@ -34,14 +34,14 @@ def _run(args: argparse.Namespace) -> int:
     Which rows that were incorrect at an epoch, near the decision boundary or far from it, are correct in the end?
     """
     from hf_elmix.analysis.formats import to_markdown
-    from hf_elmix.diagnostics.cohort_plots import plot_flow, plot_histograms
+    from hf_elmix.diagnostics.cohort_plots import plot_ridgeline, plot_sankey
     from hf_elmix.predictions.records import read_predictions
 
     drawings: list[Callable[..., Any]] = []
     for name, seen in read_predictions(args.run).items():
         print(to_markdown(_table(name, seen, args.threshold)))
-        drawings.append(partial(plot_flow, seen, threshold=args.threshold, start=args.start))
-        drawings.append(partial(plot_histograms, seen, threshold=args.threshold))
+        drawings.append(partial(plot_sankey, seen, threshold=args.threshold, start=args.start))
+        drawings.append(partial(plot_ridgeline, seen, threshold=args.threshold))
     save_picture(args.out, drawings)
     return 0
 

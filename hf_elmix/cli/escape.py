@@ -33,8 +33,7 @@ def _run(args: argparse.Namespace) -> int:
     the minimum it is in?
     """
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
-    from hf_elmix.diagnostics.hessian import constant_losses
-    from hf_elmix.diagnostics.sharpness import top_eigenvalues
+    from hf_elmix.diagnostics.hessian import constant_losses, top_eigenvalues
     from hf_elmix.losses.registry import expand_losses
 
     losses = constant_losses(expand_losses(args.losses))  # refuses what it can before anything is loaded

@@ -101,7 +101,7 @@ def test_kept_models_load_and_are_those_that_were_scored(glue, encoder, good_row
         classify = pipeline("text-classification", str(folder), device="cpu")
         said = [answer["label"] for answer in classify([row["sentence"] for row in rows])]
         right = [said[k] == ("unacceptable", "acceptable")[row["label"]] for k, row in enumerate(rows)]
-        assert read_predictions(folder.parent)[""].right[-1].tolist() == right
+        assert read_predictions(folder.parent)[""].correct[-1].tolist() == right
         assert record["scores"]["accuracy"]["last"] == pytest.approx(sum(right) / len(right))
 
 

@@ -38,6 +38,6 @@ def test_what_is_said_of_them_is_what_they_say(runs_df):
     said = " ".join((POCKET / "README.md").read_text().split())
     results = StudyResults(runs_df)
     for name, metric in secondary_metrics(results).items():
-        assert metric_sentence(metric, APART[name]) in said
+        assert metric_sentence(metric, SCORED_KINDS[name]) in said
     for sentence in verdict(results):
         assert sentence in said

@@ -21,8 +21,8 @@ def cells() -> Callable[[str], dict[str, list[str]]]:
 
 @pytest.fixture
 def training(tmp_path):
-    """What a training of four rows left: at epoch 1 one is right, one near and two are far."""
-    p_true, right = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
-    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, right, np.zeros((4, 2)))
+    """Predictions on four rows: at epoch 1 one is correct, one near and two are far."""
+    p_true, correct = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
+    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, correct, np.zeros((4, 2)))
     write_predictions(tmp_path / FILE, {"": seen})
     return tmp_path

@@ -23,7 +23,7 @@ from hf_elmix.cli.main import main
             ["gradients", "--out", "nowhere/fig1.png"],
             "--out: expected a file in a folder that exists, but got 'nowhere/fig1.png'",
         ),
-        (["cohorts", "nowhere"], "there is no 'nowhere'"),
+        (["cohorts", "nowhere"], "'nowhere' does not exist"),
         (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
         (["calibration", "no/model"], "Cannot load the model 'no/model'"),
         (["calibration", "{training}"], "Cannot load the model"),

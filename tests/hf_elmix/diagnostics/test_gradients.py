@@ -118,7 +118,7 @@ def test_a_schedule_is_taken_as_it_starts():
     assert gradient_at_label(MixingSchedule.parse("0-0.5"), 0.25) == gradient_at_label(parse_loss("0"), 0.25)
 
 
-def test_a_loss_that_was_registered(monkeypatch):
+def test_a_registered_loss(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
     register_loss("squared", squared)
     np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * WRONG)
@@ -170,8 +170,8 @@ def test_any_name_is_in_the_legend(ax):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("mmc", "'mmc:scale=10' has no gradient .* distance of features"),
-        ("cot", "'cot' has no gradient .* procedure"),
+        ("mmc", "'mmc:scale=10' is not a function .* distance between features"),
+        ("cot", "'cot' is not a function .* alternates two steps"),
         ("focla", "Did you mean 'focal'"),
         ((1, 2, 3), "Expected mixing"),
         ((-1, 2), "Unknown mixing '-1:2'"),
@@ -180,7 +180,7 @@ def test_any_name_is_in_the_legend(ax):
         (lambda logits, labels: torch.ones(len(labels), requires_grad=True), "Cannot differentiate"),
     ],
 )
-def test_what_has_no_gradient_is_refused(ax, loss, message):
+def test_losses_without_such_a_gradient_are_refused(ax, loss, message):
     with pytest.raises(UsageError, match=message):
         gradient_at_label(loss, 0.5)
     with pytest.raises(UsageError, match=message):
@@ -188,7 +188,7 @@ def test_what_has_no_gradient_is_refused(ax, loss, message):
 
 
 @pytest.mark.parametrize("p", [0, 1, -0.5, [0.5, np.nan]])
-def test_what_is_no_probability_is_refused(p):
+def test_refused_probabilities(p):
     with pytest.raises(UsageError, match="above 0 and below 1"):
         gradient_at_label("ce", p)
 

@@ -27,7 +27,7 @@ def test_a_run_is_looked_at_on_the_rows_that_it_was_scored_on(kept_run):
     found = open_checkpoint(str(kept_run), Rows(), batch_size=4)
     record = json.loads((kept_run / RECORD).read_text())
     seen = predict(found.model, found.loader, progress=False)
-    assert seen.right.mean() == record["scores"]["matched_accuracy"]["last"]
+    assert seen.correct.mean() == record["scores"]["matched_accuracy"]["last"]
     assert len(seen.labels) == 6
     assert max(batch["input_ids"].shape[1] for batch in found.loader) == 7
     assert found.batch_size == 4
