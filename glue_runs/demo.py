@@ -48,10 +48,5 @@ def demo_study(folder: Path) -> Study:
         "per_device_eval_batch_size": 256,
         "use_cpu": True,  # the model is too small for a GPU to be faster
     }
-    return glue_study(
-        model=str(encoder_path()),
-        dataset=str(rows),
-        max_length=pocket.MAX_LENGTH,
-        arguments=arguments,
-        kinds=SCORED_KINDS,
-    )
+    model, length = str(encoder_path()), pocket.MAX_LENGTH
+    return glue_study(model=model, dataset=str(rows), max_length=length, arguments=arguments, kinds=SCORED_KINDS)

@@ -86,7 +86,10 @@ def finetune(words: Sequence[str]) -> int:
     if args.do_predict:
         _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
-        _publish(Path(args.output_dir or ""), facts(metrics), hub)
+        folder, card = Path(args.output_dir or ""), facts(metrics)
+        write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
+        if hub is not None:
+            print(publish_files(files_of_model(folder), mark=model_mark(card), **hub))
     return 0
 
 
@@ -291,10 +294,3 @@ def _facts(
         on_split = {name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)}
         scores += scores_on(split, task.metrics, on_split)
     return model_facts(task.name, settings, provenance, scores, args.seed)
-
-
-def _publish(folder: Path, facts: ModelFacts, hub: dict[str, Any] | None) -> None:
-    """Write the card beside the model, and publish both if they are to be."""
-    write_model_card(folder, facts, folder.name if hub is None else hub["repo_id"])
-    if hub is not None:
-        print(publish_files(files_of_model(folder), mark=model_mark(facts), **hub))

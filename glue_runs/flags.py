@@ -161,13 +161,6 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     elif not set(EVALUATES) & set(names):
         # By default every epoch is evaluated, which switches do_eval on; here nobody asked for it.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
-    _check_source(data)
-    check_arguments(args)
-    return data, model, args
-
-
-def _check_source(data: DataArguments) -> None:
-    """Refuse rows that are not named, or named twice."""
     if data.files and (data.task_name or data.dataset_name):
         raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
     if not (data.files or data.task_name or data.dataset_name):
@@ -175,6 +168,8 @@ def _check_source(data: DataArguments) -> None:
             f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
             "--validation_file."
         )
+    check_arguments(args)
+    return data, model, args
 
 
 def _with_config(words: list[str]) -> list[str]:

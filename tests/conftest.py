@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import gc
 import os
 
 # Libraries read these when they are imported. No test may reach a network; children that need the local Hub set their
@@ -10,6 +11,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads do not take time from other processes
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 import sys
@@ -30,10 +33,13 @@ from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 sys.path.append(str(Path(__file__).parent))  # where the local Hub is
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of garbage collection, which the Trainer runs after every training."""
+    gc.freeze()
+
 
 HUB = Path(os.environ.get("HF_ELMIX_HUB", Path(__file__).parents[2] / "shared" / "hub"))
 

@@ -118,11 +118,6 @@ def _says_less(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     return clause, without(clause, rng.choice(said))
 
 
-def _says_more(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    more, less = _says_less(rng, clause)
-    return less, more
-
-
 def _denies(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     premise, hypothesis = rng.choice((_same, _says_less))(rng, clause)
     return premise, replace(hypothesis, negated=True)
@@ -136,18 +131,19 @@ def _widens(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     return clause, reworded(rng, generalised(clause, rng.choice(("subject", "thing"))))
 
 
-def _narrows(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    specific, general = _widens(rng, clause)
-    return general, specific
-
-
-def _reverses(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+def _contradicts(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     return clause, reworded(rng, opposed(rng, clause))
 
 
 _Change = Callable[[Random, Clause], tuple[Clause, Clause]]
-_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _says_more, "contradiction": _denies}
-_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _narrows, "contradiction": _reverses}
+
+
+def _reversed(change: _Change) -> _Change:
+    return lambda rng, clause: change(rng, clause)[::-1]
+
+
+_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _reversed(_says_less), "contradiction": _denies}
+_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _reversed(_widens), "contradiction": _contradicts}
 
 
 def hedged(rng: Random) -> Pair:

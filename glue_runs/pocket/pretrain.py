@@ -122,18 +122,12 @@ def pretrain(folder: Path, samples: int = SAMPLES, steps: int = STEPS) -> None:
     encoded = tokenizer(segments, padding=True, return_tensors="pt")
     strangers = torch.tensor([sample.stranger for sample in text])
     model = BertForPreTraining(encoder_config(len(tokenizer)))
-    _train(model, encoded, strangers, tokenizer.mask_token_id, steps)
-    model.bert.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _train(model: BertForPreTraining, encoded: BatchEncoding, strangers: Tensor, mask_id: int, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     generator = torch.Generator().manual_seed(SEED)
     for step in range(1, steps + 1):
         rows = torch.randint(len(strangers), (BATCH,), generator=generator)
-        words, order = _losses(model, encoded, strangers, rows, mask_id, generator)
+        words, order = _losses(model, encoded, strangers, rows, tokenizer.mask_token_id, generator)
         (words + order).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -141,6 +135,8 @@ def _train(model: BertForPreTraining, encoded: BatchEncoding, strangers: Tensor,
         schedule.step()
         if step % 500 == 0:
             print(f"step {step}: words {words.item():.3f}, strangers {order.item():.3f}", flush=True)
+    model.bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _losses(

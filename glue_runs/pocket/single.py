@@ -45,13 +45,10 @@ def acceptability(rng: Random, label: str, hard: bool) -> tuple[str]:
     if hard:
         return (rng.choice((_agreement, _auxiliary))(rng, good),)
     words = statement(draw_clause(rng), fronted=rng.random() < 0.3).split()
-    return (" ".join(words if good else _swapped(rng, words)),)
-
-
-def _swapped(rng: Random, words: list[str]) -> list[str]:
-    # Among the first five words, whose order is fixed; the full stop stays last.
-    at = rng.randrange(4)
-    return [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
+    if not good:  # swap two of the first five words, whose order is fixed; the full stop stays last
+        at = rng.randrange(4)
+        words[at], words[at + 1] = words[at + 1], words[at]
+    return (" ".join(words),)
 
 
 def _agreement(rng: Random, good: bool) -> str:

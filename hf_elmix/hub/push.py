@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import string
@@ -140,8 +141,9 @@ def _method_of(record: RunRecord) -> tuple[str, str]:
 
 def _public_command(command: str) -> str:
     """Return a command without where folders are: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
-    words = [
-        re.sub(r"^(--\w+=)?[/~].*", lambda path: f"{path[1] or ''}{PurePath(path[0]).name}", word)
-        for word in shlex.split(command)
-    ]
+    words = []
+    for word in shlex.split(command):
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_path = "://" in value or value.startswith(("/", ".", "~")) or os.path.exists(value)
+        words.append(flag + equals + (PurePath(value).name or value if is_path else value))
     return shlex.join(words)

@@ -27,7 +27,6 @@ __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
 FILE = "rows"  # what the only split of a file is called
 BATCH_SIZE = 32  # of the training of a model that is not a run
-TRAINER_BATCH_SIZE = 8  # `TrainingArguments.per_device_train_batch_size` unless a study says otherwise
 
 
 @dataclass(frozen=True)
@@ -99,20 +98,16 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
     tokens = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length))[split]
     model: nn.Module = load_trained(source)
+    # What the arguments of a study leave out has the Trainer's default.
+    arguments = {"per_device_train_batch_size": BATCH_SIZE} if record is None else settings.get("arguments", {})
     return Checkpoint(
         # In half precision neither second derivatives nor probabilities near 1 would have any digits left.
         model.float().to("cuda" if torch.cuda.is_available() else "cpu"),
         DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)),
         f"{target}: {len(tokens)} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
         f"classes: {', '.join(f'{index} {name}' for index, name in enumerate(task.labels))}",
-        BATCH_SIZE if record is None else _rows_in_a_step(settings.get("arguments", {})),
+        arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1),
     )
-
-
-def _rows_in_a_step(arguments: dict[str, Any]) -> int:
-    """Rows in a training step on one device."""
-    size = arguments.get("per_device_train_batch_size", TRAINER_BATCH_SIZE)
-    return size * arguments.get("gradient_accumulation_steps", 1)
 
 
 def _record_in(folder: Path) -> RunRecord | None:

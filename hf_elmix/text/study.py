@@ -56,11 +56,8 @@ def text_task(
     tokenizer = load_tokenizer(source)
     padding = possible_padding(padding, source, tokenizer)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
-    provenance = {
-        "data_rows": {split: len(part) for split, part in rows.items()},
-        "data_revision": revision(rows["train"]),
-        "model_revision": source.revision,
-    }
+    sizes = {split: len(part) for split, part in rows.items()}
+    revisions = {"data_revision": revision(rows["train"]), "model_revision": source.revision}
     settings = {
         "text": task.to_settings(),
         "model": source.name,
@@ -75,7 +72,7 @@ def text_task(
     metric = task.metrics[0]
     select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
-    inputs = partial(_inputs, task, source, tokens, collator, padding, provenance)
+    inputs = partial(_inputs, task, source, tokens, collator, padding, {"data_rows": sizes, **revisions})
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 

@@ -98,9 +98,9 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
         (["empty.csv"], "but No columns to parse from file"),
-        (["scoreless.csv"], "Expected runs with a score, but none of 1 runs has one"),
+        (["scoreless.csv"], "got 1 run without one"),
         (["damaged"], "study.json is damaged"),
-        (["unscored"], "Expected runs with a score, but none of 1 runs has one"),
+        (["unscored"], "got 1 run without one"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monkeypatch, capsys, words, message):

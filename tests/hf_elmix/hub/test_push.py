@@ -167,7 +167,8 @@ def test_models_behind_a_url(local_hub, run_of):
 def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
     failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
-    declare(store, "glue-runs study --output_dir /home/secret/runs --mixings ce --dataset_name=/home/secret/rows")
+    command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
+    declare(store, command)
     words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
     assert main(words) == 0
     files = held(local_hub, "org/my-runs", "datasets")
@@ -180,7 +181,7 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
         ("ce", 1, "done"),
     ]
     assert not any(b"secret" in content for content in files.values())
-    assert "glue-runs study --output_dir runs --mixings ce --dataset_name=rows" in files["README.md"].decode()
+    assert "glue-runs study --output_dir runs --dataset_name=rows --tasks mrpc --lr 0.5" in files["README.md"].decode()
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{local_hub.url}/datasets/org/my-runs: nothing changed"
 
