@@ -1,1 +1,1 @@
-"""The program ``elmix`` (one file per command), and the commands that ``glue-runs`` shares with it."""
+"""The program ``elmix`` (one file per command), and the commands that other programs share with it."""
