@@ -24,7 +24,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "hf_elmix" / "docs" / "pages"
 MARKDOWN = [
     ROOT / "README.md",
-    *(path for top in ("hf_elmix", "glue_runs") for path in sorted((ROOT / top).rglob("*.md"))),
+    *(
+        path
+        for top in ("hf_elmix", "glue_runs")
+        for path in sorted((ROOT / top).rglob("*.md"))
+        if "templates" not in path.parts
+    ),
 ]
 
 # What the programs of a file print, and the files they leave.
@@ -123,8 +128,8 @@ def test_ci_runs_what_the_quick_tests_leave_out():
 def test_commands_are_understood():
     parsers = {"glue-runs": make_parser("glue-runs", "", GLUE_RUNS), "elmix": make_parser("elmix", "", ELMIX)}
     lines = [line for path in MARKDOWN for block in blocks(path, "bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(("glue-runs", "elmix"))]
-    commands = [words for words in commands if words[1] != "finetune"]
+    lines = [line for line in lines if line.startswith(("glue-runs", "elmix")) and " finetune " not in line]
+    commands = [shlex.split(line, comments=True) for line in lines]
     assert {tuple(words[:2]) for words in commands} >= {
         *(("glue-runs", name) for name in GLUE_RUNS if name != "finetune"),
         *(("elmix", name) for name in ("report", "gradients", "cohorts", "calibration", "escape")),

@@ -291,7 +291,7 @@ def test_the_scores_of_both_sets_of_mnli(glue, good_rows, encoder, tmp_path):
     splits = [result["dataset"]["split"] for result in data["model-index"][0]["results"]]
     assert splits == ["validation_matched", "validation_mismatched"]
     assert not (tmp_path / "out/schedule.png").exists()
-    assert "loss that the Trainer takes by itself" in text
+    assert "the Trainer's own loss" in text
 
 
 def test_a_run_that_trains_nothing_writes_no_card(glue, encoder, tmp_path):
