@@ -1,1 +1,1 @@
-"""The GLUE study of the mixed loss: declarations and a command line. The engine is `hf_elmix.study`."""
+"""The GLUE study of the mixed loss: its tasks and protocol, and the program ``glue-runs``."""

@@ -1,4 +1,4 @@
-"""The demo: the whole study, end to end, on generated rows and a small encoder, with no network and no account."""
+"""The demo: the whole study on generated rows and a small encoder, without a network or an account."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from glue_runs.pocket.encoder import encoder_path
 from glue_runs.study import glue_study
 from hf_elmix.study.spec import Study
 
-__all__ = ["ABOUT", "APART", "REAL", "demo_study"]
+__all__ = ["ABOUT", "REAL", "SCORED_KINDS", "demo_study"]
 
 REAL = "glue-runs study --output_dir runs"
 
 ABOUT = f"""\
-A study of 7 tasks x 4 seeds x 4 regimes = 112 fine-tunings on GENERATED rows: small English sentences made by a seeded
-grammar (glue_runs/pocket), a known share of them ambiguous or mislabelled, and a small BERT pre-trained on such text.
-It shows that everything works and what the result looks like, on your machine. It cannot show that a regime is better
-on real text: the rows follow rules that real text does not. The training rows that were made ambiguous or mislabelled
-are reported apart: how many of them does each regime end up memorising? The real tasks, with the paper's protocol:
+A study of 7 tasks x 4 seeds x 4 losses = 112 runs on GENERATED rows: short English sentences from a seeded grammar
+(glue_runs/pocket), a known share of them ambiguous or mislabelled, and a small BERT pre-trained on such text. It shows
+that everything works on your machine, and what a report looks like. It cannot show that a loss is better on real text,
+which does not follow the rules of a grammar. Training rows that are ambiguous or mislabelled are also reported
+separately: how many of them does the model memorise with each loss? The real tasks, with the paper's protocol:
 
     {REAL}
 """
 
 
-APART = {
-    "mislabelled": "mislabelled training rows memorised, with the wrong label that they carry",
-    "ambiguous": "ambiguous training rows memorised, with the label that they carry by chance",
+SCORED_KINDS = {
+    "mislabelled": "mislabelled training rows memorised with their incorrect label",
+    "ambiguous": "ambiguous training rows memorised with the label that they have by chance",
 }
 
 
 def demo_study(folder: Path) -> Study:
-    """The paper's grid over generated rows, which are written below `folder` in the layout of the Hub's dataset.
+    """The paper's grid on generated rows, which are written to disk if they are not there yet.
 
     Args:
-        folder: Where ``rows/`` goes.
+        folder: The folder in which ``rows/`` is created.
     """
     rows = folder / "rows"
-    if not (rows / "README.md").exists():  # written last, so it stands for all of them
+    if not (rows / "README.md").exists():  # written last, so all the others exist
         write_dataset(rows)
     arguments = {
         "learning_rate": pocket.LEARNING_RATE,
@@ -46,8 +46,7 @@ def demo_study(folder: Path) -> Study:
         "num_train_epochs": pocket.EPOCHS,
         "per_device_train_batch_size": pocket.BATCH_SIZE,
         "per_device_eval_batch_size": 256,
-        "use_cpu": True,  # so small a model is no work for a GPU
+        "use_cpu": True,  # the model is too small for a GPU to be faster
     }
-    return glue_study(
-        model=str(encoder_path()), dataset=str(rows), max_length=pocket.MAX_LENGTH, arguments=arguments, kinds=APART
-    )
+    model, length = str(encoder_path()), pocket.MAX_LENGTH
+    return glue_study(model=model, dataset=str(rows), max_length=length, arguments=arguments, kinds=SCORED_KINDS)

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
-from glue_runs.metrics import COMBINED, compute_metrics_for, predicted_classes, predicted_values
-from glue_runs.protocol import GLUE
-from glue_runs.sharing import facts_of_run, share, take_hub
-from glue_runs.study import collator_for, possible_padding
-from glue_runs.tasks import GLUE_TASKS
+from glue_runs.metrics import COMBINED, with_combined_score
+from glue_runs.protocol import ARGUMENTS, GLUE
+from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.hub.client import ModelSource
+from hf_elmix.hub.facts import model_facts, scores_on
+from hf_elmix.hub.model_card import ModelFacts, model_mark, write_model_card
+from hf_elmix.hub.publish import claim_repo, publish_folder
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.provenance import software
+from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import in_order_of, named_labels
+from hf_elmix.text.metrics import predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
-from hf_elmix.text.own_files import find_splits, own_task, read_files
 from hf_elmix.text.padding_free import drop_padding
-from hf_elmix.text.rows import find_task, load_task, read_dataset, tokenise
+from hf_elmix.text.rows import load_task, read_dataset, revision
+from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.tokens import tokenise
 from hf_elmix.training.complement import trainer_for
 
 __all__ = ["finetune"]
 
-LAST = ("true", "last")  # for --resume_from_checkpoint: the newest one in the output folder
+LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest checkpoint in the output folder
+SUFFIXES = ("", "_mm")  # of metrics on the first and on the second evaluation set, as in run_glue
+# Beginnings of arguments that have no influence on the model, and of those that its card mentions elsewhere.
+NO_EFFECT = ("dataloader_", "disable_tqdm", "do_", "eval_", "log", "project", "report_to", "run_name", "save_", "use_")
+MENTIONED = ("loss", "mixing", "seed")
 
 
 def finetune(words: Sequence[str]) -> int:
@@ -47,22 +58,20 @@ def finetune(words: Sequence[str]) -> int:
         UsageError: If an argument, the data or the model cannot be used.
     """
     data, model, args = parse(words)
-    hub = take_hub(args)
-    _check_nothing_is_lost(args, Path(model.model_name_or_path))
+    hub = _take_hub(args)
+    _check_output(args, Path(model.model_name_or_path))
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args)
-    args.run_name = (
-        args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
-    )  # what trackers call it
-    facts = partial(facts_of_run, data, args, source, task, rows)
+    args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
+    facts = partial(_facts, data, args, source, task, rows)
     if args.process_index == 0:
-        print(_about(task, rows))
+        print(_summary(task, rows))
         if hub is not None:
-            hub.claim(facts({}))
+            claim_repo(mark=model_mark(facts({})), create=False, **hub)
     tokenizer = load_tokenizer(source)
-    length = _length(data, tokenizer)
+    length = min(data.max_seq_length, tokenizer.model_max_length)
     tokens = tokenise(rows, task, tokenizer, length)
     padding = "longest" if args.torch_compile and data.padding == "free" else data.padding
     padding = possible_padding(padding, source, tokenizer)
@@ -77,56 +86,97 @@ def finetune(words: Sequence[str]) -> int:
     if args.do_predict:
         _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
-        share(args, facts(metrics), hub)
+        folder, card = Path(args.output_dir or ""), facts(metrics)
+        write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
+        if hub is not None:
+            print(publish_folder(folder, mark=model_mark(card), **hub))
     return 0
 
 
+def _take_hub(args: FinetuneArguments) -> dict[str, Any] | None:
+    """Take from the arguments where the model is to be published, as arguments of `claim_repo`, and switch it off.
+
+    At every save the Trainer would upload the pickle of its arguments and write the token into it.
+    """
+    name = args.hub_model_id or Path(args.output_dir or "").resolve().name
+    hub = {"repo_id": name, "private": args.hub_private_repo, "token": args.hub_token} if args.push_to_hub else None
+    args.push_to_hub, args.hub_token = False, None
+    if hub is not None and not args.do_train:
+        raise UsageError("--push_to_hub publishes the model that was trained. Add --do_train.")
+    return hub
+
+
+def _check_output(args: FinetuneArguments, model: Path) -> None:
+    """Refuse to overwrite a model, or the results or checkpoints of an earlier run."""
+    output_dir = Path(args.output_dir or "")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
+    if args.resume_from_checkpoint is not None or not output_dir.exists():
+        return
+    reads_it = not args.do_train and model.resolve() == output_dir.resolve()
+    held = [name for name in ("all_results.json", "config.json") if (output_dir / name).exists()]
+    if held and not reads_it:
+        raise UsageError(
+            f"{args.output_dir} holds a model or a finished run ({held[0]}). Choose another --output_dir or delete it."
+        )
+    if args.do_train and get_last_checkpoint(str(output_dir)) is not None:
+        raise UsageError(
+            f"{args.output_dir} holds checkpoints of an unfinished run. Continue from the last with "
+            "--resume_from_checkpoint last, choose another --output_dir, or delete it."
+        )
+
+
+def _checkpoint(args: FinetuneArguments) -> str | None:
+    """The checkpoint from which to continue, if any."""
+    given = args.resume_from_checkpoint
+    if given in LAST:
+        last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir or "") else None
+        if last is None:
+            raise UsageError(f"Expected a checkpoint in {args.output_dir!r} to continue from, but it has none.")
+        return last
+    if given is not None and not Path(given).is_dir():
+        raise UsageError(f"Expected a folder, but --resume_from_checkpoint {given!r} is not one.")
+    return given
+
+
 def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
-    """The task and those of its splits that are used, with class ids in the order of the model's."""
+    """The task and the splits of it that are used, with the class ids of the model if it has the same classes."""
+
+    def used(splits: tuple[str, ...], test_splits: tuple[str, ...]) -> tuple[str, ...]:
+        train = ("train",) if args.do_train else ()
+        return (*train, *(splits if args.do_eval else ()), *(test_splits if args.do_predict else ()))
+
     if data.task_name is not None:
         task = find_task(data.task_name.lower(), GLUE_TASKS)
-        limits = {name: getattr(data, name) for name in ("max_train_samples", "max_eval_samples")}
         rows = load_task(
             task,
             data.dataset_name or GLUE,
-            splits=_used(args, task.splits, task.test_splits),
+            splits=used(task.splits, task.test_splits),
+            max_train_samples=data.max_train_samples,
+            max_eval_samples=data.max_eval_samples,
             max_predict_samples=data.max_predict_samples,
-            **limits,
         )
+        return in_order_of(config, task, rows)
+    if data.files:
+        name, rows = Path(next(iter(data.files.values()))).stem, read_files(data.files)
     else:
-        task, rows = _own_rows(data, args, config)
-    return in_order_of(config, task, rows)
-
-
-def _own_rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
-    files = data.files
-    name = (
-        Path(next(iter(files.values()))).stem if files else Path(data.dataset_name or "").expanduser().resolve().name
-    )
-    rows = read_files(files) if files else read_dataset(data.dataset_name or "", data.dataset_config_name)
+        folder = data.dataset_name or ""
+        name, rows = Path(folder).expanduser().resolve().name, read_dataset(folder, data.dataset_config_name)
     splits = find_splits(rows, data.validation_split_name)
     test_splits = find_splits(rows, data.test_split_name, test=True)
-    limits = {
-        "train": data.max_train_samples,
-        **dict.fromkeys(splits, data.max_eval_samples),
-        **dict.fromkeys(test_splits, data.max_predict_samples),
-    }
-    return own_task(
+    limits = {"train": data.max_train_samples, **dict.fromkeys(splits, data.max_eval_samples)}
+    limits |= dict.fromkeys(test_splits, data.max_predict_samples)
+    task, rows = custom_task(
         rows,
         name,
         splits=splits,
         test_splits=test_splits,
-        limits={split: limits[split] for split in _used(args, splits, test_splits)},
-        text_columns=tuple(filter(None, (data.text_column_names or "").split(","))),
+        limits={split: limits[split] for split in used(splits, test_splits)},
+        text_columns=data.text_column_names,
         label_column=data.label_column_name,
         labels=named_labels(config),
     )
-
-
-def _used(args: FinetuneArguments, splits: tuple[str, ...], test_splits: tuple[str, ...]) -> tuple[str, ...]:
-    """The splits that the run needs."""
-    train = ("train",) if args.do_train else ()
-    return (*train, *(splits if args.do_eval else ()), *(test_splits if args.do_predict else ()))
+    return in_order_of(config, task, rows)
 
 
 def _check_task(task: TextTask, args: FinetuneArguments) -> None:
@@ -141,33 +191,26 @@ def _check_task(task: TextTask, args: FinetuneArguments) -> None:
         raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
 
 
-def _about(task: TextTask, rows: DatasetDict) -> str:
-    """What is read, in one line: a wrong column is seen before anything is trained."""
+def _summary(task: TextTask, rows: DatasetDict) -> str:
+    """What is read, in one line that shows a wrong column before anything is trained."""
     counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
     labels = "a number" if task.regression else ", ".join(task.labels[:10]) + (" ..." if task.labels[10:] else "")
     return f"{task.name}: {counts} rows; text from {' and '.join(task.columns)}; label: {labels}"
 
 
-def _length(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens a row is cut to: no more than the model can take."""
-    if data.max_seq_length < 1:
-        raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {data.max_seq_length}.")
-    return min(data.max_seq_length, tokenizer.model_max_length)
-
-
 def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **parts: Any) -> Trainer:
-    """The Trainer; while it trains, the first evaluation split alone says which epoch is best, as in run_glue."""
+    """The Trainer, which chooses the best epoch on the first evaluation split alone, as run_glue does."""
     kind = Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss))
     try:
         return kind(
             args=args,
             train_dataset=tokens.get("train"),
             eval_dataset=tokens.get(task.splits[0]),
-            compute_metrics=compute_metrics_for(task, combined=True),
+            compute_metrics=with_combined_score(task),
             preprocess_logits_for_metrics=predicted_values if task.regression else predicted_classes,
             **parts,
         )
-    except (ValueError, ImportError) as error:  # say, a tracker that does not exist or is not installed
+    except (ValueError, ImportError) as error:  # such as a tracker that does not exist or is not installed
         raise UsageError(in_one_line(error)) from error
 
 
@@ -180,7 +223,7 @@ def _train(trainer: Trainer, checkpoint: str | None, rows: int) -> None:
 
 def _evaluate(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
-    for split, suffix in zip(task.splits, ("", "_mm"), strict=False):
+    for split, suffix in zip(task.splits, SUFFIXES, strict=False):
         scores = {**trainer.evaluate(tokens[split]), "eval_samples": len(tokens[split])}
         metrics |= {name + suffix: value for name, value in scores.items()}
     _save(trainer, "eval", metrics)
@@ -188,29 +231,22 @@ def _evaluate(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> dict[str
 
 
 def _predict(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> None:
-    """Write what is predicted for each row; where the labels are known, how right it is too."""
-    for split, suffix in zip(task.test_splits, ("", "-mm"), strict=False):
+    """Write a line with the predicted class or number of each row, and the metrics if the labels are known."""
+    for split, suffix in zip(task.test_splits, SUFFIXES, strict=False):
         output = trainer.predict(tokens[split], metric_key_prefix="predict")
         if "label" in tokens[split].column_names:
             metrics = {**(output.metrics or {}), "predict_samples": len(tokens[split])}
-            _save(trainer, "predict", {name + suffix.replace("-", "_"): value for name, value in metrics.items()})
+            _save(trainer, "predict", {name + suffix: value for name, value in metrics.items()})
         if trainer.is_world_process_zero():
-            _write_predictions(
-                Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix}.txt"),
-                np.asarray(output.predictions),
-                task.labels,
-            )
-
-
-def _write_predictions(path: Path, predictions: np.ndarray, labels: Sequence[str]) -> None:
-    """A line for each row: its index and what is predicted, the name of a class or a number."""
-    lines = ["index\tprediction"]
-    for index, value in enumerate(predictions):
-        lines.append(f"{index}\t{' '.join(labels[value].split()) if labels else format(value, '3.3f')}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    os.replace(draft, path)
+            lines = ["index\tprediction"]
+            for index, value in enumerate(np.asarray(output.predictions)):
+                shown = format(value, "3.3f") if task.regression else " ".join(task.labels[value].split())
+                lines.append(f"{index}\t{shown}")
+            path = Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix.replace('_', '-')}.txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.new")
+            draft.write_text("\n".join([*lines, ""]), encoding="utf-8")
+            os.replace(draft, path)
 
 
 def _save(trainer: Trainer, split: str, metrics: dict[str, Any]) -> None:
@@ -218,39 +254,42 @@ def _save(trainer: Trainer, split: str, metrics: dict[str, Any]) -> None:
     trainer.save_metrics(split, metrics)
 
 
-def _checkpoint(args: FinetuneArguments) -> str | None:
-    """The checkpoint to go on from, if any.
-
-    Raises:
-        UsageError: If there is no such folder.
-    """
-    given = args.resume_from_checkpoint
-    if given in LAST:
-        last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir or "") else None
-        if last is None:
-            raise UsageError(f"Expected a checkpoint in {args.output_dir!r} to go on from, but it has none.")
-        return last
-    if given is not None and not Path(given).is_dir():
-        raise UsageError(f"Expected a folder, but --resume_from_checkpoint {given!r} is none.")
-    return given
-
-
-def _check_nothing_is_lost(args: FinetuneArguments, model: Path) -> None:
-    """Refuse to write over a model, the results of an earlier run or its checkpoints."""
-    output_dir = Path(args.output_dir or "")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
-    if args.resume_from_checkpoint is not None or not output_dir.exists():
-        return
-    uses_it = not args.do_train and model.resolve() == output_dir.resolve()
-    held = [name for name in ("all_results.json", "config.json") if (output_dir / name).exists()]
-    if held and not uses_it:
-        raise UsageError(
-            f"{args.output_dir} holds a model or a finished run ({held[0]}). Choose another --output_dir or delete it."
-        )
-    checkpoint = get_last_checkpoint(str(output_dir)) if args.do_train else None
-    if checkpoint is not None:
-        raise UsageError(
-            f"{args.output_dir} holds checkpoints of an unfinished run. Go on from the last with "
-            "--resume_from_checkpoint last, choose another --output_dir, or delete it."
-        )
+def _facts(
+    data: DataArguments,
+    args: FinetuneArguments,
+    source: ModelSource,
+    task: TextTask,
+    rows: DatasetDict,
+    metrics: Mapping[str, float],
+) -> ModelFacts:
+    """What the model card says of the run; before the evaluation there are no metrics."""
+    known = {field.name: field.default for field in fields(args) if field.default is not MISSING}
+    changed = {name: getattr(args, name) for name, default in known.items() if getattr(args, name) != default}
+    listed = {
+        name: value
+        for name, value in changed.items()
+        if not name.startswith((*NO_EFFECT, *MENTIONED)) and isinstance(value, str | int | float | bool)
+    }
+    settings = {
+        "model": source.name,
+        "dataset": next(iter(data.files.values()), data.dataset_name or GLUE),
+        "config": data.task_name or data.dataset_config_name,
+        "loss": None if args.loss == STOCK else args.loss,
+        "max_length": data.max_seq_length,
+        "padding": data.padding,
+        "max_train_samples": data.max_train_samples,
+        "max_eval_samples": data.max_eval_samples,
+        "arguments": {**{name: getattr(args, name) for name in ARGUMENTS}, **listed},
+    }
+    provenance = {
+        **software(),
+        "model_revision": source.revision,
+        "data_revision": revision(next(iter(rows.values()))),
+        "data_rows": {split: len(part) for split, part in rows.items()},
+        "device": str(args.device),
+    }
+    scores = []
+    for split, suffix in zip(task.splits, SUFFIXES, strict=False):
+        on_split = {name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)}
+        scores += scores_on(split, task, on_split)
+    return model_facts(task, settings, provenance, scores, args.seed)

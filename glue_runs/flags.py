@@ -1,9 +1,9 @@
-"""The flags of ``glue-runs finetune``: those of run_glue, those of the Trainer, and ``--mixing`` or ``--loss``."""
+"""The flags of ``glue-runs finetune``: those of run_glue and of the Trainer, and ``--mixing`` or ``--loss``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,47 +22,47 @@ from hf_elmix.training.arguments import MixedLossArguments
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "check_arguments", "parse"]
 
 PROG = "glue-runs finetune"
-STOCK = "none"  # the mixing or loss that is the model's own in the stock Trainer
+STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
-EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for evaluation rows
+EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
-# Flags that run_glue or an older Trainer had, and what to type now.
+# Flags that run_glue or an older Trainer had, and what to type instead.
 GONE = {
     "cache_dir": "set the environment variable HF_HOME",
-    "config_name": "leave it out: weights are loaded with their own configuration",
+    "config_name": "leave it out: a model is loaded with its own configuration",
     "evaluation_strategy": "type --eval_strategy",
     "evaluate_during_training": "type --eval_strategy",
     "group_by_length": "type --train_sampling_strategy group_by_length",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
-    "model_type": "leave it out: the model's configuration says it",
+    "model_type": "leave it out: it is in the configuration of the model",
     "no_cuda": "type --use_cpu",
-    "overwrite_cache": "leave it out: tokens are kept under a digest of their rows, so they are never out of date",
-    "overwrite_output_dir": "leave it out, and delete the folder yourself if its contents may go",
+    "overwrite_cache": "leave it out: tokens are cached by a digest of their rows, so they are never out of date",
+    "overwrite_output_dir": "leave it out, and delete the folder yourself if you no longer need it",
     "per_gpu_eval_batch_size": "type --per_device_eval_batch_size",
     "per_gpu_train_batch_size": "type --per_device_train_batch_size",
     "push_to_hub_model_id": "type --hub_model_id",
     "push_to_hub_token": "log in with: hf auth login",
     "save_safetensors": "leave it out: models are always saved as safetensors",
-    "token": "log in with: hf auth login (a token in a command line can be read by others)",
-    "tokenizer_name": "save the tokenizer in the model's folder",
+    "token": "log in with: hf auth login (others can read a token in a command line)",
+    "tokenizer_name": "save the tokenizer in the folder of the model",
     "use_auth_token": "leave it out: a login with hf auth login is used",
-    "use_fast_tokenizer": "leave it out: there is one kind",
-    "warmup_ratio": "type --warmup_steps: below 1 it is a share of all steps",
+    "use_fast_tokenizer": "leave it out: all tokenizers are fast",
+    "warmup_ratio": "type --warmup_steps: a value below 1 is a share of all steps",
 }
 
 
 @dataclass
 class DataArguments:
-    """Which rows, and how much of each."""
+    """Which rows, and how many of them."""
 
     task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TASKS)}."})
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Dataset on the Hub or local folder like one; with --task_name, where GLUE lies."},
+        metadata={"help": "Dataset id or folder; with --task_name, a copy of GLUE."},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of --dataset_name."})
     train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON or Parquet with training rows."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same with rows to evaluate."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same with evaluation rows."})
     test_file: str | None = field(default=None, metadata={"help": "The same with rows to predict."})
     text_column_names: str | None = field(
         default=None, metadata={"help": "The text column, or the two of a pair: COLUMN,COLUMN."}
@@ -70,19 +70,19 @@ class DataArguments:
     label_column_name: str | None = field(default=None, metadata={"help": "The column of labels."})
     validation_split_name: str | None = field(default=None, metadata={"help": "Split of the dataset to evaluate."})
     test_split_name: str | None = field(default=None, metadata={"help": "Split of the dataset to predict."})
-    max_seq_length: int = field(default=MAX_LENGTH, metadata={"help": "Tokens a row is cut to."})
+    max_seq_length: int = field(default=MAX_LENGTH, metadata={"help": "Truncate each row to this many tokens."})
     padding: str = field(
         default=PADDINGS[0], metadata={"help": "What batches are padded to: free (nothing), longest or max_length."}
     )
     pad_to_max_length: bool | None = field(
         default=None, metadata={"help": "run_glue's name for --padding max_length; false: --padding longest."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep so many of the first training rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Keep so many of the first rows of each evaluation split."}
+        default=None, metadata={"help": "Keep the first N rows of each evaluation split."}
     )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Keep so many of the first rows of each split to predict."}
+        default=None, metadata={"help": "Keep the first N rows of each split to predict."}
     )
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class DataArguments:
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that were given, by split."""
+        """The given files by split."""
         given = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         return {split: path for split, path in given.items() if path is not None}
 
@@ -100,26 +100,26 @@ class DataArguments:
 class ModelArguments:
     """Which pre-trained encoder."""
 
-    model_name_or_path: str = field(default=BERT, metadata={"help": "Model id on the Hub, or a local folder."})
+    model_name_or_path: str = field(default=BERT, metadata={"help": "Model id or folder."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run Python code that the model brings along. Read it first."}
+        default=False, metadata={"help": "Run the Python code of the model. Read it first."}
     )
     ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Draw a fresh head where the model has one for other labels."}
+        default=False, metadata={"help": "Replace a head for another number of labels by a fresh one."}
     )
 
 
 @dataclass
 class FinetuneArguments(MixedLossArguments):
-    """Training arguments with the protocol's defaults (see `glue_runs.protocol`); the loss may be ``none``."""
+    """Training arguments with the defaults of the study (see `glue_runs.protocol`); the loss may be ``none``."""
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
     num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs of training."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a batch on each device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows in a batch while evaluating."})
     eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
-    logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between two logs."})
+    logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between logs."})
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):
@@ -127,7 +127,7 @@ class FinetuneArguments(MixedLossArguments):
             TrainingArguments.__post_init__(self)
         else:
             super().__post_init__()
-        self.dataloader_pin_memory &= torch.cuda.is_available()  # else each loader warns that it cannot
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # otherwise each loader warns that it cannot pin
 
 
 class FlagParser(OneLineParser, HfArgumentParser):
@@ -138,23 +138,23 @@ class FlagParser(OneLineParser, HfArgumentParser):
 
 
 def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
-    """Read a command line.
+    """Parse a command line.
 
-    A file of arguments, ``--config FILE`` or a first word that ends in .json, .yaml or .yml, holds flags too; one on
-    the command line goes before one in the file. With none of ``--do_train``, ``--do_eval`` and ``--do_predict``, it
-    trains and evaluates.
+    Flags may also come from a file: ``--config FILE``, or a first word that ends in .json, .yaml or .yml. Those on the
+    command line override those in the file. Without ``--do_train``, ``--do_eval`` and ``--do_predict``, the model is
+    trained and evaluated.
 
     Args:
         words: The command line after ``finetune``.
 
     Raises:
-        UsageError: If a flag is unknown or its value is wrong, or it is not said which rows.
+        UsageError: If a flag is unknown, a value is not valid, or no rows are named.
     """
     words = _with_config(list(words))
     names = [name_of_flag(word) for word in words if word.startswith("--")]
     gone = next((name for name in names if name in GONE), None)
     if gone is not None:
-        raise UsageError(f"--{gone} is no flag here: {GONE[gone]}.")
+        raise UsageError(f"--{gone} does not exist here: {GONE[gone]}.")
     kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
     try:
         parsed: Any = FlagParser(kinds, PROG).parse_args_into_dataclasses(words, return_remaining_strings=True)
@@ -166,9 +166,15 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     if not set(ACTIONS) & set(names):
         args.do_train = args.do_eval = True
     elif not set(EVALUATES) & set(names):
-        # The protocol scores every epoch, which switches do_eval on; here nobody asked for it.
+        # By default every epoch is evaluated, which switches do_eval on; here nobody asked for it.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
-    _check_source(data)
+    if data.files and (data.task_name or data.dataset_name):
+        raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
+    if not (data.files or data.task_name or data.dataset_name):
+        raise UsageError(
+            f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
+            "--validation_file."
+        )
     check_arguments(args)
     return data, model, args
 
@@ -190,44 +196,29 @@ def check_arguments(args: TrainingArguments) -> None:
             raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
 
 
-def _check_source(data: DataArguments) -> None:
-    """Refuse rows from nowhere, or from two places."""
-    if data.files and (data.task_name or data.dataset_name):
-        raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
-    if not (data.files or data.task_name or data.dataset_name):
-        raise UsageError(
-            f"Expected to be told which rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or "
-            "--train_file and --validation_file."
-        )
-
-
 def _with_config(words: list[str]) -> list[str]:
-    """The words of a file of arguments, where there is one, before the others."""
+    """The words of a command line, with those of a file of arguments before the others."""
     if words and not words[0].startswith("-") and Path(words[0]).suffix in (".json", ".yaml", ".yml"):
         words = ["--config", *words]
     for place, word in enumerate(words):
         if word == "--config" or word.startswith("--config="):
             rest = words[place + 1 :]
             path = word.partition("=")[2] or (rest.pop(0) if rest else "")
-            return [*_words_of(_read_config(path)), *words[:place], *rest]
+            return [*_words_in(path), *words[:place], *rest]
     return words
 
 
-def _read_config(path: str) -> Mapping[str, Any]:
+def _words_in(path: str) -> Iterator[str]:
+    """The contents of a file of arguments as words of a command line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"Cannot read the arguments in {path!r}: {in_one_line(error)}") from error
     if not isinstance(values, Mapping):
-        raise UsageError(f"Expected {path!r} to hold names of flags and their values, but it holds {values!r}.")
-    return values
-
-
-def _words_of(values: Mapping[str, Any]) -> Iterable[str]:
+        raise UsageError(f"Expected {path!r} to map names of flags to values, but got {values!r}.")
     for name, value in values.items():
-        if value is None:
-            continue
-        yield f"--{name}"
-        parts = value if isinstance(value, list) else [value]
-        yield from (part if isinstance(part, str) else json.dumps(part) for part in parts)
+        if value is not None:
+            yield f"--{name}"
+            parts = value if isinstance(value, list) else [value]
+            yield from (part if isinstance(part, str) else json.dumps(part) for part in parts)

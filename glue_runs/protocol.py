@@ -1,23 +1,21 @@
-"""The paper's GLUE protocol, each value with its source."""
+"""The paper's GLUE protocol, each value with its source; importing it takes no time, as a command line needs it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from glue_runs.tasks import TASKS
+from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["ARGUMENTS", "BERT", "GLUE", "MAX_LENGTH", "MIXINGS", "PADDINGS", "SEEDS", "TASK_NAMES"]
 
 TASK_NAMES = tuple(TASKS)  # paper: "seven classification tasks"
-SEEDS = (0, 1, 2, 3)  # paper: four, "the same random seeds were used for all"; which ones it does not say
+SEEDS = (0, 1, 2, 3)  # paper: four, "the same random seeds were used for all"; it does not say which
 MIXINGS = ("ce", "0", "0,0.5", "0-0.5")  # paper: "Scheduling" and Fig. 2
 
-GLUE = "nyu-mll/glue"  # the Hub's name of the paper's benchmark
-BERT = "google-bert/bert-base-uncased"  # paper: "the BERT architecture"; which one it does not say
+GLUE = "nyu-mll/glue"  # the paper's benchmark on the Hub
+BERT = "google-bert/bert-base-uncased"  # paper: "the BERT architecture"; it does not say which
 MAX_LENGTH = 64  # paper
-# What a batch is padded to: nothing, its longest row, or MAX_LENGTH. The first is the default; up to rounding and the
-# numbers drawn for dropout, all of them are the same training.
-PADDINGS = ("free", "longest", "max_length")
 
 ARGUMENTS: dict[str, Any] = {
     "learning_rate": 2e-5,  # paper

@@ -1,14 +1,18 @@
-"""GLUE's tasks as one table: the seven of the study, and the two that only ``finetune`` takes.
+"""GLUE's tasks as one table: the seven of the study, and the two that only ``finetune`` accepts.
 
 Columns, label names and splits are those of the dataset ``nyu-mll/glue`` on the Hugging Face Hub. The study leaves out
-STS-B because it is regression, and WNLI because the paper leaves it out (its count is seven tasks).
+STS-B because it is a regression, and WNLI because the paper does (it counts seven tasks).
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
+
+from hf_elmix.errors import UsageError
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["GLUE_TASKS", "TASKS"]
+__all__ = ["GLUE_TASKS", "TASKS", "find_task"]
 
 
 TASKS: dict[str, TextTask] = {
@@ -35,3 +39,20 @@ GLUE_TASKS: dict[str, TextTask] = {
     "stsb": TextTask("stsb", ("sentence1", "sentence2"), (), ("pearson", "spearmanr")),
     "wnli": TextTask("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
 }
+
+
+def find_task(name: str, tasks: Mapping[str, TextTask] = TASKS) -> TextTask:
+    """Look a task up by its name.
+
+    Args:
+        name: The name.
+        tasks: The tasks that exist.
+
+    Raises:
+        UsageError: If there is no such task; the message lists the tasks and suggests a close match.
+    """
+    if name in tasks:
+        return tasks[name]
+    close = difflib.get_close_matches(name.lower().replace("-", ""), tasks, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"Unknown task {name!r}. Expected one of {', '.join(tasks)}.{hint}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before PyTorch is loaded, here and in all processes that tests start: threads that spin while they wait for others
 # take the processor away from those on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 import sys
@@ -14,6 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+# Nothing here may reach a network; children that need the local Hub set their own endpoint. Read on import.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from datasets import Dataset
@@ -27,14 +34,13 @@ from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
 
-# Nothing here may reach a network; children that need the local Hub set their own endpoint.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 sys.path.append(str(Path(__file__).parent))  # where the local Hub is
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of garbage collection, which the Trainer runs after every training."""
+    gc.freeze()
+
 
 HUB = Path(os.environ.get("HF_ELMIX_HUB", Path(__file__).parents[2] / "shared" / "hub"))
 

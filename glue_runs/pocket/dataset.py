@@ -1,8 +1,7 @@
-"""Generated rows on disk, laid out as the Hub's dataset ``nyu-mll/glue`` is."""
+"""Generated rows on disk, laid out like the dataset ``nyu-mll/glue`` on the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from glue_runs.pocket import TRAIN_ROWS, VALIDATION_ROWS
 from glue_runs.pocket.lexicon import WORDS
-from glue_runs.pocket.rows import AMBIGUOUS, HARD, MISLABELLED, Row, make_rows
+from glue_runs.pocket.rows import AMBIGUOUS, HARD, MISLABELLED, make_rows
 from glue_runs.tasks import TASKS
 from hf_elmix.text.tasks import TextTask
 
@@ -25,7 +24,7 @@ def write_dataset(
     """Write all seven tasks as a dataset folder: ``datasets.load_dataset(str(folder), "mnli")`` loads one of them.
 
     Args:
-        folder: Where to write; it is made if need be, and files of the same names are replaced.
+        folder: The folder, which is created if need be; files of the same names are replaced.
         seed: The same seed gives the same rows.
         train_rows: Rows in each training split.
         validation_rows: Rows in each evaluation split.
@@ -36,26 +35,12 @@ def write_dataset(
     folder = Path(folder)
     for task in TASKS.values():
         (folder / task.name).mkdir(parents=True, exist_ok=True)
-        for split, size in _sizes(task, train_rows, validation_rows):
+        for split, size in {"train": train_rows, **dict.fromkeys(task.splits, validation_rows)}.items():
             rows = make_rows(task.name, split, size, seed)
-            _frame(task, rows).to_parquet(folder / task.name / f"{split}-00000-of-00001.parquet", index=False)
-    (folder / "README.md").write_text(_readme(seed, train_rows, validation_rows), encoding="utf-8")
-    return folder
-
-
-def _sizes(task: TextTask, train_rows: int, validation_rows: int) -> Iterator[tuple[str, int]]:
-    yield "train", train_rows
-    for split in task.splits:
-        yield split, validation_rows
-
-
-def _frame(task: TextTask, rows: list[Row]) -> pd.DataFrame:
-    texts = {column: [row.texts[place] for row in rows] for place, column in enumerate(task.columns)}
-    others = {name: [getattr(row, name) for row in rows] for name in ("label", "idx", "kind", "difficulty")}
-    return pd.DataFrame(texts | others)
-
-
-def _readme(seed: int, train_rows: int, validation_rows: int) -> str:
+            columns = {column: [row.texts[place] for row in rows] for place, column in enumerate(task.columns)}
+            columns |= {name: [getattr(row, name) for row in rows] for name in ("label", "idx", "kind", "difficulty")}
+            path = folder / task.name / f"{split}-00000-of-00001.parquet"
+            pd.DataFrame(columns).to_parquet(path, index=False)
     header = DatasetCardData(
         license="apache-2.0",
         language=["en"],
@@ -64,48 +49,44 @@ def _readme(seed: int, train_rows: int, validation_rows: int) -> str:
         configs=[_config(task) for task in TASKS.values()],
     )
     shares = {"ambiguous": f"{AMBIGUOUS:.0%}", "mislabelled": f"{MISLABELLED:.0%}", "hard": f"{HARD:.0%}"}
-    text = _CARD.format(
-        seed=seed, train_rows=train_rows, validation_rows=validation_rows, words=round(len(WORDS), -1), **shares
-    )
-    return f"---\n{header.to_yaml()}\n---\n{text}"
+    sizes = {"train_rows": train_rows, "validation_rows": validation_rows, "words": round(len(WORDS), -1)}
+    text = f"---\n{header.to_yaml()}\n---\n{_CARD.format(seed=seed, **sizes, **shares)}"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return folder
 
 
 def _info(task: TextTask) -> dict[str, Any]:
     names = {str(place): name for place, name in enumerate(task.labels)}
-    features: list[dict[str, Any]] = [{"name": column, "dtype": "string"} for column in task.columns]
-    features.append({"name": "label", "dtype": {"class_label": {"names": names}}})
-    features.append({"name": "idx", "dtype": "int32"})
-    features.extend({"name": column, "dtype": "string"} for column in ("kind", "difficulty"))
+    dtypes: dict[str, Any] = {**dict.fromkeys(task.columns, "string"), "label": {"class_label": {"names": names}}}
+    dtypes |= {"idx": "int32", "kind": "string", "difficulty": "string"}
+    features = [{"name": column, "dtype": dtype} for column, dtype in dtypes.items()]
     return {"config_name": task.name, "features": features}
 
 
 def _config(task: TextTask) -> dict[str, Any]:
-    splits = ("train", *task.splits)
-    return {
-        "config_name": task.name,
-        "data_files": [{"split": split, "path": f"{task.name}/{split}-*"} for split in splits],
-    }
+    files = [{"split": split, "path": f"{task.name}/{split}-*"} for split in ("train", *task.splits)]
+    return {"config_name": task.name, "data_files": files}
 
 
 _CARD = """
-# Seven small tasks in the shape of GLUE
+# Seven small tasks with the form of GLUE's
 
 Every row here is generated: `glue_runs.pocket` of the package hf-elmix writes them from a grammar and a lexicon of
 about {words} words (seed {seed}). No row of GLUE is copied; only the names of the configurations, columns, labels and
 splits are those of `nyu-mll/glue`. Each task has {train_rows} training rows and {validation_rows} rows per evaluation
 split.
 
-| column | what it says |
+| column | contents |
 |---|---|
 | the text columns, `label`, `idx` | as in GLUE |
 | `kind` | `clean`, `ambiguous` or `mislabelled` |
 | `difficulty` | `easy` or `hard`; ambiguous rows are hard |
 
 In training {ambiguous} of the rows are ambiguous and {mislabelled} are mislabelled; evaluation rows are all clean. An
-ambiguous row supports two labels and carries one of them by chance; a mislabelled row carries a wrong one. Of the rows
+ambiguous row supports two labels and has one of them by chance; a mislabelled row has an incorrect one. Of the rows
 that are not ambiguous {hard} are hard, in every split. Labels are balanced before that noise. Evaluation rows are
-drawn from texts that training rows never use. In `mnli` the training and the matched rows speak of animals and
-fruit, the mismatched ones of vehicles and tools.
+drawn from texts that training rows never use. In `mnli` the training and the matched rows are about animals and
+fruit, the mismatched ones about vehicles and tools.
 
 **What they can show:** that a training pipeline works from end to end, and how losses treat rows of a known kind.
 **What they cannot show:** how well a model understands English, or what any loss is worth on GLUE. A score on these

@@ -1,6 +1,6 @@
-"""The demo's encoder: its tokenizer, its shape, and where its weights lie.
+"""The encoder of the demo: its tokenizer, its configuration, and the folder of its weights.
 
-The weights come from ``glue_runs.pocket.pretrain`` and are part of the package.
+``glue_runs.pocket.pretrain`` makes the weights, which are part of the package.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def encoder_path() -> Path:
 
 
 def make_tokenizer() -> PreTrainedTokenizerBase:
-    """A BERT tokenizer that knows the lexicon's words and punctuation, each as one token, and no others."""
+    """A BERT tokenizer whose tokens are exactly the words and punctuation of the lexicon."""
     tokens = (*SPECIAL_TOKENS, *PUNCTUATION, *WORDS)
     return BertTokenizer(vocab={token: place for place, token in enumerate(tokens)}, model_max_length=MAX_POSITIONS)
 
 
 def encoder_config(vocab_size: int) -> BertConfig:
-    """The encoder's shape: BERT with two layers, 128 wide.
+    """The configuration of the encoder: BERT with two layers and a hidden size of 128.
 
     Args:
         vocab_size: Number of tokens.

@@ -1,6 +1,6 @@
-"""Sentences from the lexicon: a clause is a value, and small functions draw it, change it and say it.
+"""Sentences from the lexicon: small functions draw a clause, change it, and turn it into a sentence.
 
-Every function that draws takes its own ``random.Random``; nothing reads or moves a global state.
+Every function that draws takes its own ``random.Random``; no global state is read or changed.
 """
 
 from __future__ import annotations
@@ -27,36 +27,25 @@ from glue_runs.pocket.lexicon import (
     plural,
 )
 
-__all__ = [
-    "Clause",
-    "altered",
-    "draw_clause",
-    "filled",
-    "generalised",
-    "opposed",
-    "passive",
-    "question",
-    "reworded",
-    "statement",
-    "without",
-]
+__all__ = ["Clause", "altered", "draw_clause", "filled", "generalised", "opposed", "passive", "question", "reworded"]
+__all__ += ["statement", "without"]
 
 Groups = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """Who did what to what, where and when; an empty adjective, place or time is left unsaid.
+    """Who did what to what, where and when; an empty adjective, place or time is left out.
 
     Attributes:
         subject: A person, singular.
         verb: A transitive verb, in its base form.
-        thing: What it is done to, singular.
-        count: How many things: ``"a"`` or a number word.
-        adjective: What the thing is like.
+        thing: The object of the verb, singular.
+        count: Number of things: ``"a"`` or a numeral.
+        adjective: Describes the thing.
         place: Where, with its preposition.
         time: When, with its preposition.
-        negated: Whether the clause says that this did not happen.
+        negated: Whether it did not happen.
     """
 
     subject: str
@@ -77,8 +66,8 @@ def draw_clause(rng: Random, things: Groups = THINGS) -> Clause:
     """Draw a clause with an adjective and with a place, a time, or both.
 
     Args:
-        rng: Where the draw comes from.
-        things: The nouns to draw the object from.
+        rng: Source of random numbers.
+        things: The nouns from which the object is drawn.
     """
     place, time = rng.choice(((True, False), (False, True), (True, True)))
     return Clause(
@@ -99,7 +88,7 @@ def filled(clause: Clause, **words: str) -> Clause:
 
 
 def reworded(rng: Random, clause: Clause) -> Clause:
-    """The same clause in other words: each word that has a synonym gives way to it with probability 1/2."""
+    """The same clause in other words: each word with a synonym is replaced by it with probability 1/2."""
 
     def other(word: str) -> str:
         same = SYNONYMS.get(word, ())
@@ -113,30 +102,31 @@ def altered(rng: Random, clause: Clause, slots: Sequence[str]) -> Clause:
     """The clause with another meaning in each of the named slots.
 
     Args:
-        rng: Where the draw comes from.
-        clause: What to start from.
+        rng: Source of random numbers.
+        clause: The clause to change.
         slots: Names of slots that the clause fills.
     """
-    return filled(clause, **{slot: _another(rng, slot, getattr(clause, slot)) for slot in slots})
-
-
-def _another(rng: Random, slot: str, word: str) -> str:
     pools: dict[str, Sequence[str]] = {
         "subject": [noun for group in PEOPLE for noun in group],
         "verb": [verb for group in VERBS for verb in group],
         # Only a noun of the same kind: otherwise the kind alone would give the change away.
-        "thing": [noun for group in THINGS for noun in group if HYPERNYMS[noun] == HYPERNYMS.get(word)],
+        "thing": [noun for group in THINGS for noun in group if HYPERNYMS[noun] == HYPERNYMS.get(clause.thing)],
         "adjective": [adjective for group in ADJECTIVES for adjective in group],
         "count": COUNTS,
         "place": PLACES,
         "time": TIMES,
     }
-    taken = (word, *SYNONYMS.get(word, ()))
-    return rng.choice([candidate for candidate in pools[slot] if candidate not in taken])
+
+    def another(slot: str) -> str:
+        word = getattr(clause, slot)
+        taken = (word, *SYNONYMS.get(word, ()))
+        return rng.choice([candidate for candidate in pools[slot] if candidate not in taken])
+
+    return filled(clause, **{slot: another(slot) for slot in slots})
 
 
 def opposed(rng: Random, clause: Clause) -> Clause:
-    """The clause with its verb turned into an opposite (``buy`` into ``sell``)."""
+    """The clause with its verb replaced by an opposite (``buy`` by ``sell``)."""
     return replace(clause, verb=rng.choice(OPPOSITES[clause.verb]))
 
 
@@ -146,7 +136,7 @@ def generalised(clause: Clause, slot: str) -> Clause:
 
 
 def without(clause: Clause, *slots: str) -> Clause:
-    """The clause with the named slots (adjective, place, time) left unsaid."""
+    """The clause with the named slots (adjective, place, time) left out."""
     return filled(clause, **dict.fromkeys(slots, ""))
 
 
@@ -154,8 +144,8 @@ def statement(clause: Clause, fronted: bool = False) -> str:
     """The clause as a sentence in the past tense.
 
     Args:
-        clause: What to say.
-        fronted: Whether the place (or, without a place, the time) comes first.
+        clause: The clause.
+        fronted: Put the place (or, without a place, the time) first.
     """
     front = (clause.place or clause.time) if fronted else ""
     rest = replace(clause, place="", time=clause.time if clause.place else "") if front else clause
@@ -174,7 +164,7 @@ def question(clause: Clause, opening: str) -> str:
     """A question about the clause.
 
     Args:
-        clause: What is asked about; what the question asks for should be left unsaid in it.
+        clause: What is asked about, without what the question asks for.
         opening: The words before the verb: ``"where"``, ``"at what time"``, ...
     """
     asked = f"{opening} did the {clause.subject} {clause.verb}"

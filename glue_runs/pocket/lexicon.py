@@ -1,41 +1,14 @@
-"""The closed vocabulary of the generated tasks: every word, its inflections and what it means beside others.
+"""The closed vocabulary of the generated tasks: every word, its inflections, synonyms and opposites.
 
-A *group* is a tuple of words that mean the same (``("doctor", "physician")``); the grammar swaps them freely.
-Everything is lower case ASCII, and all collections are tuples or dicts in written order, so that a seed fixes every
-draw.
+A *group* is a tuple of synonyms (``("doctor", "physician")``), which the grammar exchanges freely. Everything is lower
+case ASCII, and all collections are tuples or dicts in written order, so that a seed determines every draw.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "ADJECTIVES",
-    "ADVERBS",
-    "ANIMALS",
-    "COLLECTIVES",
-    "COUNTS",
-    "FRUITS",
-    "HYPERNYMS",
-    "INTRANSITIVES",
-    "NEGATIVE",
-    "OPPOSITES",
-    "PEOPLE",
-    "PLACES",
-    "POSITIVE",
-    "PUNCTUATION",
-    "SYNONYMS",
-    "THINGS",
-    "TIMES",
-    "TOOLS",
-    "TOPICS",
-    "VEHICLES",
-    "VERBS",
-    "WORDS",
-    "article",
-    "participle",
-    "past",
-    "plural",
-    "third",
-]
+__all__ = ["ADJECTIVES", "ADVERBS", "ANIMALS", "COLLECTIVES", "COUNTS", "FRUITS", "HYPERNYMS", "INTRANSITIVES"]
+__all__ += ["NEGATIVE", "OPPOSITES", "PEOPLE", "PLACES", "POSITIVE", "PUNCTUATION", "SYNONYMS", "THINGS", "TIMES"]
+__all__ += ["TOOLS", "TOPICS", "VEHICLES", "VERBS", "WORDS", "article", "participle", "past", "plural", "third"]
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -56,20 +29,11 @@ FRUITS = _groups("apple | pear | lemon | plum | melon")
 VEHICLES = _groups("car automobile | truck lorry | bike bicycle | tractor | boat")
 TOOLS = _groups("shovel spade | hammer mallet | ladder | drill | saw")
 THINGS = ANIMALS + FRUITS + VEHICLES + TOOLS
-HYPERNYMS: dict[str, str] = {
-    word: kind
-    for kind, groups in (
-        ("person", PEOPLE),
-        ("animal", ANIMALS),
-        ("fruit", FRUITS),
-        ("vehicle", VEHICLES),
-        ("tool", TOOLS),
-    )
-    for word in _flat(groups)
-}
+_KINDS = {"person": PEOPLE, "animal": ANIMALS, "fruit": FRUITS, "vehicle": VEHICLES, "tool": TOOLS}
+HYPERNYMS: dict[str, str] = {word: kind for kind, groups in _KINDS.items() for word in _flat(groups)}
 COLLECTIVES = ("team", "crowd", "family", "choir", "crew")
 
-# Each pair of groups: what the one says, the other denies.
+# Pairs of groups with opposite meanings.
 _VERB_PAIRS = (
     ("buy purchase", "sell"),
     ("find discover", "lose misplace"),
@@ -102,55 +66,20 @@ OPPOSITES: dict[str, tuple[str, ...]] = {
 INTRANSITIVES = ("sleep", "laugh", "wait", "rest", "work", "smile", "arrive", "run")
 
 PLACES = (
-    "in the park",
-    "in the garden",
-    "in the city",
-    "at the market",
-    "at the school",
-    "at the station",
-    "near the river",
-    "near the library",
-)
+    "in the park", "in the garden", "in the city", "at the market",
+    "at the school", "at the station", "near the river", "near the library",
+)  # fmt: skip
 TIMES = ("yesterday", "last week", "on monday", "on friday", "in winter", "in summer", "at night", "at noon")
 COUNTS = ("a", "two", "three", "five", "ten")
 
 TOPICS = ("film", "movie", "plot", "story", "music", "cast", "scene", "ending", "show", "song", "book", "play")
-POSITIVE = (
-    "great",
-    "superb",
-    "lovely",
-    "charming",
-    "brilliant",
-    "funny",
-    "clever",
-    "fresh",
-    "touching",
-    "elegant",
-    "delightful",
-    "wonderful",
-    "graceful",
-    "exciting",
-    "witty",
-    "warm",
-)
-NEGATIVE = (
-    "awful",
-    "dreadful",
-    "dull",
-    "boring",
-    "terrible",
-    "clumsy",
-    "silly",
-    "weak",
-    "tedious",
-    "bland",
-    "messy",
-    "painful",
-    "flat",
-    "tired",
-    "shallow",
-    "hollow",
-)
+POSITIVE = _groups(
+    "great superb lovely charming brilliant funny clever fresh touching elegant delightful wonderful graceful "
+    "exciting witty warm"
+)[0]
+NEGATIVE = _groups(
+    "awful dreadful dull boring terrible clumsy silly weak tedious bland messy painful flat tired shallow hollow"
+)[0]
 ADVERBS = ("very", "really", "quite", "truly")
 PUNCTUATION = (".", "?")
 
@@ -160,15 +89,9 @@ _FUNCTION_WORDS = _groups(
 )[0]
 _PLURALS = {"person": "people"}
 _PASTS = {
-    "buy": "bought",
-    "sell": "sold",
-    "find": "found",
-    "lose": "lost",
-    "choose": "chose",
-    "hide": "hid",
-    "sleep": "slept",
-    "run": "ran",
-}
+    "buy": "bought", "sell": "sold", "find": "found", "lose": "lost",
+    "choose": "chose", "hide": "hid", "sleep": "slept", "run": "ran",
+}  # fmt: skip
 _PARTICIPLES = {"choose": "chosen", "hide": "hidden", "show": "shown"}
 
 
@@ -203,15 +126,10 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _words() -> tuple[str, ...]:
-    nouns = (*HYPERNYMS, *HYPERNYMS.values())
-    forms = [form for verb in (*_flat(VERBS), *INTRANSITIVES) for form in (verb, past(verb), participle(verb))]
-    forms += map(third, INTRANSITIVES)
-    phrases = [word for phrase in PLACES + TIMES for word in phrase.split()]
-    qualities = (*_flat(ADJECTIVES), *POSITIVE, *NEGATIVE, *ADVERBS)
-    others = (*COUNTS, *COLLECTIVES, *TOPICS, *_FUNCTION_WORDS)
-    listed = (*nouns, *map(plural, nouns), *forms, *phrases, *qualities, *others)
-    return tuple(sorted(dict.fromkeys(listed)))
-
-
-WORDS: tuple[str, ...] = _words()
+_NOUNS = (*HYPERNYMS, *HYPERNYMS.values())
+_FORMS = [form for verb in (*_flat(VERBS), *INTRANSITIVES) for form in (verb, past(verb), participle(verb))]
+_PHRASES = [word for phrase in PLACES + TIMES for word in phrase.split()]
+_OTHERS = (*_flat(ADJECTIVES), *POSITIVE, *NEGATIVE, *ADVERBS, *COUNTS, *COLLECTIVES, *TOPICS, *_FUNCTION_WORDS)
+WORDS: tuple[str, ...] = tuple(
+    sorted({*_NOUNS, *map(plural, _NOUNS), *_FORMS, *map(third, INTRANSITIVES), *_PHRASES, *_OTHERS})
+)

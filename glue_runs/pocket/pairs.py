@@ -1,8 +1,8 @@
 """The five tasks with two sentences: ``mrpc``, ``qqp``, ``mnli``, ``qnli`` and ``rte``.
 
-A maker takes a ``random.Random``, the name of the label and whether the row is to be a hard one, and
-returns the texts. Both labels of a two-way task are worded alike, so that neither sentence alone says which it is; the
-hypotheses of ``mnli`` do give hints ("did not", the name of a kind), as people's do.
+A maker takes a ``random.Random``, the name of the label and whether the row is hard, and returns the texts. Sentences
+of both labels of a two-class task have the same form, so that neither sentence alone gives the label away; the
+hypotheses of ``mnli`` do contain hints ("did not", the name of a kind), as those written by people do.
 """
 
 from __future__ import annotations
@@ -25,20 +25,8 @@ from glue_runs.pocket.grammar import (
 )
 from glue_runs.pocket.lexicon import ANIMALS, FRUITS, PLACES, TIMES, TOOLS, VEHICLES
 
-__all__ = [
-    "ASKING",
-    "HOME",
-    "TOWN",
-    "answer",
-    "duplicate",
-    "entailment",
-    "hedged",
-    "hedged_answer",
-    "inference",
-    "paraphrase",
-    "vaguer_question",
-    "vaguer_statement",
-]
+__all__ = ["ASKING", "HOME", "TOWN", "answer", "duplicate", "entailment", "hedged", "hedged_answer", "inference"]
+__all__ += ["paraphrase", "vaguer_question", "vaguer_statement"]
 
 Pair = tuple[str, str]
 Groups = tuple[tuple[str, ...], ...]
@@ -51,13 +39,13 @@ ASKING = {"place": ("where", "at which place"), "time": ("when", "at what time")
 def paraphrase(rng: Random, label: str, hard: bool) -> Pair:
     """Two sentences of ``mrpc``.
 
-    Easy: synonyms against a sentence about something else. Hard: synonyms and the passive voice against a sentence
-    that differs in two particulars.
+    Easy: the same in synonyms, or a sentence about something else. Hard: the same in synonyms and perhaps in the
+    passive voice, or a sentence that differs in two words.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"equivalent"`` or ``"not_equivalent"``.
-        hard: Whether the two labels are close to each other.
+        hard: Whether the two labels are hard to distinguish.
     """
     clause = draw_clause(rng)
     other = clause if label == "equivalent" else _changed(rng, clause, hard)
@@ -70,7 +58,7 @@ def _changed(rng: Random, clause: Clause, hard: bool) -> Clause:
 
 
 def vaguer_statement(rng: Random) -> Pair:
-    """Two sentences of which the second says less: is that a paraphrase?"""
+    """Two sentences of which the second says less, so that it is debatable whether it is a paraphrase."""
     clause = draw_clause(rng)
     return statement(clause), statement(reworded(rng, without(clause, "adjective", rng.choice(("place", "time")))))
 
@@ -78,13 +66,13 @@ def vaguer_statement(rng: Random) -> Pair:
 def duplicate(rng: Random, label: str, hard: bool) -> Pair:
     """Two questions of ``qqp``.
 
-    Easy: the same question with synonyms against one about something else. Hard: the question word is paraphrased too,
-    against a question that differs in two particulars.
+    Easy: the same question in synonyms, or one about something else. Hard: the question word is paraphrased too, or
+    the question differs in two words.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"duplicate"`` or ``"not_duplicate"``.
-        hard: Whether the two labels are close to each other.
+        hard: Whether the two labels are hard to distinguish.
     """
     asked = rng.choice(tuple(ASKING))
     clause = _asked_about(rng, asked)
@@ -100,7 +88,7 @@ def _asked_about(rng: Random, asked: str) -> Clause:
 
 
 def vaguer_question(rng: Random) -> Pair:
-    """Two questions of which the second is broader: will one answer do for both?"""
+    """Two questions of which the second is broader, so that it is debatable whether one answer fits both."""
     clause = _asked_about(rng, "place")
     return question(clause, "where"), question(reworded(rng, without(clause, "adjective", "time")), "where")
 
@@ -115,10 +103,10 @@ def inference(rng: Random, label: str, hard: bool, things: Groups = HOME) -> Pai
     | contradiction | says that it did not happen | says the opposite ("sold" for "bought") |
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"entailment"``, ``"neutral"`` or ``"contradiction"``.
-        hard: Whether it takes knowledge of words to tell.
-        things: The nouns to draw objects from: ``HOME`` for the matched rows, ``TOWN`` for the mismatched ones.
+        hard: Whether the answer depends on the meaning of words.
+        things: The nouns from which objects are drawn: ``HOME`` for matched rows, ``TOWN`` for mismatched ones.
     """
     clause = draw_clause(rng, things)
     premise, hypothesis = (_HARD if hard else _EASY)[label](rng, clause)
@@ -128,11 +116,6 @@ def inference(rng: Random, label: str, hard: bool, things: Groups = HOME) -> Pai
 def _says_less(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     said = [slot for slot in ("adjective", "place", "time") if getattr(clause, slot)]
     return clause, without(clause, rng.choice(said))
-
-
-def _says_more(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    more, less = _says_less(rng, clause)
-    return less, more
 
 
 def _denies(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
@@ -148,22 +131,23 @@ def _widens(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     return clause, reworded(rng, generalised(clause, rng.choice(("subject", "thing"))))
 
 
-def _narrows(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    specific, general = _widens(rng, clause)
-    return general, specific
-
-
-def _reverses(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
+def _contradicts(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
     return clause, reworded(rng, opposed(rng, clause))
 
 
 _Change = Callable[[Random, Clause], tuple[Clause, Clause]]
-_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _says_more, "contradiction": _denies}
-_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _narrows, "contradiction": _reverses}
+
+
+def _reversed(change: _Change) -> _Change:
+    return lambda rng, clause: change(rng, clause)[::-1]
+
+
+_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _reversed(_says_less), "contradiction": _denies}
+_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _reversed(_widens), "contradiction": _contradicts}
 
 
 def hedged(rng: Random) -> Pair:
-    """A premise that begins with "perhaps", and what it says as the hypothesis."""
+    """A premise that begins with "perhaps", and a hypothesis that states part of it as a fact."""
     premise, hypothesis = _says_less(rng, draw_clause(rng, HOME))
     return f"perhaps {statement(premise)}", statement(hypothesis)
 
@@ -171,13 +155,13 @@ def hedged(rng: Random) -> Pair:
 def answer(rng: Random, label: str, hard: bool) -> Pair:
     """A question and a sentence of ``qnli``.
 
-    Easy: the sentence answers, or is about something else. Hard: the sentence answers in other words, or is about the
-    very thing and leaves out what was asked.
+    Easy: the sentence answers the question, or is about something else. Hard: it answers in other words, or is about
+    the same event but leaves out what was asked.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"entailment"`` (the sentence answers the question) or ``"not_entailment"``.
-        hard: Whether the two labels are close to each other.
+        hard: Whether the two labels are hard to distinguish.
     """
     asked, kept = rng.sample(("place", "time"), 2)
     clause = _placed(rng)
@@ -194,21 +178,21 @@ def _placed(rng: Random) -> Clause:
 
 
 def hedged_answer(rng: Random) -> Pair:
-    """A question, and a sentence that answers it with "perhaps"."""
+    """A question, and an answer that begins with "perhaps"."""
     asked_about, said = answer(rng, "entailment", True)
     return asked_about, f"perhaps {said}"
 
 
 def entailment(rng: Random, label: str, hard: bool) -> Pair:
-    """Two sentences of ``rte``; the second is the shorter one.
+    """Two sentences of ``rte``, the second of which is shorter.
 
-    Easy: the second says less, or is about something else. Hard: it says less and in other words, or it differs in two
-    particulars as well.
+    Easy: the second says less, or is about something else. Hard: it says less in other words, or also differs in two
+    words.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"entailment"`` or ``"not_entailment"``.
-        hard: Whether the two labels are close to each other.
+        hard: Whether the two labels are hard to distinguish.
     """
     clause = draw_clause(rng)
     other = clause if label == "entailment" else _changed(rng, clause, hard)

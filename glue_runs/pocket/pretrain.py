@@ -1,19 +1,19 @@
-"""Pre-train the demo's encoder on generated text: ``python -m glue_runs.pocket.pretrain [FOLDER]``.
+"""Pre-train the encoder of the demo on generated text: ``python -m glue_runs.pocket.pretrain [FOLDER]``.
 
-BERT's own recipe in small. Half of each batch has holes to fill, and its words are restored (masked-language
-modelling); the other half is whole, and the pooled output tells whether its second segment belongs to the first
-(next-sentence prediction). The halves are apart because a word that was swapped for the first task would look like a
-difference to the second.
+This is the recipe of BERT on a small scale. In half of each batch some words are hidden or swapped, and the model
+restores them (masked-language modelling); the other half is left whole, and the pooled output predicts whether the
+second segment belongs to the first (next-sentence prediction). The halves are separate because a word that was swapped
+for the first objective would look like a difference to the second.
 
-The text comes from the grammar alone: events told twice, asked about twice, asked about and told, and reviews of one
-mind. Strangers tell of something else, or differ in two or three words. No row of a task is read, and nothing that
-``held_out`` keeps for validation.
+The text comes from the grammar alone: pairs of statements, of questions, of a question and its answer, and of reviews.
+In a pair whose segments do not belong together, the second is about something else or differs in two or three words.
+No row of a task is used, and no text that ``held_out`` reserves for validation.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import BatchEncoding, BertForPreTraining, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import BatchEncoding, BertForPreTraining, get_linear_schedule_with_warmup
 
 from glue_runs.pocket.encoder import SPECIAL_TOKENS, encoder_config, encoder_path, make_tokenizer
 from glue_runs.pocket.grammar import (
@@ -52,20 +52,20 @@ LEARNING_RATE = 1e-3
 WARMUP = 0.1
 WEIGHT_DECAY = 0.01
 CHOSEN = 0.25
-"""Share of the tokens of a sample with holes that are to be restored."""
+"""Share of the tokens of a sample that are to be restored."""
 HIDDEN, SWAPPED = 0.4, 0.4
-"""Of these, the share under [MASK] and the share swapped for another sample's word (BERT has 0.8 and 0.1: here finding
-the swapped word by comparing the segments is what the pair tasks need)."""
+"""Of these, the share replaced by [MASK] and the share swapped with the word of another sample. BERT has 0.8 and 0.1;
+here the pair tasks need the skill of finding a swapped word by comparing the segments."""
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One piece of pre-training text.
+    """One sample of pre-training text.
 
     Attributes:
         texts: One segment or two.
-        stranger: 1 if the second segment does not belong to the first, 0 if it does, ``IGNORED`` without one.
+        stranger: 1 if the second segment does not belong to the first, 0 if it does, ``IGNORED`` if neither is known.
     """
 
     texts: tuple[str, ...]
@@ -73,11 +73,11 @@ class Sample:
 
 
 def corpus(rng: Random, size: int) -> list[Sample]:
-    """Draw samples, none of them held out.
+    """Draw samples that are not held out.
 
     Args:
-        rng: Where the draw comes from.
-        size: How many.
+        rng: Source of random numbers.
+        size: Number of samples.
     """
     samples: list[Sample] = []
     while len(samples) < size:
@@ -88,63 +88,55 @@ def corpus(rng: Random, size: int) -> list[Sample]:
 
 
 def masked(input_ids: Tensor, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Choose tokens to be restored, and hide or swap most of them.
+    """Choose the tokens to restore, and hide or swap most of them.
 
     Args:
-        input_ids: Token ids, one row per sample; special tokens have the lowest ids and stay.
-        mask_id: What hides a token.
-        generator: Where the draw comes from.
+        input_ids: Token ids (samples, tokens); special tokens have the lowest ids and are never chosen.
+        mask_id: Id of the token [MASK].
+        generator: Source of random numbers.
 
     Returns:
-        The ids to feed, and the labels: the true id where a token was chosen, ``IGNORED`` elsewhere.
+        The input ids, and the labels: the true id of each chosen token, ``IGNORED`` elsewhere.
     """
     ordinary = len(SPECIAL_TOKENS)
     chosen = (torch.rand(input_ids.shape, generator=generator) < CHOSEN) & (input_ids >= ordinary)
     lot = torch.rand(input_ids.shape, generator=generator)
-    neighbour = input_ids.roll(1, 0)  # the word at the same place in another sample: often of the same class
+    neighbour = input_ids.roll(1, 0)  # the word at the same position in another sample, often of the same class
     swapped = chosen & (lot >= HIDDEN) & (lot < HIDDEN + SWAPPED) & (neighbour >= ordinary)
     holes = torch.where(swapped, neighbour, input_ids).masked_fill(chosen & (lot < HIDDEN), mask_id)
     return holes, input_ids.masked_fill(~chosen, IGNORED)
 
 
 def pretrain(folder: Path, samples: int = SAMPLES, steps: int = STEPS) -> None:
-    """Pre-train the encoder and write it with its tokenizer.
+    """Pre-train the encoder and save it with its tokenizer.
 
     Args:
-        folder: Where ``from_pretrained`` shall find them.
-        samples: How many pieces of text to draw.
-        steps: How many batches to train on.
+        folder: Folder for ``from_pretrained``.
+        samples: Number of samples to draw.
+        steps: Number of batches to train on.
     """
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
     text = corpus(Random(SEED), samples)
-    encoded = _encoded(tokenizer, text)
+    segments = [sample.texts if len(sample.texts) == 2 else sample.texts[0] for sample in text]
+    encoded = tokenizer(segments, padding=True, return_tensors="pt")
     strangers = torch.tensor([sample.stranger for sample in text])
     model = BertForPreTraining(encoder_config(len(tokenizer)))
-    _train(model, encoded, strangers, tokenizer.mask_token_id, steps)
-    model.bert.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> BatchEncoding:
-    texts = [sample.texts if len(sample.texts) == 2 else sample.texts[0] for sample in samples]
-    return tokenizer(texts, padding=True, return_tensors="pt")
-
-
-def _train(model: BertForPreTraining, encoded: BatchEncoding, strangers: Tensor, mask_id: int, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     generator = torch.Generator().manual_seed(SEED)
     for step in range(1, steps + 1):
         rows = torch.randint(len(strangers), (BATCH,), generator=generator)
-        words, mind = _losses(model, encoded, strangers, rows, mask_id, generator)
-        (words + mind).backward()
+        words, order = _losses(model, encoded, strangers, rows, tokenizer.mask_token_id, generator)
+        (words + order).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 500 == 0:
-            print(f"step {step}: words {words.item():.3f}, strangers {mind.item():.3f}", flush=True)
+            print(f"step {step}: words {words.item():.3f}, strangers {order.item():.3f}", flush=True)
+    model.bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _losses(
@@ -162,8 +154,8 @@ def _losses(
     batch["input_ids"] = torch.cat((holes, batch["input_ids"][half:]))
     output = model(**batch)
     words = cross_entropy(output.prediction_logits[:half].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-    mind = cross_entropy(output.seq_relationship_logits[half:], strangers[rows[half:]], ignore_index=IGNORED)
-    return words, mind
+    order = cross_entropy(output.seq_relationship_logits[half:], strangers[rows[half:]], ignore_index=IGNORED)
+    return words, order
 
 
 def _single(rng: Random) -> Sample:
@@ -175,11 +167,11 @@ def _single(rng: Random) -> Sample:
 def _paired(rng: Random) -> Sample:
     source, lot = rng.choice(_SOURCES), rng.random()
     if lot < 0.7:
-        # A stranger close by: the second segment differs in two or three particulars.
+        # If near, the second segment differs in two or three words.
         near = lot > 0.5
         return Sample(source(rng, near), int(near))
     other = source if lot < 0.85 else rng.choice(_SOURCES)
-    # Two reviews drawn apart may well agree.
+    # Two reviews drawn independently may agree.
     unknown = source is other is _reviewed
     return Sample((source(rng, False)[0], other(rng, False)[1]), IGNORED if unknown else 1)
 
@@ -200,7 +192,7 @@ def _asked_twice(rng: Random, near: bool) -> tuple[str, str]:
 def _answered(rng: Random, near: bool) -> tuple[str, str]:
     asked = rng.choice(("place", "time"))
     answer = rng.choice(PLACES if asked == "place" else TIMES)
-    evasive = near and rng.random() < 0.5  # tells of the very event, and leaves out what was asked
+    evasive = near and rng.random() < 0.5  # about the same event, without what was asked
     clause, other = _two_clauses(rng, draw_clause(rng), near and not evasive)
     other = filled(other, **{asked: "" if evasive else answer})
     left_out = (asked,) if rng.random() < 0.5 else ("adjective", "place", "time")

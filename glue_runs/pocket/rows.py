@@ -1,7 +1,7 @@
-"""Rows of the seven generated tasks: which recipe serves which task, and in which shares its rows come.
+"""Rows of the seven generated tasks: the recipe of each task, and the shares of its kinds of rows.
 
-The samples that the mixed loss is about are put in on purpose, and named: an *ambiguous* row supports two labels and
-carries one of them by chance, a *mislabelled* row carries a wrong one. Both occur in training only.
+Rows of the kinds that the mixed loss is about are included on purpose and marked: an *ambiguous* row supports two
+labels and has one of them by chance, a *mislabelled* row has an incorrect one. Both occur in training only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HARD = 0.4
 AMBIGUOUS = 0.10
 """Share of training rows that support two labels."""
 MISLABELLED = 0.05
-"""Share of training rows that carry a wrong label."""
+"""Share of training rows with an incorrect label."""
 KINDS = ("clean", "ambiguous", "mislabelled")
 
 Texts = tuple[str, ...]
@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         texts: The task's text columns, in the task's order.
-        label: Id of the label that the row carries.
+        label: Id of the label.
         idx: Position in its split, from 0.
         kind: ``"clean"``, ``"ambiguous"`` or ``"mislabelled"``.
         difficulty: ``"easy"`` or ``"hard"``; an ambiguous row is hard.
@@ -62,11 +62,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the rows of a task are made.
+    """How the rows of a task are generated.
 
     Attributes:
-        clean: Makes the texts that a label is true of, easy or hard.
-        ambiguous: Makes texts that two labels can be claimed for.
+        clean: Generates easy or hard texts for a label.
+        ambiguous: Generates texts that support two labels.
         torn: Names of these two labels.
     """
 
@@ -87,10 +87,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def held_out(texts: Texts) -> bool:
-    """Whether these texts are kept for validation: one eighth of all texts, chosen by their checksum.
+    """Whether texts are reserved for validation: one eighth of all texts, chosen by their checksum.
 
-    Training rows and the encoder's pre-training text take only the others, whatever the seed, so that neither ever
-    meets a validation row.
+    Training rows and the text for pre-training the encoder use only the others, whatever the seed, so that neither
+    ever contains a validation row.
     """
     return crc32("\n".join(texts).encode()) % 8 == 0
 
@@ -101,7 +101,7 @@ def make_rows(task: str, split: str, size: int, seed: int = 0) -> list[Row]:
     Args:
         task: Name of a task in ``glue_runs.tasks.TASKS``.
         split: ``"train"`` or one of the task's evaluation splits.
-        size: How many rows.
+        size: Number of rows.
         seed: The same seed gives the same rows in any process.
 
     Raises:
@@ -110,57 +110,42 @@ def make_rows(task: str, split: str, size: int, seed: int = 0) -> list[Row]:
     """
     splits = ("train", *TASKS[task].splits)
     if split not in splits:
-        raise ValueError(f"{task} has the splits {', '.join(splits)}; got {split!r}")
+        raise ValueError(f"Expected one of the splits {', '.join(splits)} of {task}, but got {split!r}.")
     rng = Random(f"{seed}/{task}/{split}")
-    recipe, labels = _recipe(task, split), TASKS[task].labels
+    recipe, labels = RECIPES[task], TASKS[task].labels
+    if split == "validation_mismatched":
+        recipe = replace(recipe, clean=partial(inference, things=TOWN))
     seen: set[Texts] = set()
     rows = []
-    for idx, slot in enumerate(_plan(rng, size, labels, training=split == "train")):
-        texts = _unseen(partial(_texts, rng, recipe, slot), seen, validation=split != "train")
-        label = labels.index(_carried(rng, recipe, labels, slot))
-        rows.append(Row(texts, label, idx, slot.kind, "hard" if slot.hard else "easy"))
+    for idx, (kind, hard, label) in enumerate(_plan(rng, size, labels, training=split == "train")):
+        draw = partial(recipe.ambiguous, rng) if kind == "ambiguous" else partial(recipe.clean, rng, label, hard)
+        texts = _unseen(draw, seen, validation=split != "train")
+        if kind == "ambiguous":
+            label = rng.choice(recipe.torn)
+        elif kind == "mislabelled":
+            label = rng.choice([other for other in labels if other != label])
+        rows.append(Row(texts, labels.index(label), idx, kind, "hard" if hard else "easy"))
     return rows
 
 
-@dataclass(frozen=True)
-class _Slot:
-    kind: str
-    hard: bool
-    truth: str
-
-
-def _recipe(task: str, split: str) -> Recipe:
-    recipe = RECIPES[task]
-    return replace(recipe, clean=partial(inference, things=TOWN)) if split == "validation_mismatched" else recipe
-
-
-def _plan(rng: Random, size: int, labels: tuple[str, ...], training: bool) -> list[_Slot]:
+def _plan(rng: Random, size: int, labels: tuple[str, ...], training: bool) -> list[tuple[str, bool, str]]:
+    """The kind of each row, whether it is hard, and the label for which its texts are generated."""
     ambiguous, mislabelled = (round(share * size) if training else 0 for share in (AMBIGUOUS, MISLABELLED))
     others = size - ambiguous
     hard = [place < round(HARD * others) for place in range(others)]
     rng.shuffle(hard)
     kinds = ["ambiguous"] * ambiguous + ["mislabelled"] * mislabelled + ["clean"] * (others - mislabelled)
-    truths = [labels[place % len(labels)] for place in range(size)]
-    slots = [_Slot(*parts) for parts in zip(kinds, [True] * ambiguous + hard, truths, strict=True)]
-    rng.shuffle(slots)
-    return slots
-
-
-def _texts(rng: Random, recipe: Recipe, slot: _Slot) -> Texts:
-    return recipe.ambiguous(rng) if slot.kind == "ambiguous" else recipe.clean(rng, slot.truth, slot.hard)
-
-
-def _carried(rng: Random, recipe: Recipe, labels: tuple[str, ...], slot: _Slot) -> str:
-    if slot.kind == "ambiguous":
-        return rng.choice(recipe.torn)
-    wrong = [label for label in labels if label != slot.truth]
-    return rng.choice(wrong) if slot.kind == "mislabelled" else slot.truth
+    balanced = [labels[place % len(labels)] for place in range(size)]
+    plan = list(zip(kinds, [True] * ambiguous + hard, balanced, strict=True))
+    rng.shuffle(plan)
+    return plan
 
 
 def _unseen(draw: Callable[[], Texts], seen: set[Texts], validation: bool) -> Texts:
+    """Draw until the texts are new to the split and on the right side of `held_out`."""
     for _ in range(_PATIENCE):
         texts = draw()
         if texts not in seen and held_out(texts) == validation:
             seen.add(texts)
             return texts
-    raise ValueError(f"the grammar has run out of new sentences after {len(seen)} rows; ask for fewer")
+    raise ValueError(f"Expected fewer rows: the grammar has run out of new sentences after {len(seen)}.")

@@ -1,7 +1,6 @@
-"""The two tasks with one sentence: ``cola`` (is it grammatical?) and ``sst2`` (is it praise?).
+"""The two tasks with one sentence: ``cola`` (is it grammatical?) and ``sst2`` (is it positive?).
 
-A maker takes a ``random.Random``, the name of the label and whether the row is to be a hard one, and
-returns the texts.
+A maker takes a ``random.Random``, the name of the label and whether the row is hard, and returns the texts.
 """
 
 from __future__ import annotations
@@ -34,25 +33,22 @@ _OTHER = {"positive": "negative", "negative": "positive"}
 def acceptability(rng: Random, label: str, hard: bool) -> tuple[str]:
     """A sentence of ``cola``.
 
-    Easy: two neighbouring words of an ordinary sentence change places, or not. Hard: a verb agrees with its subject
-    across a place and an unlike noun, or does not; or the verb after "did not" is in its base form, or in the past.
+    Easy: two neighbouring words of an ordinary sentence are swapped, or not. Hard: a verb agrees with its subject, or
+    with a noun of the other number in between; or the verb after "did not" is in its base form, or in the past tense.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"acceptable"`` or ``"unacceptable"``.
-        hard: Whether the mistake is a matter of one ending.
+        hard: Whether the mistake is in a single ending.
     """
     good = label == "acceptable"
     if hard:
         return (rng.choice((_agreement, _auxiliary))(rng, good),)
     words = statement(draw_clause(rng), fronted=rng.random() < 0.3).split()
-    return (" ".join(words if good else _swapped(rng, words)),)
-
-
-def _swapped(rng: Random, words: list[str]) -> list[str]:
-    # Among the first five words: every order there is fixed, and the full stop stays last.
-    at = rng.randrange(4)
-    return [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
+    if not good:  # swap two of the first five words, whose order is fixed; the full stop stays last
+        at = rng.randrange(4)
+        words[at], words[at + 1] = words[at + 1], words[at]
+    return (" ".join(words),)
 
 
 def _agreement(rng: Random, good: bool) -> str:
@@ -70,7 +66,7 @@ def _auxiliary(rng: Random, good: bool) -> str:
 
 
 def split_agreement(rng: Random) -> tuple[str]:
-    """A sentence on which speakers differ: a collective noun with a plural verb, as in "the team work at noon"."""
+    """A sentence on which speakers disagree: a collective noun with a plural verb, as in "the team work at noon"."""
     one, verb = rng.choice(COLLECTIVES), rng.choice(INTRANSITIVES)
     return (f"the {one} {verb} {rng.choice(PLACES)} {rng.choice(TIMES)} .",)
 
@@ -78,15 +74,15 @@ def split_agreement(rng: Random) -> tuple[str]:
 def sentiment(rng: Random, label: str, hard: bool) -> tuple[str]:
     """A sentence of ``sst2``.
 
-    Easy: one or two words of the label's own polarity. Hard: a word of the other polarity that is negated, or both
-    polarities around "but", where what follows decides.
+    Easy: one or two words of the polarity of the label. Hard: a negated word of the other polarity, or both polarities
+    around "but", where the second one decides.
 
     Args:
-        rng: Where the draw comes from.
+        rng: Source of random numbers.
         label: ``"positive"`` or ``"negative"``.
-        hard: Whether the words alone mislead.
+        hard: Whether the words alone are misleading.
     """
-    # Negation is kept rare: a few hundred rows in which it were common would teach that no word can be trusted.
+    # Negation is rare: if it were common, a few hundred rows would teach the model to trust no word.
     makers = (_negated, _contrasted, _contrasted, _contrasted) if hard else (_plain, _doubled, _doubled)
     return (rng.choice(makers)(rng, label),)
 
@@ -117,7 +113,7 @@ def _contrasted(rng: Random, label: str) -> str:
 
 
 def split_opinion(rng: Random) -> tuple[str]:
-    """A sentence that praises one thing and blames another, side by side."""
+    """A sentence that praises one thing and criticises another."""
     one, other = rng.sample(TOPICS, 2)
     first, second = rng.sample(("positive", "negative"), 2)
     return (f"the {one} was {_praise(rng, first)} and the {other} was {_praise(rng, second)} .",)

@@ -1,1 +1,1 @@
-"""Tables and figures from records alone: nothing here imports PyTorch."""
+"""Analysis and report of a study, from its records. Nothing here imports PyTorch."""

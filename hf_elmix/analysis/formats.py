@@ -8,25 +8,21 @@ from typing import NamedTuple
 
 __all__ = ["Cell", "Table", "markdown_table", "markdown_text", "to_latex", "to_markdown"]
 
+NAMED = {
+    "\\": "backslash",
+    "~": "asciitilde",
+    "^": "asciicircum",
+    "<": "less",
+    ">": "greater",
+    "|": "bar",
+    '"': "quotedbl",
+}
+MATHS = {"−": "-", "±": r"\pm", "τ": r"\tau", "·": r"\cdot", "≥": r"\geq", "×": r"\times", "²": "^2"}
+MATHS |= {"χ": r"\chi", "α": r"\alpha", "β": r"\beta"}
 LATEX = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "−": r"\ensuremath{-}",
-    "±": r"\ensuremath{\pm}",
-    "τ": r"\ensuremath{\tau}",
-    "·": r"\ensuremath{\cdot}",
-    "≥": r"\ensuremath{\geq}",
-    "×": r"\ensuremath{\times}",
-    "χ": r"\ensuremath{\chi}",
-    "²": r"\ensuremath{^2}",
-    "α": r"\ensuremath{\alpha}",
-    "β": r"\ensuremath{\beta}",
+    **{sign: rf"\text{name}{{}}" for sign, name in NAMED.items()},
+    **{sign: rf"\ensuremath{{{name}}}" for sign, name in MATHS.items()},
     "[": "{[}",  # after a line break a bracket would be its argument
 }
 MARKDOWN = "\\`*_{}[]<>|~$#&"  # characters with a meaning in Markdown

@@ -75,8 +75,8 @@ def _page(sections: Sequence[Section], figures: Mapping[str, Figure], title: str
     """The page as HTML. It contains everything that it shows."""
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    # No line ends within "F = 0" or "12 %".
-    page.filters["unbroken"] = lambda text: text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
+    # No line ends within "F = 0", "12 %" or "[0.1, 0.2]".
+    page.filters["unbroken"] = lambda text: re.sub(r" (?=[=<%])|(?<=[=<]) |(?<=\d,) (?=[−\d.]+\])", "\u00a0", text)
     drawn = {name: _inline(figure, name) for name, figure in figures.items()}
     return page.get_template("page.html").render(title=title, sections=sections, figures=drawn, commands=commands)
 

@@ -16,6 +16,7 @@ from hf_elmix.analysis.comparison import (
     task_gains,
 )
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
+from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import Predicted, Readers, reduce_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
@@ -56,7 +57,7 @@ class StudyResults:
         predictions: Readers | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
-            raise UsageError(f"Expected runs with a score, but none of {len(runs_df)} runs has one.")
+            raise UsageError(f"Expected runs with a score, but got {counted(len(runs_df), 'run')} without one.")
         self.runs_df, self.curves_df, self.seed = runs_df, curves_df, seed
         self._readers = predictions or {}
         self.scores = scores_table(runs_df)

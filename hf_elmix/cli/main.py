@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glue_runs.protocol import MAX_LENGTH
 from hf_elmix.cli.base import OneLineParser, exit_code
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES
 from hf_elmix.predictions.records import THRESHOLD
+from hf_elmix.text.tasks import MAX_LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,8 +117,7 @@ def _add_escape(parser: argparse.ArgumentParser) -> None:
 def _add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
     group = parser.add_argument_group("rows", "left out for a run: its own")
     add = group.add_argument
-    add("--task_name", metavar="TASK", help="a GLUE task")
-    add("--dataset_name", metavar="DATASET", help="dataset id or folder; with --task_name, where GLUE lies")
+    add("--dataset_name", metavar="DATASET", help="dataset id or folder")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--file", metavar="FILE", help="CSV, TSV, JSON or Parquet with rows")
     add("--split", metavar="SPLIT", help=f"of the dataset ({split})")

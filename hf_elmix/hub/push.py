@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import string
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -77,7 +79,7 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
         raise UsageError(f"Expected a folder of runs, but {str(store.folder)!r} holds no record.")
     results = StudyResults(runs_table(records, store.asked()), curves_table(records, store.asked()))
     repo_id = claim_repo(repo_id, DATASET_MARK, repo_type="dataset", create=False, **options)
-    files = dataset_files(results, repo_id, store.declaration()["commands"])
+    files = dataset_files(results, repo_id, list(map(public_command, store.declaration()["commands"])))
     return publish_files(files, repo_id, DATASET_MARK, repo_type="dataset", **options)
 
 
@@ -102,6 +104,20 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
             raise UsageError(f"{template!r} makes {repo_id!r} of both {one} and {two}. {_expected(template)}")
         ids[repo_id] = record
     return ids
+
+
+def public_command(command: str) -> str:
+    """A command without the places of folders, of which only the last part is published.
+
+    Args:
+        command: A command line.
+    """
+    words = []
+    for word in shlex.split(command):
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_place = "://" in value or value.startswith(("/", ".", "~")) or os.path.exists(value)
+        words.append(flag + equals + (PurePath(value).name or value if is_place else value))
+    return shlex.join(words)
 
 
 def _id(template: str, record: RunRecord) -> str:

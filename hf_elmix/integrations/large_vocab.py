@@ -1,7 +1,8 @@
 """A Trainer for language models with a large vocabulary that never holds all logits.
 
-While the loss is computed, the model's head (`hf_elmix.losses.linear`) is made to return the loss in place of the
-logits. So the model does everything else itself, inside whatever wraps it, and nothing here knows its architecture.
+While the loss is computed, the model's head is replaced by a function that returns the loss instead of the logits
+(`hf_elmix.losses.linear`). The model does everything else itself, inside whatever wraps it, and nothing here depends
+on its architecture.
 """
 
 from __future__ import annotations
@@ -26,13 +27,12 @@ USE_OTHER = "Use MixedLossTrainer, which computes all logits."
 
 
 def linear_head(model: nn.Module) -> nn.Linear:
-    """The head of a model whose logits are ``hidden @ weight.T + bias`` and no more: neither scaled nor capped.
+    """The head of a model whose logits are ``hidden @ weight.T + bias``, neither scaled nor capped.
 
-    What is done to them is not looked up but tried, on two tokens: the head is made to return known numbers, and just
-    these must come out.
+    This is tried on two tokens: the head is made to return known numbers, and the model must return exactly these.
 
     Args:
-        model: A model, under no wrapper.
+        model: The model without any wrapper.
 
     Raises:
         UsageError: If the model has no such head.
@@ -41,12 +41,12 @@ def linear_head(model: nn.Module) -> nn.Linear:
     head = None if find is None else find()
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         raise UsageError(f"Expected the head of {name} to be a plain nn.Linear, but it is {head}. {USE_OTHER}")
-    if not _returns_what_the_head_does(model, head):
-        raise UsageError(f"{name} changes what its head returns (by a scale or a cap, for one). {USE_OTHER}")
+    if not _returns_unchanged(model, head):
+        raise UsageError(f"{name} changes the logits of its head (for example by a scale or a cap). {USE_OTHER}")
     return head
 
 
-def _returns_what_the_head_does(model: nn.Module, head: nn.Linear) -> bool:
+def _returns_unchanged(model: nn.Module, head: nn.Linear) -> bool:
     known = torch.linspace(-1000, 1000, head.out_features).to(head.weight).expand(1, 2, -1)
     tokens = torch.zeros(1, 2, dtype=torch.long, device=known.device)
     training = model.training
@@ -60,12 +60,7 @@ def _returns_what_the_head_does(model: nn.Module, head: nn.Linear) -> bool:
 
 @contextlib.contextmanager
 def head_replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a head return a function of what it is applied to.
-
-    Args:
-        head: Any module whose `forward` nobody else has replaced.
-        function: What to do in place of its `forward`.
-    """
+    """Use a function in place of a module's `forward`."""
     head.forward = function
     try:
         yield
@@ -74,10 +69,10 @@ def head_replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iter
 
 
 class LinearLossMixin(MixedLossMixin):
-    """`MixedLossMixin` for a decoder-only language model, without ever holding the logits of all tokens.
+    """`MixedLossMixin` for a decoder-only language model, which never holds the logits of all tokens.
 
-    The loss, its gradients and what is logged are the same, up to the order of additions. Logits are computed as usual
-    where predictions are asked for, that is, in evaluation with `compute_metrics` and in `predict`.
+    The loss, its gradients and the logs are the same, up to the order of additions. Logits are computed as usual where
+    predictions are needed: in evaluation with `compute_metrics`, and in `predict`.
 
     Args:
         *args: Arguments of the Trainer.
@@ -85,30 +80,27 @@ class LinearLossMixin(MixedLossMixin):
         **kwargs: Arguments of the Trainer, and of `MixedLossMixin`.
 
     Raises:
-        UsageError: Besides those of `MixedLossMixin`, if the loss is no function of the cross entropy,
-            the model predicts no next token, its logits are not what a linear head returns, labels are smoothed, or
-            the model is compiled, sharded, or replicated in one process.
+        UsageError: As for `MixedLossMixin`; and if the loss is not a function of the cross entropy, the model does not
+            predict the next token, its logits are not those of a linear head, labels are smoothed, or the model is
+            compiled, sharded, or replicated in one process.
     """
 
     def __init__(self, *args: Any, kernel: Kernel | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kernel = kernel
-        self._refuse_what_was_never_tried()
-        self._head = linear_head(self._model)
-        self._loss_only = False  # whether outputs that are asked for will be thrown away
-        self._replaced = False
-
-    def _refuse_what_was_never_tried(self) -> None:
-        refused = {
-            "a model that predicts no next token": not self._loss_shifts_labels or self._requires_labels,
+        untested = {
+            "a model that does not predict the next token": not self._loss_shifts_labels or self._requires_labels,
             "label_smoothing_factor": self.label_smoother is not None,
             "torch_compile": self.args.torch_compile,
             "DeepSpeed or FSDP": self.is_deepspeed_enabled or self.is_fsdp_enabled,
             "several GPUs in one process": self.args.n_gpu > 1,
         }
-        for what, is_so in refused.items():
+        for what, is_so in untested.items():
             if is_so:
-                raise UsageError(f"The loss without logits does not take {what}. {USE_OTHER}")
+                raise UsageError(f"The loss without logits does not support {what}. {USE_OTHER}")
+        self._head = linear_head(self._model)
+        self._loss_only = False  # whether the requested outputs will be discarded
+        self._replaced = False
 
     def compute_loss(
         self,
@@ -117,7 +109,7 @@ class LinearLossMixin(MixedLossMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As that of `MixedLossMixin`, arguments and all."""
+        """As that of `MixedLossMixin`."""
         self._replaced = inputs.get("labels") is not None and (self._loss_only or not return_outputs)
         if not self._replaced:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -150,7 +142,7 @@ class LinearLossMixin(MixedLossMixin):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As that of `MixedLossMixin`, arguments and all."""
+        """As that of `MixedLossMixin`."""
         self._loss_only = prediction_loss_only
         try:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)

@@ -1,4 +1,4 @@
-"""The mixed loss for the `CrossEncoder` of sentence-transformers, whose Trainer takes its loss as a module."""
+"""The mixed loss for the `CrossEncoder` of sentence-transformers, whose Trainer takes the loss as a module."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["MixedCrossEncoderLoss"]
 
 
 class MixedCrossEncoderLoss(CrossEntropyLoss):
-    """Their `CrossEntropyLoss` for pairs of texts with a class, with the mixed loss, or another, in its place.
+    """The mixed loss, or another, as the `CrossEntropyLoss` of sentence-transformers for pairs of texts with a class.
 
-    A mean over the pairs of a batch, and cross entropy in evaluation, as there.
+    As there, it is a mean over the pairs of a batch, and cross entropy in evaluation.
 
     Args:
-        model: With two classes or more.
-        function: What `hf_elmix.mixed_loss_func` gives; it has to be among the Trainer's callbacks, too.
+        model: A model with two classes or more.
+        function: The result of `hf_elmix.mixed_loss_func`, which has to be one of the Trainer's callbacks, too.
 
     Raises:
-        UsageError: If the model has one score and no classes.
+        UsageError: If the model has a single score instead of classes.
 
     Example:
         ```python
@@ -35,17 +35,17 @@ class MixedCrossEncoderLoss(CrossEntropyLoss):
     def __init__(self, model: CrossEncoder, function: MixedLossFunction) -> None:
         super().__init__(model)
         if model.num_labels == 1:
-            raise UsageError("Expected a CrossEncoder with num_labels of 2 or more, but this one has a single score.")
+            raise UsageError("Expected a CrossEncoder with num_labels of 2 or more, but got one with a single score.")
         self.ce_loss = _OfBatch(function)
 
 
 class _OfBatch(nn.CrossEntropyLoss):
-    """A loss function as a mean over one batch, of which the Trainer then takes the mean over a step."""
+    """A loss function as a mean over one batch, which the Trainer then averages over a step."""
 
     def __init__(self, function: MixedLossFunction) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        parts = self.function.parts  # so that what is logged is a mean over the step
+        parts = self.function.parts  # so that the logged terms are means over the step
         return parts * self.function(logits, labels, parts * labels.ne(-100).sum())

@@ -1,8 +1,8 @@
-"""The mixed loss in TRL's `SFTTrainer`, at no further forward pass.
+"""The mixed loss in TRL's `SFTTrainer`, without another forward pass.
 
-That Trainer computes the log-probability of each token without holding the logits, and its loss is minus their sum. A
-mixed loss is a function of that log-probability alone (see `hf_elmix.losses.mixed`), so it is put in its place. The
-Trainer's own metrics, counts and load-balancing loss stay what they are. Source: trl/trainer/sft_trainer.py, 1.16.0.
+That Trainer computes the log-probability of each token without holding the logits, and its loss is minus their sum.
+The mixed loss is a function of that log-probability alone (see `hf_elmix.losses.mixed`), so it replaces it. The
+Trainer's metrics, counts and load-balancing loss stay the same. Source: trl/trainer/sft_trainer.py, 1.16.0.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ __all__ = ["MixedSFTTrainer"]
 class MixedSFTTrainer(SFTTrainer):
     """TRL's `SFTTrainer` with the mixed loss ``alpha * CE + beta * EL`` of each token (Eq. 12), or another.
 
-    Packing, completion-only and assistant-only losses, PEFT: all as there. Logs as of `hf_elmix.MixedLossMixin`;
-    ``eval_loss`` is the cross entropy in every phase.
+    Packing, completion-only and assistant-only losses, and PEFT work as there. The logs are those of
+    `hf_elmix.MixedLossMixin`; ``eval_loss`` is the cross entropy in every phase.
 
     Args:
         *args: Arguments of the `SFTTrainer`.
-        mixing: A `MixingSchedule` or its text; ``"0-0.5"`` if left out, with no `loss` either.
-        loss: What `hf_elmix.parse_loss` reads, if it is a function of the cross entropy alone.
+        mixing: A `MixingSchedule` or its text: a short form of ``loss="mix:..."``.
+        loss: Any function of the cross entropy alone that `hf_elmix.parse_loss` reads; ``"mix:0-0.5"`` by default.
         **kwargs: Arguments of the `SFTTrainer`.
 
     Attributes:
-        mixing: The `MixingCallback` that holds the loss as it is over training, and as it is now.
+        mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
-        UsageError: If there is no such loss, it needs the logits, or something else asks for a loss of
-            its own: `compute_loss_func`, label smoothing, ``loss_type="dft"``, sequence parallelism.
+        UsageError: If there is no such loss, it needs the logits, or another argument sets the loss:
+            `compute_loss_func`, label smoothing, ``loss_type="dft"``, sequence parallelism.
     """
 
     def __init__(
@@ -56,10 +56,6 @@ class MixedSFTTrainer(SFTTrainer):
         self.mixing = MixingCallback(choose_loss(mixing, loss))
         self.mixing.check_one_step(0.0)
         cross_entropy_function(self.mixing.current)
-        self._check_no_other_loss()
-        self.add_callback(self.mixing)
-
-    def _check_no_other_loss(self) -> None:
         parallelism, loss_type = self.accelerator.parallelism_config, getattr(self.args, "loss_type", "nll")
         others = {
             "compute_loss_func": self.compute_loss_func is not None,
@@ -69,7 +65,8 @@ class MixedSFTTrainer(SFTTrainer):
         }
         given = [name for name, is_given in others.items() if is_given]
         if given:
-            raise UsageError(f"{given[0]} asks for a loss of its own, which the mixed loss replaces. Leave it out.")
+            raise UsageError(f"{given[0]} sets another loss, which the mixed loss would replace. Leave it out.")
+        self.add_callback(self.mixing)
 
     def compute_loss(
         self,
@@ -78,15 +75,15 @@ class MixedSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As the `SFTTrainer`'s, arguments and all; while the model trains, with the loss of each token replaced."""
+        """As the `SFTTrainer`'s; during training, with the loss of each token replaced."""
         call = functools.partial(self._with_loss, model, num_items_in_batch) if model.training else model
         return super().compute_loss(call, inputs, return_outputs, num_items_in_batch)
 
     def _with_loss(self, model: nn.Module, count: Tensor | int | None, **inputs: Any) -> Any:
-        """Call the model, and put minus the loss of each token where its log-probability was."""
+        """Call the model, and replace the log-probability of each token by minus its loss."""
         outputs = model(**inputs)
         if not inputs.get("fused_lm_head"):
-            return outputs  # the logits that `return_outputs` asks for
+            return outputs  # with the logits, for `return_outputs`
         ce = -outputs.log_probs
         per = divisor(outputs.label_mask if count is None else count, ce)
         self.mixing.add_terms(ce, -torch.expm1(-ce), per)
@@ -94,7 +91,7 @@ class MixedSFTTrainer(SFTTrainer):
         return outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
+        """Log as the Trainer does, with the values of the loss and both terms added to the training logs."""
         if "loss" in logs:
             logs.update(self.mixing.logs(device_scale(self.args, self.get_tp_size())))
         super().log(logs, start_time)

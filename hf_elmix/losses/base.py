@@ -59,15 +59,15 @@ class Loss(ABC):
         weight: Tensor | None = None,
         num_items: int | Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch; the keyword arguments are described in `hf_elmix.losses.Reductions`.
 
         Args:
             logits: Shape (..., C), of any floating type; half precision becomes float32.
             labels: Shape (...), integer class ids in [0, C) or `ignore_index`.
-            reduction: ``"mean"``, ``"sum"`` or ``"none"``; see `hf_elmix.losses.Reductions`, as for the rest.
+            reduction: ``"mean"``, ``"sum"`` or ``"none"``.
             ignore_index: Label of samples that do not count.
             weight: Shape (C,), class weights.
-            num_items: Divisor of the mean, in place of the number of labels that count.
+            num_items: Divisor of the mean.
 
         Returns:
             A scalar, or shape (...) with ``reduction="none"``. A mean over no labels at all is 0, with zero gradient.
@@ -190,11 +190,7 @@ class Schedule(ABC, Generic[AnyLoss]):
         return next(loss for start, loss in reversed(self.parts) if step >= start * max_steps)
 
     def changes(self, max_steps: int) -> list[int]:
-        """Numbers of completed optimizer steps after which another part begins, without the first.
-
-        Args:
-            max_steps: Optimizer steps of the whole training, 1 or more.
-        """
+        """Numbers of completed optimizer steps, of `max_steps`, after which another part begins, without the first."""
         entries = [math.ceil(start * max_steps) for start, _ in self.parts[1:]]
         return [step for step in entries if step < max_steps]
 

@@ -1,10 +1,10 @@
 """The other losses that the paper names, as objects and as functions of (logits, labels).
 
 Most of them are, like the mixed loss, functions of the cross entropy CE = −log p_y of a sample
-(`hf_elmix.losses.base.CrossEntropyFunction`). The functions take the keyword arguments of
-`hf_elmix.losses.Reductions` besides their own, and treat ignored labels, half precision and extreme logits as
-`hf_elmix.losses.mixed_loss` does. They raise a TypeError if the labels are not integers, and a ValueError if the
-shapes do not match or an argument is outside its range.
+(`hf_elmix.losses.base.CrossEntropyFunction`). Arguments outside their range raise a UsageError. The functions take the
+keyword arguments of `hf_elmix.losses.Reductions` besides their own, and treat ignored labels, half precision and
+extreme logits as `hf_elmix.losses.mixed_loss` does. They raise a TypeError if the labels are not integers, and a
+ValueError if the shapes do not match or an argument is outside its range.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ class Focal(CrossEntropyFunction):
     Attributes:
         gamma: How strongly samples with a high p_y are weighted down, 0 or more.
         alpha: A constant factor, above 0.
-
-    Raises:
-        UsageError: If an argument is outside its range.
     """
 
     gamma: float = 2.0
@@ -91,9 +88,6 @@ class GeneralizedCrossEntropy(CrossEntropyFunction):
     Attributes:
         q: In [0, 1]; 0.7 in its source.
         k: Probability in (0, 1) up to which a sample has no gradient; 0.5 in its source. None: all samples have one.
-
-    Raises:
-        UsageError: If an argument is outside its range.
     """
 
     q: float = 0.7
@@ -120,9 +114,6 @@ class TamedCrossEntropy(CrossEntropyFunction):
 
     Attributes:
         a: How strongly large losses are reduced, 0 or more.
-
-    Raises:
-        UsageError: If `a` is outside its range.
     """
 
     a: float = 0.2
@@ -190,9 +181,6 @@ class MaxMahalanobis(Loss):
 
     Attributes:
         scale: Length of the centres.
-
-    Raises:
-        UsageError: If `scale` is not a number above 0.
     """
 
     scale: float = 10.0

@@ -1,15 +1,15 @@
-"""Losses of a language model's head, without ever holding the logits of all its tokens.
+"""Losses of a language model's head that never hold the logits of all tokens.
 
-With a large vocabulary the logits are the largest tensor of a training: N tokens times V words, several times over. A
-loss that is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), needs of them
-only what cross entropy needs: its gradient in the logits is f'(c) times that of cross entropy, and f'(c) is known as
-soon as c is. So one pass over chunks of tokens gives the loss and all gradients, with the three products of matrices
-that cross entropy costs, and a chunk of logits as the only large tensor beside the gradients. (PyTorch's and Liger's
-fused kernels do the same, but for cross entropy alone; where their cross entropy of each token is handed on to f, they
-must compute the logits a second time: see `kernel`.)
+With a large vocabulary the logits are the largest tensor in training: N tokens times V words, several times over. A
+loss that is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), needs no more
+of them than cross entropy does: its gradient in the logits is f'(c) times that of cross entropy, and f'(c) is known as
+soon as c is. So one pass over chunks of tokens gives the loss and all gradients, with the three matrix products that
+cross entropy takes, and the only large tensors are the gradients and one chunk of logits. (The fused kernels of
+PyTorch and Liger do the same, but for cross entropy alone; to pass the cross entropy of each token on to f, they have
+to compute the logits a second time: see `kernel`.)
 
-Shapes, in every function: ``hidden`` (..., D), what the head is applied to; ``weight`` (V, D) and ``bias`` (V,) of the
-head; ``labels`` (...) of word ids in [0, V) or ``ignore_index``. Ignored tokens cost nothing.
+Shapes, in every function: ``hidden`` (..., D), the input of the head; ``weight`` (V, D) and ``bias`` (V,) of the head;
+``labels`` (...) of word ids in [0, V) or ``ignore_index``. Ignored tokens cost nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hf_elmix.losses.reduction import check_class_ids, reduced
 
 __all__ = ["HeadOptions", "Kernel", "LinearLoss", "linear_loss", "linear_mixed_loss"]
 
-# With fewer tokens in a chunk a processor takes longer (tests/benchmarks/bench_linear.py --chunks): each chunk reads
-# the whole weight and writes its whole gradient, which the products have to outweigh.
+# Smaller chunks take longer on a CPU (tests/benchmarks/bench_linear.py --chunks): each reads the whole weight and
+# writes its whole gradient, which the products have to outweigh.
 MIN_CHUNK = 128
 HALF = (torch.float16, torch.bfloat16)
 
@@ -54,16 +54,16 @@ class HeadOptions(TypedDict, total=False):
 
     Attributes:
         bias: Shape (V,), of the head.
-        reduction: ``"mean"`` over the labels that count (this is the default), or ``"sum"``.
-        ignore_index: Label that does not count; -100 if left out.
+        reduction: ``"mean"`` over the labels that count (the default), or ``"sum"``.
+        ignore_index: Label of tokens that do not count; -100 by default.
         num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
             accumulation, several devices). Only with ``reduction="mean"``.
-        chunk_tokens: Tokens in a chunk. Left out, D / 2 (128 at least): its logits then take up half as much as the
-            weight's gradient.
-        kernel: A function of (hidden (N, D), weight, labels (N,)) that gives the cross entropy of each token, shape
-            (N,), to use instead of chunks; differentiable, also with another factor for each token. Such are
-            ``functools.partial(torch.nn.functional.linear_cross_entropy, reduction="none", options=...)``, and those
-            of Liger and cut-cross-entropy. A bias is theirs to take.
+        chunk_tokens: Tokens in a chunk; by default D / 2, and at least 128: its logits then take half as much memory
+            as the gradient of the weight.
+        kernel: A function of (hidden (N, D), weight, labels (N,)) that returns the cross entropy of each token, shape
+            (N,), to use instead of chunks; differentiable, also with a different factor for each token. Examples are
+            ``functools.partial(torch.nn.functional.linear_cross_entropy, reduction="none", options=...)`` and the
+            kernels of Liger and cut-cross-entropy. A bias has to be bound to the kernel.
     """
 
     bias: Tensor | None
@@ -92,12 +92,12 @@ def linear_mixed_loss(
 
     Raises:
         TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
+        ValueError: If the shapes do not match, or an argument is outside its range.
     """
     return linear_loss(hidden, weight, labels, lambda ce: mix(ce, -torch.expm1(-ce), alpha, beta), **options)
 
 
-def linear_loss(
+def linear_loss(  # noqa: D417  # the rest is in HeadOptions
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -110,38 +110,28 @@ def linear_loss(
     chunk_tokens: int | None = None,
     kernel: Kernel | None = None,
 ) -> LinearLoss:
-    """Any loss that is a function of a token's cross entropy alone, from what a head is applied to.
+    """Any function of a token's cross entropy, as `linear_mixed_loss`; options as in `HeadOptions`.
 
-    The gradients are made along with the loss, unless gradients are off, for those of `hidden`, `weight` and `bias`
-    that want one; they can be differentiated no further (`create_graph`). A second backward pass through a graph that
-    was retained computes them again. Half precision is multiplied as it is (as autocast has it, where that is on);
-    softmax, loss and the sum of the weight's gradient over chunks are in float32.
+    Unless gradients are off, those of `hidden`, `weight` and `bias` are computed along with the loss, and cannot be
+    differentiated again (`create_graph`). A second backward pass through a retained graph recomputes them. The
+    products are in half precision if the weight is, or autocast asks for it; softmax, loss and the sum of the weight's
+    gradient over chunks are in float32.
 
     Args:
         hidden: Shape (..., D).
         weight: Shape (V, D).
-        labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
+        labels: Shape (...).
         of: The loss of each token from its cross entropy in nats, both of shape (n,), such as
-            `hf_elmix.losses.CrossEntropyFunction.of_ce`. Each value may depend on its own token's only.
-        bias: As in `HeadOptions`, as all that follow.
-        reduction: There.
-        ignore_index: There.
-        num_items: There.
-        chunk_tokens: There.
-        kernel: There.
+            `hf_elmix.losses.CrossEntropyFunction.of_ce`. Each value depends on its own token only.
 
     Returns:
-        The loss, and both terms of the mixed loss. A mean over no labels at all is 0, with zero gradient.
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
+        The loss, and both terms of the mixed loss.
     """
-    _check_shapes(hidden, weight, bias, labels)
-    _check_options(bias, reduction, chunk_tokens, kernel)
+    _check(hidden, weight, bias, labels, reduction, chunk_tokens, kernel)
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).long()
     tokens = labels.ne(ignore_index).nonzero().squeeze(-1)
-    dtype = _product_type(weight)
+    kind = weight.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     wide = torch.float32 if dtype in HALF else dtype
     if kernel is None or not len(tokens):
         work = _Pass(tokens, labels, of, dtype, wide, chunk_tokens or max(MIN_CHUNK, weight.shape[-1] // 2))
@@ -155,13 +145,15 @@ def linear_loss(
     return LinearLoss(*(reduced(s, counts, reduction=reduction, num_items=num_items) for s in sums))
 
 
-def _product_type(weight: Tensor) -> torch.dtype:
-    """What the logits would be computed in if they were written out."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def _check_shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    reduction: str,
+    chunk_tokens: int | None,
+    kernel: Kernel | None,
+) -> None:
     check_class_ids(labels)
     if weight.dim() != 2 or hidden.shape != (*labels.shape, weight.shape[-1]):
         raise ValueError(
@@ -170,11 +162,8 @@ def _check_shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: T
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"Expected bias of shape ({len(weight)},), but got {tuple(bias.shape)}.")
-
-
-def _check_options(bias: Tensor | None, reduction: str, chunk_tokens: int | None, kernel: Kernel | None) -> None:
     if bias is not None and kernel is not None:
-        raise ValueError("A kernel takes its bias itself: bind it with functools.partial, and leave `bias` out.")
+        raise ValueError("A kernel takes its bias itself. Bind it with functools.partial, and leave `bias` out.")
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"Expected chunk_tokens to be 1 or more, but got {chunk_tokens}.")
     if reduction not in ("mean", "sum"):
@@ -195,30 +184,30 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True; what is made in the forward pass would count as constant
+        if torch.is_grad_enabled():  # create_graph=True, for which the gradients of the forward pass are constants
             raise RuntimeError(
                 "The gradients of this loss cannot be differentiated again; use mixed_loss of the logits."
             )
-        # Handed over and not kept, so that they can be scaled in place: a copy would be as large as the head.
+        # Released rather than kept, so that they can be scaled in place: a copy would be as large as the head.
         gradients, ctx.gradients = ctx.gradients, None
         inputs = ctx.saved_tensors
         if gradients is None:
             gradients = ctx.work.run(*inputs, ctx.needed)[1]
-        # Scaled before they are rounded: a sum over all tokens may be too large for float16, where their mean is not.
+        # Scaled before they are rounded: a sum over all tokens can overflow float16 where their mean does not.
         scaled = (g if g is None else g.mul_(factor).to(x.dtype) for g, x in zip(gradients, inputs, strict=True))
         return *scaled, None
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """The one pass over chunks of tokens.
+    """One pass over chunks of tokens.
 
     Attributes:
         tokens: Indices of the tokens that count, shape (n,).
         labels: Of all tokens, shape (N,).
         of: The loss of each token from its cross entropy.
-        dtype: What the head is multiplied in.
-        wide: What everything else is computed in.
+        dtype: Type of the matrix products.
+        wide: Type of everything else.
         size: Tokens in a chunk.
     """
 
@@ -233,48 +222,37 @@ class _Pass:
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The three sums, shape (3,), and the gradients of the first in those inputs that need one."""
-        # Over several chunks the sum needs more digits than its terms; of one chunk the product itself takes care.
+        # A sum over several chunks needs more digits than its terms; within one chunk the product takes care of it.
         sum_type = weight.dtype if len(self.tokens) <= self.size else self.wide
         gradients = tuple(
             torch.zeros_like(x, dtype=dtype) if x is not None and wanted else None
             for x, wanted, dtype in zip((hidden, weight, bias), needed, (None, sum_type, self.wide), strict=True)
         )
+        wanted = any(g is not None for g in gradients)
         sums = torch.zeros(3, dtype=self.wide, device=hidden.device)
         weight, bias = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
         for chunk in self.tokens.split(self.size):
-            sums += self._chunk(hidden, weight, bias, chunk, gradients)
+            rows = hidden[chunk].to(self.dtype)
+            logits = F.linear(rows, weight, bias).to(self.wide)
+            sums += self._sums(logits, self.labels[chunk][:, None], wanted)
+            if wanted:
+                _add(gradients, chunk, rows, weight, logits)
         return sums, gradients
 
-    def _chunk(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Tensor, gradients: tuple[Tensor | None, ...]
-    ) -> Tensor:
-        """The three sums over a chunk; to the gradients its own are added."""
-        rows = hidden[chunk].to(self.dtype)
-        logits = F.linear(rows, weight, bias).to(self.wide)
-        wanted = any(g is not None for g in gradients)
-        sums = self._sums(logits, self.labels[chunk][:, None], wanted)
-        if wanted:
-            _add(gradients, chunk, rows, weight, logits)
-        return sums
-
     def _sums(self, logits: Tensor, index: Tensor, wanted: bool) -> Tensor:
-        """The three sums of some logits, which are replaced by the gradient of the first where it is wanted."""
+        """The three sums of some logits, which are overwritten by the gradient of the first if it is wanted."""
         logits -= logits.amax(-1, keepdim=True)
         of_label = logits.gather(-1, index)
         total = logits.exp_().sum(-1, keepdim=True)
         ce = (total.log() - of_label).squeeze(-1)
-        loss, slope = _with_slope(self.of, ce) if wanted else (self.of(ce), None)
-        if slope is not None:  # slope * (p - [j = y]), the softmax p being the exponentials over their total
-            logits.mul_(slope[:, None] / total).scatter_add_(-1, index, -slope[:, None])
-        return torch.stack((loss.sum(), *_terms(ce)))
-
-
-def _with_slope(of: Callable[[Tensor], Tensor], ce: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each token, and its derivative in the cross entropy."""
-    with torch.enable_grad():
-        loss = of(ce.requires_grad_())
-        (slope,) = torch.autograd.grad(loss.sum(), ce)
-    return loss.detach(), slope
+        if not wanted:
+            return torch.stack((self.of(ce).sum(), *_terms(ce)))
+        with torch.enable_grad():
+            loss = self.of(ce.requires_grad_())
+            (slope,) = torch.autograd.grad(loss.sum(), ce)
+        # slope * (p - [j = y]), the softmax p being the exponentials over their total
+        logits.mul_(slope[:, None] / total).scatter_add_(-1, index, -slope[:, None])
+        return torch.stack((loss.detach().sum(), *_terms(ce)))
 
 
 def _terms(ce: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,7 +261,7 @@ def _terms(ce: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add(gradients: tuple[Tensor | None, ...], chunk: Tensor, rows: Tensor, weight: Tensor, slopes: Tensor) -> None:
-    """Add to the gradients what the gradient in a chunk's logits makes of them."""
+    """Propagate the gradient in a chunk's logits to the inputs."""
     in_hidden, in_weight, in_bias = gradients
     if in_bias is not None:
         in_bias += slopes.sum(0)

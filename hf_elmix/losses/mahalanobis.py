@@ -1,11 +1,11 @@
 """The Max-Mahalanobis centre loss (Eq. 5; Pang et al. 2019, arXiv:1905.10626), a function of features.
 
-Each class has a fixed centre, as far as can be from those of all others: the corners of a regular simplex around 0
-(Pang et al. 2018, arXiv:1802.09308). A sample costs half the squared distance of its features from the centre of its
-class, and is predicted to be of the class whose centre is nearest.
+Each class has a fixed centre, as far as possible from all others: the centres are the corners of a regular simplex
+around 0 (Pang et al. 2018, arXiv:1802.09308). The loss of a sample is half the squared distance of its features from
+the centre of its class, and the predicted class is that of the nearest centre.
 
-Minus half the squared distances are logits: their largest is the nearest centre's, and the loss is minus that of the
-label. They differ from linear ones, ``z·μ_j``, only by something that all classes have in common.
+Minus half the squared distances serve as logits: the largest is that of the nearest centre, and the loss is minus the
+logit of the label. They differ from linear logits ``z·μ_j`` only by a term that all classes share.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def max_mahalanobis_centers(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Centres of the classes: of length `scale`, each at the cosine ``-1 / (C - 1)`` from every other.
+    """Centres of the classes: vectors of length `scale` whose pairwise cosine is ``-1 / (C - 1)``.
 
-    This is the papers' simplex, turned. As they construct it, each class but the last has one feature in which it
-    alone is positive; the last has none, and features from C on are 0. That suits features of any sign and size, as
-    theirs, which come from a linear layer. But after a ReLU the last class could never be told from the first, and
-    after a tanh no centre of length 10 be reached. Turned by a cosine transform, every centre uses all features, with
-    both signs. Lengths and angles stay as they are.
+    This is the papers' simplex, rotated. In their construction each class but the last has one feature in which it
+    alone is positive; the last has none, and features from C on are 0. That suits features of any sign and size, such
+    as theirs, which come from a linear layer. After a ReLU, however, the last class could not be distinguished from
+    the first, and after a tanh no centre of length 10 could be reached. Rotated by a cosine transform, every centre
+    uses all features, with both signs. Lengths and angles stay the same.
 
     Args:
         num_classes: C, 2 or more.
         dim: Number of features, C - 1 or more (C or more for features that are never negative).
         scale: Length of each centre; 10 in the papers' code.
-        dtype: Of the result; the default type if left out.
-        device: Of the result; the default device if left out.
+        dtype: Of the result; by default, PyTorch's default type.
+        device: Of the result; by default, PyTorch's default device.
 
     Returns:
-        Shape (C, dim), the same on every call. They add up to 0.
+        Shape (C, dim), the same on every call. The centres add up to 0.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -78,7 +78,7 @@ def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Un
 
     Raises:
         TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
+        ValueError: If the shapes do not match, or an argument is outside its range.
     """
     if features.shape[:-1] != labels.shape:
         raise ValueError(
@@ -89,10 +89,10 @@ def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Un
 
 
 def center_logits(features: Tensor, centers: Tensor) -> Tensor:
-    """Logits ``-|z - mu_j|^2 / 2``: the largest is the nearest centre's.
+    """Logits ``-|z - mu_j|^2 / 2``, of which the largest is that of the nearest centre.
 
-    Their softmax is the probability of each class if every class were a normal distribution around its centre, all
-    with variance 1 and equally frequent.
+    Their softmax is the probability of each class if all classes are equally frequent and each is normally distributed
+    around its centre with variance 1.
 
     Args:
         features: z, shape (..., dim), of any floating type.
@@ -102,7 +102,7 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
         Shape (..., C), 0 or less; in float32 for half precision, also under autocast.
 
     Raises:
-        ValueError: If the shapes do not belong together.
+        ValueError: If the shapes do not match.
     """
     if centers.dim() != 2 or features.shape[-1:] != centers.shape[1:]:
         raise ValueError(
@@ -112,8 +112,8 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     centers = centers.to(features)
     with torch.autocast(features.device.type, enabled=False):
-        # Multiplied out, small distances would be lost in the rounding of large squares (and of TF32). Thus only how
-        # much farther the other centres are than the nearest is computed like that; the nearest by its difference.
+        # Expanded, small distances would be lost in the rounding of large squares (and of TF32). So only how much
+        # farther away the other centres are is computed in that way; the distance of the nearest is computed directly.
         scores = F.linear(features, centers, -centers.square().sum(-1) / 2)
         best = scores.max(-1, keepdim=True)
         nearest = (features - centers[best.indices.squeeze(-1)]).square().sum(-1, keepdim=True) / 2
@@ -121,10 +121,10 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
 
 
 def _simplex(num_classes: int) -> Tensor:
-    """Unit vectors of shape (C, C - 1), in float64: the papers' recursion, solved.
+    """Unit vectors of shape (C, C - 1), in float64: the closed form of the papers' recursion.
 
-    Class j is the first to use coordinate j. All classes after it have the same value there, minus an equal share of
-    its own, so that each column adds up to 0.
+    Class j is the first to use coordinate j. All later classes have the same value there, minus an equal share of its
+    value, so that each column adds up to 0.
     """
     later = _steps(num_classes - 1).flip(0)  # classes after j
     first = (num_classes * later / ((num_classes - 1) * (later + 1))).sqrt()
@@ -133,11 +133,11 @@ def _simplex(num_classes: int) -> Tensor:
 
 
 def _cosines(count: int, dim: int) -> Tensor:
-    """Orthonormal rows of shape (count, dim), in float64: of a cosine transform (DCT-II), its constant row last."""
+    """Orthonormal rows of shape (count, dim), in float64: a cosine transform (DCT-II) with its constant row last."""
     rows = torch.cos(math.pi / dim * torch.outer(_steps(count).remainder(dim), _steps(dim) - 0.5))
     return F.normalize(rows, dim=-1)
 
 
 def _steps(count: int) -> Tensor:
-    """1, 2, ..., `count`, on the CPU: not every device has float64."""
+    """1, 2, ..., `count`, on the CPU, because not every device has float64."""
     return torch.arange(1, count + 1, dtype=torch.float64, device="cpu")

@@ -5,8 +5,8 @@ scalar function of the per-sample cross entropy,
 
     L = α · CE + β · (1 − exp(−CE)),
 
-and its gradient is the cross-entropy gradient (Eq. 8) times α + β · p_y (Eq. 13). One cross-entropy call is all that
-is computed: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
+and its gradient is the cross-entropy gradient (Eq. 8) times α + β · p_y (Eq. 13). It takes a single cross-entropy
+call: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["cross_entropy", "expectation_loss", "loss_terms", "mix", "mixed_loss
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, **reductions: Unpack[Reductions]
 ) -> Tensor:
-    """Cross entropy ``-log p_y`` (Eq. 1), in nats: `mixed_loss` with ``alpha=1, beta=0``, arguments as there."""
+    """Cross entropy ``-log p_y`` (Eq. 1), in nats: `mixed_loss` with ``alpha=1, beta=0``."""
     return mixed_loss(logits, labels, 1.0, 0.0, label_smoothing=label_smoothing, **reductions)
 
 
 def expectation_loss(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
     """Expectation loss ``1 - p_y`` (Eq. 9), the expected zero-one loss of a label drawn from the softmax, in [0, 1].
 
-    It is `mixed_loss` with ``alpha=0, beta=1``, arguments as there.
+    It is `mixed_loss` with ``alpha=0, beta=1``.
     """
     return mixed_loss(logits, labels, 0.0, 1.0, **reductions)
 
@@ -58,20 +58,18 @@ def mixed_loss(
         labels: Shape (...), integer class ids in [0, C) or ``ignore_index``.
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
-        reduction: ``"mean"`` over the labels that count (by their class weight where ``weight`` is given, as in
-            ``torch.nn.functional.cross_entropy``), ``"sum"``, or ``"none"`` for a tensor shaped like ``labels``.
-        ignore_index: Label that does not count.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``; see `Reductions`.
+        ignore_index: Label of samples that do not count.
         weight: Shape (C,), a factor for every sample of a class, in both terms.
         label_smoothing: Share of the target spread evenly over the classes, in the cross-entropy term only.
-        num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
-            accumulation, several devices). Only with ``reduction="mean"``.
+        num_items: Divisor of the mean in place of the local count; see `Reductions`.
 
     Returns:
         A scalar, or shape (...) with ``reduction="none"``. A mean over no labels at all is 0, with zero gradient.
 
     Raises:
         TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
+        ValueError: If the shapes do not match, or an argument is outside its range.
     """
     ce, el, counts = loss_terms(logits, labels, ignore_index, weight, label_smoothing)
     return reduced(mix(ce, el, alpha, beta), counts, reduction=reduction, num_items=num_items)
@@ -89,17 +87,17 @@ def loss_terms(
     Args:
         logits: Shape (..., C).
         labels: Shape (...).
-        ignore_index: Label that does not count.
+        ignore_index: Label of samples that do not count.
         weight: Shape (C,), class weights.
-        label_smoothing: Smoothing of the first term.
+        label_smoothing: Smoothing of the cross entropy.
 
     Returns:
-        Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight with which each sample
-        counts in a mean (0 where ignored), each of shape (...).
+        Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight of each sample in a mean
+        (0 if ignored), each of shape (...).
 
     Raises:
         TypeError: If the labels are not integers.
-        ValueError: If the shapes do not belong together, or an argument is outside its range.
+        ValueError: If the shapes do not match, or an argument is outside its range.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"Expected label_smoothing to be in [0, 1], but got {label_smoothing}.")
@@ -115,26 +113,16 @@ def loss_terms(
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha * ce + beta * el`` (Eq. 12); a term without weight is left out, so that 0 * inf cannot make a NaN.
-
-    Args:
-        ce: Cross entropy, of any shape.
-        el: Expectation loss, of the same shape.
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-
-    Returns:
-        The shape of both.
-    """
+    """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term of weight 0 is left out, because 0 * inf is NaN."""
     if not beta:
         return alpha * ce
     return alpha * ce + beta * el if alpha else beta * el
 
 
 def _smoothed_cross_entropy(batch: Samples, weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Plain (unweighted) and smoothed (weighted) cross entropy of each sample, sharing one log-softmax.
+    """Plain (unweighted) and smoothed (weighted) cross entropy of each sample, from one log-softmax.
 
-    With class weights each class's share of the smoothed target carries its own weight, as in PyTorch.
+    With class weights, each class's share of the smoothed target has its own weight, as in PyTorch.
     """
     minus_log_p = -F.log_softmax(batch.logits, dim=-1)
     index = batch.index

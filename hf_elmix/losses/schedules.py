@@ -72,12 +72,7 @@ class Mixed(CrossEntropyFunction):
         return self.of_terms(ce, -(-ce).expm1())
 
     def of_terms(self, ce: Tensor, el: Tensor) -> Tensor:
-        """The loss of each sample from both terms, of which the first may be smoothed.
-
-        Args:
-            ce: Cross entropy, of any shape.
-            el: Expectation loss, of the same shape.
-        """
+        """The loss of each sample from its cross entropy, which may be smoothed, and its expectation loss."""
         from hf_elmix.losses.mixed import mix
 
         return mix(ce, el, float(self.alpha), float(self.beta))
@@ -203,15 +198,7 @@ class MixingSchedule(Schedule[Mixed]):
         return tuple((phase.start, Mixed(phase.alpha, phase.beta)) for phase in self.phases)
 
     def weights(self, step: int, max_steps: int) -> tuple[float, float]:
-        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones; see `Schedule.at`.
-
-        Args:
-            step: Completed optimizer steps, 0 or more.
-            max_steps: Optimizer steps of the whole training, 1 or more.
-
-        Raises:
-            ValueError: If `step` is negative or `max_steps` is not positive.
-        """
+        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones of `max_steps`; see `at`."""
         loss = self.at(step, max_steps)
         return float(loss.alpha), float(loss.beta)
 

@@ -82,13 +82,10 @@ def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) ->
 
 
 def exact(number: Number) -> Fraction:
-    """A number as a fraction; a float stands for the decimal it prints as.
-
-    Args:
-        number: A number, or a text such as ``0.25`` or ``1/3``.
+    """A number, or a text such as ``0.25`` or ``1/3``, as a fraction; a float stands for the decimal it prints as.
 
     Raises:
-        UsageError: If it is not a finite number of 0 or more.
+        UsageError: If it is negative or anything else.
     """
     if isinstance(number, Fraction):
         return number
@@ -103,10 +100,6 @@ def exact(number: Number) -> Fraction:
 def exact_weights(alpha: Number, beta: Number) -> tuple[Fraction, Fraction]:
     """Both weights as fractions.
 
-    Args:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-
     Raises:
         UsageError: If one is negative or both are 0.
     """
@@ -120,25 +113,14 @@ def exact_weights(alpha: Number, beta: Number) -> tuple[Fraction, Fraction]:
 
 
 def weights_of_focus(focus: Fraction) -> tuple[Fraction, Fraction]:
-    """As `focus_to_weights`, in fractions.
-
-    Args:
-        focus: F in [0, 0.5].
-
-    Raises:
-        UsageError: If `focus` is outside this range.
-    """
+    """As `focus_to_weights`, in fractions."""
     if not 0 <= focus <= HALF:
         raise UsageError(f"Expected a focus in [0, 0.5], but got {to_text(focus)}.")
     return (Fraction(0), Fraction(1)) if focus == HALF else (Fraction(1), 1 / (1 - 2 * focus))
 
 
 def to_text(number: Fraction) -> str:
-    """A number as `exact` reads it back: a decimal if it terminates, else a fraction.
-
-    Args:
-        number: The number.
-    """
+    """A number as `exact` reads it back: a decimal if it terminates, else a fraction."""
     for places in range(DIGITS):
         scaled = number * 10**places
         if scaled.denominator == 1:
@@ -147,12 +129,7 @@ def to_text(number: Fraction) -> str:
 
 
 def weights_to_text(alpha: Fraction, beta: Fraction) -> str:
-    """A focus if the weights are those of Eq. 14 and it is no longer than the pair, else the pair ``alpha:beta``.
-
-    Args:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-    """
+    """A focus if the weights are those of Eq. 14 and it is no longer than the pair, else the pair ``alpha:beta``."""
     pair = f"{to_text(alpha)}:{to_text(beta)}"
     if beta:
         focus = (1 - alpha / beta) / 2

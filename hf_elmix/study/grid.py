@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -85,7 +85,7 @@ def run_grid(
     states = _prepare(study, store, keep, retry_failed, overwrite, command)
     queue = Queue(study, store, states, sharing=sharing, retry_failed=retry_failed)
     train = partial(run, study, store, keep_models=keep != "none")
-    with _interruptible() as check_interrupt, View(queue.state) as view, queue:
+    with _interruptible() as check_interrupt, View(queue.state) as view, closing(queue):
         for record in _finished(queue, view, executor, train, check_interrupt):
             view.report(record)
             if track is not None:
@@ -194,7 +194,7 @@ def _finished(
 
 
 def _track(record: RunRecord, track: Callable[[RunRecord], None], view: View) -> None:
-    """Hand a record to a tracker. The record is safe already, so that a tracker that fails stops nothing."""
+    """Hand a record to a tracker; the record is safe already, so a tracker that fails stops nothing."""
     try:
         track(record)
     except Exception as error:  # a server that is down, a full disk: each tracker has errors of its own

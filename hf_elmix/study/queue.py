@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.settings import check_record, is_missing
@@ -86,13 +84,7 @@ class Queue:
         branches = [branch for block in self.waiting for branch in self._roots(block, self.missing)]
         self.state.work = sum(self.task_work[branch.task] * share(branch, losses) for branch in branches)
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Give up all claims."""
         for claim in self.claims.values():
             claim.close()

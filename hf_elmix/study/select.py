@@ -106,7 +106,8 @@ def choose_runs(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -
 
     For a method with a sweep that is, for each (task, seed), the record of the candidate with the best validation
     score. Nothing is chosen before all candidates have ended: while one is missing, so is the run, and a candidate
-    that failed stands for the run. A candidate that diverged is a result, which another one beats.
+    that failed stands for the run. A candidate that diverged is a result, which another one beats. A run under the
+    method's own name counts as a candidate, too.
 
     Args:
         records: The records, those of candidates among them.

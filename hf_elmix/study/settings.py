@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from hf_elmix.errors import UsageError
@@ -12,8 +11,6 @@ from hf_elmix.study.spec import Method, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
 
 __all__ = ["check_plain", "check_record", "declare", "is_missing", "withdraw"]
-
-NO_METHODS: Mapping[str, Any] = MappingProxyType({})
 
 
 def check_plain(study: Study) -> None:
@@ -25,7 +22,7 @@ def check_plain(study: Study) -> None:
             raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
 
-def check_record(study: Study, record: RunRecord, store: Store, declared: Mapping[str, Any] = NO_METHODS) -> None:
+def check_record(study: Study, record: RunRecord, store: Store, declared: Mapping[str, Any] | None = None) -> None:
     """Refuse a record that was made under other settings, unless it failed and so has no result to compare.
 
     Args:
@@ -77,10 +74,10 @@ def declare(study: Study, store: Store, command: str | None) -> None:
         method.name: {"loss": str(method.loss), "arguments": _plain(method.arguments)} for method in study.candidates
     }
     after = {
-        "grids": _each_once([*before["grids"], grid]),
+        "grids": before["grids"] if grid in before["grids"] else [*before["grids"], grid],
         "methods": {**before["methods"], **methods},
         "settings": {**before["settings"], **settings},
-        "commands": _each_once([*before["commands"], *([command] if command else [])]),
+        "commands": list(dict.fromkeys([*before["commands"], *([command] if command else [])])),
     }
     if after != before:
         store.declare(after)
@@ -110,12 +107,12 @@ def _holder(store: Store, task: str, grids: Iterable[Mapping[str, Any]]) -> str 
     return next((holder for seed in sorted(seeds) if (holder := store.holder(claim_name((task, seed))))), None)
 
 
-def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] = NO_METHODS) -> dict[str, Any]:
+def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings that the study gives to the run of a record, whose method may be outside the study."""
     task = next(task for task in study.tasks if task.name == record.key.task)
     name = record.key.method
     method = next((method for method in study.candidates if method.name == name), None)
-    return study.settings(task, method or Method(name, **declared.get(name, {})))
+    return study.settings(task, method or Method(name, **(declared or {}).get(name, {})))
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -136,7 +133,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _each_once(values: list[Any]) -> list[Any]:
-    return [value for place, value in enumerate(values) if value not in values[:place]]

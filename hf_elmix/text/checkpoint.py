@@ -1,9 +1,8 @@
-"""A trained classifier and rows for it: what an instrument looks at."""
+"""A trained classifier and rows for it, which diagnostics examine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,39 @@ import torch
 from datasets import DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedConfig
 
-from glue_runs.protocol import ARGUMENTS, GLUE, MAX_LENGTH
-from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, RECORD
+from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import named_labels, within
 from hf_elmix.text.models import find_model, load_config, load_tokenizer, load_trained
-from hf_elmix.text.own_files import find_splits, own_task, read_files
-from hf_elmix.text.rows import digest, find_task, first_rows, load_task, read_dataset, tokenise
-from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.rows import digest, first_rows, load_task, read_dataset
+from hf_elmix.text.tasks import MAX_LENGTH, TextTask
+from hf_elmix.text.tokens import tokenise
 
 __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
 FILE = "rows"  # what the only split of a file is called
+BATCH_SIZE = 32  # of the training of a model that is not a run
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows to look at; what is left out follows from the run, or has the defaults of ``glue-runs finetune``.
+    """Which rows to examine; what is left out follows from the run, or from the columns and splits of the dataset.
 
     Attributes:
-        task_name: A GLUE task.
-        dataset_name: Dataset id or folder; with a task, where GLUE lies.
+        dataset_name: Dataset id or folder.
         dataset_config_name: Its configuration.
-        file: CSV, TSV, JSON or Parquet with rows.
-        split: Of the dataset; left out, the one that is evaluated.
-        text_column_names: The text column, or the two of a pair, with a comma between them.
+        file: CSV, TSV, JSON or Parquet file with rows.
+        split: Split of the dataset; by default the first evaluation split.
+        text_column_names: The text column, or the two of a pair with a comma between them.
         label_column_name: The column of labels.
-        max_seq_length: Tokens a row is cut to.
-        max_samples: Keep so many of the first rows.
+        max_seq_length: Tokens to which a row is truncated.
+        max_samples: Keep the first N rows.
     """
 
-    task_name: str | None = None
     dataset_name: str | None = None
     dataset_config_name: str | None = None
     file: str | None = None
@@ -62,10 +59,10 @@ class Checkpoint:
     """A classifier and its rows.
 
     Attributes:
-        model: On the GPU where there is one.
+        model: The classifier in single precision, on the GPU if there is one.
         loader: Batches of its inputs with ``labels``, padded to their longest row.
-        about: What they are, in one line.
-        batch_size: Rows in a step of the run's training; the protocol's where it is no run.
+        about: A description of both in one line.
+        batch_size: Rows in a training step of the run; 32 for a model that is not a run.
     """
 
     model: nn.Module
@@ -78,128 +75,101 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     """Load a classifier and rows for it.
 
     Args:
-        target: The folder of a run whose model was kept, or a model's id or folder.
-        wanted: Which rows; of a run, those of the split that its score is of, if nothing else is said.
+        target: The folder of a run with its model, or a model's id or folder.
+        wanted: Which rows; by default those of a run on which its score was measured.
         batch_size: Rows in a batch.
 
     Raises:
         UsageError: If model or rows cannot be used, or the run's rows have changed since.
     """
-    for name, value in (("batch_size", batch_size), ("max_seq_length", wanted.max_seq_length)):
-        if value is not None and value < 1:
-            raise UsageError(f"Expected --{name} to be 1 or more, but got {value}.")
+    if batch_size < 1:
+        raise UsageError(f"Expected --batch_size to be 1 or more, but got {batch_size}.")
     record = _record_in(Path(target))
-    settings = {} if record is None else record.settings
-    source = find_model(target if record is None else _model_of(record, Path(target)))
+    source = find_model(target if record is None else str(Path(target, MODEL)))
     config, tokenizer = load_config(source), load_tokenizer(source)
     if tokenizer.pad_token_id is None:
         raise UsageError(f"Expected {source.name!r} to have a padding token. Give its tokenizer and config one.")
-    if record is None or _names_rows(wanted):
-        task, split, rows = _rows(wanted, config)
+    if record is None or wanted.dataset_name or wanted.file:
+        task, split, rows = _named_rows(wanted, config)
     else:
         task, split, rows = _rows_of_run(wanted, record)
     task, rows = within(config, task, rows)
+    settings = {} if record is None else record.settings
+    length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
+    tokens = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length))[split]
     model: nn.Module = load_trained(source)
-    length = wanted.max_seq_length or settings.get("max_length", MAX_LENGTH)
+    # What the arguments of a study leave out has the Trainer's default.
+    arguments = {"per_device_train_batch_size": BATCH_SIZE} if record is None else settings.get("arguments", {})
     return Checkpoint(
-        # In half precision neither second derivatives nor probabilities near 1 would have digits left.
+        # In half precision neither second derivatives nor probabilities near 1 would have any digits left.
         model.float().to("cuda" if torch.cuda.is_available() else "cpu"),
-        _loader(rows, task, tokenizer, length, batch_size),
-        f"{target}: {len(rows[split])} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
+        DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)),
+        f"{target}: {len(tokens)} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
         f"classes: {', '.join(f'{index} {name}' for index, name in enumerate(task.labels))}",
-        _rows_in_a_step(settings.get("arguments", {})),
+        arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1),
     )
 
 
-def _rows_in_a_step(arguments: Mapping[str, Any]) -> int:
-    """Of the training arguments of a run on one device."""
-    given = {**ARGUMENTS, **arguments}
-    return given["per_device_train_batch_size"] * given.get("gradient_accumulation_steps", 1)
-
-
 def _record_in(folder: Path) -> RunRecord | None:
-    """The record of a run's folder; None where there is none, as in a model's."""
-    if not (folder / RECORD).is_file():
+    """The record in the folder of a run that kept its model; None if there is no record, as in a model's folder."""
+    path = folder / RECORD
+    if not path.is_file():
         return None
     try:
-        return RunRecord.from_dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{folder / RECORD} is no record of a run ({error}).") from error
-
-
-def _model_of(record: RunRecord, folder: Path) -> str:
+        raise UsageError(f"{path} is not a run record ({error}).") from error
     if not (folder / MODEL).is_dir():
         raise UsageError(f"{record.key} has kept no model. Keep it with --keep models, or name a model and rows.")
-    return str(folder / MODEL)
-
-
-def _names_rows(wanted: Rows) -> bool:
-    return any((wanted.task_name, wanted.dataset_name, wanted.file))
+    return record
 
 
 def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, DatasetDict]:
-    """The rows that a run saw, or as many of them as are wanted."""
+    """The rows of a run, or as many of them as are wanted."""
     settings = record.settings
-    if record.key.task not in TASKS or "dataset" not in settings:
-        raise UsageError(f"{record.key} is of a study of its own rows. Name them with --file or --dataset_name.")
-    task = TASKS[record.key.task]
+    if not {"text", "dataset"} <= settings.keys():
+        raise UsageError(
+            f"The record of {record.key} does not say where its rows are. Name them with --file or --dataset_name."
+        )
+    task = TextTask.from_settings(settings["text"])
     split = wanted.split or task.splits[0]
     limits: dict[str, Any] = {name: settings.get(name) for name in ("max_train_samples", "max_eval_samples")}
     rows = load_task(task, settings["dataset"], splits=(split,), **limits)
-    seen: Mapping[str, str] = settings.get("rows", {})
-    if split in seen and digest(rows[split], task) != seen[split]:
+    found = digest(rows[split], task)
+    if found != settings.get("rows", {}).get(split, found):
         raise UsageError(
-            f"The rows of {task.name} in {settings['dataset']!r} are no longer those that {record.key} saw. Say which "
-            f"rows you want with --dataset_name or --file."
+            f"The rows of {task.name} in {settings['dataset']!r} have changed since {record.key} was trained. Name "
+            "the rows you want with --dataset_name or --file."
         )
-    return task, split, _first(rows, wanted.max_samples)
+    return task, split, DatasetDict({split: first_rows(rows[split], wanted.max_samples)})
 
 
-def _first(rows: DatasetDict, limit: int | None) -> DatasetDict:
-    return DatasetDict({split: first_rows(part, limit) for split, part in rows.items()})
-
-
-def _rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, DatasetDict]:
-    """The task, the split and the rows that are named."""
-    if wanted.file and (wanted.task_name or wanted.dataset_name or wanted.split):
-        other = next(name for name in ("task_name", "dataset_name", "split") if getattr(wanted, name))
-        raise UsageError(f"Expected one of --{other} and --file: a file has one split, and is rows of its own.")
-    if wanted.task_name is not None:
-        task = find_task(wanted.task_name.lower(), GLUE_TASKS)
-        split = wanted.split or task.splits[0]
-        rows = load_task(task, wanted.dataset_name or GLUE, splits=(split,))
-        return task, split, _first(rows, wanted.max_samples)
-    if not _names_rows(wanted):
-        raise UsageError("Expected rows to look at: --task_name, --dataset_name or --file.")
-    given = {FILE: wanted.file} if wanted.file else None
-    name = Path(wanted.file or wanted.dataset_name or "").expanduser().resolve().stem
-    all_rows = read_files(given) if given else read_dataset(wanted.dataset_name or "", wanted.dataset_config_name)
-    split = FILE if given else _split(all_rows, wanted.split, name)
-    task, rows = own_task(
-        all_rows,
+def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, DatasetDict]:
+    """The rows that are named, whose task follows from their columns."""
+    if wanted.file:
+        if wanted.dataset_name or wanted.split:
+            other = "dataset_name" if wanted.dataset_name else "split"
+            raise UsageError(f"Expected one of --{other} and --file: a file is a dataset with one split.")
+        name, split, rows = Path(wanted.file).stem, FILE, read_files({FILE: wanted.file})
+    elif wanted.dataset_name:
+        rows = read_dataset(wanted.dataset_name, wanted.dataset_config_name)
+        name = wanted.dataset_config_name or Path(wanted.dataset_name).expanduser().resolve().stem
+        (split, *_) = find_splits(rows, wanted.split)
+        if split not in rows:
+            raise UsageError(
+                f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. Name one "
+                "of them with --split."
+            )
+    else:
+        raise UsageError("Expected rows to examine: --dataset_name or --file.")
+    task, rows = custom_task(
+        rows,
         name,
         splits=(split,),
         test_splits=(),
         limits={split: wanted.max_samples},
-        text_columns=tuple(filter(None, (wanted.text_column_names or "").split(","))),
+        text_columns=wanted.text_column_names,
         label_column=wanted.label_column_name,
         labels=named_labels(config),
     )
     return task, split, rows
-
-
-def _split(rows: DatasetDict, given: str | None, name: str) -> str:
-    split = find_splits(rows, given)[0]
-    if split not in rows:
-        raise UsageError(
-            f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. Name one of "
-            "them with --split."
-        )
-    return split
-
-
-def _loader(
-    rows: DatasetDict, task: TextTask, tokenizer: PreTrainedTokenizerBase, length: int, batch_size: int
-) -> DataLoader:
-    (tokens,) = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length)).values()
-    return DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))

@@ -1,10 +1,9 @@
-"""From the labels in a user's rows to class ids, and the order a model has them in."""
+"""From the labels of custom rows to class ids, and to the ids that a model has given to the same classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -16,17 +15,17 @@ from hf_elmix.text.tasks import TextTask
 __all__ = ["class_names", "in_order_of", "named_labels", "with_ids", "within"]
 
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
-UNKNOWN = -1  # as GLUE marks the labels of its test rows
+UNKNOWN = -1  # as datasets mark the labels of test rows
 SHOWN = 10  # labels in an error
 
 
 def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
-    """Names of the classes in a column of labels, in the order of their ids: declared, or sorted; none for floats.
+    """Names of the classes in a column of labels in the order of their ids: declared, else sorted; none for floats.
 
     Args:
         dataset: The rows.
         column: The column.
-        place: What to call the rows.
+        place: What to call the rows in an error.
 
     Raises:
         UsageError: If a row has no label or several, or there are fewer than two classes.
@@ -54,29 +53,32 @@ def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
 
 
 def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *, known: bool = True) -> Dataset:
-    """The rows with the ids of their classes as the column ``label``; numbers stay as they are where there are none.
+    """Replace a column of labels by the column ``label`` with class ids; the numbers of a regression are kept.
 
     Args:
         dataset: The rows.
         column: Their column of labels.
-        labels: Names of the classes.
-        place: What to call the rows.
-        known: Refuse a label that is none of these; else it becomes -1.
+        labels: Names of the classes; empty for a regression.
+        place: What to call the rows in an error.
+        known: Refuse a label that is not among the classes; otherwise it becomes -1.
 
     Raises:
-        UsageError: If a label is none of these.
+        UsageError: If a label is not among the classes.
     """
     feature = dataset.features[column]
-    values = _values(dataset, column)
+    values = dataset.with_format("arrow")[:][column].to_pylist()
     if labels:
-        own = feature.names if isinstance(feature, ClassLabel) else None
+        names = values
+        if isinstance(feature, ClassLabel):
+            declared = dict(enumerate(feature.names))
+            names = [declared.get(value) for value in values]
+        names = [None if name is None else str(name) for name in names]
         ids = {name: index for index, name in enumerate(labels)}
-        names = [_name(value, own) for value in values]
-        values = [UNKNOWN if name is None else ids.get(name, UNKNOWN) for name in names]
+        values = [ids.get(name, UNKNOWN) for name in names]
         if known and UNKNOWN in values:
             row = values.index(UNKNOWN)
             raise UsageError(
-                f"Expected the labels of {place} to be among {_some(labels)}, but row {row} has {names[row]!r} "
+                f"Expected the labels of {place} to be among {_listed(labels)}, but row {row} has {names[row]!r} "
                 f"({values.count(UNKNOWN)} such rows)."
             )
     rest = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
@@ -84,75 +86,63 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
 
 
 def named_labels(config: PreTrainedConfig) -> tuple[str, ...]:
-    """Names of a model's classes, in the order of its logits; none if it was given no names."""
-    given: dict[Any, Any] = config.id2label or {}
-    names = tuple(str(given[index]) for index in sorted(given))
+    """Names of the classes of a model in the order of its logits; empty if it was given no names."""
+    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
     return () if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
 
 
 def in_order_of(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
-    """TextTask and rows with the class ids that a model has given to the same classes, whatever their case.
+    """The task and its rows with the class ids of a model that has the same classes, whatever their case.
 
-    A model that was fine-tuned on MNLI elsewhere may have another order of its three classes than GLUE's.
+    A model that was fine-tuned on MNLI elsewhere may have its three classes in another order than the dataset.
+
+    Args:
+        config: Configuration of the model; with other classes, the task and its rows stay as they are.
+        task: The task.
+        rows: Its rows.
     """
     theirs, ours = ([name.lower() for name in names] for names in (named_labels(config), task.labels))
     if theirs == ours or sorted(theirs) != sorted(ours):
         return task, rows
-    ids = [theirs.index(name) for name in ours]
-    ordered = replace(task, labels=tuple(task.labels[ours.index(name)] for name in theirs))
-    return ordered, DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
+    labels = tuple(task.labels[ours.index(name)] for name in theirs)
+    return replace(task, labels=labels), _aligned(rows, task, labels)
 
 
 def within(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
-    """TextTask and rows with the class ids of a trained model, which may know more classes than the rows have.
+    """The task and its rows with the class ids of a trained model, which may have classes that the rows lack.
 
-    Labels are the names of its classes, whatever their case, or its class ids. Where it has no names, as many names as
-    it has classes will do, in their order.
+    Labels must be names of the model's classes, whatever their case, or its class ids. For a model without names, as
+    many labels as it has classes are taken in their order.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         task: The task.
         rows: Its rows.
 
     Raises:
-        UsageError: If the rows have a class that the model does not.
+        UsageError: If the rows have a class that the model lacks.
     """
-    names = named_labels(config)
-    theirs, ours = ([name.lower() for name in some] for some in (names, task.labels))
-    numbers = [str(index) for index in range(config.num_labels or 0)]
-    if ours and set(ours) <= set(theirs):
-        ids = [theirs.index(name) for name in ours]
-    elif ours and set(ours) <= set(numbers):
-        ids = [numbers.index(name) for name in ours]
-    elif not names and len(ours) == config.num_labels:
+    names, numbers = named_labels(config), tuple(map(str, range(config.num_labels or 0)))
+    for theirs in (names, numbers):
+        if task.labels and {name.lower() for name in task.labels} <= {name.lower() for name in theirs}:
+            return replace(task, labels=names or numbers), _aligned(rows, task, theirs)
+    if not names and len(task.labels) == config.num_labels:
         return task, rows
-    else:  # to take them in the order of the alphabet would be wrong as often as right
-        known = _some(names) if names else f"{config.num_labels} without names"
-        hint = "Write the labels as the model does, or as its class ids, from 0."
-        raise UsageError(
-            f"Expected rows of the model's classes ({known}), but got {_some(task.labels) or 'numbers'}. {hint}"
-        )
-    rows = DatasetDict({split: _renumbered(part, ids) for split, part in rows.items()})
-    return replace(task, labels=names or tuple(numbers)), rows
+    # In alphabetical order they would be wrong as often as correct.
+    known = _listed(names) if names else f"{config.num_labels} without names"
+    raise UsageError(
+        f"Expected rows of the model's classes ({known}), but got {_listed(task.labels) or 'numbers'}. Write the "
+        "labels as the model does, or as its class ids, from 0."
+    )
 
 
-def _renumbered(dataset: Dataset, ids: Sequence[int]) -> Dataset:
-    if "label" not in dataset.column_names:
-        return dataset
-    labels = [ids[label] for label in _values(dataset, "label")]
-    return dataset.remove_columns("label").add_column("label", labels)
+def _aligned(rows: DatasetDict, task: TextTask, labels: Sequence[str]) -> DatasetDict:
+    """Rows whose class ids are indices into other labels, which include the task's up to case."""
+    feature, ids = ClassLabel(names=list(task.labels)), {name: index for index, name in enumerate(labels)}
+    labelled = {split: part.cast_column("label", feature) for split, part in rows.items() if "label" in part.features}
+    aligned = {split: part.align_labels_with_mapping(ids, "label") for split, part in labelled.items()}
+    return DatasetDict({**rows, **aligned})
 
 
-def _values(dataset: Dataset, column: str) -> list[Any]:
-    return dataset.with_format("arrow")[:][column].to_pylist()
-
-
-def _name(value: Any, names: Sequence[str] | None) -> str | None:
-    if value is None or names is None:
-        return None if value is None else str(value)
-    return names[value] if 0 <= value < len(names) else None
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""What a text classification task is: which columns hold the text, which classes there are, how it is scored."""
+"""Text classification tasks: the text columns, the classes, and the metrics of each."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["TextTask"]
+__all__ = ["MAX_LENGTH", "PADDINGS", "TextTask"]
+
+MAX_LENGTH = 64  # tokens to which a row is truncated by default
+# What a batch is padded to: nothing (see `padding_free`), its longest row, or the maximum length. The first is the
+# default. Up to rounding and the numbers drawn for dropout, all three are the same training.
+PADDINGS = ("free", "longest", "max_length")
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """A text classification task, or a regression: which columns hold the text, which labels it has, how it is scored.
+    """A text classification or regression task.
 
     Attributes:
-        name: Configuration name on the Hub.
-        columns: The text column, or the two text columns of a pair task, in the order they are fed to the model.
-        labels: Label names in the order of their ids; none for a regression.
-        metrics: Metric names; the first is the score of the study (the paper compares accuracies).
-        splits: Evaluation splits; the first is the one that counts.
-        test_splits: Splits to predict, whose labels need not be known; one for each evaluation split.
+        name: Name of the task, and of its configuration in a dataset that has one for each task.
+        columns: The text column, or the two of a pair task in the order in which the model reads them.
+        labels: Class names in the order of their ids; empty for a regression.
+        metrics: Metric names; the first is the score of a study.
+        splits: Evaluation splits; a study's score is measured on the first.
+        test_splits: Splits to predict, one for each evaluation split; their labels may be unknown.
     """
 
     name: str
@@ -31,19 +36,19 @@ class TextTask:
 
     @property
     def regression(self) -> bool:
-        """Whether labels are numbers to be met and no classes."""
+        """Whether labels are numbers rather than classes."""
         return not self.labels
 
     def to_settings(self) -> dict[str, Any]:
-        """The task as plain JSON values; a record keeps them, so that whoever reads it needs no table of tasks."""
+        """The task as plain JSON values, which a record keeps so that it can be read without a table of tasks."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> TextTask:
-        """The task that `to_settings` was called on.
+        """The task from which `to_settings` made plain values.
 
         Args:
-            values: Its plain values, as a record's settings have them under ``text``.
+            values: The plain values, which a record holds in its settings under ``text``.
 
         Raises:
             TypeError: If they are not the values of a task.

@@ -1,4 +1,4 @@
-"""The callback that moves the loss as training goes on."""
+"""The callback that changes the loss during training, and what all Trainers share beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import CrossEntropyFunction, Loss
@@ -21,11 +21,11 @@ BOUND = (ComplementEntropy, MaxMahalanobis)  # losses that need a Trainer or a h
 
 
 class MixingCallback(TrainerCallback):
-    """Sets the loss of every optimizer step, and averages the two terms of the mixed loss between two logs.
+    """Sets the loss of every optimizer step, and averages both terms of the mixed loss between two logs.
 
-    It is the one object that the loss and the training loop share: the loop tells it where training stands, the loss
-    reads `current` from it and reports both terms. What is current is computed afresh from the state each time, so a
-    resumed run needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` all just work.
+    It is the one object that the loss and the training loop share: the loop reports its progress, the loss reads
+    `current` and reports both terms. The current loss is computed from the Trainer's state at each step, so resuming
+    needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
 
     Args:
         loss: What `hf_elmix.parse_loss` reads.
@@ -46,32 +46,22 @@ class MixingCallback(TrainerCallback):
         self._rates: list[Any] = []
 
     def check_one_step(self, label_smoothing: float) -> None:
-        """Refuse a loss that takes more than one step for each batch, or that label smoothing cannot be applied to.
-
-        Args:
-            label_smoothing: The ``label_smoothing_factor``.
-
-        Raises:
-            UsageError: If it is such a loss.
-        """
+        """Refuse a loss that takes two steps for each batch, or that the label smoothing cannot be applied to."""
         if isinstance(self.current, ComplementEntropy):
             raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
         if label_smoothing and not self.current.smooths:
-            raise UsageError(f"Label smoothing has no meaning with the loss {str(self.loss)!r}. Leave it out.")
+            raise UsageError(f"Label smoothing cannot be applied to the loss {str(self.loss)!r}. Leave it out.")
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Forget the terms of an earlier training, and follow `args.loss`, which a search may have changed.
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Discard the terms of an earlier training, and follow `args.loss`, which a search may have changed.
 
         Raises:
-            UsageError: If that is no loss, or one that needs another Trainer or head.
+            UsageError: If there is no such loss, or it needs another Trainer or head.
         """
         asked = next((v for v in (getattr(args, name, None) for name in ("mixing", "loss")) if v is not None), None)
-        # A custom loss may have a text that is registered nowhere.
-        if asked not in (None, str(self.loss)):
+        if asked not in (None, str(self.loss)):  # the text of a custom function cannot be parsed, nor need it be
             loss = parse_loss(asked)
-            if loss != self.loss and isinstance(self.current, BOUND) | isinstance(loss.at(0, 1), BOUND):
+            if loss != self.loss and (isinstance(self.current, BOUND) or isinstance(loss.at(0, 1), BOUND)):
                 raise UsageError(
                     f"A search cannot change the loss from {str(self.loss)!r} to {str(loss)!r}: one of them needs a "
                     "Trainer or a head of its own. Build a Trainer for each."
@@ -80,26 +70,20 @@ class MixingCallback(TrainerCallback):
             args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
         self.take_terms()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Set the loss of the optimizer step that begins; called once for all its accumulated batches."""
         self.current = self.loss.at(state.global_step, state.max_steps)
         self._steps += 1
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Multiply the learning rate for one step, where the loss asks for that."""
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Multiply the learning rate for one step, if the loss asks for it."""
         groups, factor = kwargs["optimizer"].param_groups, self.current.learning_rate_factor
         self._rates = [group["lr"] for group in groups] if factor != 1 else []
         for group, rate in zip(groups, self._rates, strict=False):
             group["lr"] = rate * factor
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Put the learning rate back, which belongs to its own schedule."""
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Restore the learning rate, which the scheduler owns."""
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
             group["lr"] = rate
 
@@ -115,16 +99,11 @@ class MixingCallback(TrainerCallback):
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:
-        """Sum of both terms since the last log, shape (2,) or None, and the steps it is over."""
+        """The sum of both terms since the last log, shape (2,) or None, and the number of steps it covers."""
         return self._terms, self._steps
 
     def resume(self, terms: Tensor | None, steps: int) -> None:
-        """Go on from what `pending` gave where training was left.
-
-        Args:
-            terms: Sum of both terms, shape (2,), or None.
-            steps: Optimizer steps it is over.
-        """
+        """Continue from what `pending` returned when training was interrupted."""
         self._terms, self._steps = terms, steps
 
     def take_terms(self) -> Tensor | None:
@@ -134,13 +113,10 @@ class MixingCallback(TrainerCallback):
         return mean
 
     def logs(self, scale: int) -> dict[str, float]:
-        """What training logs since the last call: what the loss says of itself, ``loss_ce`` and ``loss_el``.
+        """Values of the loss, ``loss_ce`` and ``loss_el`` since the last call, the same in all processes.
 
         Args:
-            scale: What `device_scale` gives.
-
-        Returns:
-            Values by name, the same in all processes; none if there was no step.
+            scale: The value of `device_scale`.
         """
         terms = self.take_terms()
         if terms is None:
@@ -150,17 +126,14 @@ class MixingCallback(TrainerCallback):
 
 
 def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample, from the terms that are computed in any case where they suffice.
+    """The loss of each sample, from the terms alone if they suffice: they are computed in any case.
 
     Args:
         loss: The loss.
-        ce: Cross entropy of each sample, smoothed if labels are, shape (...).
+        ce: Cross entropy of each sample, smoothed under label smoothing, shape (...).
         el: Expectation loss of each sample, shape (...).
         logits: Shape (..., C).
         labels: Shape (...).
-
-    Returns:
-        Shape (...), 0 for samples that do not count.
     """
     if isinstance(loss, Mixed):
         return loss.of_terms(ce, el)
@@ -168,27 +141,20 @@ def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Te
 
 
 def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
-    """The loss, if the cross entropy of each label is all it needs.
-
-    Args:
-        loss: Any loss.
-
-    Raises:
-        UsageError: If it needs all logits.
-    """
+    """The loss, unless it needs more than the cross entropy; then a UsageError is raised."""
     if not isinstance(loss, CrossEntropyFunction):
         raise UsageError(
-            f"The loss {str(loss)!r} needs all logits, and there is only the cross entropy of each label."
+            f"The loss {str(loss)!r} needs all logits, but only the cross entropy of each label is computed here."
         )
     return loss
 
 
 def device_scale(args: TrainingArguments, tp_size: int) -> int:
-    """What the Trainer multiplies a loss with that was divided by the count of all devices.
+    """What the Trainer multiplies the loss by, which has been divided by the number of labels on all devices.
 
     Args:
-        args: Those of the Trainer.
-        tp_size: Processes that share one copy of the model, and its batch.
+        args: Arguments of the Trainer.
+        tp_size: Number of processes that share one copy of the model, and its batch.
     """
     if not args.average_tokens_across_devices:
         return 1

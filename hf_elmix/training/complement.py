@@ -1,4 +1,4 @@
-"""Complement objective training: a second step on every batch, which evens out the wrong classes."""
+"""Complement objective training: a second step on every batch that evens out the incorrect classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
@@ -24,19 +24,18 @@ CROSS_ENTROPY = parse_loss("ce").at(0, 1)
 class ComplementTrainer(MixedLossTrainer):
     """Complement objective training (COT; Chen et al. 2019, arXiv:1903.01182; Eq. 6 of the paper).
 
-    Each optimizer step on the cross entropy of its batches is followed by a second one, with a forward pass of its
-    own, that *maximises* the `complement_entropy` of the same batches. Both are steps of the same optimizer at the
-    same learning rate; steps are counted, scheduled, logged and saved as the Trainer does, once for both. Training
-    logs carry ``complement_entropy`` (a mean since the last log, in nats), besides what `MixedLossMixin` logs.
+    Each optimizer step on the cross entropy of its batches is followed by a second one, with its own forward pass,
+    that *maximises* the `complement_entropy` of the same batches. Both use the same optimizer and learning rate; the
+    Trainer counts, schedules, logs and saves them as one step. Training logs contain ``complement_entropy`` (mean
+    since the last log, in nats), besides what `MixedLossMixin` logs.
 
     Args:
         *args: Arguments of the Trainer.
-        loss: ``"cot"``, or left out.
+        loss: ``"cot"``, the default.
         **kwargs: Arguments of the Trainer.
 
     Raises:
-        UsageError: If there are fewer than three classes, DeepSpeed does the steps, or as for
-            `MixedLossMixin`.
+        UsageError: If there are fewer than three classes, or DeepSpeed is used; and as for `MixedLossMixin`.
     """
 
     def __init__(self, *args: Any, loss: Any = None, **kwargs: Any) -> None:
@@ -50,20 +49,20 @@ class ComplementTrainer(MixedLossTrainer):
     def _check_loss(self) -> None:
         if not isinstance(self.mixing.current, ComplementEntropy):
             raise UsageError(
-                f"ComplementTrainer has the loss 'cot', but got {str(self.mixing.loss)!r}. Use MixedLossTrainer."
+                f"Expected the loss 'cot', but got {str(self.mixing.loss)!r}. Use MixedLossTrainer for it."
             )
         if self.label_smoother is not None:
-            raise UsageError("Label smoothing has no meaning with the loss 'cot'. Leave it out.")
+            raise UsageError("Label smoothing cannot be applied to the loss 'cot'. Leave it out.")
         if number_of_labels(self._model) == 2:
             raise UsageError(
                 "Expected three classes or more, but the model has 2. Complement objective training evens out the "
-                "probabilities of the wrong classes, and with two classes there is only one. Use another loss."
+                "probabilities of the incorrect classes, of which there is only one. Use another loss."
             )
         if self.is_deepspeed_enabled:
             raise UsageError("DeepSpeed takes one step for each batch; complement objective training needs two.")
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
-        """As the Trainer's, arguments and all; the batches are kept for their second pass."""
+        """As the Trainer's; the batches are kept for their second pass."""
         self._batches, self._count = super().get_batch_samples(*args, **kwargs)
         return self._batches, self._count
 
@@ -79,24 +78,24 @@ class ComplementTrainer(MixedLossTrainer):
         return loss if self._second else super()._with_router_loss(loss, outputs)
 
     def second_pass(self) -> None:
-        """The step on the complement entropy, on the batches of the optimizer step that has just been done."""
+        """Take the step on the complement entropy, on the batches of the optimizer step that has just been taken."""
+        losses = []
         self._second = True
         try:
             self.model_wrapped.zero_grad()
-            losses = [self._backward(batch, batch is self._batches[-1]) for batch in self._batches]
+            for batch in self._batches:
+                # Devices exchange gradients with the last batch only.
+                last = batch is self._batches[-1]
+                wait = contextlib.nullcontext() if last else self.accelerator.no_sync(model=self.model_wrapped)
+                with wait:
+                    losses.append(self.training_step(self.model_wrapped, batch, self._count))
         finally:
             self._second = False
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(self.model_wrapped)
-        assert self.optimizer is not None, "there is one while it trains"
+        assert self.optimizer is not None, "there is one during training"
         self.optimizer.step()
         self._entropy.append(-torch.stack(losses).sum())
-
-    def _backward(self, batch: dict[str, Any], last: bool) -> Tensor:
-        """Add a batch's gradient; devices exchange gradients with the last batch only."""
-        waits = contextlib.nullcontext() if last else self.accelerator.no_sync(model=self.model_wrapped)
-        with waits:
-            return self.training_step(self.model_wrapped, batch, self._count)
 
     def _mixing_logs(self) -> dict[str, float]:
         logs, entropy = super()._mixing_logs(), self._entropy
@@ -108,21 +107,15 @@ class ComplementTrainer(MixedLossTrainer):
 
 
 def trainer_for(loss: Any) -> type[MixedLossTrainer]:
-    """The Trainer that a loss needs.
-
-    Args:
-        loss: What `hf_elmix.parse_loss` reads.
-    """
+    """The Trainer for a loss, given as `hf_elmix.parse_loss` reads it."""
     return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), ComplementEntropy) else MixedLossTrainer
 
 
 class _SecondPass(TrainerCallback):
-    """Has the Trainer do its second pass when the first is done, before the learning rate moves on."""
+    """Starts the second pass when the first step has been taken, before the learning rate changes."""
 
     def __init__(self, trainer: ComplementTrainer) -> None:
         self.trainer = trainer
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.trainer.second_pass()

@@ -1,4 +1,4 @@
-"""A classifier that predicts the class of the nearest centre, for models that train with the Max-Mahalanobis loss."""
+"""A classifier that predicts the class of the nearest centre, for training with the Max-Mahalanobis loss."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SCALE = 10.0
 
 
 class MahalanobisHead(nn.Linear):
-    """Max-Mahalanobis centres in place of a linear classifier: its logits are ``-|z - mu_j|^2 / 2`` (`center_logits`).
+    """Max-Mahalanobis centres in place of a linear classifier; the logits are ``-|z - mu_j|^2 / 2`` (`center_logits`).
 
-    The largest logit is the nearest centre's, and minus the logit of the label is the loss of a sample (Eq. 5;
+    The largest logit is that of the nearest centre, and minus the logit of the label is the loss of a sample (Eq. 5;
     `hf_elmix.losses.mmc_loss`). The centres are the weight, and are not trained.
 
-    To a checkpoint it is the linear layer that it replaces, of the same names and shapes. Loaded into that, it
-    predicts the same, with the same probabilities: all logits are then larger by ``(|z|^2 + scale^2) / 2``.
+    In a checkpoint it has the names and shapes of the linear layer that it replaces. Loaded into that layer, it
+    predicts the same with the same probabilities: all logits are then larger by ``(|z|^2 + scale^2) / 2``.
 
     Args:
         in_features: Number of features, ``num_classes - 1`` or more.
@@ -32,10 +32,10 @@ class MahalanobisHead(nn.Linear):
         scale: Length of each centre.
         bias: Whether to have a bias (which stays 0), as the layer that it replaces.
         device: Of the centres.
-        dtype: Of the centres. Half precision rounds them; logits are computed, and returned, in float32.
+        dtype: Of the centres. Half precision rounds them; logits are computed and returned in float32.
 
     Raises:
-        ValueError: If there are too few features or classes, or `scale` is no number above 0.
+        ValueError: If there are too few features or classes, or `scale` is not a number above 0.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class MahalanobisHead(nn.Linear):
         self.scale = float(scale)
         super().__init__(in_features, num_classes, bias, device, dtype)
         self.requires_grad_(False)
-        self._is_hf_initialized = True  # what transformers asks before it draws random weights
+        self._is_hf_initialized = True  # which transformers checks before it draws random weights
 
     def reset_parameters(self) -> None:
-        """Set the weight to the centres, where a linear layer would draw random numbers."""
+        """Set the weight to the centres, instead of random numbers."""
         centers = max_mahalanobis_centers(self.out_features, self.in_features, self.scale)
         with torch.no_grad():
             self.weight.copy_(centers)
@@ -61,44 +61,37 @@ class MahalanobisHead(nn.Linear):
                 self.bias.zero_()
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits of features.
-
-        Args:
-            input: Features z, shape (..., dim).
-
-        Returns:
-            Shape (..., C), in float32 or wider.
-        """
+        """Logits (..., C), in float32 or wider, of features z (..., dim)."""
         return center_logits(input, self.weight)
 
     def extra_repr(self) -> str:
-        """As a linear layer's, with the scale."""
+        """As that of a linear layer, with the scale."""
         return f"{super().extra_repr()}, scale={self.scale:g}"
 
 
 def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> MahalanobisHead:
     """Put a `MahalanobisHead` in place of the classifier of a model of transformers.
 
-    Then ``F.nll_loss(logits, labels)`` of its logits is the Max-Mahalanobis centre loss. Saved, the model loads as any
-    other does, without this package, and predicts the same; call this again to train it further. The scale is written
-    into the model's config (``mahalanobis_scale``). Nothing random is drawn.
+    Then ``F.nll_loss(logits, labels)`` of its logits is the Max-Mahalanobis centre loss. The saved model loads without
+    this package and predicts the same; call this function again to train it further. The scale is written into the
+    model's config (``mahalanobis_scale``). No random numbers are drawn.
 
     Args:
-        model: A sequence or image classifier, not wrapped, before it is handed to a Trainer.
-        scale: Length of each centre. Left out, it is the one in the config, else 10.
+        model: A sequence or image classifier, not wrapped, before it is passed to a Trainer.
+        scale: Length of each centre; by default the one in the config, else 10.
 
     Returns:
         The head, which is now part of the model.
 
     Raises:
-        UsageError: If the model has no such classifier, or more than one; is for regression or several
-            labels at once; has too few features; or is wrapped by PEFT.
+        UsageError: If the model has no such classifier or more than one, is for regression or multi-label
+            classification, has too few features, or is wrapped by PEFT.
     """
     if base_model(model) is not model:
         raise UsageError(
-            "Expected a model that PEFT has not wrapped yet: it trains a copy of the classifier, and the centres must "
-            "stay. Call use_mahalanobis_head before get_peft_model, and give the LoraConfig no task_type (SEQ_CLS "
-            "copies the classifier)."
+            "Expected a model that PEFT has not wrapped yet, because PEFT trains a copy of the classifier and the "
+            "centres must not change. Call use_mahalanobis_head before get_peft_model, and give the LoraConfig no "
+            "task_type (SEQ_CLS copies the classifier)."
         )
     check_class_logits(model, [])
     place = _classifier(model)
@@ -115,7 +108,7 @@ def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> Mahala
 
 
 def _classifier(model: nn.Module) -> str:
-    """Where the one linear layer with an output for each class is, outside the encoder."""
+    """Name of the one linear layer with an output for each class, outside the encoder."""
     labels = getattr(getattr(model, "config", None), "num_labels", None)
     encoder = f"{getattr(model, 'base_model_prefix', '')}."
     linear = {

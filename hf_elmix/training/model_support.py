@@ -1,4 +1,7 @@
-"""What a model's head says about the loss: whether it has class probabilities, and what else it needs labels for."""
+"""What a loss has to know about a model: whether it gives class probabilities, and what else it needs labels for.
+
+Except in `base_model`, a model is meant without its PEFT wrapper.
+"""
 
 from __future__ import annotations
 
@@ -34,34 +37,30 @@ __all__ = [
     "without_loss",
 ]
 
-# The families whose loss is one cross entropy over `logits` (..., C).
+# Losses that are one cross entropy over `logits` (..., C).
 CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
 REFUSED_PROBLEMS = ("regression", "multi_label_classification")
-USE_TRAINER = "That takes one probability p_y of a true class; else, use transformers.Trainer for this model."
+USE_TRAINER = "The loss needs the probability p_y of one true class: use transformers.Trainer for this model."
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model under a PEFT wrapper, which has the class, the config and the signature.
-
-    Args:
-        model: A model, wrapped or not.
-    """
+    """The model without a PEFT wrapper, which has the class, the config and the signature."""
     get_base_model: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
 
 
 def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
-    """Refuse a model that gives no class logits.
+    """Refuse a model that does not return class logits.
 
-    A model that says nothing of its outputs (a plain `nn.Module`) is taken at its word; it is expected to return
+    A model that does not declare its outputs (a plain `nn.Module`) is accepted; it is expected to return
     ``{"logits": ...}`` or a tuple that starts with them.
 
     Args:
-        model: As handed to the Trainer, under any PEFT wrapper.
+        model: As passed to the Trainer, without any PEFT wrapper.
         label_names: Names of the label inputs, as the Trainer sees them.
 
     Raises:
-        UsageError: If the head is for regression, several labels at once, or no classes at all.
+        UsageError: If the head is for regression or multi-label classification, or has no classes at all.
     """
     name, config, loss = type(model).__name__, getattr(model, "config", None), _loss_function(model)
     problem = getattr(config, "problem_type", None)
@@ -69,21 +68,21 @@ def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
         raise UsageError(f"{name} has problem_type={problem!r}. {USE_TRAINER}")
     if loss is ForSequenceClassificationLoss and getattr(config, "num_labels", None) == 1:
         raise UsageError(f"{name} has num_labels=1, which is regression. {USE_TRAINER}")
-    fields = _output_fields(model)
+    fields = {field.name for kind in _output_classes(model) for field in dataclasses.fields(kind)}
     if (fields and "logits" not in fields) or (loss is not None and loss not in CLASS_LOSSES):
-        raise UsageError(f"{name} gives no class logits (its outputs: {', '.join(sorted(fields))}). {USE_TRAINER}")
+        raise UsageError(f"{name} returns no class logits (its outputs: {', '.join(sorted(fields))}). {USE_TRAINER}")
     if label_names and "labels" not in label_names:
         raise UsageError(f"Expected the label input of {name} to be 'labels', but it is {label_names}. {USE_TRAINER}")
 
 
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
-    """Refuse a dataset whose column of labels is declared to hold floats (regression, several labels at once).
+    """Refuse a dataset that declares floats in its label column (regression or multi-label classification).
 
-    A dictionary stands for the datasets in it. Only what a dataset declares is read, never a row: reading one could
-    draw from a random transform.
+    Of a dictionary, all datasets are checked. Only the declared features are read, never a row: reading one could draw
+    from a random transform.
 
     Args:
-        dataset: As handed to the Trainer, or None.
+        dataset: As passed to the Trainer, or None.
         model: The model, for the message.
 
     Raises:
@@ -95,7 +94,7 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
     features = getattr(dataset, "features", None) or {}
     column = next((name for name in ("labels", "label", "label_ids") if name in features), "")
     feature: Any = features.get(column)
-    while hasattr(feature, "feature"):  # a list, down to what it is a list of
+    while hasattr(feature, "feature"):  # a list: what its elements are
         feature = feature.feature
     kind = str(getattr(feature, "dtype", ""))
     if "float" in kind:
@@ -106,23 +105,16 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
 
 
 def number_of_labels(model: nn.Module) -> int | None:
-    """The classes of a head for sequences (of any kind) or tokens, or None for any other head.
-
-    Args:
-        model: The model, under no wrapper.
-    """
+    """Number of classes of a sequence (or image, audio) or token classifier, or None for any other head."""
     if _loss_function(model) not in (ForSequenceClassificationLoss, ForTokenClassification):
-        return None  # every configuration has a number of labels, those of language models too
+        return None  # every config has num_labels, those of language models included
     return getattr(getattr(model, "config", None), "num_labels", None)
 
 
 def predicts_next_token(model: nn.Module) -> bool:
     """Whether logits at one position predict the label of the next, as in a decoder-only language model.
 
-    Classes such as `GPT2LMHeadModel` have no loss type of their own; their output class tells.
-
-    Args:
-        model: The model, under no wrapper.
+    Classes such as `GPT2LMHeadModel` declare no loss type; their output class decides.
     """
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
@@ -132,12 +124,9 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def makes_decoder_inputs(model: nn.Module) -> bool:
-    """Whether this is an encoder-decoder for sequences, which makes its decoder inputs from its labels.
+    """Whether this is an encoder-decoder that makes its decoder inputs from its labels.
 
-    One that classifies whole sequences makes them from its inputs.
-
-    Args:
-        model: The model, under no wrapper.
+    One that classifies sequences makes them from its inputs.
     """
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     classifies = any("SequenceClassifier" in kind.__name__ for kind in _output_classes(model))
@@ -145,28 +134,21 @@ def makes_decoder_inputs(model: nn.Module) -> bool:
 
 
 def requires_labels(model: nn.Module) -> bool:
-    """Whether `forward` cannot be called without labels.
-
-    Args:
-        model: The model, under no wrapper.
-    """
+    """Whether `forward` cannot be called without labels."""
     labels = inspect.signature(model.forward).parameters.get("labels")
     return labels is not None and labels.default is inspect.Parameter.empty
 
 
 def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
-    """The logits in what a model returned.
+    """The logits (..., C) among the outputs of a model.
 
     Args:
-        outputs: A mapping with ``logits``, a tuple that starts with them (after a loss, where there is one), or the
+        outputs: A mapping with ``logits``, a tuple that starts with them (after a loss, if there is one), or the
             logits themselves.
-        labels_passed: Whether the model got labels, so that a tuple starts with its loss.
-
-    Returns:
-        Shape (..., C).
+        labels_passed: Whether the model was given labels, so that a tuple starts with its loss.
 
     Raises:
-        UsageError: If there are none.
+        UsageError: If there are no logits.
     """
     if not isinstance(outputs, Mapping):
         return outputs[1] if labels_passed else without_loss(outputs)[0]
@@ -176,11 +158,7 @@ def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
 
 
 def without_loss(outputs: Any) -> tuple[Any, ...]:
-    """Outputs of a model that got no labels, as a tuple that starts with the logits.
-
-    Args:
-        outputs: A tuple, a list or the logits.
-    """
+    """Outputs of a model that was given no labels, as a tuple that starts with the logits."""
     if isinstance(outputs, Tensor):
         return (outputs,)
     return tuple(outputs[1:] if outputs[0] is None else outputs)
@@ -191,7 +169,7 @@ def labels_for(logits: Tensor, labels: Tensor, shift: bool) -> Tensor:
 
     Args:
         logits: Shape (..., C).
-        labels: As they come with the batch: shape (...), or (N, 1) for logits (N, C), which heads take as (N,).
+        labels: As in the batch: shape (...), or (N, 1) for logits (N, C), which heads take as (N,).
         shift: Whether logits at one position predict the label of the next.
 
     Returns:
@@ -207,12 +185,8 @@ def _loss_function(model: nn.Module) -> Any:
     return LOSS_MAPPING.get(getattr(model, "loss_type", None) or "")
 
 
-def _output_fields(model: nn.Module) -> set[str]:
-    """Fields of the output class that `forward` is annotated with; none where it is not."""
-    return {field.name for kind in _output_classes(model) for field in dataclasses.fields(kind)}
-
-
 def _output_classes(model: nn.Module) -> list[Any]:
+    """Classes of outputs that `forward` is annotated with."""
     try:
         hint = typing.get_type_hints(inspect.unwrap(type(model).forward)).get("return")
     except (NameError, TypeError):

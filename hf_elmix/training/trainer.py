@@ -49,27 +49,27 @@ class MixedLossMixin(_Base):
     - the labels are withheld from the model, so that its own loss is not computed and thrown away;
     - the loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
       devices, whatever the model does with ``num_items_in_batch``;
-    - training logs carry ``alpha``, ``beta``, ``focus`` (of the last step; other losses have others, or none) and
-      ``loss_ce``, ``loss_el`` (means since the last log, as ``loss``, whatever the loss is);
-    - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed where
+    - training logs contain ``alpha``, ``beta``, ``focus`` (of the last step; other losses have other values or none)
+      and ``loss_ce``, ``loss_el`` (means since the last log, as ``loss``, for every loss);
+    - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed if
       ``label_smoothing_factor`` is set, as the Trainer's), and the expectation loss beside it as ``eval_loss_el``.
 
     Args:
         *args: Arguments of the Trainer.
-        mixing: A `MixingSchedule` or its text. Left out, with no `loss` either, it is that of `MixedLossArguments`,
-            else ``"0-0.5"``.
-        loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a function of your own.
+        mixing: A `MixingSchedule` or its text: a short form of ``loss="mix:..."``.
+        loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a custom function. By default
+            that of the `MixedLossArguments`, else ``"mix:0-0.5"``.
         **kwargs: Arguments of the Trainer.
 
     Attributes:
-        mixing: The `MixingCallback` that holds the loss as it is over training, and as it is now.
+        mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
         UsageError: If there is no such loss, the model or the data has no single true class, or a
             ``compute_loss_func`` is given too.
     """
 
-    # The loss is divided by the number of labels in the whole step, so accumulation has nothing left to divide.
+    # The loss is divided by the number of labels in the whole step, so there is nothing left to divide by.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -87,11 +87,11 @@ class MixedLossMixin(_Base):
             self.args.loss = str(self.mixing.loss)
         self._inspect()
         self.add_callback(self.mixing)
-        # The Trainer counts the labels of a step for every model once a loss function is set; this one is ours.
+        # With a loss function of its own, the Trainer counts the labels of a step for every model.
         self.compute_loss_func = self._mixed_loss
         # The labels are withheld, so a model need not even take them; without a name, evaluation would skip the loss.
         self.label_names = self.label_names or ["labels"]
-        # What the loss function has to know of the batch it is called for, besides its outputs and labels.
+        # What the loss function has to know about the batch, besides its outputs and labels.
         self._training = True
         self._labels_passed = False
         self._shift_labels: Tensor | None = None
@@ -99,11 +99,11 @@ class MixedLossMixin(_Base):
         self._el_of_batches: list[Tensor] = []
 
     def _inspect(self) -> None:
-        """Refuse what has no mixed loss, and note what the loss must know of the model."""
+        """Refuse what the mixed loss cannot be used with, and note what the loss must know about the model."""
         if self.compute_loss_func is not None:
             raise UsageError(
-                "Expected either `mixing` or `compute_loss_func`, but got both: the mixed loss would replace your "
-                "function. Leave `compute_loss_func` out, or use the Trainer without the mixed loss."
+                "Expected either a loss or `compute_loss_func`, but got both: the loss would replace your function. "
+                "Leave `compute_loss_func` out, or use the Trainer without the mixed loss."
             )
         plugin = getattr(self.accelerator, "parallelism_config", None)
         if plugin is not None and plugin.sp_enabled:
@@ -113,7 +113,7 @@ class MixedLossMixin(_Base):
         model = self._model
         self._config = getattr(model, "config", None)
         self._requires_labels = requires_labels(model)
-        # Where the Trainer does not know that a model shifts its labels, it would count the first label of each row.
+        # For a model that shifts its labels without the Trainer knowing, it would count the first label of each row.
         self._loss_shifts_labels = predicts_next_token(model)
         self._check_loss()
         check_class_logits(model, self.label_names)
@@ -124,17 +124,17 @@ class MixedLossMixin(_Base):
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """As the Trainer's; the model of each trial gets the head that the loss needs."""
         model = super().call_model_init(trial)
-        if hasattr(self, "mixing"):  # else the Trainer is being built, and its model is looked at afterwards
+        if hasattr(self, "mixing"):  # else the Trainer is being built, and inspects its model later
             self._give_head(model)
         return model
 
     def _give_head(self, model: nn.Module) -> None:
-        """Put the centres in the place of the classifier, where the loss is the distance from them."""
+        """Replace the classifier by the centres, if the loss is the distance from them."""
         if isinstance(self.mixing.current, MaxMahalanobis):
             use_mahalanobis_head(model, self.mixing.current.scale)
 
     def _check_loss(self) -> None:
-        """Refuse a loss that cannot be used here."""
+        """Refuse a loss that this Trainer cannot use."""
         self.mixing.check_one_step(self._smoothing)
 
     def compute_loss(
@@ -144,13 +144,13 @@ class MixedLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a batch while the model trains (Eq. 12), cross entropy while it is evaluated (Eq. 1).
+        """The loss of a batch during training (Eq. 12), and cross entropy during evaluation (Eq. 1).
 
         Args:
             model: The model, in whatever wraps it.
-            inputs: The batch, with ``labels`` of shape (...) where the logits are (..., C).
-            return_outputs: Return what the model returned as well.
-            num_items_in_batch: Labels that count in the whole optimizer step; left out, those of the batch.
+            inputs: The batch, with ``labels`` of shape (...) for logits (..., C).
+            return_outputs: Also return the outputs of the model.
+            num_items_in_batch: Labels that count in the whole optimizer step; by default, those of the batch.
 
         Returns:
             The loss, a scalar; with `return_outputs`, the loss and the outputs.
@@ -160,13 +160,16 @@ class MixedLossMixin(_Base):
         """
         if inputs.get("labels") is None:
             raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
-        inputs = self._with_decoder_inputs(dict(inputs))
+        inputs = dict(inputs)
+        prepare: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
+        if prepare is not None and self._makes_decoder_inputs(inputs):
+            inputs["decoder_input_ids"] = prepare(labels=inputs["labels"])
         self._training, self._shift_labels = model.training, inputs.get("shift_labels")
         self._labels_passed = self._requires_labels or self._makes_decoder_inputs(inputs)
         call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         if not (isinstance(outputs, Mapping) or self._labels_passed):
-            # Where labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
+            # If labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
             outputs = (loss, *without_loss(outputs))
         return (loss, outputs) if return_outputs else loss
 
@@ -180,9 +183,9 @@ class MixedLossMixin(_Base):
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
         """A batch's share of the loss of a step; the losses and terms are those of its samples, or their sums."""
-        # Under DataParallel the count comes once for each GPU, and the Trainer multiplies the loss by their number:
-        # dividing by the sum of the entries is right there and everywhere else.
-        # While evaluating, a batch without a label that counts is NaN, which the Trainer leaves out of its means.
+        # Under DataParallel there is one count for each GPU, and the Trainer multiplies the loss by their number:
+        # dividing by the sum of the entries is correct there and everywhere else.
+        # In evaluation, a batch in which no label counts is NaN, which the Trainer leaves out of its means.
         per = divisor(count, ce) if self._training else total_of(count, ce)
         if not self._training:
             self._el = (el.sum() / per).detach() * self._device_scale
@@ -209,14 +212,6 @@ class MixedLossMixin(_Base):
         """Keep both terms of a batch for the log."""
         self.mixing.add_terms(ce, el, per)
 
-    def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The decoder inputs that an encoder-decoder would have made from the labels it is not given."""
-        if self._makes_decoder_inputs(inputs):
-            shift: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
-            if shift is not None:
-                inputs["decoder_input_ids"] = shift(labels=inputs["labels"])
-        return inputs
-
     def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
         """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
         given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
@@ -224,9 +219,9 @@ class MixedLossMixin(_Base):
         return sequences and not given and getattr(self._config, "is_encoder_decoder", False)
 
     def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
-        """Add the load-balancing loss of a mixture of experts, which the model adds only where it has labels.
+        """Add the load-balancing loss of a mixture of experts, which the model adds only if it is given labels.
 
-        It is no sum over labels: it is averaged over accumulated batches and devices instead.
+        It is not a sum over labels: it is averaged over accumulated batches and devices instead.
         """
         coefficient = getattr(self._config, "router_aux_loss_coef", None)
         router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
@@ -237,11 +232,11 @@ class MixedLossMixin(_Base):
 
     @property
     def _model(self) -> nn.Module:
-        """The model as its author wrote it, under PEFT, compilation and the wrappers of distributed training."""
+        """The model without PEFT, compilation and the wrappers of distributed training."""
         return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the loss says of itself, and both terms, to the training logs; arguments as the Trainer's."""
+        """Log as the Trainer does, with the values of the loss and both terms added to the training logs."""
         if "loss" in logs:
             logs.update(self._mixing_logs())
         super().log(logs, start_time)
@@ -260,7 +255,7 @@ class MixedLossMixin(_Base):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the Trainer's, arguments and all; the expectation loss of the batch is kept for `eval_loss_el`."""
+        """As the Trainer's; the expectation loss of the batch is kept for `eval_loss_el`."""
         self._el = None
         prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         if self._el is not None:
@@ -276,7 +271,7 @@ class MixedLossMixin(_Base):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As the Trainer's, arguments and all, with the expectation loss among the metrics."""
+        """As the Trainer's, with the expectation loss among the metrics."""
         self._el_of_batches = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._el_of_batches and output.metrics is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from glue_runs.demo import APART
+from glue_runs.demo import SCORED_KINDS
 from glue_runs.tasks import TASKS
 from hf_elmix.text.tasks import TextTask
 
@@ -63,8 +63,8 @@ def keep(runs_df: pd.DataFrame, report: Path) -> None:
     """Put the figures and the numbers they are drawn from where the documentation shows them."""
     for name in FIGURES:
         shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
-    named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in APART}})
-    named[["experiment", "seed", "method", "score", *APART]].to_csv(PAGES / "demo.csv", index=False)
+    named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in SCORED_KINDS}})
+    named[["experiment", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def main() -> None:
         store = Store(folder / "runs")
         for key in keys:
             store.write(record(*key, rng))
-        csv = pd.DataFrame(keys, columns=["experiment", "method", "seed"]).assign(score=rng.uniform(size=len(keys)))
+        csv = pd.DataFrame(keys, columns=["task", "method", "seed"]).assign(score=rng.uniform(size=len(keys)))
         csv.to_csv(folder / "scores.csv", index=False)
         for source in ("runs", "scores.csv"):
             seconds = timed([str(folder / source), "--output_dir", str(folder / "report")])

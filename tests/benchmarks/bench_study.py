@@ -21,15 +21,17 @@ from typing import Any
 import torch
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-from glue_runs.metrics import compute_metrics_for
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
 from glue_runs.study import glue_study
+from glue_runs.tasks import find_task
 from hf_elmix.study.executors.local import Executor, run_in_process, run_in_workers
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.store import Store
+from hf_elmix.text.metrics import compute_metrics_for
 from hf_elmix.text.models import load_config, load_model, load_tokenizer
-from hf_elmix.text.rows import find_task, load_task, tokenise
+from hf_elmix.text.rows import load_task
+from hf_elmix.text.tokens import tokenise
 
 LENGTH = 64
 

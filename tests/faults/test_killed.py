@@ -59,7 +59,7 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
     check_complete(tmp_path / "undisturbed")
     draw = random.Random(int(workers))
     kills = rounds = 0
-    while kills < 6:
+    while kills < 3:
         rounds += 1
         killer = Killer(begin_study, snapshot, tmp_path / f"runs{rounds}", "--workers", workers)
         while killer.kills < 3:
@@ -79,17 +79,15 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
 
 
 def test_a_driver_killed_before_changes_at_random(begin_study, snapshot, check_complete, tmp_path):
-    draw = random.Random(7)
-    for number in range(2):
-        killer = Killer(begin_study, snapshot, tmp_path / f"runs{number}")
-        for _ in range(10):
-            started = killer.start(crash=("", draw.randrange(1, 120)))
-            if (code := started.wait()) == 0:
-                break
-            assert code == -9, started.said()
-            killer.killed()
-        killer.complete()
-        check_complete(killer.folder)
+    draw, killer = random.Random(7), Killer(begin_study, snapshot, tmp_path / "runs")
+    for _ in range(10):
+        started = killer.start(crash=("", draw.randrange(1, 120)))
+        if (code := started.wait()) == 0:
+            break
+        assert code == -9, started.said()
+        killer.killed()
+    killer.complete()
+    check_complete(killer.folder)
 
 
 # What is about to happen when the process is killed, and for which time.
@@ -181,7 +179,7 @@ def test_a_worker_killed_twice_fails_the_runs_it_was_at(
     wrong, names = fault("die", tmp_path, times=2), hit("of one run")
     started = begin_study(runs, "--workers", "2", fault=wrong)
     assert started.wait() == 1, started.said()
-    check_hit(records(runs), names, "died 2 times, at last with exit code -9")
+    check_hit(records(runs), names, "died 2 times, most recently with exit code -9")
     assert "--retry_failed" in started.said()
     kept = without(snapshot(runs), names)
     again = begin_study(runs, "--workers", "2", "--retry_failed", fault=wrong)

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from glue_runs.demo import ABOUT, APART, REAL, demo_study
+from glue_runs.demo import ABOUT, REAL, SCORED_KINDS, demo_study
 from glue_runs.protocol import SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
 from hf_elmix.analysis.numbers import first_upper
@@ -24,7 +24,7 @@ def test_it_is_the_papers_grid_on_rows_written_once(tmp_path):
         assert list(made["secondary_metrics"]) == [f"train_{kind}_accuracy" for kind in ("mislabelled", "ambiguous")]
         assert made["secondary_metrics"] == task.secondary_metrics
     sizes = study.tasks[0].inputs(0).provenance["data_rows"]
-    assert [sizes[f"train_{kind}"] for kind in APART] == [16, 32]
+    assert [sizes[f"train_{kind}"] for kind in SCORED_KINDS] == [16, 32]
     again = demo_study(tmp_path)
     assert settings == [again.settings(task, again.methods[0]) for task in again.tasks]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
@@ -34,7 +34,7 @@ def test_it_says_what_its_rows_are():
     assert "GENERATED" in ABOUT
     assert "cannot show" in ABOUT
     assert REAL in ABOUT
-    assert "memorising" in ABOUT
+    assert "memorise" in ABOUT
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_the_whole_demo(tmp_path):
     assert (runs_df.groupby(["task", "method"])["score"].std() > 0).all()
     page = html.unescape((report / "report.html").read_text()).replace("\N{NO-BREAK SPACE}", " ")
     assert "glue-runs demo --output_dir" in page
-    for kind, label in APART.items():
+    for kind, label in SCORED_KINDS.items():
         said = f"{first_upper(label)}: CE {100 * means_of(runs_df, 'ce', kind):.2f} %, F = 0 "
         assert said in done.stdout
         assert said in page

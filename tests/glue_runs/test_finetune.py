@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.stats import pearsonr
 from transformers import AutoModelForSequenceClassification, Trainer, pipeline
 
@@ -17,6 +18,7 @@ from hf_elmix import MixedLossTrainer, UsageError
 from hf_elmix.text.models import load_model
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--max_steps", "3", "--use_cpu"]
+TOKEN = "hf_" + "secret" * 5
 
 # What run_glue leaves after training and evaluation, model card aside.
 FILES = {"all_results.json", "train_results.json", "eval_results.json", "trainer_state.json", "config.json"}
@@ -206,9 +208,7 @@ def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     parts = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
     load_model(encoder, GLUE_TASKS["cola"], 0).save_pretrained(shutil.copytree(encoder, tmp_path / "two"))
     line = words(glue, str(tmp_path / "two"), tmp_path / "out", task="mnli", **parts)
-    with pytest.raises(
-        UsageError, match="another number of labels than 3; --ignore_mismatched_sizes draws a fresh one"
-    ):
+    with pytest.raises(UsageError, match="another number of labels than 3; --ignore_mismatched_sizes replaces it"):
         finetune(line)
     assert finetune([*line, "--ignore_mismatched_sizes"]) == 0
 
@@ -242,7 +242,7 @@ def test_a_finished_run_is_not_written_over(glue, encoder, tmp_path):
     ("more", "message"),
     [
         (["--task_name", "cloa"], "Did you mean 'cola'"),
-        (["--resume_from_checkpoint", "nosuch"], "'nosuch' is none"),
+        (["--resume_from_checkpoint", "nosuch"], "'nosuch' is not one"),
         (["--report_to", "nope"], "nope"),
         (["--max_seq_length", "0"], "1 or more, but got 0"),
         (["--metric_for_best_model", "eval_f1"], "loss, loss_el, combined_score, accuracy, matthews_correlation"),
@@ -268,3 +268,76 @@ def test_the_model_it_starts_from_is_not_written_over(glue, encoder, tmp_path):
         finetune(words(glue, str(folder), folder))
     assert (folder / "model.safetensors").read_bytes() == before
     assert finetune([*words(glue, str(folder), folder), "--do_eval"]) == 0  # its results may lie beside it
+
+
+def card(folder):
+    text = (folder / "README.md").read_text()
+    return yaml.safe_load(text.split("---\n")[1]), text
+
+
+def test_the_card_lies_beside_the_model(glue, encoder, tmp_path):
+    more = ["--mixing", "0,0.5", "--weight_decay", "0.125", "--learning_rate", "3e-5", "--save_steps", "7"]
+    finetune(words(glue, encoder, tmp_path / "out", *more))
+    data, text = card(tmp_path / "out")
+    results = data["model-index"][0]["results"]
+    assert {metric["type"] for result in results for metric in result["metrics"]} == {
+        "accuracy",
+        "matthews_correlation",
+    }
+    assert (data["hf_elmix"]["task"], data["hf_elmix"]["loss"]) == ("cola", "mix:0,0.5")
+    assert "| weight\\_decay " in text
+    assert "0.125" in text
+    assert "save\\_steps" not in text
+    assert (tmp_path / "out/schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_scores_of_both_sets_of_mnli(glue, good_rows, encoder, tmp_path):
+    line = words(glue, encoder, tmp_path / "out", "--mixing", "none", task="mnli")
+    finetune(line)
+    data, text = card(tmp_path / "out")
+    splits = [result["dataset"]["split"] for result in data["model-index"][0]["results"]]
+    assert splits == ["validation_matched", "validation_mismatched"]
+    assert not (tmp_path / "out/schedule.png").exists()
+    assert "loss that the Trainer takes by itself" in text
+
+
+def test_a_run_that_trains_nothing_writes_no_card(glue, encoder, tmp_path):
+    finetune(words(glue, encoder, tmp_path / "out", "--do_eval"))
+    assert not (tmp_path / "out/README.md").exists()
+
+
+def test_a_model_is_pushed_once_without_pickle_or_token(glue, encoder, tmp_path, local_hub, capsys):
+    more = ["--push_to_hub", "--hub_model_id", "org/mine", "--save_strategy", "steps", "--save_steps", "1"]
+    assert finetune(words(glue, encoder, tmp_path / "out", *more)) == 0
+    shown = capsys.readouterr()
+    assert f"{local_hub.url}/org/mine: " in shown.out
+    files = {path.name: path.read_bytes() for path in (local_hub.store.home / "models/org/mine").iterdir()}
+    assert files.keys() >= {"model.safetensors", "config.json", "tokenizer.json", "README.md", "schedule.png"}
+    assert not {name for name in files if name.endswith((".bin", ".pt", ".pth"))}
+    assert len(local_hub.history()) == 2  # one that makes the repository, and one of all files
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert not [
+        content
+        for content in [*written, shown.out.encode(), shown.err.encode()]
+        if local_hub.token.encode() in content
+    ]
+
+
+def test_a_token_that_was_given_is_in_no_file(glue, encoder, tmp_path):
+    finetune(words(glue, encoder, tmp_path / "out", "--hub_token", TOKEN))
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert "training_args.bin" in written
+    assert not [name for name, content in written.items() if TOKEN.encode() in content]
+
+
+def test_what_cannot_be_pushed_is_known_before_training(glue, encoder, tmp_path, local_hub):
+    with pytest.raises(UsageError, match="Add --do_train"):
+        finetune(words(glue, encoder, tmp_path / "out", "--push_to_hub", "--do_eval"))
+    taken = local_hub.store.home / "models/org/theirs"
+    taken.mkdir(parents=True)
+    (taken / "model.safetensors").write_text("theirs")
+    with pytest.raises(UsageError, match="not made by hf_elmix"):
+        finetune(words(glue, encoder, tmp_path / "out", "--push_to_hub", "--hub_model_id", "org/theirs"))
+    assert not (tmp_path / "out").exists()
+    assert not local_hub.history()

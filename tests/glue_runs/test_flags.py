@@ -37,7 +37,7 @@ def test_what_is_done_is_what_was_asked_for(more, done):
 
 @pytest.mark.parametrize("name", GONE)
 def test_a_flag_that_is_gone_says_what_to_type(name):
-    with pytest.raises(UsageError, match=f"--{name} is no flag here: (type|leave|set|log in|save)"):
+    with pytest.raises(UsageError, match=f"--{name} does not exist here: (type|leave|set|log in|save)"):
         parse([*BASE, f"--{name.replace('_', '-')}", "1"])
 
 
@@ -89,7 +89,7 @@ def test_a_yaml_file_and_the_words_before_it(tmp_path):
     [
         (None, "No such file"),
         ("{", "Cannot read"),
-        ("[1, 2]", "names of flags and their values"),
+        ("[1, 2]", "map names of flags to values"),
         ('{"learning_rat": 1}', "'--learning_rat'"),
         ('{"learning_rate": "fast"}', "invalid float value: 'fast'"),
     ],
@@ -105,7 +105,7 @@ def test_a_file_that_holds_no_arguments(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output_dir", "out"], "to be told which rows"),
+        (["--output_dir", "out"], "Expected rows: --task_name"),
         ([*BASE, "--train_file", "a.csv"], "files or a dataset, but got both"),
         ([*BASE, "--mixing", "0-0.6"], "Did you mean '0-0.5'"),
         ([*BASE, "--learning_rat", "1"], "learning_rat"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     files = {"report.html", "tables.md", "tables.tex", "figures", "data"}
     assert {path.name for path in (runs / "report").iterdir()} == files
     page = (runs / "report" / "report.html").read_text()
-    assert f"glue-runs study --output_dir {runs} --tasks cola --seeds 0 1 --mixings ce 0 0,0.5 0-0.5" in page
+    assert shlex.join(["glue-runs", *study(folder, encoder, runs)]) in page
     assert f"glue-runs report {runs}" in page
     assert main(["report", str(runs), "--baseline", "0", "--output_dir", str(tmp_path / "other")]) == 0
     assert "CE is not significantly different from F = 0:" in capfd.readouterr().out
@@ -143,7 +144,7 @@ def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tm
         (["--padding", "none"], "'none'"),
         (["--tasks", "cloa"], "Did you mean 'cola'"),
         (["--mixings", "0-0.6"], "Did you mean '0-0.5'"),
-        (["--dataset_name", "./nowhere"], "./nowhere is no folder"),
+        (["--dataset_name", "./nowhere"], "./nowhere is not a folder"),
         (["--model_name_or_path", "./nowhere"], "Cannot load the model './nowhere'"),
         (["--seed", "3"], "--seeds"),
         (["--learning_rat", "3"], "--learning_rat"),

@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from glue_runs.metrics import GlueMetric, compute_metrics_for, predicted_classes, predicted_values
+from glue_runs.metrics import GlueMetric, with_combined_score
 from glue_runs.tasks import GLUE_TASKS, TASKS
+from hf_elmix.text.metrics import compute_metrics_for, predicted_classes, predicted_values
 from hf_elmix.text.tasks import TextTask
 
 
@@ -88,7 +89,7 @@ def test_a_regression():
 @pytest.mark.parametrize(("name", "has"), [("mrpc", True), ("qqp", True), ("cola", False), ("sst2", False)])
 def test_the_combined_score_of_two_metrics(name, has):
     prediction = EvalPrediction(np.array([1, 0, 1, 1]), np.array([1, 0, 0, 1]))
-    scores = compute_metrics_for(TASKS[name], combined=True)(prediction)
+    scores = with_combined_score(TASKS[name])(prediction)
     assert ("combined_score" in scores) == has
     if has:
         assert scores["combined_score"] == pytest.approx((0.75 + 0.8) / 2)

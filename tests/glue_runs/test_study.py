@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from glue_runs import study as tasks_module
 from glue_runs.protocol import ARGUMENTS, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.study import glue_study, glue_task
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
 from hf_elmix.losses.registry import LOSS_SETS
+from hf_elmix.text import study as text_study
 from hf_elmix.text.padding_free import NAME
 
 
@@ -59,20 +59,20 @@ def test_a_named_set_of_losses(pocket, encoder):
 
 
 def test_complement_training_of_two_classes_is_refused(pocket, encoder):
-    with pytest.raises(UsageError, match="cola has only one of them.*--tasks mnli"):
+    with pytest.raises(UsageError, match="cola has only one.*--tasks mnli"):
         glue_study(["mnli", "cola"], [0], ["ce", "cot"], model=encoder, dataset=pocket)
 
 
 def test_materials(glue, encoder):
     task = glue_task(TASKS["mnli"], encoder, glue("mnli"), 16)
-    assert task.score == "matched_accuracy"
+    assert task.select.scored_metric == "matched_accuracy"
     one, two = task.inputs(0), task.inputs(0)
     assert one.trainer["model"] is not two.trainer["model"]
     assert list(one.trainer["eval_dataset"]) == ["matched", "mismatched"]
     assert one.provenance == two.provenance
     assert one.provenance["data_rows"] == {"train": 12, "validation_matched": 12, "validation_mismatched": 12}
     single = glue_task(TASKS["cola"], encoder, glue("cola"), 16)
-    assert single.score == "accuracy"
+    assert single.select.scored_metric == "accuracy"
     assert isinstance(single.inputs(0).trainer["eval_dataset"], Dataset)
 
 
@@ -80,24 +80,28 @@ def rows_of_kinds(rows: list[dict[str, Any]], kinds: str) -> list[dict[str, Any]
     return [{**row, "kind": {"c": "clean", "w": "wrong"}[kind]} for row, kind in zip(rows, kinds, strict=True)]
 
 
-@pytest.mark.parametrize(("task", "score"), [("cola", "validation_accuracy"), ("mnli", "matched_accuracy")])
-def test_training_rows_of_a_kind_are_scored_by_themselves(glue, encoder, good_rows, task, score):
-    rows = rows_of_kinds(good_rows(task), "cwccwwcccccc")
-    folder = glue(task, train=rows, **{split: good_rows(task, 5) for split in TASKS[task].splits})
-    plain = glue_task(TASKS[task], encoder, folder, 16)
-    task = glue_task(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"})
-    assert (task.score, task.secondary_metrics) == (score, {"train_wrong_accuracy": "wrong rows memorised"})
+@pytest.mark.parametrize(("name", "score"), [("cola", "validation_accuracy"), ("mnli", "matched_accuracy")])
+def test_training_rows_of_a_kind_are_scored_by_themselves(glue, encoder, good_rows, name, score):
+    def made(letters, **options):
+        rows = rows_of_kinds(good_rows(name), letters)
+        folder = glue(name, train=rows, **{split: good_rows(name, 5) for split in TASKS[name].splits})
+        return glue_task(TASKS[name], encoder, folder, 16, **options)
+
+    wrong = {"wrong": "rows memorised"}
+    plain, task = made("cwccwwcccccc"), made("cwccwwcccccc", kinds=wrong)
+    assert (task.select.scored_metric, task.secondary_metrics) == (
+        score,
+        {"train_wrong_accuracy": "rows memorised"},
+    )
     trainer = task.inputs(0).trainer
     *others, last = trainer["eval_dataset"]
-    assert (len(others), last) == (len(TASKS[task].splits), "train_wrong")
+    assert (len(others), last) == (len(TASKS[name].splits), "train_wrong")
     expected = [trainer["train_dataset"][place] for place in (1, 4, 5)]
     assert list(trainer["eval_dataset"][last]) == expected
     assert trainer["train_dataset"].to_list() == plain.inputs(0).trainer["train_dataset"].to_list()
     assert (plain.secondary_metrics, task.work) == ({}, plain.work)
     # Which rows they are is part of the settings.
-    other = rows_of_kinds(good_rows(task), "wcccwwcccccc")
-    folder = glue(task, train=other, **{split: good_rows(task, 5) for split in TASKS[task].splits})
-    again = glue_task(TASKS[task], encoder, folder, 16, kinds={"wrong": "wrong rows memorised"}).settings["rows"]
+    again = made("wcccwwcccccc", kinds=wrong).settings["rows"]
     assert {split for split in again if again[split] != task.settings["rows"][split]} == {"train_wrong"}
 
 
@@ -160,7 +164,7 @@ def test_padding_falls_back_where_it_must(glue, encoder, monkeypatch):
     assert study.tasks[0].settings["padding"] == "longest"
     with pytest.raises(UsageError, match="one of free, longest, max_length, but got 'none'"):
         glue_task(TASKS["cola"], encoder, folder, 17, padding="none")
-    monkeypatch.setattr(tasks_module, "can_drop_padding", lambda config: False)
+    monkeypatch.setattr(text_study, "can_drop_padding", lambda config: False)
     task = glue_task(TASKS["cola"], encoder, folder, 17)
     assert task.settings["padding"] == "longest"
     assert task.inputs(0).trainer["model"].config._attn_implementation != NAME

@@ -1,7 +1,7 @@
-"""Every kind of model with one true class, on a tiny one of the real class, through the mixin and the function.
+"""Every kind of model with one true class, as a tiny model of the real class, through the mixin and the function.
 
-What is compared with is written out here, a step of gradient descent on ``alpha * CE + beta * (1 - p_y)``; and the
-stock Trainer.
+Each is compared with a step of gradient descent on ``alpha * CE + beta * (1 - p_y)`` that is written out here, and
+with the stock Trainer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MIXTRAL = MixtralConfig(**SIZES, **WORDS, **EXPERTS, num_key_value_heads=2)
 
 
 class MixedSeq2SeqTrainer(MixedLossMixin, Seq2SeqTrainer):
-    """As the documentation writes it."""
+    """As in the documentation."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 
 def some(labels: torch.Tensor) -> torch.Tensor:
-    """Labels of which many, and of each row the first (which nothing predicts), do not count."""
+    """Labels of which many do not count, among them the first of each row, which nothing predicts."""
     generator = torch.Generator().manual_seed(0)
     ignored = torch.rand(labels.shape, generator=generator) < torch.rand(ROWS, 1, generator=generator)
     ignored[:, 0] = True
@@ -146,7 +146,7 @@ WAYS = {name: ("mixin",) if name == "experts" else ("mixin", "function") for nam
 
 
 def trainer_of(kit, name: str, way: str, mixing: str = "ce", **given: Any) -> Trainer:
-    """A trainer that does one step on all rows, by one of the three ways."""
+    """A trainer that takes one step on all rows, in one of the three ways."""
     kind, model = KINDS[name], KINDS[name].model()
     if way == "function":
         function = mixed_loss_func(mixing)

@@ -14,13 +14,7 @@ from hf_elmix.plotting import method_label
 
 __all__ = ["runs_section", "shared_settings"]
 
-LISTED = {
-    "score": "score",
-    "seconds": "seconds",
-    "steps_trained": "steps trained",
-    "steps_inherited": "steps inherited",
-    "error": "error",
-}
+LISTED = ("score", "seconds", "steps_trained", "steps_inherited", "error")
 
 
 def runs_section(results: StudyResults) -> Section:
@@ -89,7 +83,7 @@ def _runs(runs_df: pd.DataFrame, numbers: dict[str, int], *, linked: bool) -> Ta
         "method": runs_df["method"].map(lambda name: Cell(method_label(name))),
         "seed": _cells(runs_df["seed"]),
         "status": runs_df["status"].map(Cell),
-        **{LISTED[name]: _cells(runs_df[name]) for name in columns},
+        **{name.replace("_", " "): _cells(runs_df[name]) for name in columns},
     }
     if numbers:
         cells = {text: Cell(str(k), k, f"settings-{k}" if linked else "") for text, k in numbers.items()}

@@ -88,9 +88,9 @@ def _detectable(results: StudyResults, method: str) -> str:
     row, scale = results.pairs_df.loc[method], results.scale
     effect = row["minimum_detectable_effect"]
     if pd.isna(effect):
-        return "The minimum detectable effect is unknown, since no variation could be measured."
+        return "The minimum detectable effect is unknown, because no variance could be measured."
     if not effect:
-        return "The differences do not vary at all, so that any gain would have been detected."
+        return "The differences do not vary at all, so any gain would have been detected."
     pair = results.scores[[results.baseline, method]]
     per_task = pair.dropna().groupby(level=0).size()
     size = counted(int(per_task.median()), "seed") if results.has_seeds else counted(len(per_task), "task")
@@ -110,7 +110,7 @@ def _detectable(results: StudyResults, method: str) -> str:
 def _ranks(results: StudyResults) -> str:
     statistic, pvalue = results.friedman
     if pd.isna(pvalue):
-        return "No block has a score for every method, so that methods cannot be ranked."
+        return "No block has a score for every method, so the methods cannot be ranked."
     test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {counted(results.complete, 'block')}"
     if pvalue >= 0.05:
         return f"The mean ranks of the methods do not differ significantly ({test})."

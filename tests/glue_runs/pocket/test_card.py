@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import glue_runs.pocket
-from glue_runs.demo import APART
+from glue_runs.demo import SCORED_KINDS
 from glue_runs.protocol import MIXINGS, SEEDS, TASK_NAMES
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.results import StudyResults
@@ -21,8 +21,8 @@ SCORES = POCKET.parents[1] / "hf_elmix/docs/pages/demo.csv"
 
 @pytest.fixture(scope="module")
 def runs_df() -> pd.DataFrame:
-    runs_df = read_scores(SCORES).astype(dict.fromkeys(APART, float))
-    runs_df.attrs["secondary_metrics"] = APART
+    runs_df = read_scores(SCORES).astype(dict.fromkeys(SCORED_KINDS, float))
+    runs_df.attrs["secondary_metrics"] = SCORED_KINDS
     return runs_df
 
 
@@ -31,13 +31,13 @@ def test_the_numbers_are_those_of_every_run(runs_df):
     assert parts == {"task": set(TASK_NAMES), "seed": set(SEEDS), "method": set(MIXINGS)}
     assert len(runs_df) == len(TASK_NAMES) * len(SEEDS) * len(MIXINGS)
     assert runs_df["score"].between(0.5, 1, inclusive="neither").all()
-    assert runs_df[list(APART)].stack().between(0, 1).all()
+    assert runs_df[list(SCORED_KINDS)].stack().between(0, 1).all()
 
 
 def test_what_is_said_of_them_is_what_they_say(runs_df):
     said = " ".join((POCKET / "README.md").read_text().split())
     results = StudyResults(runs_df)
     for name, metric in secondary_metrics(results).items():
-        assert metric_sentence(metric, APART[name]) in said
+        assert metric_sentence(metric, SCORED_KINDS[name]) in said
     for sentence in verdict(results):
         assert sentence in said

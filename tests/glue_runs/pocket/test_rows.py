@@ -105,7 +105,7 @@ def test_rows_are_the_same_in_processes_that_hash_differently() -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="mnli has the splits train, validation_matched, validation_mismatched"):
+    with pytest.raises(ValueError, match="the splits train, validation_matched, validation_mismatched of mnli"):
         make_rows("mnli", "validation", 10)
 
 

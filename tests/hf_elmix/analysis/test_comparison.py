@@ -129,7 +129,7 @@ def test_no_variance_to_measure():
 def test_the_interval_covers_the_true_difference_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = []
-    for _ in range(400):
+    for _ in range(200):
         gains = {f"p{k}": list(0.1 + rng.normal(scale=0.01 * (k + 1), size=4)) for k in range(7)}
         row = compare(grid(gains), "ce").loc["a"]
         covered.append(row["low"] <= 0.1 <= row["high"])
@@ -162,10 +162,10 @@ def test_the_minimum_detectable_effect_is_detected_by_four_studies_of_five():
     effect = minimum_detectable_effect(grid(gains), "ce", rng)["a"]
     sds = [math.sqrt(variance(values)) for values in gains.values()]
     detected = 0
-    for _ in range(400):
+    for _ in range(200):
         study = grid({f"p{k}": list(rng.normal(effect, sd, size=4)) for k, sd in enumerate(sds)})
         detected += compare(study, "ce").loc["a", "low"] > 0
-    assert 0.74 <= detected / 400 <= 0.86
+    assert 0.74 <= detected / 200 <= 0.86
 
 
 def test_detecting_the_minimum_detectable_effect_takes_the_seeds_there_are():

@@ -24,7 +24,7 @@ from hf_elmix.study.spec import RunKey, RunRecord
 NAN = math.nan
 PAPER = ["ce", "el", "0", "0,0.5", "0-0.5"]
 
-# Others may be using the machine: how long an example takes says nothing.
+# No deadline: the machine may be busy.
 unhurried = settings(deadline=None, max_examples=60)
 
 # (task, method, seed): some methods only in one task, seeds that sort otherwise as text.

@@ -16,7 +16,7 @@ from hf_elmix.analysis.profile import performance_profile, profile_area, profile
 NAN = math.nan
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
 
-# Others may be using the machine: how long an example takes says nothing.
+# No deadline: the machine may be busy.
 unhurried = settings(deadline=None, max_examples=60)
 
 # Few values, so that there are ties, zeros and negative bests; and decimals that are no binary fractions.

@@ -160,30 +160,10 @@ def test_csv_and_parquet_have_the_numbers_to_the_last_digit(small_study, record,
         assert_frame_equal(stored, table, check_exact=True, check_column_type=False, check_dtype=False)
 
 
-def test_the_profile_is_the_figures_by_hand(record, tmp_path):
-    # ce is best once and at 0.5 of the best once; 0 the other way round at 0.8; one run of 0 failed.
-    records = [
-        record("a", "ce", 0, 0.5),
-        record("a", "0", 0, 0.4),
-        record("b", "ce", 0, 0.25),
-        record("b", "0", 0, 0.5),
-    ]
-    write_report(results_of([*records, record("c", "ce", 0, 0.5), record("c", "0", 0, status="failed")]), tmp_path)
-    expected = pd.DataFrame({"tau": [0.5, 0.8, 1.0], "ce": [1, 2 / 3, 2 / 3], "0": [2 / 3, 2 / 3, 1 / 3]})
-    assert_frame_equal(read_csv(tmp_path / "data/profile.csv"), expected, **UP_TO_PARSING)
-
-
 def test_the_picture_shows_a_curve_for_each_method(written):
     image = matplotlib.image.imread(written[0] / "figures/profile.png")
     assert min(image.shape[:2]) > 500
     assert [has_colour(image, style.colour) for style in STYLES] == [True, True, True, False, False, False]
-
-
-def test_the_picture_of_methods_that_are_all_best_shows_a_flat_line(record, tmp_path):
-    write_report(results_of([record("a", method, 0, 0.5) for method in ("ce", "0-0.5")]), tmp_path)
-    image = matplotlib.image.imread(tmp_path / "figures/profile.png")
-    # In the upper half, so that the key in the legend at the lower left does not count.
-    assert has_colour(image[: image.shape[0] // 2], STYLES[1].colour)
 
 
 def test_the_drawing_is_xml_with_its_words_as_text(written):

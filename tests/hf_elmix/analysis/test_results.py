@@ -55,7 +55,7 @@ def test_the_baseline_is_ce_or_else_the_first_or_the_one_named():
 
 
 def test_runs_without_a_score_are_refused():
-    with pytest.raises(UsageError, match="none of 2 runs has one"):
+    with pytest.raises(UsageError, match="got 2 runs without one"):
         StudyResults(runs({"ce": [np.nan, np.nan]}))
 
 

@@ -96,11 +96,11 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["."], "Expected a folder of runs, but '.' holds no record. Name the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "--basline"),
-        (["broken.csv"], "Expected the columns experiment, method and score"),
+        (["broken.csv"], "Expected the columns task (or experiment), method and score"),
         (["empty.csv"], "but No columns to parse from file"),
-        (["scoreless.csv"], "there are 1 runs and none has one"),
+        (["scoreless.csv"], "got 1 run without one"),
         (["damaged"], "study.json is damaged"),
-        (["unscored"], "there are 1 runs and none has one"),
+        (["unscored"], "got 1 run without one"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monkeypatch, capsys, words, message):

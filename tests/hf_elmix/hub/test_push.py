@@ -136,11 +136,11 @@ def test_nothing_is_uploaded_where_one_name_is_taken(local_hub, runs, run_of, ca
 
 def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
     store = runs((run_of(mixing="ce"), False), (run_of(mixing="0", status="failed", score=None), True))
+    store.declare({**store.declaration(), "commands": ["glue-runs study --tasks mrpc"]})
     assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
     error = capsys.readouterr().err
     assert f"No model was kept in '{store.folder}'" in error
-    assert f"glue-runs study --output_dir {store.folder} --tasks mrpc --seeds 0 --mixings ce 0 " in error
-    assert error.endswith("--keep best --overwrite\n")
+    assert error.endswith("glue-runs study --tasks mrpc --keep best --overwrite\n")
 
 
 def test_models_behind_a_url(local_hub, run_of):
@@ -161,6 +161,8 @@ def test_models_behind_a_url(local_hub, run_of):
 def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
     failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
+    command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
+    store.declare({**store.declaration(), "commands": [command]})
     words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
     assert main(words) == 0
     files = held(local_hub, "org/my-runs", "datasets")
@@ -173,7 +175,7 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
         ("ce", 1, "done"),
     ]
     assert not any(b"secret" in content for content in files.values())
-    assert "glue-runs study --output_dir runs --tasks mrpc --seeds 0 1 --mixings ce 0" in files["README.md"].decode()
+    assert "glue-runs study --output_dir runs --dataset_name=rows --tasks mrpc --lr 0.5" in files["README.md"].decode()
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{local_hub.url}/datasets/org/my-runs: nothing changed"
 

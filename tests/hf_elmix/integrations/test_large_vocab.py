@@ -50,7 +50,7 @@ def model(name: str) -> nn.Module:
 
 
 def rows(count: int, seed: int = 0) -> Dataset:
-    """Token sequences with prompts that do not count, and rows in which nothing does."""
+    """Token sequences with prompts that do not count, and rows without any label that counts."""
     ids = torch.randint(3, WORDS, (count, 10), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
     labels[:, :4] = -100
@@ -66,7 +66,7 @@ def arguments(name: str, **given):
 @pytest.mark.parametrize("name", MODELS)
 def test_trains_and_evaluates_as_the_mixed_loss_trainer(kit, difference, logged, name):
     theirs, ours = (kit.train(kind, **arguments(name)) for kind in (MixedLossTrainer, LinearLossTrainer))
-    assert difference(theirs, ours) < 2e-5  # Adam makes much of little: the gradients are closer (grad_norm)
+    assert difference(theirs, ours) < 2e-5  # Adam amplifies small differences: the gradients are closer (grad_norm)
     for term in ("loss", "loss_ce", "loss_el", "grad_norm"):
         assert logged(ours, term) == pytest.approx(logged(theirs, term), rel=2e-6)
     assert len(logged(ours, "loss")) == 4
@@ -90,7 +90,7 @@ def test_refuses_losses_that_need_all_logits(kit, loss):
 
 
 def test_logits_are_computed_only_for_predictions(kit, monkeypatch):
-    """Counts what the head itself computes, and the tokens that the loss computes logits of."""
+    """Count the products of the head itself, and the tokens for which the loss computes logits."""
     trainer = kit.trainer(LinearLossTrainer, **arguments("llama", max_steps=2))
     whole, tokens = [], []
     forward, in_chunks = nn.Linear.forward, linear._Pass.run
@@ -112,8 +112,8 @@ def test_logits_are_computed_only_for_predictions(kit, monkeypatch):
     assert len(whole) == 2
 
 
-def test_may_be_asked_for_the_loss_of_a_batch_by_itself(kit):
-    """Without a count of labels, and with the outputs: those are whole, also after an evaluation that needed none."""
+def test_compute_loss_of_a_single_batch(kit):
+    """Without a count of labels, and with outputs, which are complete even after an evaluation that needed none."""
     theirs, ours = (kit.trainer(kind, **arguments("llama")) for kind in (MixedLossTrainer, LinearLossTrainer))
     ours.evaluate()
     batch = rows(8).with_format("torch")[:]
@@ -158,7 +158,7 @@ REFUSED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_refuses_logits_that_are_changed_after_the_head(name, dtype):
     kind, config = REFUSED[name]
-    with pytest.raises(UsageError, match=f"{kind.__name__} changes what its head returns"):
+    with pytest.raises(UsageError, match=f"{kind.__name__} changes the logits of its head"):
         linear_head(kind(config).to(dtype))
 
 
@@ -180,10 +180,10 @@ def test_refuses_heads_it_cannot_read():
         linear_head(nn.Linear(2, 2))
 
 
-def test_refuses_what_was_never_tried(kit):
-    with pytest.raises(UsageError, match="does not take a model that predicts no next token"):
+def test_refuses_what_is_not_supported(kit):
+    with pytest.raises(UsageError, match="does not support a model that does not predict the next token"):
         kit.trainer(LinearLossTrainer)
-    with pytest.raises(UsageError, match="does not take label_smoothing_factor"):
+    with pytest.raises(UsageError, match="does not support label_smoothing_factor"):
         kit.trainer(LinearLossTrainer, **arguments("llama", label_smoothing_factor=0.1))
 
 

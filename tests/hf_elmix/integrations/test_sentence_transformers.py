@@ -1,4 +1,4 @@
-"""The mixed loss for a CrossEncoder, beside the stock loss and a step written out."""
+"""The mixed loss for a CrossEncoder, compared with the stock loss and a step written out by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encoder(classes: int = 3) -> CrossEncoder:
 
 
 def trained(folder, loss=None, model=None, **given):
-    """A trainer after some steps: with the stock loss, or with ours."""
+    """A trainer after some steps, with the stock loss or ours."""
     model = model or encoder()
     function = mixed_loss_func(loss or "ce")
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}

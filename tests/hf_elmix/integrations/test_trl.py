@@ -1,4 +1,4 @@
-"""The mixed loss in TRL's SFTTrainer: beside the stock one, and beside a step written out row by row."""
+"""The mixed loss in TRL's SFTTrainer, compared with the stock one and with a step written out row by row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS = [
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Words, and nothing added to them."""
+    """A tokenizer of whole words, without special tokens around them."""
     words = sorted({word for row in ROWS for text in row.values() for word in text.split()})
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[EOS]", "[UNK]", *words])}
     model = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
@@ -82,7 +82,7 @@ def trained(*args: Any, **given: Any) -> Any:
 
 
 def by_hand(tokenizer: Any, whole: bool, of_p: Any) -> tuple[torch.nn.Module, float]:
-    """One step on the mean over all tokens that are learned, each row through the model by itself."""
+    """One step on the mean over all tokens that count, with one forward pass for each row."""
     model, losses = llama(), []
     for row in ROWS:
         prompt = tokenizer(row["prompt"]).input_ids
@@ -173,7 +173,7 @@ def test_a_schedule_is_followed_and_evaluation_stays_cross_entropy(tokenizer, tm
 
 
 def own(logits, labels):
-    """A loss of a user's, which may look at all logits."""
+    """A custom loss, which may use all logits."""
     return -logits.log_softmax(-1)[range(len(labels)), labels]
 
 
@@ -188,5 +188,5 @@ def test_losses_that_need_the_logits_are_refused(tokenizer, tmp_path, loss):
     "given", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.1}, {"compute_loss_func": print}], ids=str
 )
 def test_another_loss_beside_it_is_refused(tokenizer, tmp_path, given):
-    with pytest.raises(UsageError, match=f"{next(iter(given))}.* asks for a loss of its own"):
+    with pytest.raises(UsageError, match=f"{next(iter(given))}.* sets another loss"):
         trainer_of(MixedSFTTrainer, tokenizer, tmp_path, **given)

@@ -1,15 +1,16 @@
-"""Losses as objects; that each is the function it is called after is tested with their spelling."""
+"""Losses and schedules as objects; the functions behind them are tested with the registry."""
 
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
 import torch
 
 from hf_elmix import losses
-from hf_elmix.losses import ComplementEntropy, Focal, MaxMahalanobis, Mixed
+from hf_elmix.losses import ComplementEntropy, CrossEntropyFunction, Focal, MaxMahalanobis, Mixed
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.weights import rescaling_factor
 
@@ -53,3 +54,26 @@ def test_the_factor_is_the_ratio_of_areas_under_the_gradient(alpha, beta):
     assert float(rescaling_factor(alpha, beta)) == pytest.approx(true.item(), rel=1e-6)
     assert float(rescaling_factor(alpha, beta, true_label=False)) == pytest.approx(other.item(), rel=1e-6)
     assert rescaling_factor(1, Fraction(5, 3)) == Fraction(14, 9)
+
+
+@dataclass(frozen=True)
+class Power(CrossEntropyFunction):
+    """A custom loss with the one method that it has to implement."""
+
+    power: float = 2.0
+    name = "power"
+
+    def of_ce(self, ce):
+        return ce**self.power
+
+
+def test_a_custom_function_of_cross_entropy():
+    weight = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    ce = torch.nn.functional.cross_entropy(LOGITS, LABELS, reduction="none")
+    torch.testing.assert_close(Power()(LOGITS, LABELS, reduction="none"), ce**2)
+    expected = (ce**2 * weight[LABELS.clamp(0)]).sum() / weight[LABELS[LABELS >= 0]].sum()
+    torch.testing.assert_close(Power()(LOGITS, LABELS, weight=weight), expected)
+    other = torch.where(LABELS == -100, -1, LABELS)
+    torch.testing.assert_close(Power()(LOGITS, other, ignore_index=-1, reduction="sum"), (ce**2).sum())
+    assert str(parse_loss(Power(3.0))) == "power:power=3"
+    assert parse_loss(Power()).at(0, 1) == Power()

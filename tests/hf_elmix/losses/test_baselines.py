@@ -17,7 +17,7 @@ from hf_elmix.losses import (
     tamed_cross_entropy,
 )
 
-# Each loss with its arguments, and the same written out for one sample: p is all probabilities, y the label.
+# Each loss with its arguments, and its definition for one sample: p is all probabilities, y the label.
 PLAIN = {
     "focal": (focal_loss, {"gamma": 2.0, "alpha": 0.25}, lambda p, y: -0.25 * (1 - p[y]) ** 2 * math.log(p[y])),
     "focal, a low power": (focal_loss, {"gamma": 0.5, "alpha": 1}, lambda p, y: -((1 - p[y]) ** 0.5) * math.log(p[y])),
@@ -145,7 +145,7 @@ def test_limits():
         torch.testing.assert_close(loss, limit, rtol=1e-7, atol=1e-9)
 
 
-def test_truncation_takes_the_gradient_of_what_is_hopeless():
+def test_truncation_removes_the_gradient_of_improbable_labels():
     logits = torch.tensor([[3.0, 0.0], [0.0, 3.0]], requires_grad=True)
     loss = generalized_cross_entropy(logits, torch.tensor([0, 0]), q=0.7, k=0.5, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
@@ -154,7 +154,7 @@ def test_truncation_takes_the_gradient_of_what_is_hopeless():
     assert loss[1].item() == pytest.approx((1 - 0.5**0.7) / 0.7)
 
 
-def test_mpce_is_nothing_where_the_prediction_is_right():
+def test_mpce_is_0_where_the_prediction_is_correct():
     logits = torch.tensor([[2.0, 1.9, -1], [1.9, 2.0, -1]], requires_grad=True)
     loss = mpce_loss(logits, torch.tensor([0, 0]), reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
@@ -163,7 +163,7 @@ def test_mpce_is_nothing_where_the_prediction_is_right():
     assert loss[1] > 0
 
 
-def test_complement_entropy_is_largest_where_the_wrong_classes_are_even():
+def test_complement_entropy_is_largest_if_the_incorrect_classes_are_even():
     logits, labels = torch.tensor([[0.3, -1, -1, -1], [0.3, 9, -9, -9]]), torch.tensor([0, 0])
     even, one = complement_entropy(logits, labels, reduction="none").tolist()
     assert even == pytest.approx(math.log(3) / 3)
@@ -172,7 +172,7 @@ def test_complement_entropy_is_largest_where_the_wrong_classes_are_even():
         complement_entropy(torch.zeros(1, 2), torch.tensor([0]))
 
 
-def test_a_class_that_is_switched_off_does_no_harm():
+def test_a_class_with_a_logit_of_minus_infinity_is_left_out():
     logits = torch.tensor([[0.0, 1.0, 2.0, -math.inf]], requires_grad=True)
     (gradient,) = torch.autograd.grad(complement_entropy(logits, torch.tensor([0])), logits)
     expected = complement_entropy(logits[:, :3], torch.tensor([0])) * 2 / 3  # of C - 1 classes
@@ -193,12 +193,12 @@ def test_a_class_that_is_switched_off_does_no_harm():
         (mpce_loss, {"reduction": "sum", "num_items": 3}, "num_items divides a mean"),
     ],
 )
-def test_what_is_out_of_range_is_named(function, arguments, message):
+def test_arguments_out_of_range_are_refused(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*batch(4), **arguments)
 
 
-def test_labels_that_are_no_classes_are_named():
+def test_labels_that_are_not_class_ids_are_refused():
     with pytest.raises(TypeError, match="integer class ids"):
         focal_loss(torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="logits of shape"):

@@ -85,7 +85,7 @@ def test_any_function_of_cross_entropy(loss):
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_gradients_only_where_they_are_wanted(wanted):
+def test_gradients_only_for_inputs_that_need_one(wanted):
     *inputs, labels = head(9)
     for tensor, want in zip(inputs, wanted, strict=True):
         tensor.requires_grad_(want)
@@ -134,7 +134,7 @@ def test_a_chunk_is_half_as_many_tokens_as_the_head_is_wide(width, rows):
     assert seen.rows == rows
 
 
-def test_the_gradient_is_handed_over_and_not_copied():
+def test_the_gradient_is_not_copied():
     """A copy of it would be as large as the head."""
     hidden, weight, _, labels = head(12, dtype=torch.float32)
     loss = linear_mixed_loss(hidden, weight, labels, 1.0, 1.0).loss
@@ -167,7 +167,7 @@ def test_is_differentiated_once_only():
 @pytest.mark.parametrize("shape", [(0,), (5,)])
 @pytest.mark.parametrize("num_items", [None, 0])
 @pytest.mark.parametrize("kernel", [None, F.linear_cross_entropy])
-def test_nothing_to_learn_from_is_a_zero_with_zero_gradient(shape, num_items, kernel):
+def test_a_mean_over_no_labels_is_0_with_zero_gradient(shape, num_items, kernel):
     hidden, weight, _, labels = head(*shape)
     loss, ce, el = linear_mixed_loss(hidden, weight, labels.fill_(-100), 1.0, 1.0, num_items=num_items, kernel=kernel)
     assert loss == ce == el == 0
@@ -199,7 +199,7 @@ def test_autocast(chunk, dtype):
     ours, theirs = (torch.autograd.grad(loss, (hidden, weight)) for loss in (ours, theirs))
     for a, b, c in zip(ours, theirs, exact, strict=True):
         assert a.dtype == torch.float32
-        assert (a - c).norm() <= 1.2 * (b - c).norm()  # as near to the truth as where all logits are held
+        assert (a - c).norm() <= 1.2 * (b - c).norm()  # as accurate as with all logits
 
 
 def test_a_mean_in_float16_does_not_overflow_in_its_sum():
@@ -303,11 +303,11 @@ def test_a_kernel_under_autocast_gets_what_autocast_would_multiply():
         (((4, 3), (5, 3), (4,)), {"bias": torch.zeros(5), "kernel": F.linear_cross_entropy}, "leave `bias` out"),
         (((4, 3), (5, 3), (4,)), {"chunk_tokens": 0}, "1 or more, but got 0"),
         (((4, 3), (5, 3), (4,)), {"reduction": "none"}, "'mean' or 'sum', but got 'none'"),
-        (((4, 3), (5, 3), (4,)), {"reduction": "sum", "num_items": 3}, "no use with reduction"),
+        (((4, 3), (5, 3), (4,)), {"reduction": "sum", "num_items": 3}, "not used with reduction"),
         (((4, 3), (5, 3), (4,)), {"num_items": -1}, "0 or more, but got -1"),
     ],
 )
-def test_mistakes_are_named(shapes, given, message):
+def test_mistakes_are_refused(shapes, given, message):
     hidden, weight, labels = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=message):
         linear_mixed_loss(hidden, weight, labels.long(), 1.0, 1.0, **given)

@@ -12,20 +12,20 @@ SIZES = [(2, 1), (2, 2), (2, 768), (3, 2), (3, 3), (3, 64), (10, 9), (10, 10), (
 
 
 def recursion(classes: int) -> np.ndarray:
-    """The centres as Pang et al. 2018 construct them, class after class, coordinate after coordinate."""
+    """The centres as Pang et al. 2018 construct them, class by class and coordinate by coordinate."""
     centers = np.zeros((classes, classes))
     centers[0, 0] = 1
     for i in range(1, classes):
         for j in range(i):
             centers[i, j] = -(1 / (classes - 1) + centers[i] @ centers[j]) / centers[j, j]
-        if i < classes - 1:  # of the last nothing is left but rounding
+        if i < classes - 1:  # the last has only rounding errors left
             centers[i, i] = np.sqrt(1 - centers[i] @ centers[i])
     assert np.allclose(centers[:, -1], 0)
     return centers[:, :-1]
 
 
 def corners(classes: int) -> np.ndarray:
-    """The same simplex from elsewhere: unit vectors seen from their mean."""
+    """The same simplex by another construction: unit vectors minus their mean."""
     centers = np.eye(classes) - 1 / classes
     return centers / np.linalg.norm(centers[0])
 
@@ -46,7 +46,7 @@ def test_the_simplex_is_the_papers_recursion(classes):
 
 @pytest.mark.parametrize(("classes", "dim"), SIZES)
 @pytest.mark.parametrize("scale", [10.0, 0.3])
-def test_centers_are_as_far_apart_as_can_be(classes, dim, scale):
+def test_centers_are_as_far_apart_as_possible(classes, dim, scale):
     centers = max_mahalanobis_centers(classes, dim, scale, dtype=torch.float64).numpy()
     assert centers.shape == (classes, dim)
     unit = corners(classes)
@@ -58,19 +58,19 @@ def test_centers_are_as_far_apart_as_can_be(classes, dim, scale):
 
 
 @pytest.mark.parametrize(("classes", "dim"), [size for size in SIZES if size[1] >= size[0]])
-def test_every_class_is_within_reach_after_a_relu(classes, dim):
+def test_every_class_can_be_reached_after_a_relu(classes, dim):
     centers = max_mahalanobis_centers(classes, dim, dtype=torch.float64)
-    closest = centers.relu()  # of all features that are not negative, the ones with the least loss
+    closest = centers.relu()  # the non-negative features with the smallest loss
     assert center_logits(closest, centers).argmax(-1).tolist() == list(range(classes))
 
 
-def test_the_papers_own_coordinates_put_a_class_out_of_reach_after_a_relu():
-    features = 5 * torch.rand(1000, 2, dtype=torch.float64)  # this is why they are turned
+def test_in_the_papers_coordinates_a_relu_makes_a_class_unreachable():
+    features = 5 * torch.rand(1000, 2, dtype=torch.float64)  # the reason for the rotation
     assert center_logits(features, _simplex(3)).argmax(-1).unique().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_centers_are_within_reach_after_a_tanh(classes):
+def test_centers_can_be_reached_after_a_tanh(classes):
     assert max_mahalanobis_centers(classes, 768).abs().max() < 0.75
 
 
@@ -97,7 +97,7 @@ def test_centers_are_the_same_every_time_of_any_type():
         ((4, 3, float("nan")), "scale"),
     ],
 )
-def test_no_such_centers(arguments, message):
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         max_mahalanobis_centers(*arguments)
 
@@ -148,7 +148,7 @@ def test_logits_are_minus_half_the_squared_distances():
 
 
 @pytest.mark.parametrize("scale", [10.0, 1000.0])
-def test_small_distances_are_not_lost_beside_large_centers(scale):
+def test_small_distances_are_exact_for_large_centers(scale):
     centers = max_mahalanobis_centers(3, 64, scale)
     features = centers + 1e-3 * scale * torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     exact = (features.double() - centers.double()).square().sum(-1) / 2
@@ -169,7 +169,7 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(dtype):
     assert torch.autograd.grad(loss, features)[0].dtype == dtype
 
 
-def test_nothing_to_learn_from_is_a_zero_with_zero_gradient():
+def test_a_mean_over_no_labels_is_0_with_zero_gradient():
     features, _, centers = batch(4)
     loss = mmc_loss(features, torch.full((4,), -100), centers)
     assert loss.item() == 0
@@ -188,7 +188,7 @@ def test_nothing_to_learn_from_is_a_zero_with_zero_gradient():
         ((), (), (3, 8), r"features \(\) and centers \(3, 8\)"),
     ],
 )
-def test_shapes_that_do_not_belong_together(features, labels, centers, message):
+def test_shapes_that_do_not_match_are_refused(features, labels, centers, message):
     with pytest.raises(ValueError, match=message):
         mmc_loss(torch.zeros(features), torch.zeros(labels, dtype=torch.long), torch.zeros(centers))
 

@@ -83,7 +83,7 @@ def test_gradient_is_equation_13(alpha, beta):
     (gradient,) = torch.autograd.grad(mixed_loss(logits, labels, alpha, beta, reduction="sum"), logits)
     p = logits.detach().softmax(-1)
     p_y = p.gather(-1, labels[:, None])
-    true = beta * p_y**2 + p_y * (alpha - beta) - alpha  # the two cases as the paper prints them
+    true = beta * p_y**2 + p_y * (alpha - beta) - alpha  # both cases as printed in the paper
     other = p * (beta * p_y + alpha)
     expected = torch.where(F.one_hot(labels, 5).bool(), true, other)
     assert (gradient - expected).abs().max() < 1e-12
@@ -114,7 +114,7 @@ def test_extreme_logits_stay_finite(dtype, alpha, beta, smoothing):
 @pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0), torch.tensor(0.0)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [0, 4])
-def test_nothing_to_learn_from_is_a_zero_with_zero_gradient(rows, smoothing, num_items):
+def test_a_mean_over_no_labels_is_0_with_zero_gradient(rows, smoothing, num_items):
     logits = torch.randn(rows, 3, requires_grad=True)
     labels = torch.full((rows,), -100)
     loss = mixed_loss(logits, labels, 1.0, 1.0, label_smoothing=smoothing, num_items=num_items)
@@ -132,7 +132,7 @@ def test_half_precision_is_reduced_in_float32(dtype):
     assert torch.autograd.grad(loss, logits)[0].dtype == dtype
 
 
-def test_minus_infinity_is_a_class_ruled_out():
+def test_a_logit_of_minus_infinity_excludes_a_class():
     logits = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
     loss = mixed_loss(logits, torch.tensor([1]), 1.0, 1.0)
     assert torch.autograd.grad(loss, logits)[0].isfinite().all()
@@ -177,11 +177,11 @@ def test_bounds(logits, data):
         ((4, 3), torch.zeros(4, dtype=torch.long), {"weight": torch.ones(2)}, "each of the 3 classes"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"label_smoothing": 1.5}, "got 1.5"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "max"}, "got 'max'"),
-        ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "sum", "num_items": 4}, "no use with reduction"),
+        ((4, 3), torch.zeros(4, dtype=torch.long), {"reduction": "sum", "num_items": 4}, "not used with reduction"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": -3}, "0 or more, but got -3"),
         ((4, 3), torch.zeros(4, dtype=torch.long), {"num_items": float("nan")}, "0 or more, but got nan"),
     ],
 )
-def test_mistakes_are_named(logits, labels, given_, message):
+def test_mistakes_are_refused(logits, labels, given_, message):
     with pytest.raises((TypeError, ValueError), match=message):
         mixed_loss(torch.zeros(logits), labels, 1.0, 1.0, **given_)

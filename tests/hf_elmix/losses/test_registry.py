@@ -19,8 +19,8 @@ LOGITS = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(4, (20,), generator=torch.Generator().manual_seed(1))
 LABELS[::6] = -100
 
-# What is typed, what it is called from then on, and the function that it is.
-SPELLINGS = [
+# What is typed, the canonical text, and the function it stands for.
+TEXTS = [
     ("ce", "ce", (losses.cross_entropy, {})),
     ("el", "el", (losses.expectation_loss, {})),
     ("0-0.5", "mix:0-0.5", (losses.mixed_loss, {"alpha": 1, "beta": 1})),
@@ -43,7 +43,7 @@ SPELLINGS = [
 
 
 def absolute(logits: torch.Tensor, labels: torch.Tensor, power: float = 1.0, note: str = "") -> torch.Tensor:
-    """A loss of a user's."""
+    """A custom loss."""
     assert (labels >= 0).all()
     return F.cross_entropy(logits, labels, reduction="none") ** power
 
@@ -54,8 +54,8 @@ def registered(monkeypatch):
     register_loss("absolute", absolute)
 
 
-@pytest.mark.parametrize(("typed", "canonical", "function"), SPELLINGS)
-def test_a_spelling_is_a_function(typed, canonical, function):
+@pytest.mark.parametrize(("typed", "canonical", "function"), TEXTS)
+def test_each_text_names_a_function(typed, canonical, function):
     loss = parse_loss(typed)
     assert str(loss) == canonical
     assert parse_loss(canonical) == loss == parse_loss(loss)
@@ -66,7 +66,7 @@ def test_a_spelling_is_a_function(typed, canonical, function):
     if isinstance(first, CrossEntropyFunction):
         ce = F.cross_entropy(LOGITS, LABELS, reduction="none")
         torch.testing.assert_close(first.of_ce(ce), expected)
-    assert pickle.loads(pickle.dumps(loss)) == loss  # as it goes to workers
+    assert pickle.loads(pickle.dumps(loss)) == loss  # as it is sent to workers
 
 
 def test_the_papers_six_methods():
@@ -76,7 +76,7 @@ def test_the_papers_six_methods():
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_loss_of_ones_own():
+def test_a_custom_loss():
     loss = parse_loss("absolute:power=2").at(0, 1)
     assert str(loss) == "absolute:power=2"
     assert str(parse_loss(absolute)) == "absolute:power=1"
@@ -86,8 +86,8 @@ def test_a_loss_of_ones_own():
     assert shaped.shape == (4, 5)
     assert shaped.dtype == torch.float32
     logits = LOGITS.clone().requires_grad_()
-    assert loss(logits, torch.full((20,), -100)).requires_grad  # a batch of which nothing counts
-    register_loss("absolute", absolute)  # once more, as a module that is loaded again does
+    assert loss(logits, torch.full((20,), -100)).requires_grad  # no label of the batch counts
+    register_loss("absolute", absolute)  # again, as a module that is reloaded does
     for name, function in (("absolute", F.cross_entropy), ("focal", absolute), ("My Loss", absolute)):
         with pytest.raises(UsageError, match="Expected a name of lower-case letters"):
             register_loss(name, function)
@@ -137,7 +137,7 @@ def test_a_loss_of_an_installed_package(monkeypatch):
         (lambda logits, labels: 1 / 0, "Cannot use the loss '<lambda>': division by zero"),
     ],
 )
-def test_a_mistake_is_named(text, message):
+def test_mistakes_are_refused(text, message):
     with pytest.raises(UsageError, match=message):
         parse_loss(text)
 

@@ -36,12 +36,13 @@ def test_focus_of_any_weights(weights, focus):
 @pytest.mark.parametrize("steps", [1, 2, 5, 6, 7, 19, 20, 21, 96, 97, 100, 690, 1000, 12276])
 def test_regimes_follow_the_papers_rules_at_every_step(steps):
     slow = [(1, 1), (1, 1.25), (1, 5 / 3), (1, 2.5), (1, 5), (0, 1)]
+    ce, el, constant, late, gradual = (parse(name) for name in ("ce", "el", "0", "0,0.5", "0-0.5"))
     for step in range(steps):
-        assert parse("ce").weights(step, steps) == (1, 0)
-        assert parse("el").weights(step, steps) == (0, 1)
-        assert parse("0").weights(step, steps) == (1, 1)
-        assert parse("0,0.5").weights(step, steps) == ((0, 1) if 20 * step >= 19 * steps else (1, 1))
-        assert parse("0-0.5").weights(step, steps) == slow[step * 6 // steps]
+        assert ce.weights(step, steps) == (1, 0)
+        assert el.weights(step, steps) == (0, 1)
+        assert constant.weights(step, steps) == (1, 1)
+        assert late.weights(step, steps) == ((0, 1) if 20 * step >= 19 * steps else (1, 1))
+        assert gradual.weights(step, steps) == slow[step * 6 // steps]
 
 
 def test_after_the_last_step_the_last_phase_stays():
@@ -49,7 +50,7 @@ def test_after_the_last_step_the_last_phase_stays():
 
 
 def test_boundaries_do_not_suffer_from_floating_point():
-    assert 0.07 * 100 > 7  # which would start the phase a step late
+    assert 0.07 * 100 > 7  # which would start the phase one step late
     assert parse("ce@0 el@0.07").weights(6, 100) == (1, 0)
     assert parse("ce@0 el@0.07").weights(7, 100) == (0, 1)
     assert [parse("0@0 0.5@1/3").weights(step, 3) for step in range(3)] == [(1, 1), (0, 1), (0, 1)]
@@ -127,7 +128,7 @@ def test_weights_are_those_of_the_last_phase_begun(starts, steps, data):
         (None, ["None"]),
     ],
 )
-def test_bad_text_is_answered_with_what_is_accepted(text, parts):
+def test_bad_text_is_refused_with_what_is_accepted(text, parts):
     with pytest.raises(UsageError) as error:
         parse(text)
     for part in parts:

@@ -93,7 +93,7 @@ def missing(data: bytes) -> None:
 
 @pytest.mark.parametrize("damage", [truncated, flipped, missing])
 @pytest.mark.parametrize("name", ["a.bin", "b/c.json", "z", MANIFEST])
-def test_a_damaged_one_is_as_good_as_none_and_removed(checkpoints, source, tmp_path, damage, name):
+def test_a_damaged_checkpoint_is_not_found_and_removed(checkpoints, source, tmp_path, damage, name):
     checkpoints.save("x", source, NOTES)
     path = checkpoints.folder / "x" / name
     data = damage(path.read_bytes())
@@ -106,7 +106,7 @@ def test_a_damaged_one_is_as_good_as_none_and_removed(checkpoints, source, tmp_p
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"files": {}}', '{"files": [], "notes": {}}', "\x00"])
-def test_a_manifest_that_is_none_is_as_good_as_no_checkpoint(checkpoints, source, tmp_path, text):
+def test_without_a_valid_manifest_there_is_no_checkpoint(checkpoints, source, tmp_path, text):
     checkpoints.save("x", source, NOTES)
     (checkpoints.folder / "x" / MANIFEST).write_text(text)
     assert checkpoints.find("x", tmp_path / "scratch") is None

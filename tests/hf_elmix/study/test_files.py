@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_moved_leaves_nothing(folder, tmp_path, monkeypa
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_not_there_is_removed_without_a_word(anywhere):
+def test_removing_what_does_not_exist_is_not_an_error(anywhere):
     remove(anywhere / "nothing")
     (anywhere / "some" / "where").mkdir(parents=True)
     (anywhere / "some" / "where" / "file").write_text("")

@@ -145,7 +145,7 @@ def test_only_what_is_missing_is_done(store, stub, record_of):
 
 
 @pytest.mark.parametrize("done", range(9))
-def test_an_interrupted_study_keeps_what_is_done_and_goes_on_from_there(store, stub, done):
+def test_an_interrupted_study_keeps_what_is_done_and_continues_from_there(store, stub, done):
     stub.interrupt_at = done
     if done < 8:
         with pytest.raises(KeyboardInterrupt):
@@ -287,7 +287,7 @@ def test_each_run_leaves_one_line(store, record_of, capsys):
     ]
 
 
-def test_a_file_that_is_no_record_stops_the_study_before_anything_is_done(store, stub):
+def test_a_file_that_is_not_a_record_stops_the_study_before_anything_is_done(store, stub):
     run_grid(study("b"), store, stub)
     path = store.folder_of(RunKey("b", "0", 1)) / "record.json"
     path.write_text("{")
@@ -303,7 +303,7 @@ def test_two_halves_of_a_study_make_the_whole(store, stub):
     assert missing_runs(study(), store) == []
 
 
-def test_settings_that_are_no_json_are_refused_before_anything_is_done(store, stub):
+def test_settings_that_are_not_json_are_refused_before_anything_is_done(store, stub):
     with pytest.raises(UsageError, match="plain JSON values, but Object of type complex"):
         run_grid(study(settings={"model": 1j}), store, stub)
     assert stub.keys == []
@@ -341,7 +341,7 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
         sys.unraisablehook = before[1]
 
 
-def test_what_goes_on_from_a_checkpoint_goes_before_what_starts(store, stub):
+def test_what_continues_from_a_checkpoint_goes_before_what_starts(store, stub):
     run_grid(study("ab", PAPER, (0,)), store, stub)
     order = [(branch.task, branch.methods, branch.start) for branch in stub.branches]
     one = [(("ce",), 0), (PAPER[1:], 0), (("0", "0,0.5"), 4), (("0",), 19), (("0,0.5",), 19), (("0-0.5",), 4)]

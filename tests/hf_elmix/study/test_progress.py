@@ -155,7 +155,7 @@ def test_the_share_never_exceeds_one(clock, work):
         (187300, "2 d 4 h"),
     ],
 )
-def test_durations_as_people_say_them(seconds, text):
+def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 

@@ -269,7 +269,7 @@ def test_an_interrupt_ends_the_run_without_a_record(train):
         train(progress=stop)
 
 
-def test_a_loss_that_is_no_number_becomes_a_diverged_record(toy, train):
+def test_a_loss_that_is_nan_becomes_a_diverged_record(toy, train):
     def poisoned(seed: int) -> TrainerInputs:
         made = toy.inputs(seed)
         with torch.no_grad():
@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number_becomes_a_diverged_record(toy, train):
     assert math.isnan(record.scores["loss"]["last"])
 
 
-def test_a_loss_that_is_no_number_while_it_trains_is_not_hidden_by_a_finite_evaluation(toy, train):
+def test_a_loss_that_is_nan_while_it_trains_is_not_hidden_by_a_finite_evaluation(toy, train):
     """A model whose loss is no number while it trains, though its weights, and so its evaluation, stay finite."""
 
     def poison(module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
@@ -348,7 +348,7 @@ def test_a_score_that_no_metric_gives_is_a_failure_and_not_done(toy, train):
     assert (record.cost["steps_trained"], record.cost["steps_inherited"]) == (20, 0)
 
 
-def test_a_metric_beside_the_score_that_nothing_gives_is_a_failure_too(toy, tmp_path):
+def test_a_missing_secondary_metric_is_a_failure_too(toy, tmp_path):
     study = toy.study(None, "ce", num_train_epochs=1)
     (task,) = study.tasks
     for name, status in {"loss": "done", "wrong_accuracy": "failed"}.items():
@@ -433,14 +433,14 @@ def total(records: dict[str, RunRecord]) -> int:
     return sum(record.cost["steps_trained"] for record in records.values())
 
 
-def test_a_shared_step_is_put_down_to_one_run_and_the_sum_is_what_was_trained(folder, undisturbed):
+def test_a_shared_step_is_attributed_to_one_run_and_the_sum_is_what_was_trained(folder, undisturbed):
     records = folder.go()
     assert {method: record.cost["steps_trained"] for method, record in records.items()} == TRAINED
     assert_same_results(records, undisturbed)
     assert folder.steps == total(records) == cost(plan({m: parse_loss(m) for m in PAPER}, 20))
 
 
-def test_checkpoints_go_as_soon_as_nothing_goes_on_from_them(folder):
+def test_checkpoints_go_as_soon_as_nothing_continues_from_them(folder):
     folder.go()
     starts = [(branch.start, branch.methods[0]) for branch in folder.branches]
     assert starts == [(0, "ce"), (0, "0"), (4, "0"), (19, "0"), (19, "0,0.5"), (4, "0-0.5")]
@@ -643,7 +643,7 @@ def test_what_is_recorded_is_the_same_for_training_that_is_shared(toy, tmp_path)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["nothing recorded", "recorded"])
-def test_a_study_that_goes_on_records_whole_runs(toy, tmp_path, before):
+def test_a_study_that_continues_records_whole_runs(toy, tmp_path, before):
     """The checkpoint of a training that recorded nothing is not gone on from."""
     alone, folder = (Folder(toy.study(None, *HALVES), tmp_path / name) for name in ("alone", "cut"))
     alone.run, run = partial(alone.run, cohorts=True), folder.run
@@ -745,7 +745,7 @@ def test_one_schedule_under_two_names_is_trained_once_and_has_two_records(toy, t
     assert models[0].read_bytes() == models[1].read_bytes()
 
 
-def test_progress_of_what_goes_on_starts_where_the_other_ended(toy, tmp_path):
+def test_progress_of_what_continues_starts_where_the_other_ended(toy, tmp_path):
     told: list[tuple[Branch, int, int]] = []
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
@@ -797,7 +797,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("how", FULL)
-def test_a_full_disk_is_no_result_of_a_run(train, tmp_path, how):
+def test_a_full_disk_is_not_a_result(train, tmp_path, how):
     with pytest.raises(OSError, match="No space left for a checkpoint or model. Free some") as caught:
         train(progress=broken_by(*FULL[how]))
     assert caught.value.errno == errno.ENOSPC

@@ -79,7 +79,7 @@ def test_settings_hold_schedule_score_arguments_and_what_the_task_adds():
     }
 
 
-def test_settings_name_what_is_reported_beside_the_score():
+def test_settings_name_secondary_metrics():
     task = Task("a", "accuracy", no_inputs, secondary_metrics={"wrong_accuracy": "wrong rows memorised"})
     whole = Study((task,), (Method("ce"),), (0,), {})
     said = {
@@ -132,13 +132,13 @@ def test_a_method_may_have_a_schedule_beside_its_name():
         ({"seeds": (3, 3, 3)}, "each seed once, but got 3 3 times"),
     ],
 )
-def test_what_is_there_twice_is_refused(changes, message):
+def test_names_given_twice_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         study(**changes)
 
 
 @pytest.mark.parametrize("name", ["", "fokal", "0-0.6", "0.7", "focal:q=2"])
-def test_a_method_that_is_no_loss_is_refused(name):
+def test_a_method_without_a_known_loss_is_refused(name):
     with pytest.raises(UsageError, match="Unknown (loss|mixing)"):
         Method(name)
 

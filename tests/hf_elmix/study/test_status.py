@@ -35,7 +35,7 @@ def test_every_state_with_its_reason(store, record_of):
         assert (state, "not started, or stopped" in why) == ("missing", True)
 
 
-def test_a_claim_that_has_ended_is_no_running(store):
+def test_a_claim_that_has_ended_is_not_shown_as_running(store):
     asked(store)
     with store.claim(claim_name(("a", 0))):
         pass
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_named(store, record_of):
         status_of(store)
 
 
-def test_to_look_changes_nothing(store, record_of):
+def test_looking_changes_nothing(store, record_of):
     asked(store)
     store.write(record_of(RunKey("a", "ce", 0)))
     before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}

@@ -218,7 +218,7 @@ def test_records_come_in_the_order_of_their_keys(anywhere, record_of):
     ]
 
 
-def test_other_files_in_the_folder_are_no_records(anywhere, record_of):
+def test_other_files_in_the_folder_are_not_records(anywhere, record_of):
     anywhere.write(record_of(KEY))
     for other in ("report/summary.csv", "cola/0,0.5/seed3/model/config.json", "record.json", "cola/record.json"):
         path = anywhere.folder / other
@@ -270,7 +270,7 @@ def broken(kind: str, whole: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_file_that_is_no_record_is_named_with_what_to_do(store, record_of, kind):
+def test_a_file_that_is_not_a_record_is_named_with_what_to_do(store, record_of, kind):
     record = record_of(KEY)
     path = store.write(record)
     path.write_bytes(broken(kind, record.to_dict()))
@@ -291,7 +291,7 @@ def test_a_record_copied_into_another_runs_folder_is_refused(store, record_of):
         store.read(RunKey("cola", "0,0.5", 4))
 
 
-def test_numbers_that_are_none_are_null_and_the_file_is_strict_json(store, record_of):
+def test_nan_and_infinity_are_null_and_the_file_is_strict_json(store, record_of):
     record = record_of(KEY)
     record.scores["loss"] = {"last": float("nan"), "best": float("inf"), "epochs": [1.0, float("-inf")]}
     text = store.write(record).read_text()

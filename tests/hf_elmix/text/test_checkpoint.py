@@ -8,6 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification
 
 from glue_runs.tasks import TASKS
@@ -46,7 +47,7 @@ def test_another_split_of_a_run(kept_run, wanted, rows):
 
 def test_a_model_with_rows_of_a_task(kept_run):
     data = str(kept_run.parents[3] / "glue")
-    found = open_checkpoint(str(kept_run / MODEL), Rows(task_name="MNLI", dataset_name=data), batch_size=4)
+    found = open_checkpoint(str(kept_run / MODEL), Rows(dataset_name=data, dataset_config_name="mnli"), batch_size=4)
     assert labels_of(found) == load_task(TASKS["mnli"], data)["validation_matched"]["label"][:]
     assert found.batch_size == 32
 
@@ -72,10 +73,11 @@ def test_a_dataset_of_ones_own(kept_run, glue):
     ("wanted", "words"),
     [
         ({"dataset_config_name": "mnli", "split": "test"}, "has only train, .*Name one of them with --split"),
-        ({"task_name": "rte", "split": "train"}, "Cannot load"),
-        ({"task_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 1 or more"),
-        ({"task_name": "mnli", "max_samples": 0}, "keep 1 row or more"),
-        ({"task_name": "mnli", "file": "rows.csv"}, "one of --task_name and --file"),
+        ({"dataset_config_name": "rte", "split": "train"}, "Cannot load"),
+        ({"dataset_config_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 1 or more"),
+        ({"dataset_config_name": "mnli", "max_samples": 0}, "keep 1 row or more"),
+        ({"dataset_config_name": "mnli", "file": "rows.csv"}, "one of --dataset_name and --file"),
+        ({"dataset_name": None, "file": "rows.csv", "split": "train"}, "one of --split and --file"),
     ],
 )
 def test_mistakes_in_naming_rows(kept_run, wanted, words):
@@ -85,17 +87,19 @@ def test_mistakes_in_naming_rows(kept_run, wanted, words):
 
 
 def test_a_model_needs_rows_and_a_head(kept_run, encoder, glue):
-    with pytest.raises(UsageError, match="--task_name, --dataset_name or --file"):
+    with pytest.raises(UsageError, match="rows to examine: --dataset_name or --file"):
         open_checkpoint(str(kept_run / MODEL), Rows(), batch_size=4)
     with pytest.raises(UsageError, match="never trained as a classifier: it has no classifier.bias"):
-        open_checkpoint(encoder, Rows(task_name="mrpc", dataset_name=glue("mrpc")), batch_size=4)
+        open_checkpoint(encoder, Rows(dataset_name=glue("mrpc")), batch_size=4)
     with pytest.raises(UsageError, match="--batch_size to be 1 or more"):
         open_checkpoint(encoder, Rows(), batch_size=0)
 
 
-def test_classes_that_the_model_does_not_know(kept_run, glue):
+def test_classes_that_the_model_does_not_know(kept_run, glue, good_rows):
+    labels = ClassLabel(names=["negative", "positive"])
+    rows = Dataset.from_list(good_rows("sst2")).cast_column("label", labels)
     with pytest.raises(UsageError, match=r"model's classes \(entailment, neutral, contradiction\), but got negative"):
-        open_checkpoint(str(kept_run / MODEL), Rows(task_name="sst2", dataset_name=glue("sst2")), batch_size=4)
+        open_checkpoint(str(kept_run / MODEL), Rows(dataset_name=glue("sst2", validation=rows)), batch_size=4)
 
 
 def test_a_run_without_its_model_or_whose_rows_have_changed(kept_run, tmp_path, glue):
@@ -104,7 +108,7 @@ def test_a_run_without_its_model_or_whose_rows_have_changed(kept_run, tmp_path, 
     record = json.loads((moved / RECORD).read_text())
     record["settings"]["dataset"] = glue("mnli")
     (moved / RECORD).write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="no longer those that mnli"):
+    with pytest.raises(UsageError, match="have changed since mnli"):
         open_checkpoint(str(moved), Rows(), batch_size=4)
     shutil.rmtree(moved / MODEL)
     with pytest.raises(UsageError, match="--keep models"):
@@ -165,7 +169,7 @@ def test_a_copied_run_and_a_half_precision_model(kept_run, tmp_path):
     found = open_checkpoint(str(tmp_path / "best"), Rows(), batch_size=4)
     assert next(found.model.parameters()).dtype == torch.float32
     (tmp_path / "best" / RECORD).write_text("{}")
-    with pytest.raises(UsageError, match="is no record of a run"):
+    with pytest.raises(UsageError, match="is not a run record"):
         open_checkpoint(str(tmp_path / "best"), Rows(), batch_size=4)
 
 
@@ -174,10 +178,10 @@ def test_a_run_of_another_study_needs_rows(kept_run, tmp_path):
     record = json.loads((tmp_path / "own" / RECORD).read_text())
     record["settings"] = {"select": "accuracy"}
     (tmp_path / "own" / RECORD).write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="is of a study of its own rows. Name them with --file"):
+    with pytest.raises(UsageError, match="does not say where its rows are. Name them with --file"):
         open_checkpoint(str(tmp_path / "own"), Rows(), batch_size=4)
     found = open_checkpoint(str(tmp_path / "own"), rows_with(["neutral", "entailment"], tmp_path), batch_size=4)
-    assert found.batch_size == 32
+    assert found.batch_size == 8  # the Trainer's, as the study says nothing
 
 
 def test_a_tokenizer_without_padding(kept_run, tmp_path):
@@ -190,5 +194,5 @@ def test_a_tokenizer_without_padding(kept_run, tmp_path):
 
 def test_another_split_of_a_task(kept_run, glue, good_rows):
     data = glue("mnli", train=good_rows("mnli"), dev=good_rows("mnli")[:5])
-    wanted = Rows(task_name="mnli", dataset_name=data, split="dev")
+    wanted = Rows(dataset_name=data, split="dev")
     assert len(labels_of(open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4))) == 5

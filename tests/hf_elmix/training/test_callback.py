@@ -60,7 +60,7 @@ def test_terms_are_averaged_over_optimizer_steps_and_taken_once():
     assert callback.take_terms() is None
 
 
-def test_a_new_training_forgets_the_terms_of_the_last():
+def test_a_new_training_discards_the_terms_of_the_last():
     callback = MixingCallback(MixingSchedule.parse("ce"))
     add(callback, 1)
     callback.on_train_begin(None, at(0, 4), TrainerControl())
@@ -73,7 +73,7 @@ def stepped(callback: MixingCallback, *steps: int) -> None:
         add(callback, step)
 
 
-def test_a_training_that_resumes_averages_over_the_steps_before_it_too():
+def test_a_resumed_training_averages_over_earlier_steps_too():
     left, resumed, whole = (MixingCallback("0-0.5") for _ in range(3))
     stepped(left, 0, 1, 2)
     resumed.on_train_begin(None, at(3, 9), TrainerControl())
@@ -92,10 +92,10 @@ def test_what_is_pending_is_what_was_not_logged():
     stepped(callback, 2, 4)
     terms, steps = callback.pending()
     assert (terms.tolist(), steps) == ([6.0, 2.0], 2)
-    assert callback.take_terms().tolist() == [3.0, 1.0]  # to ask has taken nothing away
+    assert callback.take_terms().tolist() == [3.0, 1.0]  # asking has not changed anything
 
 
-def test_to_resume_with_nothing_pending_is_to_start_afresh():
+def test_resuming_with_nothing_pending_starts_afresh():
     callback = MixingCallback("ce")
     stepped(callback, 0, 1)
     callback.resume(None, 0)
@@ -104,5 +104,5 @@ def test_to_resume_with_nothing_pending_is_to_start_afresh():
     assert callback.take_terms().tolist() == [2.0, 1.0]
 
 
-def test_a_text_will_do():
+def test_a_text_is_parsed():
     assert MixingCallback("0,0.5").loss == MixingSchedule.parse("0,0.5")

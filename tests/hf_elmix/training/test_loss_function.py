@@ -1,4 +1,4 @@
-"""The loss as a function: what it follows, logs and refuses. Each kind of model is in test_every_trainer.py."""
+"""The loss as a function: schedules, logs and refusals. Each kind of model is in test_every_trainer.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_label_smoothing_is_the_stock_trainers(kit, difference):
     stock, ours = kit.train(Trainer, **given), trained(kit, "ce", **given)
     assert difference(stock, ours) <= 1e-6
     assert ours.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], abs=1e-6)
-    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss 'focal"):
+    with pytest.raises(UsageError, match="Label smoothing cannot be applied to the loss 'focal"):
         with_function(kit, "focal", label_smoothing_factor=0.1)
 
 
@@ -63,12 +63,12 @@ def test_callbacks_that_come_later_see_the_logs(kit, capsys):
     assert "'loss_el'" in capsys.readouterr().out
 
 
-def test_a_function_that_is_no_callback_says_so(kit):
+def test_a_function_that_is_not_a_callback_is_refused(kit):
     with pytest.raises(UsageError, match=r"callbacks=\[f\]"):
         kit.train(Trainer, compute_loss_func=mixed_loss_func())
 
 
-def test_a_callback_that_is_added_later_will_do(kit, logged):
+def test_the_callback_can_be_added_later(kit, logged):
     function = mixed_loss_func("el")
     trainer = kit.trainer(Trainer, compute_loss_func=function, max_steps=1)
     trainer.add_callback(function)
@@ -76,7 +76,7 @@ def test_a_callback_that_is_added_later_will_do(kit, logged):
     assert logged(trainer, "beta") == [1]
 
 
-def test_a_batch_without_labels_is_named(kit):
+def test_a_batch_without_labels_is_refused(kit):
     with pytest.raises(UsageError, match="'labels', but it has none"):
         trained(kit, train_dataset=kit.sequence_rows(8).remove_columns("labels"))
 
@@ -86,18 +86,18 @@ HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 
 
-def test_an_encoder_decoder_needs_a_collator_that_knows_it(kit):
-    """Without labels BART would make its decoder inputs of the inputs, and train on them without a word."""
+def test_an_encoder_decoder_needs_decoder_inputs(kit):
+    """Without labels BART would silently make its decoder inputs from the inputs, and train on them."""
     rows = kit.sequence_rows(8)
     rows = rows.remove_columns("labels").add_column("labels", rows["input_ids"])
     model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
     with pytest.raises(UsageError, match=r"DataCollatorForSeq2Seq\(tokenizer, model\)"):
         trained(kit, model=model, train_dataset=rows, eval_dataset=None)
-    model(input_ids=torch.tensor([[3, 4]]))  # the model is as it was
+    model(input_ids=torch.tensor([[3, 4]]))  # the model is unchanged
     trained(kit, model=model, train_dataset=rows.add_column("decoder_input_ids", rows["labels"]), max_steps=1)
 
 
-def test_a_collator_of_ones_own_may_make_the_decoder_inputs(kit):
+def test_a_custom_collator_can_make_the_decoder_inputs(kit):
     rows = [{"input_ids": [3, 4, 2], "labels": [4, 5, 2]}] * 8
     model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
 
@@ -133,10 +133,10 @@ def experts(kit):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda kit: BertForQuestionAnswering(kit.config()), "gives no class logits"),
+        (lambda kit: BertForQuestionAnswering(kit.config()), "returns no class logits"),
         (lambda kit: kit.sequence_model(num_labels=1), "which is regression"),
         (demanding, "cannot be called without labels. Use hf_elmix.MixedLossMixin"),
-        (experts, "load-balancing loss of its experts only where it has labels. Use hf_elmix.MixedLossMixin"),
+        (experts, "load-balancing loss of its experts only to its own loss. Use hf_elmix.MixedLossMixin"),
     ],
 )
 def test_models_that_are_refused(kit, make, words):
@@ -144,14 +144,14 @@ def test_models_that_are_refused(kit, make, words):
         with_function(kit, model=make(kit))
 
 
-def test_what_is_no_step_of_its_own_is_refused(kit):
+def test_losses_that_cannot_be_used_are_refused(kit):
     with pytest.raises(UsageError, match="two steps for each batch"):
         with_function(kit, "cot")
     with pytest.raises(UsageError, match="Did you mean '0-0.5'"):
         mixed_loss_func("0-0.6")
 
 
-def test_sequence_parallelism_asks_no_function(kit):
+def test_sequence_parallelism_is_refused(kit):
     function = mixed_loss_func()
     args = TrainingArguments(str(kit.folder), report_to="none", use_cpu=True)
     args.parallelism_config = type("Config", (), {"sp_enabled": True})()
@@ -159,7 +159,7 @@ def test_sequence_parallelism_asks_no_function(kit):
         function.on_init_end(args, None, None, model=kit.sequence_model())
 
 
-def test_a_loss_with_a_head_of_its_own_is_refused(kit):
+def test_a_loss_that_needs_its_own_head_is_refused(kit):
     f = mixed_loss_func("mmc:scale=3")
-    with pytest.raises(UsageError, match="'mmc:scale=3' needs a head of its own, which MixedLossTrainer puts in"):
+    with pytest.raises(UsageError, match="'mmc:scale=3' needs its own head. Use MixedLossTrainer"):
         kit.trainer(Trainer, compute_loss_func=f, callbacks=[f])

@@ -47,7 +47,7 @@ TEXT = {"vocab_size": 60, "num_labels": CLASSES, "pad_token_id": 0, "bos_token_i
 LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IMAGE = {"num_labels": CLASSES, "image_size": 32, "patch_size": 8}
 
-# For each: where the classifier is, and a small model of that family.
+# For each family, the place of the classifier and a small model.
 MODELS = {
     "bert": ("classifier", lambda kit: kit.sequence_model()),
     "roberta": ("classifier.out_proj", lambda kit: RobertaForSequenceClassification(RobertaConfig(**TEXT, **LAYERS))),
@@ -105,7 +105,7 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 
 
 def features_of(model: nn.Module, place: str) -> torch.Tensor:
-    """What the classifier is given."""
+    """The input of the classifier."""
     seen: list[torch.Tensor] = []
     hook = model.get_submodule(place).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     logits_of(model)
@@ -115,13 +115,13 @@ def features_of(model: nn.Module, place: str) -> torch.Tensor:
 
 @pytest.fixture(params=MODELS)
 def placed(request, kit):
-    """A model, and where its classifier is."""
+    """A model and the place of its classifier."""
     torch.manual_seed(0)
     place, build = MODELS[request.param]
     return build(kit), place
 
 
-def test_takes_the_place_of_the_classifier(placed):
+def test_replaces_the_classifier(placed):
     model, place = placed
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
     head = use_mahalanobis_head(model, 7.0)
@@ -175,7 +175,7 @@ def test_loads_without_this_package_and_predicts_the_same(placed, tmp_path):
     images = model.main_input_name == "pixel_values"
     auto = AutoModelForImageClassification if images else AutoModelForSequenceClassification
     loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info.values())  # nothing missing, nothing left over
+    assert not any(info.values())  # no key is missing or unexpected
     assert type(loaded.get_submodule(place)) is nn.Linear
     ours, theirs = logits_of(model), logits_of(loaded)
     torch.testing.assert_close(theirs.softmax(-1), ours.softmax(-1), rtol=1e-5, atol=1e-6)
@@ -184,11 +184,11 @@ def test_loads_without_this_package_and_predicts_the_same(placed, tmp_path):
     head = use_mahalanobis_head(loaded)  # to train it further, at its scale
     assert head.scale == 2.0
     assert torch.equal(logits_of(loaded), ours)
-    use_mahalanobis_head(loaded)  # and once more
+    use_mahalanobis_head(loaded)  # again
     assert torch.equal(logits_of(loaded), ours)
 
 
-def test_a_pipeline_takes_it(kit, tmp_path):
+def test_a_pipeline_can_use_it(kit, tmp_path):
     model = kit.sequence_model()
     use_mahalanobis_head(model, 2.0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(55))]
@@ -228,7 +228,7 @@ def test_half_precision_predicts_what_full_precision_does(kit):
         torch.testing.assert_close(logits, expected, rtol=0.02, atol=0.02)
 
 
-def test_weights_are_not_drawn_anew(kit):
+def test_weights_are_not_initialised_again(kit):
     model = kit.sequence_model()
     head = use_mahalanobis_head(model)
     model.init_weights()
@@ -266,8 +266,8 @@ def many_classes(kit):
         (lambda kit: changed(kit, problem_type="multi_label_classification"), "problem_type='multi_label"),
         (lambda kit: changed(kit, num_labels=1), "num_labels=1"),
         (lambda kit: changed(kit, num_labels=4), r"num_labels=4 outputs .* are: classifier \(3 outputs\)"),
-        (lambda kit: BertForQuestionAnswering(kit.config()), "gives no class logits"),
-        (lambda kit: BertModel(kit.config()), "gives no class logits"),
+        (lambda kit: BertForQuestionAnswering(kit.config()), "returns no class logits"),
+        (lambda kit: BertModel(kit.config()), "returns no class logits"),
         (lambda kit: nn.Linear(4, 3), "Linear to have one linear layer with num_labels=None outputs"),
         (many_classes, "cannot have a Max-Mahalanobis head. Expected 39 features or more"),
         (lambda kit: get_peft_model(kit.sequence_model(), LoraConfig(task_type="SEQ_CLS")), "before get_peft_model"),

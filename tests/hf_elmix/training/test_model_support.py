@@ -83,17 +83,17 @@ def test_class_labels_and_token_labels_are_accepted(kit):
     features = Features({"label": ClassLabel(names=["a", "b"]), "labels": List(Value("int64"))})
     for column in features:
         check_labels_of(Dataset.from_dict({column: []}, features=Features({column: features[column]})), nn.Module())
-    check_labels_of([{"labels": 0.5}], nn.Module())  # declares nothing, so nothing is read
+    check_labels_of([{"labels": 0.5}], nn.Module())  # declares no features, so nothing is read
     check_labels_of(None, nn.Module())
 
 
-def test_no_row_is_read_to_find_out(kit):
+def test_no_row_is_read(kit):
     read: list[dict] = []
     rows = kit.sequence_rows(8).with_transform(lambda batch: read.append(batch) or batch)
     kit.trainer(train_dataset=rows, eval_dataset=rows, remove_unused_columns=False)
     assert read == []
     assert rows[0]
-    assert len(read) == 1  # so a reading would have been seen
+    assert len(read) == 1  # so that reading a row would have been noticed
 
 
 @pytest.mark.parametrize("build", [BertForMaskedLM, "sequence_model", "token_model"])
@@ -140,14 +140,14 @@ def test_logits_are_found_in_whatever_a_model_returns():
         logits_of({"scores": logits, "more": more})
 
 
-def test_labels_stand_where_they_are_predicted():
+def test_labels_are_aligned_with_the_logits():
     labels = torch.tensor([[5, 6, 7], [-100, 8, 9]])
     assert labels_for(torch.zeros(2, 3, 10), labels, shift=False) is labels
     assert labels_for(torch.zeros(2, 3, 10), labels, shift=True).tolist() == [[6, 7, -100], [8, 9, -100]]
     assert labels_for(torch.zeros(2, 10), labels[:, :1], shift=False).tolist() == [5, -100]  # a column of their own
 
 
-def test_who_makes_decoder_inputs_from_labels(kit):
+def test_makes_decoder_inputs(kit):
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     bart = BartConfig(**sizes, encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=60)
     t5 = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=60)

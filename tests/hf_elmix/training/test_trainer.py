@@ -1,4 +1,4 @@
-"""What MixedLossTrainer does that the stock Trainer does not."""
+"""What MixedLossTrainer does beyond the stock Trainer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
-    BertForMultipleChoice,
-    GPT2Config,
-    GPT2LMHeadModel,
     MixtralConfig,
     MixtralForCausalLM,
     T5Config,
@@ -25,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_elmix import MixedLossArguments, MixedLossMixin, MixedLossTrainer, MixingSchedule, UsageError, mixed_loss
+from hf_elmix import MixedLossArguments, MixedLossMixin, MixedLossTrainer, MixingSchedule, UsageError
 from hf_elmix.training.mahalanobis_head import MahalanobisHead, use_mahalanobis_head
 
 PHASES = [(1, 1), (1, 1.25), (1, 5 / 3), (1, 2.5), (1, 5), (0, 1)]
@@ -52,23 +49,8 @@ def test_terms_are_means_since_the_last_log(kit, logged):
         )
 
 
-def test_one_step_is_a_hand_written_step(kit):
-    """SGD on the gradient of the mean mixed loss over the batch, written out."""
-    rows = kit.sequence_rows(8)
-    trainer = kit.trainer(
-        model=kit.sequence_model(dropout=0), train_dataset=rows, mixing="0.3", optim="sgd", learning_rate=0.5,
-        max_steps=1, max_grad_norm=0,
-    )  # fmt: skip
-    model = kit.sequence_model(dropout=0)
-    logits = model(input_ids=torch.tensor(rows["input_ids"])).logits
-    mixed_loss(logits, torch.tensor(rows["labels"]), 1, 2.5).backward()
-    trainer.train()
-    for (name, weight), trained in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
-        torch.testing.assert_close(weight - 0.5 * weight.grad, trained, atol=1e-7, rtol=1e-6, msg=name)
-
-
 def test_trackers_show_them(kit, tmp_path, monkeypatch):
-    """TensorBoard as one of them: what it stored is what was logged."""
+    """TensorBoard, as an example, stores what was logged."""
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     trainer = kit.train(mixing="0-0.5", max_steps=6, report_to="tensorboard", eval_strategy="epoch")
@@ -153,7 +135,7 @@ def test_model_init_and_saving(kit, tmp_path):
 
 
 class Plain(nn.Module):
-    """A model of one's own, which returns what it likes and need not know of labels."""
+    """A custom model, whose outputs have any form and whose forward takes no labels."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -173,7 +155,7 @@ class Plain(nn.Module):
 
 
 class Demanding(nn.Module):
-    """One whose forward pass cannot do without labels."""
+    """A model whose forward requires labels."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -210,11 +192,6 @@ def token_batch(kit, count=16):
 SMALL = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def gpt2():
-    set_seed(0)
-    return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=16, resid_pdrop=0, **SMALL))
-
-
 def t5():
     set_seed(0)
     small = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0}
@@ -236,9 +213,9 @@ def mixtral():
     return MixtralForCausalLM(MixtralConfig(**small, **experts, output_router_logits=True, **SMALL))
 
 
-@pytest.mark.parametrize("model", [gpt2, t5, bart, mixtral])
-def test_language_models_train_as_with_the_trainer(kit, difference, model):
-    """Shifted labels, decoder inputs made from the labels, the load-balancing loss of experts: all as in stock."""
+@pytest.mark.parametrize("model", [t5, bart])
+def test_encoder_decoders_without_decoder_inputs_train_as_with_the_trainer(kit, difference, model):
+    """The decoder inputs are made from the labels, as in the stock model."""
     given = {"train_dataset": token_batch(kit), "eval_dataset": token_batch(kit)}
     arguments = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.1, "remove_unused_columns": False}
     stock = kit.train(Trainer, model=model(), **given, **arguments)
@@ -253,20 +230,6 @@ def test_the_load_balancing_loss_is_no_multiple_under_accumulation(kit, differen
     joined = kit.train(model=mixtral(), **given, **arguments)
     split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     assert difference(joined, kit.train(model=mixtral(), **given, **arguments, **split)) <= 1e-6
-
-
-def test_multiple_choice(kit, difference):
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 60, (16, 4, 6), generator=generator)
-    rows = Dataset.from_dict({"input_ids": ids.tolist(), "labels": [0, 1, 2, 3] * 4})
-
-    def model():
-        set_seed(0)
-        return BertForMultipleChoice(kit.config())
-
-    given = {"train_dataset": rows, "eval_dataset": rows}
-    stock, ours = kit.train(Trainer, model=model(), **given), kit.train(model=model(), mixing="ce", **given)
-    assert difference(stock, ours) <= 1e-6
 
 
 def test_the_mixin_extends_other_trainers(kit):
@@ -287,8 +250,8 @@ def test_the_mixin_extends_other_trainers(kit):
 
 @pytest.mark.parametrize("n_gpu", [1, 2, 4])
 @pytest.mark.parametrize("average", [True, False])
-def test_the_count_of_dataparallel_divides_once(kit, monkeypatch, n_gpu, average):
-    """No GPUs here, so the Trainer is told that there are: it then counts once for each and scales by their number."""
+def test_the_count_under_dataparallel_divides_once(kit, monkeypatch, n_gpu, average):
+    """Without GPUs the Trainer is told that it has some: it then counts once for each and scales by their number."""
     trainer = kit.trainer(mixing="el", model=kit.sequence_model(dropout=0), average_tokens_across_devices=average)
     batch = trainer.data_collator([trainer.train_dataset[k] for k in range(8)])
     expected = trainer.compute_loss(trainer.model, dict(batch)).item()
@@ -298,13 +261,13 @@ def test_the_count_of_dataparallel_divides_once(kit, monkeypatch, n_gpu, average
     assert loss.mean().item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_batch_without_labels_is_named(kit):
+def test_a_batch_without_labels_is_refused(kit):
     with pytest.raises(UsageError, match="'labels', but it has only input_ids"):
         kit.train(train_dataset=kit.sequence_rows(8).remove_columns("labels"))
 
 
-def test_float_labels_are_named(kit):
-    rows = [{"input_ids": [3, 4], "labels": [0.0, 1.0, 0.0]}] * 8  # a list: nothing declares what it holds
+def test_float_labels_are_refused(kit):
+    rows = [{"input_ids": [3, 4], "labels": [0.0, 1.0, 0.0]}] * 8  # a list declares no features
     with pytest.raises(TypeError, match="regression and multi-label"):
         kit.train(train_dataset=rows)
 
@@ -321,22 +284,23 @@ def test_unknown_mixing_is_refused_at_construction(kit):
         kit.trainer(mixing="0-0.6")
 
 
-def test_labels_in_a_column_of_their_own_are_taken_as_heads_take_them(kit, difference):
+def test_labels_of_shape_n_by_1_are_accepted(kit, difference):
     column = kit.sequence_rows(16).map(lambda row: {"labels": [row["labels"]]})
     stock = kit.train(Trainer, model=kit.sequence_model(), train_dataset=column)
     ours = kit.train(mixing="ce", model=kit.sequence_model(), train_dataset=column)
     assert difference(stock, ours) <= 1e-6
 
 
-def test_a_search_over_mixing_trains_what_it_says(kit, logged):
+@pytest.mark.parametrize("name", ["loss", "mixing"])
+def test_a_search_over_the_loss_trains_what_it_says(kit, logged, name):
     args = MixedLossArguments(
         str(kit.folder), mixing="ce", max_steps=2, logging_steps=1, report_to="none", use_cpu=True
     )
     trainer = MixedLossTrainer(model=kit.sequence_model(), args=args, train_dataset=kit.sequence_rows(8))
-    trainer.args.mixing = "el"  # as `hyperparameter_search` does before it trains
+    setattr(trainer.args, name, "el")  # as `hyperparameter_search` does before it trains
     trainer.train()
     assert logged(trainer, "alpha") == [0, 0]
-    assert str(trainer.mixing.loss) == "el"
+    assert str(trainer.mixing.loss) == trainer.args.loss == "el"
 
 
 def test_the_arguments_say_what_is_trained(kit):
@@ -355,7 +319,7 @@ def stock_with(function):
 
 
 def squared(logits, labels, power=2.0):
-    """A loss of a user's."""
+    """A custom loss."""
     return F.cross_entropy(logits, labels, reduction="none") ** power
 
 
@@ -387,7 +351,7 @@ def test_other_losses_train_as_the_stock_trainer_with_a_plain_function(kit, diff
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
 def test_rescaled_cross_entropy_rescales_the_learning_rate(kit, difference, logged, optim):
-    """With Adam a loss that is multiplied would change next to nothing."""
+    """With Adam, multiplying the loss would change next to nothing."""
     given = {"optim": optim, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
     ours = kit.train(loss="ce-rescaled:0.4,logit=other", learning_rate=1e-3, **given)
     plain = kit.train(mixing="ce", learning_rate=3.5e-3, **given)
@@ -405,12 +369,12 @@ def test_rescaled_cross_entropy_follows_its_schedule(kit, logged):
 
 @pytest.mark.parametrize("loss", ["focal", "mpce", "gce"])
 def test_label_smoothing_with_a_loss_that_has_none_is_refused(kit, loss):
-    with pytest.raises(UsageError, match="Label smoothing has no meaning with the loss"):
+    with pytest.raises(UsageError, match="Label smoothing cannot be applied to the loss"):
         kit.trainer(loss=loss, label_smoothing_factor=0.1)
     kit.trainer(loss="ce-rescaled:0", label_smoothing_factor=0.1)
 
 
-def test_mixing_and_loss_are_two_names_of_one_thing(kit, tmp_path):
+def test_mixing_is_a_short_form_of_loss(kit, tmp_path):
     assert kit.trainer(loss="mix:0,0.5").mixing.loss == kit.trainer(mixing="0,0.5").mixing.loss
     with pytest.raises(UsageError, match="Expected mixing or loss, but got mixing '0' and loss 'focal'"):
         kit.trainer(mixing="0", loss="focal")

@@ -27,7 +27,7 @@ def test_runs_have_their_settings_and_errors(record):
     assert settings.header == ["number", "nested.name"]
     assert settings.texts() == [["1", ""], ["2", "0.5"]]
     assert [row[-1].link for row in runs.rows] == [settings.rows[k][0].anchor for k in (0, 1, 0)]
-    assert shared.texts() == [["score", "accuracy"]]
+    assert shared.texts() == [["select", "accuracy"]]
     assert all(table.page_only for table in section.tables)
 
 

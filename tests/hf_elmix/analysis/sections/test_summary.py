@@ -86,13 +86,13 @@ def test_tasks_without_seeds():
 def test_one_block_has_no_variance():
     sentences = verdict(study({"x": [[0.25]]}))
     assert sentences[0] == "x and CE have only one block in common: +25.00 points, higher on 1 of 1 task."
-    assert "no variation could be measured" in sentences[1]
+    assert "no variance could be measured" in sentences[1]
 
 
 def test_differences_that_never_vary():
     sentences = verdict(study({"x": [[0.25, 0.25]]}))
     assert sentences[0].startswith("x is significantly better than CE: +25.00 points [25.00, 25.00]")
-    assert sentences[1] == "The differences do not vary at all, so that any gain would have been detected."
+    assert sentences[1] == "The differences do not vary at all, so any gain would have been detected."
 
 
 def test_one_method():

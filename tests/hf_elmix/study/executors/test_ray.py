@@ -255,7 +255,7 @@ def test_a_full_disk_ends_all_branches_and_not_the_connection_of_the_caller(node
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_machine_without_the_code_is_named(nodes, monkeypatch):
+def test_a_machine_without_the_code_is_reported(nodes, monkeypatch):
     module = types.ModuleType("only_here")
     exec("def run(branch, progress): pass", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)

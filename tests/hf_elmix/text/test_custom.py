@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_elmix import UsageError
-from hf_elmix.text.own_files import find_splits, own_task, read_files
+from hf_elmix.text.custom import custom_task, find_splits, read_files
 
 ROWS = [
     {"text": 'a "quoted", text', "label": "NA"},
@@ -43,7 +43,7 @@ def test_files(tmp_path, kind):
     ("name", "text", "message"),
     [
         ("a.txt", "a", r"Expected a file \.csv, \.tsv"),
-        ("nosuch.csv", None, "is none"),
+        ("nosuch.csv", None, "does not exist"),
         ("a.json", "{", "Cannot load"),
         ("a.parquet", "PAR1", "Cannot load"),
         ("a.csv", "", "Cannot load"),
@@ -66,7 +66,7 @@ def splits(**parts):
 
 def task_of(rows, **options):
     limits = options.pop("limits", dict.fromkeys(rows))
-    return own_task(rows, "mine", splits=("validation",), test_splits=("test",), limits=limits, **options)
+    return custom_task(rows, "mine", splits=("validation",), test_splits=("test",), limits=limits, **options)
 
 
 def test_what_the_task_is_follows_from_the_columns():
@@ -97,7 +97,7 @@ def test_pairs(columns, expected):
 
 def test_columns_that_are_named():
     rows = splits(train={"a": ["x", "y"], "b": ["x", "y"], "c": ["x", "y"], "mood": ["m", "n"], "label": [0, 1]})
-    task, used = task_of(rows, text_columns=("c",), label_column="mood")
+    task, used = task_of(rows, text_columns="c", label_column="mood")
     assert (task.columns, task.labels) == (("c",), ("m", "n"))
     assert used["train"]["label"][:] == [0, 1]
 
@@ -159,7 +159,7 @@ def test_splits(names, given, test, found):
         ({"train": {"text": ["a", "b"], "y": [0, 1]}}, {"label_column": "z"}, "a column 'z' in mine"),
         ({"train": {"a": ["a"], "b": ["b"], "c": ["c"], "label": [1]}}, {}, "has a, b, c .*--text_column_names"),
         ({"train": {"n": [1, 2], "label": [0, 1]}}, {}, "has none .all columns: n, label"),
-        ({"train": {"text": ["a", "b"], "label": [0, 1]}}, {"text_columns": ("x",)}, "has no x"),
+        ({"train": {"text": ["a", "b"], "label": [0, 1]}}, {"text_columns": "x"}, "has no x"),
         ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "1 rows empty"),
         ({"train": {"text": ["a", "b"], "label": [0.5, float("nan")]}}, {}, "numbers in split 'train' of mine"),
         (

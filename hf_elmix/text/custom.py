@@ -1,0 +1,157 @@
+"""Custom rows, from files or any dataset on the Hub; the task follows from their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from hf_elmix.errors import UsageError
+from hf_elmix.text.labels import class_names, with_ids
+from hf_elmix.text.loading import loading
+from hf_elmix.text.rows import check_rows, first_rows, without_unknown_labels
+from hf_elmix.text.tasks import TextTask
+
+__all__ = ["custom_task", "find_splits", "read_files"]
+
+# How `datasets` reads a file. Only an empty cell is a missing value: "None" and "NA" are words.
+CELLS = {"keep_default_na": False, "na_values": [""]}
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", CELLS),
+    ".tsv": ("csv", {**CELLS, "sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+
+LABEL_COLUMNS = ("label", "labels")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+)
+EVALUATION = (("validation",), ("validation_matched", "validation_mismatched"))
+TEST = (("test",), ("test_matched", "test_mismatched"))
+
+
+def read_files(files: Mapping[str, str]) -> DatasetDict:
+    """Read rows from local files.
+
+    Args:
+        files: Path by split; CSV, TSV, JSON (an object in each line, or a list of objects) or Parquet.
+
+    Raises:
+        UsageError: If a file does not exist or cannot be read.
+    """
+    rows = DatasetDict()
+    for split, path in files.items():
+        file = Path(path).expanduser()
+        suffix = file.suffix.lower()
+        if suffix not in READERS:
+            raise UsageError(f"Expected a file {', '.join(READERS)}, but got {path!r}.")
+        if not file.is_file():
+            raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
+        kind, options = READERS[suffix]
+        expected = f"Expected a {suffix[1:].upper()} file with a column for each text and one for the label."
+        with loading(f"{path!r}", expected):
+            rows[split] = load_dataset(kind, data_files=str(file), split="train", **options)
+    return rows
+
+
+def find_splits(rows: DatasetDict, given: str | None, *, test: bool = False) -> tuple[str, ...]:
+    """The splits of a dataset to evaluate or to predict: the one that is given, else those with the usual names.
+
+    Args:
+        rows: The dataset.
+        given: Name of the split if the user gave one.
+        test: Find the splits to predict.
+    """
+    if given is not None:
+        return (given,)
+    known = TEST if test else EVALUATION
+    return next((splits for splits in known if set(splits) <= set(rows)), known[0])
+
+
+def custom_task(
+    rows: DatasetDict,
+    name: str,
+    *,
+    splits: tuple[str, ...],
+    test_splits: tuple[str, ...],
+    limits: Mapping[str, int | None],
+    text_columns: str | None = None,
+    label_column: str | None = None,
+    labels: tuple[str, ...] = (),
+) -> tuple[TextTask, DatasetDict]:
+    """Infer the task of some rows, and bring the rows into its form, checked.
+
+    Args:
+        rows: All splits.
+        name: What to call the task.
+        splits: The evaluation splits.
+        test_splits: The splits to predict.
+        limits: The splits to use, and how many of the first rows of each to keep (None: all).
+        text_columns: The text column, or the two of a pair with a comma between them; by default they are found.
+        label_column: The column of labels; by default it is found.
+        labels: Names of the classes if only splits to predict are used.
+
+    Raises:
+        UsageError: If a split or column is missing, it is not clear which columns hold the text, or rows or labels
+            cannot be used.
+    """
+    for split in limits:
+        if split not in rows:
+            flag = "--test_split_name" if split in test_splits else "--validation_split_name"
+            hint = "Choose another dataset" if split == "train" else f"Name one of them with {flag}"
+            raise UsageError(
+                f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. {hint}."
+            )
+    first = next(iter(limits))
+    labelled = first not in test_splits
+    column = _label_column(rows[first], label_column, name) if labelled else label_column or "label"
+    columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)
+    if labelled:
+        labels = class_names(rows[first], column, f"split {first!r} of {name}")
+    task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
+    used = DatasetDict()
+    for split, limit in limits.items():
+        place, test = f"split {split!r} of {name}", split in test_splits
+        part = first_rows(rows[split], limit)
+        if column in part.column_names:
+            part = with_ids(part, column, labels, place, known=not test)
+        used[split] = without_unknown_labels(part, task) if test else part
+        check_rows(used[split], task, place, labelled=not test)
+    return task, used
+
+
+def _label_column(dataset: Dataset, given: str | None, name: str) -> str:
+    wanted = LABEL_COLUMNS if given is None else (given,)
+    found = [column for column in wanted if column in dataset.column_names]
+    if not found:
+        raise UsageError(
+            f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
+            f"{', '.join(dataset.column_names)}. Name the column of labels with --label_column_name."
+        )
+    return found[0]
+
+
+def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
+    """The columns that hold text: a well-known pair, else all text columns if there are one or two."""
+    for pair in PAIRS:
+        if set(pair) <= set(dataset.column_names):
+            return pair
+    texts = [
+        column
+        for column, feature in dataset.features.items()
+        # A column such as "label_text" is the label in words: as an input it would give the answer away.
+        if getattr(feature, "dtype", None) in ("string", "large_string") and "label" not in column and column != label
+    ]
+    if len(texts) not in (1, 2):
+        raise UsageError(
+            f"Expected one or two text columns in {name}, but it has {', '.join(texts) or 'none'} (all columns: "
+            f"{', '.join(dataset.column_names)}). Name them with --text_column_names COLUMN or COLUMN,COLUMN."
+        )
+    return tuple(texts)

@@ -1,0 +1,61 @@
+"""Metrics of a text task, as the Trainer asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
+from transformers import EvalPrediction
+
+from hf_elmix.text.tasks import TextTask
+
+__all__ = ["METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": accuracy_score,
+    "f1": f1_score,
+    "matthews_correlation": matthews_corrcoef,
+    "mse": mean_squared_error,
+    "pearson": lambda references, predictions: pearsonr(references, predictions).statistic,
+    "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
+}
+
+
+def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """The metrics of a task by name, from predicted and true classes or numbers (rows,)."""
+    return {name: float(METRICS[name](references, predictions)) for name in task.metrics}
+
+
+def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Reduce logits to the predicted class of each row (rows,), as `preprocess_logits_for_metrics` of the Trainer."""
+    return _logits(outputs).argmax(-1)
+
+
+def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Reduce the outputs of a regression to the predicted number of each row (rows,), as `predicted_classes` does."""
+    return _logits(outputs).squeeze(-1)
+
+
+def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
+    """The Trainer's `compute_metrics` for a task.
+
+    It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).
+
+    Args:
+        task: The task, which names its metrics (see `METRICS`).
+    """
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = np.asarray(_logits(prediction.predictions))
+        predictions = outputs if outputs.ndim == 1 else outputs.argmax(-1)
+        return measure(task, predictions, np.asarray(prediction.label_ids))
+
+    return compute_metrics
+
+
+def _logits(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

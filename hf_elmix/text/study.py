@@ -1,0 +1,132 @@
+"""A text task as a task of a study: its rows tokenised, a pre-trained model, and everything a record must name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from hf_elmix.errors import UsageError
+from hf_elmix.hub.client import ModelSource
+from hf_elmix.study.spec import Select, Task, TrainerInputs
+from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
+from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.padding_free import can_drop_padding, drop_padding
+from hf_elmix.text.rows import digest, revision
+from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
+from hf_elmix.text.tokens import count_tokens, tokenise
+
+__all__ = ["collator_for", "possible_padding", "text_task"]
+
+NO_KINDS: Mapping[str, str] = MappingProxyType({})
+
+
+def text_task(
+    task: TextTask,
+    rows: DatasetDict,
+    model: str | ModelSource,
+    *,
+    origin: Mapping[str, Any],
+    max_length: int = MAX_LENGTH,
+    padding: str = PADDINGS[0],
+    in_memory: bool = False,
+    kinds: Mapping[str, str] = NO_KINDS,
+) -> Task:
+    """Make a task of a study from a text task, its rows and a pre-trained model; rows are tokenised once for all runs.
+
+    Args:
+        task: The text task.
+        rows: The split ``train`` and the evaluation splits of the task, checked (see `load_task` and `custom_task`).
+        model: Model id or folder, or a model that has been found.
+        origin: Settings that say where the rows come from: ``dataset``, and limits such as ``max_train_samples``.
+        max_length: Tokens to which a row is truncated.
+        padding: One of `PADDINGS`; the settings record what is really done (see `possible_padding`).
+        in_memory: Hold the rows in memory, so that a pickled task contains them.
+        kinds: Values of the column ``kind`` of the training rows, each with a description. The model is also evaluated
+            on the training rows of each kind, and the score on them becomes a secondary metric.
+
+    Raises:
+        UsageError: If the model, the padding or the maximum length cannot be used, or a kind has no rows.
+    """
+    source = find_model(model)
+    tokenizer = load_tokenizer(source)
+    padding = possible_padding(padding, source, tokenizer)
+    rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
+    sizes = {split: len(part) for split, part in rows.items()}
+    revisions = {"data_revision": revision(rows["train"]), "model_revision": source.revision}
+    settings = {
+        "text": task.to_settings(),
+        "model": source.name,
+        # Weights and rows determine the result whatever they are called: with others it is another run.
+        "weights": source.fingerprint,
+        "max_length": max_length,
+        "padding": padding,
+        "rows": {split: digest(part, task) for split, part in rows.items()},
+        **origin,
+    }
+    tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
+    metric = task.metrics[0]
+    select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
+    collator = collator_for(tokenizer, padding, max_length)
+    inputs = partial(_inputs, task, source, tokens, collator, padding, {"data_rows": sizes, **revisions})
+    secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
+    return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
+
+
+def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The padding that is asked for, or ``longest`` for ``free`` if the model is not known to work without padding.
+
+    Raises:
+        UsageError: If there is no such padding.
+    """
+    if padding not in PADDINGS:
+        raise UsageError(f"Expected --padding to be one of {', '.join(PADDINGS)}, but got {padding!r}.")
+    can = tokenizer.padding_side == "right" and can_drop_padding(load_config(source))
+    return padding if can or padding != "free" else "longest"
+
+
+def collator_for(tokenizer: PreTrainedTokenizerBase, padding: str, max_length: int) -> DataCollatorWithPadding:
+    """The collator for a padding; with ``free`` the model removes the padding again (see `drop_padding`)."""
+    whole = padding == "max_length"
+    return DataCollatorWithPadding(tokenizer, "max_length" if whole else True, max_length if whole else None)
+
+
+def _inputs(
+    task: TextTask,
+    source: ModelSource,
+    tokens: DatasetDict,
+    collator: DataCollatorWithPadding,
+    padding: str,
+    provenance: Mapping[str, Any],
+    seed: int,
+) -> TrainerInputs:
+    model = load_model(source, task, seed)
+    if padding == "free":
+        drop_padding(model)
+    evaluated = {_evaluation_set(split): part for split, part in tokens.items() if split != "train"}
+    trainer = {
+        "model": model,
+        "train_dataset": tokens["train"],
+        "eval_dataset": evaluated if len(evaluated) > 1 else tokens[task.splits[0]],
+        "data_collator": collator,
+        "compute_metrics": compute_metrics_for(task),
+        "preprocess_logits_for_metrics": predicted_classes,
+    }
+    return TrainerInputs(trainer, dict(provenance))
+
+
+def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:
+    kinds = rows["kind"] if "kind" in rows.column_names else []
+    found = [place for place, value in enumerate(kinds) if value == kind]
+    if not found:
+        raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")
+    return rows.select(found)
+
+
+def _evaluation_set(split: str) -> str:
+    """Name of a split in the names of metrics: ``matched`` for ``validation_matched``."""
+    return split.removeprefix("validation_")
