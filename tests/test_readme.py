@@ -165,6 +165,24 @@ def test_the_tables_of_schedules_and_losses_parse():
         parse_loss(text)
 
 
+def test_the_architecture_names_every_module():
+    """A folder's row names its modules; those of commands and of the demo's rows are left out."""
+    rows = dict(re.findall(r"^\| `(\S+)/` \| (.*) \|$", (PAGES / "architecture.md").read_text(), flags=re.MULTILINE))
+    for top in ("hf_elmix", "glue_runs"):
+        for path in (ROOT / top).rglob("*.py"):
+            folder = str(path.parent.relative_to(ROOT))
+            if not path.stem.startswith("_") and folder not in (
+                "hf_elmix",
+                "hf_elmix/docs",
+                "hf_elmix/cli",
+                "glue_runs/pocket",
+            ):
+                assert f"`{path.stem}`" in rows[folder], path
+    for folder, text in rows.items():
+        for name in re.findall(r"`([a-z_]+)`", re.sub(r"\([^)]*\)", "", text)):
+            assert (ROOT / folder / name).exists() or (ROOT / folder / f"{name}.py").exists(), f"{folder}/{name}"
+
+
 def test_the_report_that_is_explained(tmp_path):
     """The page quotes the report of its table; hf_elmix/docs/README.md says how to remake both."""
     said = write_report(StudyResults(read_scores(PAGES / "demo.csv")), tmp_path)

@@ -64,7 +64,7 @@ def keep(runs_df: pd.DataFrame, report: Path) -> None:
     for name in FIGURES:
         shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
     named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in SCORED_KINDS}})
-    named[["experiment", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
+    named[["task", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
 
 
 def main() -> None:
