@@ -63,7 +63,7 @@ def keep(runs_df: pd.DataFrame, report: Path) -> None:
     """Put the figures and the numbers they are drawn from where the documentation shows them."""
     for name in FIGURES:
         shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
-    named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in SCORED_KINDS}})
+    named = runs_df.rename(columns={f"train_{kind}_accuracy": kind for kind in SCORED_KINDS})
     named[["task", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
 
 
