@@ -20,9 +20,9 @@ from glue_runs.protocol import ARGUMENTS, GLUE
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource
-from hf_elmix.hub.facts import model_facts, scores_on
-from hf_elmix.hub.model_card import ModelFacts, model_mark, write_model_card
-from hf_elmix.hub.publish import claim_repo, publish_folder
+from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
+from hf_elmix.hub.model_card import model_mark, write_model_card
+from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits, read_files
@@ -89,7 +89,7 @@ def finetune(words: Sequence[str]) -> int:
         folder, card = Path(args.output_dir or ""), facts(metrics)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
         if hub is not None:
-            print(publish_folder(folder, mark=model_mark(card), **hub))
+            print(publish_files(files_of_model(folder), mark=model_mark(card), **hub))
     return 0
 
 
@@ -271,6 +271,7 @@ def _facts(
         if not name.startswith((*NO_EFFECT, *MENTIONED)) and isinstance(value, str | int | float | bool)
     }
     settings = {
+        "text": task.to_settings(),
         "model": source.name,
         "dataset": next(iter(data.files.values()), data.dataset_name or GLUE),
         "config": data.task_name or data.dataset_config_name,
@@ -291,5 +292,5 @@ def _facts(
     scores = []
     for split, suffix in zip(task.splits, SUFFIXES, strict=False):
         on_split = {name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)}
-        scores += scores_on(split, task, on_split)
-    return model_facts(task, settings, provenance, scores, args.seed)
+        scores += scores_on(split, task.metrics, on_split)
+    return model_facts(task.name, settings, provenance, scores, args.seed)

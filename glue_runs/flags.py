@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.protocol import BERT, MAX_LENGTH, PADDINGS
 from glue_runs.tasks import GLUE_TASKS
-from hf_elmix.cli.base import OneLineParser
+from hf_elmix.cli.training_flags import FlagParser, check_arguments, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.training.arguments import MixedLossArguments
 
-__all__ = ["STOCK", "DataArguments", "FinetuneArguments", "FlagParser", "ModelArguments", "check_arguments", "parse"]
+__all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "parse"]
 
 PROG = "glue-runs finetune"
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
@@ -130,13 +130,6 @@ class FinetuneArguments(MixedLossArguments):
         self.dataloader_pin_memory &= torch.cuda.is_available()  # otherwise each loader warns that it cannot pin
 
 
-class FlagParser(OneLineParser, HfArgumentParser):
-    """The Trainer's parser; a mistake is one line, where argparse would show more than a hundred flags first."""
-
-    def __init__(self, kinds: Any, prog: str) -> None:
-        super().__init__(kinds, prog=prog, allow_abbrev=False)
-
-
 def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
     """Parse a command line.
 
@@ -162,7 +155,7 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
         raise UsageError(in_one_line(error)) from error
     data, model, args, unknown = parsed
     if unknown:
-        raise UsageError(f"Unknown argument {unknown[0]!r}. See {PROG} --help.")
+        FlagParser(kinds, PROG).refuse(unknown[0])
     if not set(ACTIONS) & set(names):
         args.do_train = args.do_eval = True
     elif not set(EVALUATES) & set(names):
@@ -177,23 +170,6 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
         )
     check_arguments(args)
     return data, model, args
-
-
-def name_of_flag(word: str) -> str:
-    """``max_steps`` for ``--max-steps=3``."""
-    return word[2:].split("=")[0].replace("-", "_")
-
-
-def check_arguments(args: TrainingArguments) -> None:
-    """Refuse values that would only fail once training has begun.
-
-    Raises:
-        UsageError: If one is outside its range.
-    """
-    lowest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "seed": 0}
-    for name, least in lowest.items():
-        if getattr(args, name) < least:
-            raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
 
 
 def _with_config(words: list[str]) -> list[str]:

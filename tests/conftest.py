@@ -1,13 +1,16 @@
 """Fixtures shared by all tests: the generated GLUE, GLUE-like folders, folders of runs, a local Hub, real rows."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import gc
 import os
 
-# Before PyTorch is loaded, here and in all processes that tests start: threads that spin while they wait for others
-# take the processor away from those on a busy machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Libraries read these when they are imported. No test may reach a network; children that need the local Hub set their
+# own endpoint.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads do not take time from other processes
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each processor: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,10 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-# Nothing here may reach a network; children that need the local Hub set their own endpoint. Read on import.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from datasets import Dataset
@@ -47,8 +46,8 @@ HUB = Path(os.environ.get("HF_ELMIX_HUB", Path(__file__).parents[2] / "shared" /
 
 @pytest.fixture(scope="session")
 def hub() -> Path:
-    """Folder with real GLUE rows and the local Hub server."""
-    if not (HUB / "serve.py").is_file():
+    """Folder with real GLUE rows, laid out as the local Hub has them."""
+    if not (HUB / "datasets" / "nyu-mll" / "glue").is_dir():
         pytest.skip(f"no real GLUE rows at {HUB}; set HF_ELMIX_HUB to a folder that has them")
     return HUB
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import hashlib
 import json
+import random
 import re
 import shutil
 import threading
@@ -64,6 +66,17 @@ class Fault:
             return False
         self.times -= 1
         return True
+
+
+class RandomFaults(Fault):
+    """A share of all requests, drawn with a seed, is answered with 500."""
+
+    def __init__(self, share: float, seed: int = 0) -> None:
+        super().__init__("", "")
+        self.share, self.random = share, random.Random(seed)
+
+    def hits(self, method: str, path: str) -> bool:
+        return self.random.random() < self.share
 
 
 class Repositories:
@@ -111,15 +124,15 @@ class Repositories:
         return folder
 
     def entry(self, folder: Path, path: Path) -> dict[str, Any]:
-        data = path.read_bytes()
-        entry = {"type": "file", "path": str(path.relative_to(folder)), "oid": blob_id(data), "size": len(data)}
-        if is_lfs(path.name, len(data)):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        git, sha256, size = digests(path)
+        entry = {"type": "file", "path": str(path.relative_to(folder)), "oid": git, "size": size}
+        if is_lfs(path.name, size):
+            entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": 134}
         return entry
 
     def sha(self, folder: Path) -> str:
         """The revision: it changes with the content, as a commit does."""
-        listing = "".join(f"{path.relative_to(folder)}\0{blob_id(path.read_bytes())}\n" for path in files_of(folder))
+        listing = "".join(f"{path.relative_to(folder)}\0{digests(path)[0]}\n" for path in files_of(folder))
         return hashlib.sha1(listing.encode()).hexdigest()
 
     def log(self, kind: str, repo_id: str, message: str, added: list[str], deleted: list[str]) -> None:
@@ -130,6 +143,7 @@ class Repositories:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each response waits 40 ms for an acknowledgement of its headers
     hub: LocalHub
 
     def do(self) -> None:
@@ -355,9 +369,16 @@ def is_lfs(name: str, size: int) -> bool:
     return Path(name).suffix in LFS_SUFFIXES or size > LFS_BYTES
 
 
-def blob_id(data: bytes) -> str:
-    """As git names a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+def digests(path: Path) -> tuple[str, str, int]:
+    """The name of a file's content in git, its SHA-256, and its size."""
+    stat = path.stat()
+    return _digests(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache
+def _digests(path: Path, mtime: int, size: int) -> tuple[str, str, int]:
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % size + data).hexdigest(), hashlib.sha256(data).hexdigest(), size
 
 
 def files_of(folder: Path) -> list[Path]:

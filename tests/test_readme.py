@@ -24,8 +24,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "hf_elmix" / "docs" / "pages"
 MARKDOWN = [
     ROOT / "README.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
     *(path for top in ("hf_elmix", "glue_runs") for path in sorted((ROOT / top).rglob("*.md"))),
 ]
+MARKDOWN = [path for path in MARKDOWN if path.parent.name != "templates"]
 
 # What the programs of a file print, and the files they leave.
 SHOWN = {
@@ -34,7 +36,7 @@ SHOWN = {
     "pages/losses.md": ("50 (1.0, 2.5)", "squared:power=1.5"),
     "pages/trainer.md": ("'loss_el'",),
     "pages/large_vocab.md": ("'eval_loss_el'",),
-    "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score.", "method  score\n0     ce "),
+    "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score.", "1  0-0.5 "),
     "pages/shared_training.md": ("2.883 runs",),
     "pages/report.md": ("difference",),
     "pages/faq.md": (
@@ -123,8 +125,8 @@ def test_ci_runs_what_the_quick_tests_leave_out():
 def test_commands_are_understood():
     parsers = {"glue-runs": make_parser("glue-runs", "", GLUE_RUNS), "elmix": make_parser("elmix", "", ELMIX)}
     lines = [line for path in MARKDOWN for block in blocks(path, "bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(("glue-runs", "elmix"))]
-    commands = [words for words in commands if words[1] != "finetune"]
+    lines = [line for line in lines if re.match(r"(glue-runs|elmix) (?!finetune)", line)]
+    commands = [shlex.split(line, comments=True) for line in lines]
     assert {tuple(words[:2]) for words in commands} >= {
         *(("glue-runs", name) for name in GLUE_RUNS if name != "finetune"),
         *(("elmix", name) for name in ("report", "gradients", "cohorts", "calibration", "escape")),
@@ -161,6 +163,24 @@ def test_the_tables_of_schedules_and_losses_parse():
     assert len(rows) >= 20
     for text in rows:
         parse_loss(text)
+
+
+def test_the_architecture_names_every_module():
+    """A folder's row names its modules; those of commands and of the demo's rows are left out."""
+    rows = dict(re.findall(r"^\| `(\S+)/` \| (.*) \|$", (PAGES / "architecture.md").read_text(), flags=re.MULTILINE))
+    for top in ("hf_elmix", "glue_runs"):
+        for path in (ROOT / top).rglob("*.py"):
+            folder = str(path.parent.relative_to(ROOT))
+            if not path.stem.startswith("_") and folder not in (
+                "hf_elmix",
+                "hf_elmix/docs",
+                "hf_elmix/cli",
+                "glue_runs/pocket",
+            ):
+                assert f"`{path.stem}`" in rows[folder], path
+    for folder, text in rows.items():
+        for name in re.findall(r"`([a-z_]+)`", re.sub(r"\([^)]*\)", "", text)):
+            assert (ROOT / folder / name).exists() or (ROOT / folder / f"{name}.py").exists(), f"{folder}/{name}"
 
 
 def test_the_report_that_is_explained(tmp_path):

@@ -1,4 +1,4 @@
-"""What the runs of a study said of each evaluation row, made small: a file is read once, and only its counts stay."""
+"""What the runs of a study predicted for each evaluation row: each file is read once and reduced to counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.calibrated import add_reliability, run_calibration
+from hf_elmix.diagnostics.calibration import WHEN, reliability_table, score_table, temperature_scaled
 from hf_elmix.errors import UsageError
 from hf_elmix.predictions.cohorts import (
     COHORTS,
@@ -22,119 +22,87 @@ from hf_elmix.predictions.cohorts import (
 from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey
 
-__all__ = ["WHOSE", "Predicted", "Readers", "reduce_predictions"]
+__all__ = ["BINS", "NEAR_FOR", "SIXTHS", "Predicted", "Readers", "reduce_predictions"]
 
 Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
-WHOSE = ("both", "own", "baseline")
-NEAR = COHORTS.index("near")
-SIXTHS = 6  # of a training; histograms of several runs are added up at these
+NEAR_FOR = ("both", "each", "baseline")
+SIXTHS = 6  # of a training; the histograms of several runs are summed at these
+BINS = 15  # of confidence
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Counts of rows in runs that left predictions. The start is the recorded point nearest to 7/9 of a training.
+    """Counts of rows in the runs with predictions. The start is the recorded point nearest to 7/9 of the training.
 
     Attributes:
         transitions: `transition_table` of each run and evaluation set: ``task``, ``method``, ``seed`` and ``set``.
-        flows: A row for each run and evaluation set: the share of the training that was over at the ``start``, and how
-            many rows went from each cohort to each, such as ``near_right``.
-        moves: What became of rows that were near the boundary at the start, three rows for each run beside one of the
-            baseline: ``whose`` they were (the method's ``own``, near for ``both``, near for the ``baseline``), how
-            many ``rows`` there are and how many of them end ``right``; ``base_rows`` and ``base_right`` are the
-            baseline's.
-        histograms: A row for each ``method`` and ``sixth`` of the training: rows by the probability of their label.
-        calibration: `calibration_table` of each run whose logits are numbers, over all its evaluation sets, two rows:
-            ``when`` is one of `hf_elmix.analysis.calibrated.WHEN`.
-        reliability: For each of these and each method, `reliability_table` over all rows of all its runs.
+        flows: A row for each run and evaluation set: the share of the training done at the ``start``, and how many
+            rows went from each cohort to each, such as ``near_correct``.
+        near: Rows near the boundary at the start, three table rows for each run whose block has a baseline run:
+            ``near_for`` both runs, for each run itself, or for the baseline. Counts of ``rows`` and of those
+            ``correct`` at the end, and the same in the baseline run, ``base_rows`` and ``base_correct``.
+        histograms: A row for each ``method`` and ``sixth`` of the training: counts by the probability of the label.
+        calibration: `calibration_table` of each run with finite logits, over all its evaluation sets, two rows each:
+            ``when`` is one of `hf_elmix.diagnostics.calibration.WHEN`.
+        reliability: `reliability_table` over all rows of all runs, indexed by bin, for each of these and each method.
     """
 
     transitions: pd.DataFrame
     flows: pd.DataFrame
-    moves: pd.DataFrame
+    near: pd.DataFrame
     histograms: pd.DataFrame
     calibration: pd.DataFrame
     reliability: Mapping[tuple[str, str], pd.DataFrame]
 
 
 def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) -> Predicted:
-    """Read all predictions, an experiment at a time.
+    """Read all predictions, one block at a time, and count.
 
     Args:
-        readers: What reads them, for each run that has them.
+        readers: A function that reads the predictions of a run, for each run that has them.
         methods: In the order of the study.
         baseline: One of the methods.
 
     Raises:
-        UsageError: If a file is none of predictions of classes, or runs of an experiment were evaluated
-            on other rows.
+        UsageError: If a file has no class predictions, or runs of a block were evaluated on different rows.
     """
-    counts = _Counts()
+    transitions, flows, near, calibration = [], [], [], []
+    histograms: dict[tuple[str, int], pd.Series] = {}
+    reliability: dict[tuple[str, str], pd.DataFrame] = {}
     for key, sets, base in _runs(readers, methods, baseline):
+        run: dict[str, Any] = {"task": key.task, "method": key.method, "seed": key.seed}
         try:
-            counts.add(key, sets, base)
+            for name, one in sets.items():
+                for sixth, counts in _histograms(one):
+                    histograms[key.method, sixth] = counts + histograms.get((key.method, sixth), 0)
+                if len(one.steps) > 1:
+                    transitions.append(transition_table(one).reset_index().assign(**run, set=name))
+                    flow, start = flow_table(one), one.steps[start_of(one)] / one.steps[-1]
+                    pairs = {f"{before}_{after}": flow.loc[before, after] for before in COHORTS for after in COHORTS}
+                    flows.append({**run, "set": name, "start": start, **pairs})
+            near += [] if base is None else [{**run, **counts} for counts in _near_rows(sets, base)]
+            scores, tables = _calibration(sets)
         except UsageError as error:
             raise UsageError(f"{key}: {error}") from error
-    return counts.tables()
-
-
-class _Counts:
-    """What is kept of the runs that were read so far."""
-
-    def __init__(self) -> None:
-        self.transitions: list[pd.DataFrame] = []
-        self.flows: list[dict[str, Any]] = []
-        self.moves: list[dict[str, Any]] = []
-        self.histograms: dict[tuple[str, int], pd.Series] = {}
-        self.calibration: list[pd.DataFrame] = []
-        self.reliability: dict[tuple[str, str], pd.DataFrame] = {}
-
-    def add(self, key: RunKey, sets: Mapping[str, Predictions], base: Mapping[str, Predictions] | None) -> None:
-        for name, seen in sets.items():
-            self._add_histograms(key.method, seen)
-            if len(seen.steps) > 1:
-                place = {**_columns(key), "set": name}
-                self.transitions.append(transition_table(seen).reset_index().assign(**place))
-                self.flows.append({**place, **_flow(seen)})
-        self.moves += [] if base is None else _moves(key, sets, base)
-        self._add_calibration(key, sets)
-
-    def _add_histograms(self, method: str, seen: Predictions) -> None:
-        """Add those of the points that are nearest to the sixths of the training, each once."""
-        table, places = histogram_table(seen), SIXTHS * seen.steps / max(1, seen.steps[-1])
-        for sixth in range(SIXTHS + 1):
-            nearest = int(np.abs(places - sixth).argmin())
-            if abs(places[nearest] - sixth) < 0.5:
-                self.histograms[method, sixth] = table.iloc[nearest] + self.histograms.get((method, sixth), 0)
-
-    def _add_calibration(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
-        calibrated = run_calibration(sets)
-        if calibrated is None:
-            return
-        self.calibration.append(calibrated[0].rename_axis("when").reset_index().assign(**_columns(key)))
-        for when, table in calibrated[1].items():
-            place = when, key.method
-            self.reliability[place] = add_reliability(table, self.reliability.get(place))
-
-    def tables(self) -> Predicted:
-        histograms = pd.DataFrame(self.histograms).T.rename_axis(["method", "sixth"])
-        return Predicted(
-            _stacked(self.transitions),
-            pd.DataFrame(self.flows),
-            pd.DataFrame(self.moves),
-            histograms.sort_index(level="sixth", kind="stable"),
-            _stacked(self.calibration),
-            self.reliability,
-        )
-
-
-def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        calibration += [scores.assign(**run)] if tables else []
+        for when, table in tables.items():
+            total = reliability.get((when, key.method))
+            reliability[when, key.method] = table if total is None else _sum_of_bins(table, total)
+    table = pd.DataFrame(histograms).T.rename_axis(["method", "sixth"])
+    return Predicted(
+        pd.concat(transitions, ignore_index=True) if transitions else pd.DataFrame(),
+        pd.DataFrame(flows),
+        pd.DataFrame(near),
+        table.sort_index(level="sixth", kind="stable"),
+        pd.concat(calibration, ignore_index=True) if calibration else pd.DataFrame(),
+        reliability,
+    )
 
 
 def _runs(
     readers: Readers, methods: Sequence[str], baseline: str
 ) -> Iterator[tuple[RunKey, Mapping[str, Predictions], Mapping[str, Predictions] | None]]:
-    """Each run with what it said, and what the baseline said in the same experiment, where that is another run."""
+    """Each run's predictions with those of the baseline run of the same block, if that is another run."""
     for task, seed in dict.fromkeys((key.task, key.seed) for key in readers):
         base = None
         for method in sorted(methods, key=lambda name: name != baseline):
@@ -144,44 +112,69 @@ def _runs(
                 base = sets if method == baseline else base
 
 
-def _columns(key: RunKey) -> dict[str, Any]:
-    return {"task": key.task, "method": key.method, "seed": key.seed}
+def _histograms(one: Predictions) -> Iterator[tuple[int, pd.Series]]:
+    """The histograms nearest to the sixths of the training, each once."""
+    table, times = histogram_table(one), SIXTHS * one.steps / max(1, one.steps[-1])
+    for sixth in range(SIXTHS + 1):
+        nearest = int(np.abs(times - sixth).argmin())
+        if abs(times[nearest] - sixth) < 0.5:
+            yield sixth, table.iloc[nearest]
 
 
-def _flow(seen: Predictions) -> dict[str, Any]:
-    flow = flow_table(seen)
-    counts = {f"{before}_{after}": flow.loc[before, after] for before in COHORTS for after in COHORTS}
-    return {"start": seen.steps[start_of(seen)] / seen.steps[-1], **counts}
-
-
-def _moves(key: RunKey, sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> list[dict[str, Any]]:
-    """What became of the rows near the boundary, over the evaluation sets of which both runs have a start."""
-    _check_rows(sets, base)
-    names = [name for name, seen in sets.items() if min(len(seen.steps), len(base[name].steps)) > 1]
+def _near_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> list[dict[str, Any]]:
+    """Rows near the boundary at the start, over the evaluation sets in which both runs have one."""
+    if set(sets) != set(base) or not all(np.array_equal(one.labels, base[name].labels) for name, one in sets.items()):
+        raise UsageError(
+            "Expected all runs of a task and seed to be evaluated on the same rows, but these differ from the "
+            "baseline's. Delete the runs and repeat them."
+        )
+    names = [name for name, one in sets.items() if min(len(one.steps), len(base[name].steps)) > 1]
     if not names:
         return []
-    (near, right), (base_near, base_right) = (_near(run, names) for run in (sets, base))
-    both = near & base_near
-    found = []
-    for whose, rows, base_rows in zip(WHOSE, (both, near, base_near), (both, base_near, base_near), strict=True):
-        counts = {"rows": rows.sum(), "right": (rows & right).sum()}
-        counts |= {"base_rows": base_rows.sum(), "base_right": (base_rows & base_right).sum()}
-        found.append({**_columns(key), "whose": whose, **counts})
-    return found
-
-
-def _near(sets: Mapping[str, Predictions], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are near the boundary at the start, and which are right at the end, shapes (rows of all sets,)."""
-    near = [cohorts_of(sets[name])[start_of(sets[name])] == NEAR for name in names]
-    return np.concatenate(near), np.concatenate([sets[name].right[-1] for name in names])
-
-
-def _check_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> None:
-    """Refuse to compare other rows: neither order nor number may differ."""
-    if set(sets) != set(base) or not all(
-        np.array_equal(seen.labels, base[name].labels) for name, seen in sets.items()
-    ):
-        raise UsageError(
-            "Expected all runs of a task and seed to be evaluated on the same rows, but these are others than the "
-            "baseline's. Have the runs done again."
+    (near, correct), (base_near, base_correct) = (
+        (
+            np.concatenate([cohorts_of(run[name])[start_of(run[name])] == COHORTS.index("near") for name in names]),
+            np.concatenate([run[name].correct[-1] for name in names]),
         )
+        for run in (sets, base)
+    )
+    both = near & base_near
+    selections = zip(NEAR_FOR, (both, near, base_near), (both, base_near, base_near), strict=True)
+    return [
+        {
+            "near_for": who,
+            "rows": rows.sum(),
+            "correct": (rows & correct).sum(),
+            "base_rows": base_rows.sum(),
+            "base_correct": (base_rows & base_correct).sum(),
+        }
+        for who, rows, base_rows in selections
+    ]
+
+
+def _calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Calibration of a run at its end, on the rows of all its evaluation sets; nothing if a logit is not finite.
+
+    Returns:
+        `calibration_table` with a column ``when``, and for each of `WHEN` the `reliability_table` indexed by bin.
+    """
+    classes = sorted({one.logits.shape[1] for one in sets.values()})
+    if len(classes) > 1:
+        raise UsageError(f"Expected logits of the same classes on all evaluation sets, but got {classes}.")
+    logits = np.concatenate([one.logits for one in sets.values()])
+    labels = np.concatenate([one.labels for one in sets.values()])
+    if not np.isfinite(logits).all():
+        return pd.DataFrame(), {}
+    scaled = temperature_scaled(logits, labels)
+    tables = {}
+    for when, values in zip(WHEN, (logits, scaled[0]), strict=True):
+        table = reliability_table(values, labels, bins=BINS)
+        tables[when] = table.set_index(np.searchsorted(np.arange(1, BINS) / BINS, table["confidence"]))
+    return score_table(logits, scaled, labels, bins=BINS).rename_axis("when").reset_index(), tables
+
+
+def _sum_of_bins(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The reliability table of the rows of two, bin by bin."""
+    first, second = (table.mul(table["rows"], axis=0).assign(rows=table["rows"]) for table in (one, other))
+    both = first.add(second, fill_value=0)
+    return both.div(both["rows"], axis=0).assign(rows=both["rows"].astype(int))

@@ -1,1 +1,1 @@
-"""The command ``elmix``, a file a command."""
+"""The program ``elmix`` (one file per command), and the commands that other programs share with it."""

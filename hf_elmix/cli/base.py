@@ -1,59 +1,179 @@
-"""What the command lines have in common: a user's mistake is one line on standard error, and exit code 2."""
+"""What the command lines share: commands, one-line errors, suggestions for typing errors, exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
+import shlex
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError
 
-__all__ = ["EXIT_FAILED", "OneLineParser", "exit_code"]
+__all__ = ["EXIT_FAILED", "Command", "OneLineParser", "exit_code", "make_parser", "run_program", "whole_number"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command of a program.
+
+    Attributes:
+        run: Runs the command on the parsed arguments and returns the exit code. Its docstring is the command's help.
+            It imports what it needs, so that help and errors show at once. Besides the command's arguments it gets
+            ``typed`` (the command line) and ``rest`` (arguments that the parser does not know).
+        add_arguments: Adds the command's arguments to a parser; None if the command parses ``rest`` by itself.
+        extra: The extra of this package that the command needs.
+        interrupted: What to say after Ctrl-C.
+        takes_rest: Whether `run` handles arguments that the parser does not know.
+    """
+
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    extra: str = "glue"
+    interrupted: str = ""
+    takes_rest: bool = False
+
+
+class _Help(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description, and shows the default of each argument after its help."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if "default:" in text or isinstance(default, bool | None) or default in ([], argparse.SUPPRESS):
+            return text
+        return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, list | tuple) else default})"
+
+
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, where argparse would show all flags first."""
+    """A parser whose errors are one line, without a list of all flags, and suggest what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print.
-
-        Args:
-            message: What is wrong.
+        """Raise the message as an error.
 
         Raises:
             UsageError: Always.
         """
         raise UsageError(f"{message}. See {self.prog} --help.")
 
+    def refuse(self, word: str) -> NoReturn:
+        """Refuse an argument that the command does not have.
 
-def exit_code(prog: str, command: Callable[[], int], *, extra: str, stopped: str = "") -> int:
-    """Run a command and say in one line what ended it before its time.
+        Raises:
+            UsageError: Always.
+        """
+        hint = _hint(word.split("=")[0], self._option_string_actions)
+        raise UsageError(f"Unknown argument {word!r}.{hint} See {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            choices = list(map(str, action.choices))
+            hint = _hint(str(value), choices)
+            raise UsageError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}.{hint}")
+
+
+def make_parser(prog: str, description: str, commands: Mapping[str, Command]) -> OneLineParser:
+    """Make the parser of a program.
 
     Args:
-        prog: Name of the program, which the line starts with.
-        command: What is run; returns its exit code.
-        extra: The extra of this package that the command needs, for when a module is missing.
-        stopped: What to know after Ctrl-C.
+        prog: Name of the program.
+        description: What the program does.
+        commands: Its commands by name.
+    """
+    parser = OneLineParser(prog=prog, description=description)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in commands.items():
+        about = inspect.cleandoc(command.run.__doc__ or "")
+        summary = about.partition("\n")[0].rstrip(".")
+        shown: dict[str, Any] = {"help": summary, "description": about, "formatter_class": _Help}
+        sub = subparsers.add_parser(name, allow_abbrev=False, **shown)
+        sub.set_defaults(command=command, parser=sub)
+        if command.add_arguments is not None:
+            command.add_arguments(sub)
+    return parser
+
+
+def run_program(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
+    """Run the command that a command line names.
+
+    Args:
+        prog: Name of the program.
+        description: What the program does.
+        commands: Its commands by name.
+        argv: The words after the program's name; by default those of this process.
 
     Returns:
-        The command's exit code; 2 after a mistake of the user's, 1 after an error of the system, 130 after Ctrl-C.
+        The exit code (see `exit_code`).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = commands.get(words[0]) if words else None
+
+    def run() -> int:
+        if command is not None and command.add_arguments is None:
+            return command.run(argparse.Namespace(rest=words[1:]))
+        args, rest = make_parser(prog, description, commands).parse_known_args(words)
+        if rest and not args.command.takes_rest:
+            args.parser.refuse(rest[0])
+        args.rest, args.typed = rest, shlex.join([prog, *words])
+        return args.command.run(args)
+
+    if command is None:
+        return exit_code(prog, run)
+    return exit_code(prog, run, extra=command.extra, interrupted=command.interrupted)
+
+
+def exit_code(prog: str, run: Callable[[], int], *, extra: str = "glue", interrupted: str = "") -> int:
+    """Run a command, and say in one line what stopped it.
+
+    Args:
+        prog: Name of the program, with which the line begins.
+        run: Runs the command and returns its exit code.
+        extra: The extra of this package that the command needs, for the message about a missing module.
+        interrupted: What to say after Ctrl-C.
+
+    Returns:
+        The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
     try:
-        return command()
+        return run()
     except UsageError as error:
-        return _said(f"{prog}: {error}", EXIT_USAGE)
+        message, code = f"{prog}: {error}", EXIT_USAGE
     except ModuleNotFoundError as error:
         name = "ray" if error.name == "ray" else extra
-        return _said(f"{prog}: {error}. It comes with: pip install 'hf-elmix[{name}]'", EXIT_USAGE)
-    except OSError as error:  # a disk that is full, a folder that is not ours: its own words say it
-        return _said(f"{prog}: {error}", EXIT_FAILED)
+        message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{name}]'", EXIT_USAGE
+    except OSError as error:  # such as a full disk or a missing permission: its own message is clear
+        message, code = f"{prog}: {error}", EXIT_FAILED
     except KeyboardInterrupt:
-        return _said(f"\n{prog}: stopped. {stopped}".rstrip(), EXIT_INTERRUPTED)
-
-
-def _said(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
+        message, code = f"\n{prog}: stopped. {interrupted}".rstrip(), EXIT_INTERRUPTED
+    print(message, file=sys.stderr)
     return code
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers in a range.
+
+    Args:
+        least: The smallest number.
+        most: The largest number, if there is one.
+    """
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdigit() or int(text) < least or (most is not None and int(text) > most):
+            end = "or more" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}, but got {text!r}")
+        return int(text)
+
+    return number
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,7 +1,7 @@
-"""Instruments that show what training does: the gradient of a loss, escaping efficiency, sharpness, calibration.
+"""Diagnostics of training: gradients of losses, escaping efficiency, sharpness, calibration, cohorts of rows.
 
-Names are imported when they are first used: some need PyTorch, some what the extra ``report`` brings. `escape`, which
-is named as its module is, is imported from there.
+Names are imported on first use, as some need PyTorch and others the extra ``report``. Import the function `escape`
+from the module of the same name.
 """
 
 import lazy_loader

@@ -5,10 +5,10 @@ from .calibration import (
     reliability_table,
     temperature_scaled,
 )
-from .cohort_plots import plot_flow, plot_histograms
+from .cohort_plots import plot_ridgeline, plot_sankey
 from .escape import EscapeResult, plot_escape
 from .gradients import gradient_at_label, gradient_peak, plot_gradients
-from .sharpness import top_eigenvalues
+from .hessian import top_eigenvalues
 
 __all__ = [
     "EscapeResult",
@@ -17,10 +17,10 @@ __all__ = [
     "gradient_at_label",
     "gradient_peak",
     "plot_escape",
-    "plot_flow",
     "plot_gradients",
-    "plot_histograms",
     "plot_reliability",
+    "plot_ridgeline",
+    "plot_sankey",
     "reliability_table",
     "temperature_scaled",
     "top_eigenvalues",

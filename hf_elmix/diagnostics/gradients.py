@@ -1,6 +1,6 @@
-"""Which samples a loss works on: the size of its gradient over the probability of the true label (Fig. 1).
+"""Which samples a loss emphasises: the size of its gradient against the probability of the true label (Fig. 1).
 
-The gradient is that in the logit of the true label, and comes from differentiating the loss itself in float64. For the
+The gradient is with respect to the logit of the true label, computed by differentiating the loss in float64. For the
 mixed loss it is ``(1 - p)(alpha + beta p)`` (Eq. 13), largest at the focus (Eq. 14).
 """
 
@@ -27,54 +27,61 @@ __all__ = ["AnyLoss", "gradient_at_label", "gradient_peak", "plot_gradients"]
 AnyLoss = Loss | Schedule | Callable[..., torch.Tensor] | tuple[float, float] | float | str
 """What `parse_loss` reads, or the weights (alpha, beta) of a mixed loss."""
 
-RANGE = 12.0  # of the log odds of the true label: they are even, so that curves are drawn finely near 0 and 1
+RANGE = 12.0  # of the log odds of the true label, which are evenly spaced to resolve probabilities near 0 and 1
 POINTS = 601
 NO_GRADIENT = {
-    MaxMahalanobis: "it is a distance of features, and its prediction the nearest centre",
-    ComplementEntropy: "it is a procedure of two steps, and its own acts on the other labels",
+    MaxMahalanobis: "it is a distance between features, and the prediction is the nearest centre",
+    ComplementEntropy: "it alternates two steps, and its own step acts on the other labels",
 }
 
 
 def gradient_at_label(loss: AnyLoss, p: ArrayLike, classes: int = 2) -> np.ndarray:
-    """Size of the gradient in the logit of the true label, ``|dL / dq_y|``, where that label has the probability `p`.
+    """Compute ``|dL / dq_y|``, the size of the gradient with respect to the logit of the true label.
 
-    It is multiplied by the factor on the learning rate, if the loss has one, as that is what a step is made of.
+    If the loss scales the learning rate, the gradient is scaled too, since an optimizer step uses the product.
 
     Args:
         loss: Text such as ``"focal:gamma=2"``, a focus, weights (alpha, beta), or anything else that `parse_loss`
-            reads. One that changes over training is taken as in its first phase.
+            reads. A loss that changes over training is taken as in its first phase.
         p: Probabilities of the true label, in (0, 1), of any shape.
-        classes: C, 2 or more. The rest of the probability is spread evenly over the other classes, which matters to
-            losses that look at more than the probability of the true label.
+        classes: C, 2 or more. The remaining probability is spread evenly over the other classes, which matters for
+            losses that depend on more than the probability of the true label.
 
     Returns:
-        The shape of `p`, in float64.
+        Sizes of the shape of `p`, in float64.
 
     Raises:
-        UsageError: If the loss has no such gradient, or an argument is outside its range.
+        UsageError: If the loss has no such gradient, or an argument is out of range.
     """
-    now, p = _schedule(loss).at(0, 1), np.asarray(p, dtype=np.float64)
+    first, p = _schedule(loss).at(0, 1), np.asarray(p, dtype=np.float64)
     if not ((p > 0) & (p < 1)).all():
-        raise UsageError(f"Expected probabilities above 0 and below 1, as a softmax has them, but got {p}.")
+        raise UsageError(f"Expected probabilities above 0 and below 1, like those of a softmax, but got {p}.")
     if classes < 2:
         raise UsageError(f"Expected two classes or more, but got {classes}.")
-    logit = np.log(p) - np.log1p(-p) + math.log(classes - 1)
-    return _gradient(now, logit.reshape(-1), classes).reshape(p.shape)
+    logits = torch.zeros(p.size, classes, dtype=torch.float64)
+    logits[:, 0] = torch.from_numpy((np.log(p) - np.log1p(-p) + math.log(classes - 1)).reshape(-1))
+    logits.requires_grad_()
+    try:
+        total = first(logits, torch.zeros(p.size, dtype=torch.long), reduction="sum")
+        (gradient,) = torch.autograd.grad(total, logits)
+    except Exception as error:  # a custom function can raise anything, or return what has no gradient
+        raise UsageError(f"Cannot differentiate the loss {str(first)!r}: {in_one_line(error)}") from error
+    return (gradient[:, 0].abs().numpy() * first.learning_rate_factor).reshape(p.shape)
 
 
 def gradient_peak(loss: AnyLoss, classes: int = 2) -> tuple[float, float]:
-    """Where the gradient of `gradient_at_label` is largest, the focus of any loss, and how large it is there.
+    """Find where the gradient of `gradient_at_label` is largest, which is the focus of any loss.
 
     Args:
-        loss: As there.
-        classes: As there.
+        loss: As in `gradient_at_label`.
+        classes: As in `gradient_at_label`.
 
     Returns:
-        Probability of the true label and size. Probabilities from 6e-6 to 1 - 6e-6 are looked at, so that a gradient
-        which grows towards 0, as that of cross entropy, has its peak at 6e-6.
+        The probability of the true label and the size of the gradient there. The search covers 6e-6 to 1 - 6e-6, so
+        that a gradient that grows towards 0, such as that of cross entropy, has its peak at 6e-6.
 
     Raises:
-        UsageError: If the loss has no such gradient, or an argument is outside its range.
+        UsageError: If the loss has no such gradient, or an argument is out of range.
     """
     p = _probabilities()
     for _ in range(3):  # each time on a finer grid around the largest
@@ -86,19 +93,19 @@ def gradient_peak(loss: AnyLoss, classes: int = 2) -> tuple[float, float]:
 
 
 def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes: int = 2) -> Axes:
-    """Draw the gradients of losses at the true label (Fig. 1), with a marker where each is largest: its focus.
+    """Draw the gradients of losses at the true label (Fig. 1), with a marker at the peak of each: its focus.
 
     Args:
-        losses: As in `gradient_at_label`. One that changes over training has a curve for each of its phases. Curves
-            that are the same are drawn once.
-        ax: Where to draw; the current axis if left out.
+        losses: As in `gradient_at_label`. A loss that changes over training has a curve for each of its phases. Equal
+            curves are drawn once.
+        ax: Axis to draw on; by default the current one.
         classes: As in `gradient_at_label`.
 
     Returns:
         The axis.
 
     Raises:
-        UsageError: If a loss has no such gradient, or an argument is outside its range.
+        UsageError: If a loss has no such gradient, or an argument is out of range.
     """
     import matplotlib.pyplot as plt
 
@@ -121,14 +128,14 @@ def _schedule(loss: AnyLoss) -> Schedule:
     for kind, reason in NO_GRADIENT.items():
         if isinstance(schedule.at(0, 1), kind):
             raise UsageError(
-                f"The loss {str(schedule)!r} has no gradient at the true label that its probability decides: "
+                f"The gradient of the loss {str(schedule)!r} is not a function of the probability of the true label: "
                 f"{reason}. Leave it out."
             )
     return schedule
 
 
 def _label(loss: Loss) -> str:
-    """What a curve is called: the focus of a mixed loss, or its weights where they are not those of a focus."""
+    """Name a curve by the focus of a mixed loss, or by its weights if they have none."""
     mixing = mixing_of(str(loss))
     if mixing is None or mixing == "ce":
         return str(loss)
@@ -138,16 +145,3 @@ def _label(loss: Loss) -> str:
 
 def _probabilities() -> np.ndarray:
     return 1 / (1 + np.exp(-np.linspace(-RANGE, RANGE, POINTS)))
-
-
-def _gradient(loss: Loss, logit: np.ndarray, classes: int) -> np.ndarray:
-    """Of each sample in the logit of its label, which is the first; the other logits are 0."""
-    logits = torch.zeros(len(logit), classes, dtype=torch.float64)
-    logits[:, 0] = torch.from_numpy(logit)
-    logits.requires_grad_()
-    try:
-        total = loss(logits, torch.zeros(len(logit), dtype=torch.long), reduction="sum")
-        (gradient,) = torch.autograd.grad(total, logits)
-    except Exception as error:  # a function of the user's can raise anything, or give what has no gradient
-        raise UsageError(f"Cannot differentiate the loss {str(loss)!r}: {in_one_line(error)}") from error
-    return gradient[:, 0].abs().numpy() * loss.learning_rate_factor

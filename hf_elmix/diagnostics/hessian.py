@@ -1,8 +1,8 @@
-"""Slopes and curvature of losses in a model's weights, over all rows of a data loader and batch by batch.
+"""Gradients and Hessians of losses in a model's weights over all rows of a data loader, and the largest eigenvalues.
 
-Products with a Hessian are derivatives of gradients, both in reverse mode (``torch.func``). What is cheaper in memory,
-to differentiate forward-mode derivatives, gives wrong numbers for layer normalisation in PyTorch 2.13, and no error
-(github.com/pytorch/pytorch/issues/196700). Fused attention has no second derivatives; it is left out meanwhile.
+Hessian-vector products are derivatives of gradients, both in reverse mode (``torch.func``). Forward-over-reverse would
+need less memory, but PyTorch 2.13 computes it incorrectly for layer normalisation, without an error
+(github.com/pytorch/pytorch/issues/196700). Fused attention has no second derivatives and is switched off meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,22 +24,24 @@ from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import RescaledCrossEntropy
-from hf_elmix.predictions.rows import check_rows, evaluating, labelled
+from hf_elmix.predictions.predict import evaluation_mode, split_labels
+from hf_elmix.predictions.records import check_class_labels
 from hf_elmix.training.model_support import base_model, check_class_logits, logits_of
 
-__all__ = ["Surface", "constant_losses"]
+__all__ = ["Eigenvalue", "LossSurface", "constant_losses", "top_eigenvalues"]
 
-SAME = 1e-3  # share by which a mean loss may differ from pass to pass; float32 takes a thousandth of it
+SAME = 1e-3  # relative difference of a mean loss between passes that is tolerated; float32 needs a thousandth of it
+PRECISION = 1e-3  # error, relative to the largest eigenvalue, at which iterations stop
 
 
 def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
-    """Losses that do not change over training: of a schedule, that of each phase.
+    """List losses that do not change over training: each phase of a schedule by itself, each once.
 
     Args:
-        losses: Spellings, or losses.
+        losses: Losses, or their texts.
 
     Raises:
-        UsageError: If one of them is none, or no function of logits and labels alone.
+        UsageError: If one is not a loss, or more than a function of logits and labels.
     """
     found: list[Loss] = []
     for given in losses:
@@ -52,44 +55,106 @@ def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
     return list(dict.fromkeys(found))
 
 
-class Surface:
-    """Losses as functions of a model's weights, each the mean over the rows of a loader.
+@dataclass(frozen=True)
+class Eigenvalue:
+    """An eigenvalue of a Hessian, as far as it has converged.
 
-    Only weights with ``requires_grad`` count, and dropout is off. The loader is read anew in each pass, and may bring
-    its rows in another order then, but must bring the same.
+    Attributes:
+        value: The Ritz value.
+        error: Norm of its residual: a true eigenvalue is at most this far from the value.
+    """
+
+    value: float
+    error: float
+
+
+def top_eigenvalues(
+    model: nn.Module,
+    loader: Iterable[Mapping[str, Any]],
+    loss: str | Loss = "ce",
+    count: int = 3,
+    *,
+    steps: int = 30,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Eigenvalue]:
+    """Compute the largest eigenvalues of a loss's Hessian (its sharpness), by Lanczos with full reorthogonalisation.
+
+    Each iteration takes one Hessian-vector product over the whole loader and one more vector as large as the weights,
+    `steps` + 3 of them at most. A multiple eigenvalue is found once.
 
     Args:
-        model: Gives class logits (N, C); in float32 or float64.
-        loader: Batches are dictionaries of what the model takes, and ``labels``.
+        model: As in `hf_elmix.diagnostics.escape.escape`.
+        loader: As there.
+        loss: A loss, or its text.
+        count: Number of eigenvalues.
+        steps: Iterations at most; they stop early if the error of all values is below a thousandth of the largest one.
+        seed: Of the first vector.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        The eigenvalues in descending order; fewer than `count` if the Hessian has fewer distinct ones.
+
+    Raises:
+        UsageError: As for `hf_elmix.diagnostics.escape.escape`.
+    """
+    if not 1 <= count <= steps:
+        raise UsageError(f"Expected count to be from 1 to steps={steps}, but got {count}.")
+    losses = constant_losses([loss])
+    if len(losses) > 1:
+        raise UsageError(f"Expected one loss, but {str(loss)!r} has several phases: {', '.join(map(str, losses))}.")
+    surface = LossSurface(model, loader, losses)
+    with surface.prepared("Lanczos", steps + 1, progress):
+        return _lanczos(surface, count, min(steps, len(surface.weights)), seed)
+
+
+class LossSurface:
+    """Losses as functions of a model's weights, each the mean over the rows of a loader.
+
+    Only weights with ``requires_grad`` count, and dropout is off. The loader is read again in each pass. The order of
+    the rows may change between passes, but the rows must not.
+
+    Args:
+        model: Returns class logits (N, C), in float32 or float64.
+        loader: Batches are dictionaries of model inputs and ``labels``.
         losses: The losses.
 
     Raises:
-        UsageError: If the model has another head, other numbers, or nothing to differentiate in.
+        UsageError: If the model has another head, another data type or no trainable weights.
 
     Attributes:
         weights: All weights in one vector (P,).
-        rows: How many rows the loader has; known once it is `opened`.
-        means: The mean of each loss over them.
-        top: The largest probability of a true label among them.
+        rows: Number of rows of the loader; known inside `prepared`, like the next two.
+        means: Mean of each loss over the rows.
+        max_p: Largest probability of a true label.
     """
 
     def __init__(self, model: nn.Module, loader: Iterable[Mapping[str, Any]], losses: Sequence[Loss]) -> None:
         self.model, self.loader, self.losses = model, loader, losses
         check_class_logits(base_model(model), [])
         parts = {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
-        _check_weights(parts)
+        if not parts:
+            raise UsageError("Expected a model with trainable weights. Call model.requires_grad_(True).")
+        kinds = sorted({f"{part.dtype} on {part.device}" for part in parts.values()})
+        if len(kinds) > 1 or next(iter(parts.values())).dtype not in (torch.float32, torch.float64):
+            raise UsageError(
+                f"Expected weights in float32 on one device, but got {', '.join(kinds)}: second derivatives need the "
+                "precision. Call model.float()."
+            )
         self._shapes = {name: part.shape for name, part in parts.items()}
         self.weights = torch.cat([part.flatten() for part in parts.values()])
-        self.rows, self.means, self.top = 0, [0.0], 0.0
+        self.rows, self.means, self.max_p = 0, [0.0], 0.0
 
     @contextmanager
-    def opened(self, title: str, passes: int, progress: bool = True) -> Iterator[None]:
-        """Ready for derivatives: the model in evaluation mode, as it was afterwards; random numbers, too.
+    def prepared(self, title: str, passes: int, progress: bool = True) -> Iterator[None]:
+        """Prepare for derivatives and restore the mode of the model and the random state afterwards.
+
+        A first pass counts the rows and averages the losses.
 
         Args:
             title: Of the progress bar.
-            passes: Passes over the loader that there will be, this one included.
-            progress: Whether to show it, if standard error is a terminal.
+            passes: Total number of passes over the loader, including the first.
+            progress: Show the bar if standard error is a terminal.
 
         Raises:
             UsageError: If there are no rows, or some without a class.
@@ -97,54 +162,75 @@ class Surface:
         devices = [self.weights.device] if self.weights.is_cuda else []
         length = len(self.loader) if isinstance(self.loader, Sized) else None
         bar = tqdm(total=length and passes * length, desc=title, unit="batch", disable=None if progress else True)
-        quiet = torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), torch.no_grad()
-        with bar as self._bar, evaluating(self.model), quiet[0], quiet[1], quiet[2]:
-            self._survey()
+        no_fused = sdpa_kernel(SDPBackend.MATH)
+        with bar as self._bar, evaluation_mode(self.model), torch.random.fork_rng(devices), no_fused, torch.no_grad():
+            self.rows, self.max_p, rows, ce = 0, 0.0, 0, parse_loss("ce").at(0, 1)
+            sums = torch.zeros(len(self.losses), dtype=torch.float64)
+            for inputs, labels in self._batches():
+                logits = self._logits(inputs, self.weights)
+                check_class_labels(labels.cpu().numpy(), logits.shape)
+                rows += len(labels)
+                row_losses = [loss(logits, labels, reduction="none") for loss in self.losses]
+                sums += torch.stack([part.double().sum().cpu() for part in row_losses])
+                self.max_p = max(self.max_p, float((-ce(logits, labels, reduction="none")).exp().max()))
+            if not rows:
+                raise UsageError("Expected a loader with rows, but it gave none.")
+            self.rows, self.means = rows, (sums / rows).tolist()
             yield
 
     def gradients(self, factors: Tensor) -> list[Tensor]:
-        """The mean over rows of a factor times the row's gradient, (P,) for each loss.
+        """Compute the mean over rows of a factor times the row's gradient, (P,) for each loss.
 
         Args:
             factors: Shape (rows,).
+
+        Raises:
+            UsageError: If the rows differ from those of the first pass.
         """
         totals = [torch.zeros_like(self.weights) for _ in self.losses]
-        place, mean = 0, 0.0
-        for inputs, labels in self._batches():
-            part = factors[place : place + len(labels)].to(self.weights) / self.rows
-            place += len(labels)
-            values, pull, *_ = vjp(lambda weights, batch=(inputs, labels): self._values(weights, *batch), self.weights)
+        done, mean = 0, 0.0
+        for batch in self._batches():
+            part = factors[done : done + len(batch[1])].to(self.weights) / self.rows
+            done += len(batch[1])
+            values, pull, *_ = vjp(lambda weights, batch=batch: self._row_losses(weights, *batch), self.weights)
             mean += float(values[0].double().sum()) / self.rows
             for total, one in zip(totals, torch.eye(len(self.losses)).to(part), strict=True):
                 total += pull(one[:, None] * part)[0]
-        self._check_same(mean)
+        if not math.isclose(mean, self.means[0], rel_tol=SAME, abs_tol=1e-5):
+            raise UsageError(
+                f"Expected the same rows in each pass, but the mean of {self.losses[0]} changed from "
+                f"{self.means[0]:.6g} to {mean:.6g}. Use no random augmentation, no drop_last with shuffled rows, and "
+                "no model that draws random numbers."
+            )
         return totals
 
-    def products(self, directions: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
-        """The product of each loss's Hessian with a direction of its own.
+    def hessian_vector_products(self, vectors: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+        """Multiply the Hessian of each loss by a vector.
 
         Args:
-            directions: Shape (P,) for each loss.
+            vectors: Shape (P,), one for each loss.
 
         Returns:
-            For each loss the product, (P,), and the mean square of the rows' derivatives along the direction.
+            For each loss the product, (P,), and the mean square of the rows' derivatives along the vector.
 
         Raises:
-            UsageError: If the model has an operation without second derivatives.
+            UsageError: If the model has an operation without second derivatives, or the rows change.
         """
         products = [torch.zeros_like(self.weights) for _ in self.losses]
         squares = [0.0 for _ in self.losses]
         for batch in self._batches():
-            for place, (loss, direction) in enumerate(zip(self.losses, directions, strict=True)):
-                product, along = self._bent(loss, batch, direction)
-                products[place] += product / self.rows
-                squares[place] += float(along.double().square().sum()) / self.rows
+            for k, (loss, vector) in enumerate(zip(self.losses, vectors, strict=True)):
+                product, along = self._hessian_vector_product(loss, batch, vector)
+                products[k] += product / self.rows
+                squares[k] += float(along.double().square().sum()) / self.rows
         return list(zip(products, squares, strict=True))
 
-    def _bent(self, loss: Loss, batch: tuple[dict[str, Any], Tensor], direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Along a direction: the derivative of the gradient of the rows' sum, (P,), and that of each row, (N,).
+    def _hessian_vector_product(
+        self, loss: Loss, batch: tuple[dict[str, Any], Tensor], vector: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """For the sum over the rows of a batch, (P,); and the derivative of each row in that direction, (N,).
 
-        The second is the derivative of the first's gradient in a factor that each row is given.
+        The second is the derivative of the same gradient in a factor on each row.
         """
         inputs, labels = batch
 
@@ -153,7 +239,7 @@ class Surface:
 
         try:
             _, pull, *_ = vjp(grad(total), self.weights, self.weights.new_ones(len(labels)))
-            return pull(direction)
+            return pull(vector)
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
@@ -162,7 +248,7 @@ class Surface:
                 "attn_implementation='eager'."
             ) from error
 
-    def _values(self, weights: Tensor, inputs: dict[str, Any], labels: Tensor) -> Tensor:
+    def _row_losses(self, weights: Tensor, inputs: dict[str, Any], labels: Tensor) -> Tensor:
         """Each loss of each row, (losses, N)."""
         logits = self._logits(inputs, weights)
         return torch.stack([loss(logits, labels, reduction="none") for loss in self.losses])
@@ -172,54 +258,41 @@ class Surface:
         named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         return logits_of(functional_call(self.model, named, kwargs=inputs), "labels" in inputs)
 
-    def _survey(self) -> None:
-        """Count the rows and average the losses, of a first pass."""
-        rows, sums = 0, torch.zeros(len(self.losses), dtype=torch.float64)
-        ce = parse_loss("ce").at(0, 1)
-        for inputs, labels in self._read():
-            logits = self._logits(inputs, self.weights)
-            check_rows(logits, labels)
-            rows += len(labels)
-            sums += torch.stack([loss(logits, labels, reduction="none").double().sum().cpu() for loss in self.losses])
-            self.top = max(self.top, float((-ce(logits, labels, reduction="none")).exp().max()))
-        if not rows:
-            raise UsageError("Expected a loader with rows, but it gave none.")
-        self.rows, self.means = rows, (sums / rows).tolist()
-
     def _batches(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """What the loader brings in a further pass, all of which is to be read."""
+        """Read the loader; after the first pass, it must give as many rows again."""
         rows = 0
-        for inputs, labels in self._read():
+        for batch in self.loader:
+            inputs, labels = split_labels(batch, self.model, self.weights.device)
             rows += len(labels)
-            if rows > self.rows:
+            if self.rows and rows > self.rows:
                 break
             yield inputs, labels
-        if rows != self.rows:
+            self._bar.update()
+        if self.rows and rows != self.rows:
             raise UsageError(
-                f"Expected a loader with the same rows in each pass, but it gave {self.rows} and then {rows}: pass a "
+                f"Expected the same rows in each pass, but the loader gave {self.rows} and then {rows}. Pass a "
                 "DataLoader or a list of batches, not an iterator."
             )
 
-    def _check_same(self, mean: float) -> None:
-        if not math.isclose(mean, self.means[0], rel_tol=SAME, abs_tol=1e-5):
-            raise UsageError(
-                f"Expected the same in each pass, but the mean of {self.losses[0]} was {self.means[0]:.6g} and then "
-                f"{mean:.6g}: no random augmentation, no drop_last with shuffled rows, no model that draws at random."
-            )
 
-    def _read(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        for batch in self.loader:
-            yield labelled(batch, self.model, self.weights.device)
-            self._bar.update()
-
-
-def _check_weights(parts: Mapping[str, Tensor]) -> None:
-    if not parts:
-        raise UsageError("Expected a model with weights to differentiate in: model.requires_grad_(True).")
-    kinds = {(part.dtype, str(part.device)) for part in parts.values()}
-    if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
-        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise UsageError(
-            f"Expected weights in float32 on one device, but got {found}: second derivatives need the digits. "
-            "model.float() converts them."
-        )
+def _lanczos(surface: LossSurface, count: int, steps: int, seed: int) -> list[Eigenvalue]:
+    weights = surface.weights
+    basis = weights.new_zeros(steps, len(weights))
+    vector = torch.randn(len(weights), generator=torch.Generator().manual_seed(seed)).to(weights)
+    tridiagonal = torch.zeros(steps, steps, dtype=torch.float64)
+    for step in range(steps):
+        basis[step] = vector / vector.norm()
+        ((vector, _),) = surface.hessian_vector_products([basis[step]])
+        tridiagonal[step, step] = vector @ basis[step]
+        for _ in range(2):  # once is not enough in floating point
+            vector = vector - basis.T @ (basis @ vector)
+        residual = float(vector.norm())
+        values, vectors = torch.linalg.eigh(tridiagonal[: step + 1, : step + 1])
+        errors = residual * vectors[-1].abs()
+        found = [Eigenvalue(*pair) for pair in zip(values.tolist(), errors.tolist(), strict=True)][::-1][:count]
+        converged = len(found) == count and max(one.error for one in found) <= PRECISION * abs(found[0].value)
+        exhausted = residual <= 10 * torch.finfo(basis.dtype).eps * float(tridiagonal.abs().max())
+        if converged or exhausted or step + 1 == steps:
+            break
+        tridiagonal[step, step + 1] = tridiagonal[step + 1, step] = residual
+    return found

@@ -1,1 +1,1 @@
-"""Models and results on the Hugging Face Hub: cards, and publishing."""
+"""Models and study results on the Hugging Face Hub: finding models, writing cards, publishing."""

@@ -1,4 +1,4 @@
-"""Asking the Hugging Face Hub: again where it stumbles, and once for each model."""
+"""Requests to the Hugging Face Hub: retried when they fail, explained when they are refused; models are pinned."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from hf_elmix.errors import UsageError, in_one_line
 
 __all__ = [
-    "OTHERS",
-    "SAFETENSORS",
-    "TEXTS",
     "HTTPError",
     "ModelSource",
     "access_token",
-    "explained",
     "find_model",
-    "may_pass",
+    "hub_errors",
+    "is_temporary",
+    "model_files",
     "with_retries",
 ]
 
 T = TypeVar("T")
 
-WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)  # seconds; at a third of failing requests 8 tries miss once in 15000
+# Seconds between tries. If a third of the requests fail, 8 tries fail together once in about 6,500 requests.
+WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
-# What a model and its tokenizer are read from. Anything else in a folder (logs, other formats) has no influence.
+# The files that a model and its tokenizer are loaded from. Logs, other formats and the like do not matter.
 CONFIG = "config.json"
-TEXTS = (CONFIG, "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
-OTHERS = ("*.model", "bpe.codes")
+TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+OTHER_VOCABULARIES = ("*.model", "bpe.codes")
 SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-CODE = ("*.py",)
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
-# The client's errors without an answer (no connection, a time out) share this class with those that have one.
+# The base class of the client's HTTP errors, which connection errors and timeouts share.
 HTTPError: type[BaseException] = HfHubHTTPError.__mro__[1]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that has been found, pinned: the same files are read wherever and whenever it is loaded.
+    """A model pinned to a commit or to its files, so that every load reads the same bytes.
 
     Attributes:
-        name: Model id on the Hub, or the folder, as it was given.
+        name: Model id on the Hub or folder, as given.
         revision: Commit on the Hub; None for a folder.
-        files: The files it is read from.
-        fingerprint: A hash over their names and contents, equal wherever they lie.
+        files: Names of the files that are loaded.
+        fingerprint: Hash of the names and contents of the files; it does not depend on where they are.
         code: Whether Python code among the files may be run.
     """
 
@@ -66,124 +64,140 @@ class ModelSource:
     code: bool = False
 
     def folder(self) -> Path:
-        """Where the files lie on this machine; those of the Hub are fetched first where they are not in the cache."""
+        """Return the local folder with the files, downloading those that are not in the cache."""
         if self.revision is None:
             return Path(self.name).expanduser()
-        return _fetch(self.name, self.revision, self.files)
+        return _download(self.name, self.revision, self.files)
 
 
 def find_model(name: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
-    """Find a model on the Hub, or in a folder, and pin it.
+    """Find a model on the Hub or in a folder, and pin it.
 
-    Where the Hub cannot be reached, the newest state of the model in the cache is taken.
+    If the Hub cannot be reached, the newest cached version is used.
 
     Args:
         name: Model id or folder.
-        revision: Branch, tag or commit on the Hub; left out, its main branch.
-        code: Take Python code along that the model brings, for it to be run.
+        revision: Branch, tag or commit on the Hub; by default the main branch.
+        code: Include the Python code in the model's repository, so that it can be run.
 
     Raises:
-        OSError: If there is none, or the Hub cannot be reached and the cache has none.
+        OSError: If the model does not exist, or if the Hub cannot be reached and the model is not cached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        files = _chosen((path.name for path in folder.iterdir() if path.is_file()), code)
+        files = model_files((path.name for path in folder.iterdir() if path.is_file()), code=code)
         return ModelSource(name, None, files, _fingerprint(folder, files), code)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"{name} is no folder.")
+        raise FileNotFoundError(f"{name} is not a folder.")
     snapshot = Path(with_retries(partial(hf_hub_download, name, CONFIG, revision=revision))).parent
-    files = _listed(name, snapshot, code)
-    _fetch(name, snapshot.name, files)
+    files = _files_at(name, snapshot, code)
+    _download(name, snapshot.name, files)
     return ModelSource(name, snapshot.name, files, _fingerprint(snapshot, files), code)
 
 
-def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
-    """Call again, after a while, what failed for a reason that may pass.
+def model_files(names: Iterable[str], *, code: bool = False, pickles: bool = True) -> tuple[str, ...]:
+    """Select the files that a model and its tokenizer are loaded from.
 
     Args:
-        call: What is called.
-        waits: Seconds to wait after each failure; there is one call more than these.
+        names: Names of all files.
+        code: Include Python code.
+        pickles: Use pickled weights if there are no safetensors.
+    """
+    top_level = sorted(name for name in names if "/" not in name)
+
+    def matching(*patterns: str) -> list[str]:
+        return [name for name in top_level if any(fnmatch(name, pattern) for pattern in patterns)]
+
+    weights = matching(*SAFETENSORS) or (matching(*PICKLES) if pickles else [])
+    return (*matching(CONFIG, *TOKENIZER, *OTHER_VOCABULARIES, *(("*.py",) if code else ())), *weights)
+
+
+def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
+    """Call a function, and call it again after a pause if it fails for a temporary reason.
+
+    Args:
+        call: The function.
+        waits: Seconds to wait after each failure; the function is called at most once more than their number.
 
     Returns:
-        What the call returns.
+        What the function returns.
 
     Raises:
-        Exception: What the last call raised, or the first one for a reason that does not pass.
+        Exception: The first error that is not temporary, or the error of the last call.
     """
     for seconds in waits:
         try:
             return call()
         except Exception as error:
-            if not may_pass(error):
+            if not is_temporary(error):
                 raise
         time.sleep(seconds)
     return call()
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later: a server's own failure, or no connection."""
-    status, links = _status(error), list(_chain(error))
+def is_temporary(error: BaseException) -> bool:
+    """Whether the same request may succeed later: the server failed, or there was no connection."""
+    status, chain = _status(error), list(_chain(error))
     if status is not None:
         return status == TOO_MANY_REQUESTS or status >= SERVER_ERROR
-    if any(isinstance(link, OfflineModeIsEnabled) for link in links):
+    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
         return False
-    return any(isinstance(link, ConnectionError | TimeoutError | HTTPError) for link in links)
+    return any(isinstance(link, ConnectionError | TimeoutError | HTTPError) for link in chain)
 
 
-def _status(error: BaseException) -> int | None:
-    """The status of the answer that an error came of, or None if there was none."""
-    # Libraries wrap what the Hub answers in errors of their own: the answer decides, where there is one.
-    answers = (link.response.status_code for link in _chain(error) if getattr(link, "response", None) is not None)
-    return next(answers, None)
-
-
-def access_token(given: str | None = None) -> str:
-    """The token that is given, or else that of the standard login (``HF_TOKEN``, ``hf auth login``).
+def access_token(token: str | None = None) -> str:
+    """Return the given token, or that of the standard login (``HF_TOKEN``, ``hf auth login``).
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is no token.
     """
-    token = given or get_token()
+    token = token or get_token()
     if not token:
         raise UsageError("You are not logged in to the Hugging Face Hub. Type: hf auth login (or set HF_TOKEN).")
     return token
 
 
 @contextmanager
-def explained(repo_id: str, token: str) -> Iterator[None]:
-    """Say in one line what went wrong and what to do, without the token, which an answer may repeat.
+def hub_errors(repo_id: str, token: str) -> Iterator[None]:
+    """Turn errors of the Hub into one line that says what to do, without the token, which a response may repeat.
 
     Args:
         repo_id: The repository that the requests are about.
-        token: Access token that they are made with.
+        token: The access token of the requests.
 
     Raises:
-        UsageError: If the Hub refuses something or cannot be reached.
+        UsageError: If the Hub refuses a request or cannot be reached.
     """
     try:
         yield
     except (HfHubHTTPError, HTTPError, HFValidationError, ConnectionError, RuntimeError) as error:
-        # The client wraps what comes of uploading a file in a RuntimeError; any other is none of the Hub's.
-        if isinstance(error, RuntimeError) and _status(error) is None and not may_pass(error):
+        # The client wraps errors during an upload in a RuntimeError; any other RuntimeError is not the Hub's.
+        if isinstance(error, RuntimeError) and _status(error) is None and not is_temporary(error):
             raise
-        raise UsageError(_reason(error, repo_id).replace(token, "hf_…")) from None
+        raise UsageError(_explain(error, repo_id).replace(token, "hf_…")) from None
 
 
-def _reason(error: BaseException, repo_id: str) -> str:
-    said, again = in_one_line(error), "What is there is whole; the same command goes on."
+def _explain(error: BaseException, repo_id: str) -> str:
+    text, again = in_one_line(error), "Nothing is half uploaded; run the same command again."
     if isinstance(error, HFValidationError):
-        return f"{said} Expected an id such as 'name/bert-mrpc'."
+        return f"{text} Expected an id such as 'name/bert-mrpc'."
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it to push."
-    reasons = {
-        None: f"Cannot reach {constants.ENDPOINT}: {said} {again}",
+        return "HF_HUB_OFFLINE is set, so nothing is sent to the Hub. Unset it to push."
+    explanations = {
+        None: f"Cannot reach {constants.ENDPOINT}: {text} {again}",
         401: "The Hugging Face Hub does not know your access token. Type: hf auth login (or set another HF_TOKEN).",
-        403: f"Your access token gives no right to write to {repo_id} ({getattr(error, 'server_message', said)}). "
-        "Choose a namespace of yours, or a token that may write.",
-        409: f"{repo_id} is there already, and your access token does not open it. Choose another name.",
-        412: f"{repo_id} has changed while it was pushed to. The same command looks at it anew.",
+        403: f"Your access token does not allow you to write to {repo_id} ({getattr(error, 'server_message', text)}). "
+        "Choose one of your own namespaces, or a token with write access.",
+        409: f"{repo_id} already exists, and your access token cannot open it. Choose another name.",
+        412: f"{repo_id} changed during the push. Run the same command again to start from its new state.",
     }
-    return reasons.get(_status(error), f"The Hub failed at {repo_id}: {said} {again}")
+    return explanations.get(_status(error), f"The Hub failed at {repo_id}: {text} {again}")
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status behind an error, which libraries wrap in errors of their own; None without a response."""
+    responses = (getattr(link, "response", None) for link in _chain(error))
+    return next((response.status_code for response in responses if response is not None), None)
 
 
 def _chain(error: Any) -> Iterator[Any]:
@@ -192,31 +206,20 @@ def _chain(error: Any) -> Iterator[Any]:
         error = error.__cause__ or error.__context__
 
 
-def _listed(name: str, snapshot: Path, code: bool) -> tuple[str, ...]:
-    """The files of a model at the commit that a snapshot is of."""
+def _files_at(name: str, snapshot: Path, code: bool) -> tuple[str, ...]:
+    """Return the files of a model at a cached commit: as the Hub lists them, or as they are cached without the Hub."""
     try:
         info = with_retries(partial(HfApi().model_info, name, revision=snapshot.name))
     except (OSError, HTTPError):
-        held = _chosen((path.name for path in snapshot.iterdir()), code)
-        if not any(file.endswith((".safetensors", ".bin")) for file in held):
+        cached = model_files((path.name for path in snapshot.iterdir()), code=code)
+        if not any(file.endswith((".safetensors", ".bin")) for file in cached):
             raise
-        return held
-    return _chosen((file.rfilename for file in info.siblings or ()), code)
+        return cached
+    return model_files((file.rfilename for file in info.siblings or ()), code=code)
 
 
-def _chosen(names: Iterable[str], code: bool) -> tuple[str, ...]:
-    """Those of the files that are read: no pickles where there are safetensors, and code only if it was asked for."""
-    top = sorted(name for name in names if "/" not in name)
-    weights = _matching(top, SAFETENSORS) or _matching(top, PICKLES)
-    return (*_matching(top, TEXTS + OTHERS + (CODE if code else ())), *weights)
-
-
-def _matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-
-
-def _fetch(name: str, revision: str, files: Iterable[str]) -> Path:
-    """The folder of a commit's files; one that is in the cache is not asked for."""
+def _download(name: str, revision: str, files: Iterable[str]) -> Path:
+    """Return the folder of a commit's files; cached files cause no request."""
     paths = [with_retries(partial(hf_hub_download, name, file, revision=revision)) for file in files]
     return Path(paths[0]).parent
 

@@ -1,4 +1,4 @@
-"""The runs of a study as a dataset for the Hugging Face Hub: Parquet files, and a card that says what was found."""
+"""The runs of a study as a dataset on the Hugging Face Hub: Parquet files, a figure and a card with the findings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 
-import pandas as pd
-from huggingface_hub import DatasetCardData
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_elmix.analysis.formats import markdown_table, markdown_text
 from hf_elmix.analysis.plots import plot_profile
@@ -15,98 +14,64 @@ from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.runs import shared_settings
 from hf_elmix.analysis.sections.scores import score_table
 from hf_elmix.analysis.sections.summary import verdict
-from hf_elmix.hub.model_card import CARD, CITATION, MARK, drawn
+from hf_elmix.hub.model_card import CARD, CITATION, MARK, TEMPLATES, png
 
 __all__ = ["DATASET_MARK", "dataset_files"]
 
 DATASET_MARK = {"holds": "the runs of a study"}
-RUNS, CURVES, PICTURE = "runs.parquet", "curves.parquet", "profile.png"
-COLUMNS = {
-    "runs": "one row for each run: its key (`task`, `method`, `seed`), `status`, `score` (missing where a run has "
-    "none), what it cost, every metric at the end of training, and the settings as JSON.",
-    "curves": "one row for each number that was logged while a run trained: the run's key, `epoch`, `quantity` and "
-    "`value`.",
-}
+PICTURE = "profile.png"
 
 
 def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] = ()) -> dict[str, bytes]:
-    """The files of the dataset, by name: runs, what was logged while they trained, card and figure.
+    """Return the files of the dataset by name: the runs, what was logged during training, the card and its figure.
 
     Args:
         results: The study.
-        repo_id: Where it will be on the Hub.
-        commands: What to type to have the runs done again.
+        repo_id: The repository of the dataset.
+        commands: The commands that made the study.
     """
-    tables = {RUNS: results.runs_df, CURVES: results.curves_df}
-    files = {name: _parquet(table) for name, table in tables.items() if table is not None and len(table)}
-    files[PICTURE] = drawn(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2))
-    return {**files, CARD: _card(results, repo_id, CURVES in files, commands).encode()}
+    tables = {"runs": results.runs_df, "curves": results.curves_df}
+    tables = {name: table for name, table in tables.items() if table is not None and len(table)}
+    files = {}
+    for name, table in tables.items():
+        out = io.BytesIO()
+        table.to_parquet(out, index=False)
+        files[f"{name}.parquet"] = out.getvalue()
+    files[PICTURE] = png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2))
+    return {**files, CARD: _card(results, repo_id, list(tables), commands).encode()}
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
-    out = io.BytesIO()
-    table.to_parquet(out, index=False)
-    return out.getvalue()
-
-
-def _card(results: StudyResults, repo_id: str, has_curves: bool, commands: Sequence[str]) -> str:
+def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequence[str]) -> str:
     name = repo_id.rpartition("/")[2]
-    parts = {
-        "": _about(results),
-        "What was found": "\n".join(f"- {markdown_text(sentence)}" for sentence in verdict(results)),
-        "Scores": _scores(results),
-        "How to use it": _example(repo_id, has_curves),
-        "Settings of all runs": _settings(results),
-        "How to make it again": _code("bash", commands) if commands else "",
-        "Citation": CITATION,
-    }
-    sections = [f"## {title}\n\n{text}" if title else text for title, text in parts.items() if text]
-    metadata = _metadata(name, has_curves).to_yaml()
-    return "\n\n".join([f"---\n{metadata}\n---", f"# {markdown_text(name)}", *sections]) + "\n"
-
-
-def _metadata(name: str, has_curves: bool) -> DatasetCardData:
-    configs: list[dict[str, object]] = [{"config_name": "runs", "data_files": RUNS, "default": True}]
-    if has_curves:
-        configs.append({"config_name": "curves", "data_files": CURVES})
+    configs: list[dict[str, object]] = [
+        {"config_name": table, "data_files": f"{table}.parquet", **({"default": True} if table == "runs" else {})}
+        for table in tables
+    ]
     data = DatasetCardData(pretty_name=name, configs=configs, tags=["hf_elmix", "mixed-loss"])
     data[MARK] = dict(DATASET_MARK)
-    return data
-
-
-def _about(results: StudyResults) -> str:
     counts = {
         "task": results.scores.index.get_level_values(0).nunique(),
         "method": len(results.methods),
         "seed": results.runs_df["seed"].nunique(),
     }
-    sizes = ", ".join(f"{count} {noun}{'s' if count != 1 else ''}" for noun, count in counts.items())
-    return (
-        f"The {len(results.runs_df)} runs of a study of the mixed loss of cross entropy and expectation loss by "
-        f"hf\\_elmix: {sizes}."
+    scores = score_table(results)
+    card = DatasetCard.from_template(
+        data,
+        str(TEMPLATES / "dataset_card.md"),
+        md=markdown_text,
+        name=name,
+        repo_id=repo_id,
+        runs=len(results.runs_df),
+        sizes=", ".join(f"{count} {noun}{'s' if count != 1 else ''}" for noun, count in counts.items()),
+        findings=verdict(results),
+        scores=scores,
+        scores_table=markdown_table(scores.header, scores.texts()).rstrip(),
+        picture=PICTURE,
+        tables=tables,
+        shared=shared_settings(results.runs_df),
+        commands=commands,
+        # A fence is longer than any run of backticks in the code.
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", "\n".join(commands))), default=0)),
+        citation=CITATION,
     )
-
-
-def _scores(results: StudyResults) -> str:
-    table = score_table(results)
-    cells = markdown_table(table.header, table.texts())
-    return f"{markdown_text(table.caption)}\n\n{cells}\n![Performance profile]({PICTURE})"
-
-
-def _example(repo_id: str, has_curves: bool) -> str:
-    parts = {name: text for name, text in COLUMNS.items() if has_curves or name == "runs"}
-    loads = [f'{name} = load_dataset("{repo_id}", "{name}", split="train").to_pandas()' for name in parts]
-    code = _code("python", ["from datasets import load_dataset", "", *loads])
-    return "\n".join([code, "", *(f"- `{name}`: {text}" for name, text in parts.items())])
-
-
-def _code(language: str, lines: Sequence[str]) -> str:
-    text = "\n".join(lines)
-    fence = max([2, *(len(ticks) for ticks in re.findall("`+", text))]) * "`" + "`"
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _settings(results: StudyResults) -> str:
-    """What all runs have in common."""
-    shared = shared_settings(results.runs_df)
-    return markdown_table(["name", "value"], [[name, value] for name, value in shared.items()]) if shared else ""
+    return f"{card}\n"

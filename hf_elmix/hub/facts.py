@@ -1,32 +1,94 @@
-"""From a GLUE run to the facts in its card."""
+"""The facts in a model card, and how they follow from a run record or a single training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from glue_runs.protocol import GLUE
-from glue_runs.tasks import TASKS
-from hf_elmix.hub.model_card import ModelFacts, Origin, Score
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
-from hf_elmix.text.tasks import TextTask
 
-__all__ = ["facts_of", "model_facts", "public", "scores_on"]
+__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "model_facts", "public_record", "scores_on"]
 
-# Settings that a card shows, before the training arguments; the others are told elsewhere in it.
-SHOWN = ("max_length", "padding", "max_train_samples", "max_eval_samples")
-# Arguments that say nothing of the training: where files lie, and what is secret or only about publishing.
-UNTOLD = ("_dir", "_token", "resume_from_checkpoint")
-ABOUT = {"commit": "hf_elmix commit", "dirty": "uncommitted changes", "device": "device"}
+# Settings that a card lists before the training arguments; it mentions the other settings elsewhere.
+LISTED = ("max_length", "padding", "max_train_samples", "max_eval_samples")
+# Endings and beginnings of arguments that do not describe the training: folders, secrets and publishing.
+UNLISTED_ENDINGS, UNLISTED_STARTS = ("_dir", "_token", "resume_from_checkpoint"), ("hub_", "push_to_hub")
+SOFTWARE = {"commit": "hf_elmix commit", "dirty": "uncommitted changes", "device": "device"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model or dataset that was used.
+
+    Attributes:
+        name: Its id on the Hub, or the last part of a local path: a card does not tell where folders are.
+        revision: Its commit on the Hub; None for a folder.
+    """
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, name: str, revision: str | None) -> Origin:
+        """Make an origin from a name as given by the user, which is a folder if it has no commit."""
+        return cls(name if revision else PurePath(name).name, revision)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured score.
+
+    Attributes:
+        split: The split it was measured on.
+        metric: Name of the metric, as on the Hub.
+        value: Its value.
+    """
+
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Everything that a model card says.
+
+    Attributes:
+        task: Name of the task.
+        base: The pre-trained model, if there was one.
+        data: The dataset, if it has a name.
+        config: Configuration of the dataset, if it has any.
+        rows: Number of rows used from each split.
+        columns: The one or two text columns that the model reads; none if the task is not text classification.
+        labels: Names of the classes, in the order of their ids; none for regression.
+        loss: The loss, in the notation of `parse_loss`; None for the Trainer's own loss.
+        scores: Scores at the end of training.
+        settings: Hyperparameters by name.
+        versions: Versions of software by name, commit and device.
+        notes: Sentences about the scores.
+    """
+
+    task: str
+    base: Origin | None
+    data: Origin | None
+    config: str | None
+    rows: Mapping[str, int]
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    loss: str | None
+    scores: tuple[Score, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def model_facts(
-    task: TextTask,
+    task: str,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     scores: Iterable[Score],
@@ -34,100 +96,106 @@ def model_facts(
     *,
     notes: Iterable[str] = (),
 ) -> ModelFacts:
-    """The facts of one training.
+    """Collect the facts of one training.
 
     Args:
-        task: The task.
-        settings: As in a record: ``model`` and ``dataset`` as they were given, ``loss`` (None for the Trainer's own
-            loss) and ``arguments`` (training arguments by name); ``max_length`` and others are shown where they are
-            there. ``config`` is the configuration of the dataset if it is not the task's name.
+        task: Name of the task.
+        settings: As in a record: ``loss`` (None for the Trainer's own loss) and ``arguments`` (training arguments by
+            name), and where they exist ``model`` and ``dataset`` as given, ``text`` (the text task as plain values)
+            and ``max_length`` and others that are listed. ``config`` is the configuration of the dataset if it is not
+            the task's name.
         provenance: As in a record: ``model_revision``, ``data_revision`` (None for a folder), ``data_rows`` and, as
-            far as they are known, ``versions``, ``commit``, ``dirty`` and ``device``.
-        scores: What was measured (see `scores_on`).
+            far as known, ``versions``, ``commit``, ``dirty`` and ``device``.
+        scores: The scores (see `scores_on`).
         seed: Seed of the run.
-        notes: Sentences on the scores.
+        notes: Sentences about the scores.
     """
     arguments = {
         name: value
         for name, value in settings.get("arguments", {}).items()
-        if not name.endswith(UNTOLD) and not name.startswith(("hub_", "push_to_hub"))
+        if not name.endswith(UNLISTED_ENDINGS) and not name.startswith(UNLISTED_STARTS)
     }
-    shown = {"seed": seed, **{name: settings.get(name) for name in SHOWN}, **arguments}
-    about = {label: provenance.get(name) for name, label in ABOUT.items()}
+    text = settings.get("text", {})
+    listed = {"seed": seed, **{name: settings.get(name) for name in LISTED}, **arguments}
+    software = {label: provenance.get(name) for name, label in SOFTWARE.items()}
+    origins = {
+        name: Origin.of(settings[name], provenance.get(revision)) if name in settings else None
+        for name, revision in (("model", "model_revision"), ("dataset", "data_revision"))
+    }
     return ModelFacts(
-        task=task.name,
-        base=_origin(settings["model"], provenance.get("model_revision")),
-        data=_origin(settings["dataset"], provenance.get("data_revision")),
-        config=settings.get("config", task.name),
+        task=task,
+        base=origins["model"],
+        data=origins["dataset"],
+        config=settings.get("config", task if text else None),
         rows=provenance.get("data_rows", {}),
-        columns=task.columns,
-        labels=task.labels,
+        columns=tuple(text.get("columns", ())),
+        labels=tuple(text.get("labels", ())),
         loss=settings["loss"],
         scores=tuple(scores),
-        settings=_known(shown),
-        versions=_known({**provenance.get("versions", {}), **about}),
+        settings=_known(listed),
+        versions=_known({**provenance.get("versions", {}), **software}),
         notes=tuple(notes),
-        language="en" if settings["dataset"] == GLUE else None,  # of all its tasks (Wang et al. 2018)
     )
 
 
-def scores_on(split: str, task: TextTask, metrics: Mapping[str, float | None], start: str = "eval_") -> list[Score]:
-    """The task's metrics on a split, as far as they are there.
+def scores_on(
+    split: str, names: Iterable[str], metrics: Mapping[str, float | None], prefix: str = "eval_"
+) -> list[Score]:
+    """Return those of the named metrics that were measured on a split.
 
     Args:
-        split: The rows they were measured on.
-        task: The task.
+        split: Name of the split.
+        names: Names of the metrics.
         metrics: Values by name.
-        start: What the names begin with.
+        prefix: What each name starts with in `metrics`.
     """
-    found = {metric: metrics.get(start + metric) for metric in task.metrics}
-    return [Score(split, metric, value) for metric, value in found.items() if value is not None]
+    found = {name: metrics.get(prefix + name) for name in names}
+    return [Score(split, name, value) for name, value in found.items() if value is not None]
 
 
 def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
-    """The facts of a run of the study.
+    """Collect the facts of a run of a study.
 
     Args:
         record: The run.
-        others: Runs with the same task and loss and other seeds, which the card tells of.
+        others: Runs of the same task and method with other seeds, which the card mentions.
     """
-    task, last = TASKS[record.key.task], {name: values["last"] for name, values in record.scores.items()}
-    scores = [score for split in task.splits for score in scores_on(split, task, last, _start(task, split, last))]
+    text, last = record.settings.get("text", {}), {name: values["last"] for name, values in record.scores.items()}
+    # Which splits the metrics of another task belong to is not known.
+    metric = record.select.scored_metric if record.select else "score"
+    scores = [Score("evaluation", metric, record.score)] if record.score is not None and not text else []
+    for split in text.get("splits", ()):
+        prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
+        scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
     notes = _notes(record, [run for run in others if run.key != record.key and run.status == "done"])
-    return model_facts(task, record.settings, record.provenance, scores, record.key.seed, notes=notes)
+    return model_facts(record.key.task, record.settings, record.provenance, scores, record.key.seed, notes=notes)
 
 
-def public(record: RunRecord) -> RunRecord:
-    """A record without what is nobody's business: the places of folders, and the traceback of an error."""
-    names = {"model": record.provenance.get("model_revision"), "dataset": record.provenance.get("data_revision")}
-    settings = {**record.settings}
-    settings |= {name: _origin(settings[name], known).name for name, known in names.items() if name in settings}
+def public_record(record: RunRecord) -> RunRecord:
+    """Return a record without what should not be published: where folders are, and the traceback of an error."""
+    revisions = {"model": record.provenance.get("model_revision"), "dataset": record.provenance.get("data_revision")}
+    names = {
+        name: Origin.of(record.settings[name], revision).name
+        for name, revision in revisions.items()
+        if name in record.settings
+    }
     error = None if record.error is None else record.error.splitlines()[0]
-    return replace(record, settings=settings, error=error)
-
-
-def _origin(name: str, revision: str | None) -> Origin:
-    """Without a commit it is a folder, of which only the last part is told."""
-    return Origin(name if revision else PurePath(name).name, revision)
-
-
-def _start(task: TextTask, split: str, metrics: Mapping[str, Any]) -> str:
-    """What the names of metrics in a record begin with: that of their set, where there are several."""
-    start = f"{split.removeprefix('validation_')}_"
-    return start if start + task.metrics[0] in metrics else ""
+    return replace(record, settings={**record.settings, **names}, error=error)
 
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
-    """What the other seeds say of a score."""
+    """Say how the score compares with those of the other seeds."""
     runs = [run for run in [record, *others] if run.score is not None]
-    if len(runs) < 2:
+    if len(runs) < 2 or record.select is None:
         return []
-    values = 100 * np.array([run.score for run in runs], dtype=float)
-    spread = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-    name = record.select.scored_metric.replace("_", " ")  # type: ignore[union-attr]  # its score is known
-    notes = [f"Over the {len(runs)} seeds of the study, {name} is {spread} % (mean ± standard deviation, n − 1)."]
+    name, values = record.select.scored_metric, 100 * np.array([run.score for run in runs], dtype=float)
+    summary = f"{values.mean():.2f} ± {values.std(ddof=1):.2f} % (mean ± standard deviation, n − 1)"
+    notes = [f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}."]
     if min(runs, key=best_first) is record:
-        notes.append(f"This is the model of seed {record.key.seed}, the best of them on these rows: expect less.")
+        notes.append(
+            f"This is the model of seed {record.key.seed}, the best of them on these rows, so expect a lower score on "
+            "new ones."
+        )
     return notes
 
 

@@ -1,12 +1,10 @@
-"""Putting files on the Hugging Face Hub: only what changed, over nothing of somebody else's, and never a token."""
+"""Publishing files on the Hugging Face Hub: in one commit, only over what hf_elmix made, and never an access token."""
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from functools import partial
 from json import JSONDecodeError
 from pathlib import Path
@@ -18,7 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_elmix.errors import UsageError
-from hf_elmix.hub.client import OTHERS, SAFETENSORS, TEXTS, access_token, explained, with_retries
+from hf_elmix.hub.client import access_token, hub_errors, model_files, with_retries
 from hf_elmix.hub.model_card import CARD, MARK, PICTURE
 
 __all__ = [
@@ -28,33 +26,28 @@ __all__ = [
     "files_of_model",
     "own_namespace",
     "publish_files",
-    "publish_folder",
 ]
 
 Content = Path | bytes
 
-WAITS = (1.0, 2.0, 4.0)  # seconds between tries; the client tries most requests several times by itself
-MADE = {".gitattributes"}  # what the Hub puts into a new repository
+WAITS = (1.0, 2.0, 4.0)  # seconds between tries; the client retries most requests by itself
+CREATED_BY_HUB = {".gitattributes"}  # the files of a new repository
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a push did.
+    """The result of a push.
 
     Attributes:
         url: The repository.
-        changed: Files that were uploaded or deleted; none where the Hub had them all.
-        total: Number of files that were to be there.
+        commit: The new commit; None if the Hub already had all files.
     """
 
     url: str
-    changed: tuple[str, ...]
-    total: int
+    commit: str | None
 
     def __str__(self) -> str:
-        if not self.changed:
-            return f"{self.url}: nothing changed"
-        return f"{self.url}: {len(self.changed)} of {self.total} files changed ({', '.join(self.changed)})"
+        return f"{self.url}: {f'uploaded (commit {self.commit[:12]})' if self.commit else 'nothing changed'}"
 
 
 def claim_repo(
@@ -67,232 +60,179 @@ def claim_repo(
     create: bool = True,
     token: str | None = None,
 ) -> str:
-    """Make sure that a repository can be pushed to, before there is anything to push.
+    """Check that a repository can be pushed to, before there is anything to push.
 
     Args:
-        repo_id: Its id; without a namespace it is the user's.
-        mark: What it is to hold (see `hf_elmix.hub.model_card.model_mark`).
+        repo_id: Its id; without a namespace, the user's own namespace is meant.
+        mark: What the repository holds (see `hf_elmix.hub.model_card.model_mark`).
         repo_type: ``model`` or ``dataset``.
-        private: Whether it is to be private; None for what its namespace has as default.
-        overwrite: Take also one that holds something else.
-        create: Make it if there is none.
-        token: Access token; left out, that of the standard login (``HF_TOKEN`` or ``hf auth login``).
+        private: Whether the repository is private; None for the default of its namespace.
+        overwrite: Accept a repository that holds something else.
+        create: Create the repository if it does not exist.
+        token: Access token; by default that of the standard login (``HF_TOKEN`` or ``hf auth login``).
 
     Returns:
         The full id.
 
     Raises:
-        UsageError: If the id is malformed, the token is missing, unknown or gives no right to write
-            there, the repository holds something else or is public where it should be private, or the Hub cannot be
-            reached.
+        UsageError: If the id is malformed; the token is missing, unknown or has no write access; the repository holds
+            something else, or is public and should be private; or the Hub cannot be reached.
     """
-    token = access_token(token)
-    repo = _Repo(token, repo_id, repo_type, dict(mark), private, overwrite)
-    with explained(repo_id, token):
-        repo.check_name()
-        with_retries(partial(repo.state, create=create), WAITS)
+    repo = _Repo(repo_id, dict(mark), repo_type, private, overwrite, token)
+    with hub_errors(repo_id, repo.token):
+        repo.complete_id()
+        with_retries(partial(repo.check, create=create), WAITS)
     return repo.id
 
 
-def publish_files(
-    files: Mapping[str, Content],
-    repo_id: str,
-    mark: Mapping[str, str],
-    *,
-    repo_type: str = "model",
-    private: bool | None = None,
-    overwrite: bool = False,
-    token: str | None = None,
-) -> Published:
-    """Put files into a repository in one commit, so that nobody ever loads half of them.
+def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str, str], **options: Any) -> Published:
+    """Upload files to a repository in one commit, so that nobody ever loads half of them.
 
-    What the Hub has already is not uploaded, and where it has all there is no commit. Other files of the repository
+    The client leaves out files that have not changed, and makes no commit if none has. Other files in the repository
     stay, unless it held something else and is overwritten.
 
     Args:
-        files: Contents, or where they lie, by name in the repository.
-        repo_id: See `claim_repo`, as for the others.
-        mark: What the repository is to hold.
-        repo_type: ``model`` or ``dataset``.
-        private: Whether it is to be private.
-        overwrite: Replace everything in a repository that holds something else.
-        token: Access token.
+        files: Contents or local paths, by name in the repository.
+        repo_id: As for `claim_repo`.
+        mark: What the repository holds.
+        options: ``repo_type``, ``private``, ``overwrite`` and ``token`` of `claim_repo`.
 
     Raises:
-        UsageError: If a file holds the token, or for one of the reasons of `claim_repo`.
+        UsageError: If a file contains the token, or for one of the reasons of `claim_repo`.
     """
-    token = access_token(token)
-    _check_secret(files, token.encode())
-    repo = _Repo(token, repo_id, repo_type, dict(mark), private, overwrite)
-    with explained(repo_id, token):
-        repo.check_name()
-        with_retries(partial(repo.push, files), WAITS)
-    below = "" if repo_type == "model" else f"{repo_type}s/"
-    return Published(f"{constants.ENDPOINT}/{below}{repo.id}", tuple(sorted(repo.changed)), len(files))
-
-
-def publish_folder(folder: str | Path, repo_id: str, mark: Mapping[str, str], **options: Any) -> Published:
-    """Publish the model in a folder with its card, and nothing else that lies there.
-
-    Args:
-        folder: Where model, tokenizer and card are.
-        repo_id: See `claim_repo`.
-        mark: What the repository is to hold.
-        options: See `publish_files`.
-
-    Raises:
-        UsageError: If there is no model in safetensors, or for one of the reasons of `publish_files`.
-    """
-    card = {name: Path(folder, name) for name in (CARD, PICTURE) if Path(folder, name).is_file()}
-    return publish_files({**files_of_model(Path(folder)), **card}, repo_id, mark, **options)
+    repo = _Repo(repo_id, dict(mark), **options)
+    for name, content in files.items():
+        if _contains(content, repo.token.encode()):
+            raise UsageError(f"{name} contains the access token, so nothing was published. Remove the token from it.")
+    with hub_errors(repo_id, repo.token):
+        repo.complete_id()
+        commit = with_retries(partial(repo.push, files), WAITS)
+    folder = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
+    return Published(f"{constants.ENDPOINT}/{folder}{repo.id}", commit)
 
 
 def own_namespace(token: str | None = None) -> str:
-    """Where the user's own repositories are.
+    """Return the user's own namespace.
 
     Raises:
-        UsageError: If nobody is logged in, or the Hub cannot be reached.
+        UsageError: If the user is not logged in, or the Hub cannot be reached.
     """
     token = access_token(token)
-    with explained("your repositories", token):
+    with hub_errors("your repositories", token):
         return with_retries(HfApi(token=token).whoami, WAITS)["name"]
 
 
 def files_of_model(folder: Any) -> dict[str, Content]:
-    """The files that a model and its tokenizer are read from: no pickle, no checkpoint, no log.
+    """Return the files of a model, its tokenizer and its card, if it has one: no pickles, checkpoints or logs.
 
     Args:
-        folder: A `Path`, or a `UPath` at a URL, of which the contents are read.
+        folder: A local `Path`, or a `UPath` at a URL, whose files are read.
 
     Raises:
         UsageError: If there is no model in safetensors.
     """
-    patterns = TEXTS + OTHERS + SAFETENSORS
-    found = sorted(path.name for path in folder.iterdir() if path.is_file())
-    names = [name for name in found if any(fnmatch(name, pattern) for pattern in patterns)]
+    held = [path.name for path in folder.iterdir() if path.is_file()]
+    names = [*model_files(held, pickles=False), *(name for name in (CARD, PICTURE) if name in held)]
     if not any(name.endswith(".safetensors") for name in names):
-        raise UsageError(f"Expected a model in {str(folder)!r}, but it holds no .safetensors file.")
+        raise UsageError(f"Expected a model in {str(folder)!r}, but it has no .safetensors file.")
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}
 
 
 @dataclass
 class _Repo:
-    """A repository on the Hub, whether it is there already or not."""
+    """A repository on the Hub, which may not exist yet."""
 
-    token: str
     id: str
-    kind: str
     mark: dict[str, str]
-    private: bool | None
-    overwrite: bool
-    changed: set[str] = field(default_factory=set)  # over all tries: one may succeed and only its answer be lost
+    repo_type: str = "model"
+    private: bool | None = None
+    overwrite: bool = False
+    token: Any = None
+    first_commit: str | None = None  # the newest commit before the first try to push
+
+    def __post_init__(self) -> None:
+        self.token = access_token(self.token)
 
     @property
     def api(self) -> HfApi:
         """The client."""
         return HfApi(token=self.token)
 
-    def check_name(self) -> None:
-        """Refuse an id that cannot be one, and complete one without a namespace."""
+    def complete_id(self) -> None:
+        """Refuse a malformed id, and add the user's namespace where it is missing."""
         validate_repo_id(self.id)
         if "/" not in self.id:
             self.id = f"{own_namespace(self.token)}/{self.id}"
 
-    def push(self, files: Mapping[str, Content]) -> None:
-        """Commit what differs."""
-        info, other = self.state(create=True)
-        there = {file.rfilename: file for file in info.siblings}
-        changed = {name for name, content in files.items() if not _equal(content, there.get(name))}
-        stale = there.keys() - files.keys() - MADE if other else set()
-        additions = [CommitOperationAdd(name, files[name]) for name in sorted(changed)]
-        operations = [*additions, *(CommitOperationDelete(name) for name in sorted(stale))]
-        self.changed |= changed | stale
-        if operations:
-            self._commit(operations, info.sha)
+    def push(self, files: Mapping[str, Content]) -> str | None:
+        """Commit the files that changed, and return the new commit, even if an earlier try made it unnoticed.
 
-    def _commit(self, operations: list[Any], parent: str) -> None:
+        Args:
+            files: As for `publish_files`.
+        """
+        info, replaced = self.check(create=True)
+        self.first_commit = self.first_commit or info.sha
+        operations: list[Any] = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+        operations += [CommitOperationDelete(name) for name in sorted(replaced - files.keys())]
         message = f"Upload {', '.join(self.mark.values())} with hf_elmix"
-        options: dict[str, Any] = {"repo_type": self.kind, "parent_commit": parent}
+        options: dict[str, Any] = {"repo_type": self.repo_type, "parent_commit": info.sha, "commit_message": message}
         try:
-            self.api.create_commit(self.id, operations, commit_message=message, **options)
-        except JSONDecodeError as error:  # the client reads an answer before it looks whether it is one
-            raise ConnectionError("The answer was no JSON") from error
+            commit = self.api.create_commit(self.id, operations, **options).oid
+        except JSONDecodeError as error:  # the client parses a response before it looks at its status
+            raise ConnectionError("The response was not JSON") from error
+        return None if commit == self.first_commit else commit
 
-    def state(self, *, create: bool) -> tuple[Any, bool]:
-        """What the Hub has of it (None if it has none and none is to be made), and whether it is something else."""
-        info = self._find()
+    def check(self, *, create: bool) -> tuple[Any, set[str]]:
+        """Check that the repository can be pushed to.
+
+        Args:
+            create: Create it if it does not exist.
+
+        Returns:
+            What the Hub knows of it (None if it does not exist), and the files to be replaced if it holds something
+            else.
+        """
+        info = self._info()
         if info is None:
             if create:
-                self.api.create_repo(self.id, repo_type=self.kind, private=self.private)
-                info = self._find()
-            return info, False
-        self.api.auth_check(self.id, repo_type=self.kind, write=True)
+                self.api.create_repo(self.id, repo_type=self.repo_type, private=self.private)
+                info = self._info()
+            return info, set()
+        self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
         if self.private and not info.private:
-            raise UsageError(f"{self.id} is there already and public. Make it private in its settings first.")
-        held = {file.rfilename for file in info.siblings} - MADE
-        other = bool(held) and self._mark_of(info, held) != self.mark
-        if other and not self.overwrite:
+            raise UsageError(f"{self.id} already exists and is public. Make it private in its settings first.")
+        files = {file.rfilename for file in info.siblings} - CREATED_BY_HUB
+        mark = self._mark_in(info.sha) if CARD in files else None
+        if not files or mark == self.mark:
+            return info, set()
+        if not self.overwrite:
+            held = ", ".join(map(repr, mark.values())) if isinstance(mark, Mapping) else "not made by hf_elmix"
             raise UsageError(
-                f"{self.id} is there already and holds something else ({_words(self._mark_of(info, held))}, not "
-                f"{_words(self.mark)}). Choose another name, or --overwrite to replace all its files."
+                f"{self.id} already exists and holds something else ({held}, not "
+                f"{', '.join(map(repr, self.mark.values()))}). Choose another name, or --overwrite to replace all its "
+                "files."
             )
-        return info, other
+        return info, files
 
-    def _find(self) -> Any:
+    def _info(self) -> Any:
         try:
-            return self.api.repo_info(self.id, repo_type=self.kind, files_metadata=True)
+            return self.api.repo_info(self.id, repo_type=self.repo_type)
         except RepositoryNotFoundError:
             return None
 
-    def _mark_of(self, info: Any, held: set[str]) -> Any:
-        """What its card says that it holds; None if it says nothing that hf_elmix would."""
-        if CARD not in held:
-            return None
-        path = self.api.hf_hub_download(self.id, CARD, repo_type=self.kind, revision=info.sha)
+    def _mark_in(self, commit: str) -> Any:
+        """Read from its card what the repository holds; None if hf_elmix did not write the card."""
+        path = self.api.hf_hub_download(self.id, CARD, repo_type=self.repo_type, revision=commit)
         try:
             return (metadata_load(path) or {}).get(MARK)
         except (ValueError, yaml.YAMLError):
             return None
 
 
-def _words(mark: Any) -> str:
-    if not isinstance(mark, Mapping):
-        return "not made by hf_elmix"
-    return ", ".join(map(repr, mark.values()))
-
-
-def _equal(content: Content, there: Any) -> bool:
-    """Whether the Hub has the very content: large files are known there by SHA-256, others as git names them."""
-    if there is None:
-        return False
-    if there.lfs is not None:
-        return _digest("sha256", b"", content) == there.lfs.sha256
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    return _digest("sha1", b"blob %d\0" % size, content) == there.blob_id
-
-
-def _digest(name: str, start: bytes, content: Content) -> str:
-    total = hashlib.new(name, start, usedforsecurity=False)
-    if isinstance(content, bytes):
-        total.update(content)
-        return total.hexdigest()
-    with content.open("rb") as file:
-        while part := file.read(2**20):
-            total.update(part)
-    return total.hexdigest()
-
-
-def _check_secret(files: Mapping[str, Content], secret: bytes) -> None:
-    """Refuse to publish the token, wherever it may have got into a file."""
-    for name, content in files.items():
-        if _holds(content, secret):
-            raise UsageError(f"{name} holds the access token, so nothing was published. Remove it from there.")
-
-
-def _holds(content: Content, secret: bytes) -> bool:
+def _contains(content: Content, secret: bytes) -> bool:
     if isinstance(content, bytes):
         return secret in content
-    if not content.stat().st_size:
+    if not content.stat().st_size:  # an empty file cannot be mapped
         return False
-    with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        return whole.find(secret) >= 0
+    with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(secret) >= 0

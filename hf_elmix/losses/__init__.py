@@ -1,4 +1,4 @@
-"""Losses as functions of (logits, labels): the mixed loss, and those that the paper compares it with.
+"""The mixed loss and those that the paper compares it with, as functions of (logits, labels) and as objects.
 
 Shapes, in every function: ``logits`` (..., C) of any floating type, ``labels`` (...) of class ids in [0, C) or
 ``ignore_index``. Half-precision logits are reduced in float32, and the result is then float32. Units: cross entropy is

@@ -236,7 +236,7 @@ def complement_entropy(logits: Tensor, labels: Tensor, **reductions: Unpack[Redu
     Returns:
         A scalar, or shape (...) with ``reduction="none"``; in nats, from 0 to ``log(C - 1) / (C - 1)``.
     """
-    return -ComplementEntropy()(logits, labels, **reductions)
+    return 0 - ComplementEntropy()(logits, labels, **reductions)  # a negation would give -0.0 for ignored labels
 
 
 def _index(labels: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""What a model said of each evaluation row: recording it while a model trains, files of it, and cohorts of rows.
+"""What a model predicts for each evaluation row: recording during training, files, cohorts of rows.
 
-Names are imported when they are first used. `predict`, which is named as its module is, is imported from there.
+Names are imported on first use. Import the function `predict` from the module of the same name.
 """
 
 import lazy_loader

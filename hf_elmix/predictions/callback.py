@@ -1,7 +1,7 @@
-"""Recording what becomes of samples while a model trains: which are right, and with what p_y the others are wrong.
+"""Record how predictions change during training: which rows are correct, and the p_y of those that are not.
 
-The question is the paper's motivating example: of the samples that are wrong at some epoch, those with p_y > 0.2 are
-often right at the end, those below hardly ever.
+This reproduces the paper's motivating example: of the rows that are incorrect at some epoch, those with p_y > 0.2 are
+often correct at the end, those below rarely.
 """
 
 from __future__ import annotations
@@ -19,41 +19,33 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.recorder import Watch
-from hf_elmix.predictions.records import (
-    FILE,
-    THRESHOLD,
-    Predictions,
-    at_one_point,
-    read_predictions,
-    write_predictions,
-)
+from hf_elmix.predictions.recorder import Recorder
+from hf_elmix.predictions.records import FILE, THRESHOLD, Predictions, read_predictions, write_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["CohortCallback"]
 
-TOLERANCE = 1e-6  # epochs; the Trainer's are sums of fractions
-SERIES = ("steps", "epochs", "p_true", "right")  # what predictions have for each point
-SPEED = "_samples_per_second"  # what the Trainer adds to the metrics of each evaluation set
+TOLERANCE = 1e-6  # epochs; the Trainer's epochs are sums of fractions
+SPEED = "_samples_per_second"  # suffix of a metric that the Trainer adds for each evaluation set
 
 
 class CohortCallback(TrainerCallback):
-    """Records p_y of each evaluation row, and whether it is right, at chosen points of a training and at its end.
+    """Records p_y of each evaluation row, and whether it is correct, at chosen points of training and at its end.
 
-    For any Trainer whose model gives class logits (N, C), with or without metrics; it rides on the evaluations that
-    happen anyway and changes nothing of them. What it has recorded is in ``predictions.safetensors`` in the output
-    folder after each evaluation. What it cannot record it warns of, and training goes on.
+    Works with any Trainer whose model returns class logits (N, C). It observes the evaluations that happen anyway and
+    changes nothing about them. After each evaluation it writes ``predictions.safetensors`` to the output folder. If an
+    evaluation cannot be recorded, it warns and training continues.
 
     Args:
-        at: Epochs, such as ``[70]``: the first evaluation at or after each is kept, and the last of all. Left out,
-            every evaluation is.
-        threshold: The p_y that parts the wrong rows in tables of what became of them, between 0 and 1.
+        at: Epochs to record, such as ``[70]``: for each, the first evaluation at or after it; the last evaluation is
+            always recorded. By default every evaluation is.
+        threshold: The p_y that separates near from far incorrect rows in `transitions`, in (0, 1).
 
     Attributes:
-        predictions: What is recorded so far by the name of the evaluation set, ``""`` for the only one; in the main
-            process only.
+        predictions: What was recorded so far, by the name of the evaluation set (``""`` if there is only one); in the
+            main process only.
 
     Example:
         ```python
@@ -62,102 +54,110 @@ class CohortCallback(TrainerCallback):
         ```
 
     Raises:
-        UsageError: If an epoch or the threshold is outside its range.
+        UsageError: If an epoch or the threshold is out of range.
     """
 
     def __init__(self, at: Iterable[float] | None = None, threshold: float = THRESHOLD) -> None:
-        self.at, self.threshold = _epochs(at), threshold
+        if at is not None:
+            epochs = tuple(at) if isinstance(at, Iterable) else (None,)
+            if not all(_is_number(epoch) and 0 <= epoch < math.inf for epoch in epochs):
+                raise UsageError(f"Expected epochs of 0 or more, such as at=[70], but got at={at!r}.")
+            at = epochs
         if not (_is_number(threshold) and 0 < threshold < 1):
             raise UsageError(f"Expected a threshold between 0 and 1, such as 0.2, but got {threshold!r}.")
+        self.at, self.threshold = at, threshold
         self.predictions: dict[str, Predictions] = {}
-        self._watch, self._began = Watch(), False
+        self._recorder, self._training_began = Recorder(), False
 
     def transitions(self, name: str = "") -> pd.DataFrame:
-        """What became of the right rows, and of the wrong ones above and below the threshold; see `transition_table`.
+        """Count how the rows of each cohort end up; see `transition_table`.
 
         Args:
-            name: Of the evaluation set, where it has one.
+            name: Name of the evaluation set, if it has one.
 
         Raises:
-            UsageError: If nothing was recorded of it in this process.
+            UsageError: If this process recorded nothing for that set.
         """
-        from hf_elmix.predictions.cohorts import transition_table  # with what the extra `report` brings
+        from hf_elmix.predictions.cohorts import transition_table  # needs the extra `report`
 
         if name not in self.predictions:
-            known = ", ".join(map(repr, self.predictions)) or "nothing"
-            raise UsageError(f"Nothing is recorded of the evaluation set {name!r}, but of {known}.")
+            known = ", ".join(map(repr, self.predictions)) or "none"
+            raise UsageError(f"Expected the name of a recorded evaluation set ({known}), but got {name!r}.")
         return transition_table(self.predictions[name], self.threshold)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Watch the model; where training goes on from a checkpoint, take up what was recorded before it."""
-        self._watch.follow(kwargs["model"], args)
-        self._began = True
+        """Attach to the model. When resuming, load what was recorded before the checkpoint."""
+        self._recorder.attach(kwargs["model"], args)
+        self._training_began = True
         self.predictions = {}
         if state.global_step and state.is_world_process_zero:
-            self._go_on(args, state)
+            try:
+                self.predictions = _recorded_until(state.global_step, _file(args))
+            except UsageError as error:
+                _warn(state, f"No predictions before step {state.global_step} are available. {error}")
         if args.eval_strategy == IntervalStrategy.NO:
-            _warn(state, "Nothing is evaluated while this trains. Set eval_strategy='epoch'.")
+            _warn(state, "There is no evaluation during training. Set eval_strategy='epoch'.")
         elif late := [epoch for epoch in self.at or () if epoch > state.num_train_epochs]:
-            _warn(state, f"Training ends after {state.num_train_epochs} epochs, before epoch {_words(late)}.")
-
-    def _go_on(self, args: TrainingArguments, state: TrainerState) -> None:
-        try:
-            self.predictions = _before(_file(args), state.global_step)
-        except UsageError as error:
-            _warn(state, f"Nothing is known of the training before step {state.global_step}. {error}")
+            _warn(state, f"Training ends after {state.num_train_epochs} epochs, before epoch {_listed(late)}.")
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep what the model said of a batch."""
-        self._watch.note(kwargs["eval_dataloader"])
+        """Record what the model returned for a batch."""
+        self._recorder.record_batch(kwargs["eval_dataloader"])
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
-        """Forget what was kept: it was no evaluation."""
-        self._watch.drop()
+        """Discard the recorded batches: `Trainer.predict` is not an evaluation."""
+        self._recorder.discard()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Record an evaluation and write the file, once a training has begun."""
-        if not self._began:  # the file may be that of a training that has ended
-            self._watch.drop()
+        """Add the evaluation to the predictions and write the file, unless training has not begun."""
+        if not self._training_began:  # the file may be that of an earlier training run
+            self._recorder.discard()
             return
         name = _set_name(kwargs["metrics"])
         try:
-            seen = self._watch.take(state.is_world_process_zero)
-            if seen is not None:
-                point = at_one_point(*seen, step=state.global_step, epoch=state.epoch or 0.0)
-                self.predictions[name] = _kept(_joined(self.predictions.get(name), point), self.at)
+            evaluation = self._recorder.collect(state.is_world_process_zero)
+            if evaluation is not None:
+                point = Predictions.from_logits(*evaluation, step=state.global_step, epoch=state.epoch or 0.0)
+                self._add(name, point)
                 write_predictions(_file(args), self.predictions)
         except (UsageError, OSError) as error:
-            which = f"the evaluation set {name!r}" if name else "the evaluation"
-            _warn(state, f"Cannot record {which}: {error}")
+            _warn(state, f"Cannot record the evaluation{f' set {name!r}' if name else ''}: {error}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn of epochs that no evaluation came for."""
+        """Warn about epochs that no evaluation followed."""
         last = min((one.epochs[-1] for one in self.predictions.values()), default=math.inf)
         if missed := [epoch for epoch in self.at or () if epoch > last + TOLERANCE]:
             _warn(
                 state,
-                f"No evaluation came at or after epoch {_words(missed)}; the last was at {last:g}. Set "
-                "eval_strategy='epoch', or eval_steps to fewer steps.",
+                f"There was no evaluation at or after epoch {_listed(missed)}; the last one was at {last:g}. Set "
+                "eval_strategy='epoch', or lower eval_steps.",
             )
 
-
-def _epochs(at: Iterable[float] | None) -> tuple[float, ...] | None:
-    if at is None:
-        return None
-    epochs = tuple(at) if isinstance(at, Iterable) else (None,)
-    if not all(_is_number(epoch) and 0 <= epoch < math.inf for epoch in epochs):
-        raise UsageError(f"Expected epochs from 0 on, such as at=[70], but got at={at!r}.")
-    return epochs
+    def _add(self, name: str, point: Predictions) -> None:
+        """Add a point to an evaluation set; keep only the first point at or after each epoch of `at`, and the last."""
+        points = point
+        if earlier := self.predictions.get(name):
+            if not np.array_equal(earlier.labels, point.labels):
+                raise UsageError(
+                    f"Expected the same {len(earlier.labels)} rows as before, but got {len(point.labels)} others. "
+                    "Evaluate other rows with another metric_key_prefix."
+                )
+            points = earlier.followed_by(point)
+        if self.at is not None:
+            firsts = {int(np.searchsorted(points.epochs, epoch - TOLERANCE)) for epoch in self.at}
+            count = len(points.steps)
+            points = points.at(np.isin(np.arange(count), [*firsts, count - 1]))
+        self.predictions[name] = points
 
 
 def _is_number(value: object) -> bool:
@@ -168,73 +168,27 @@ def _file(args: TrainingArguments) -> Path:
     return Path(args.output_dir or "", FILE)
 
 
-def _words(epochs: Iterable[float]) -> str:
+def _listed(epochs: Iterable[float]) -> str:
     return ", ".join(f"{epoch:g}" for epoch in epochs)
 
 
 def _warn(state: TrainerState, text: str) -> None:
-    """Say what is not recorded, once; training goes on."""
     if state.is_world_process_zero:
         warnings.warn(f"CohortCallback: {text}", stacklevel=2)
 
 
 def _set_name(metrics: Mapping[str, Any]) -> str:
-    """``matched`` where the metrics are called ``eval_matched_...``, and ``""`` where they are called ``eval_...``."""
+    """``matched`` if the metrics are named ``eval_matched_...``, and ``""`` if they are named ``eval_...``."""
     speed = [name for name in metrics if name.endswith(SPEED)]  # the Trainer's own comes last
     prefix = speed[-1].removesuffix(SPEED) if speed else "eval"
     return "" if prefix == "eval" else prefix.removeprefix("eval_")
 
 
-def _joined(earlier: Predictions | None, point: Predictions) -> Predictions:
-    """Earlier points and a new one, in the place of one at the same step.
-
-    Raises:
-        UsageError: If they are predictions of other rows.
-    """
-    if earlier is None:
-        return point
-    if not np.array_equal(earlier.labels, point.labels):
-        raise UsageError(
-            f"Expected the same rows each time, but there were {len(earlier.labels)} before and now "
-            f"{len(point.labels)}, or others. Give other rows another metric_key_prefix."
-        )
-    before = earlier.steps < point.steps[0]
-    series = {name: np.concatenate((getattr(earlier, name)[before], getattr(point, name))) for name in SERIES}
-    return replace(point, **series)
-
-
-def _kept(points: Predictions, at: Iterable[float] | None) -> Predictions:
-    """The first point at or after each epoch, and the last one.
-
-    Args:
-        points: All that were kept before, and a new one.
-        at: The epochs; None for every point.
-    """
-    if at is None:
-        return points
-    firsts = {int(np.searchsorted(points.epochs, epoch - TOLERANCE)) for epoch in at}
-    return _at(points, np.isin(np.arange(len(points.steps)), [*firsts, len(points.steps) - 1]))
-
-
-def _before(path: Path, step: int) -> dict[str, Predictions]:
-    """What a file holds of a training up to a step, with logits only where they are those of the last point.
-
-    Raises:
-        UsageError: If it holds no predictions.
-    """
-    held = read_predictions(path) if path.is_file() else {}
-    early = {name: one.steps <= step for name, one in held.items()}
-    logits = {name: np.where(early[name].all(), one.logits, np.nan) for name, one in held.items()}
-    return {
-        name: _at(replace(one, logits=logits[name]), early[name]) for name, one in held.items() if early[name].any()
-    }
-
-
-def _at(points: Predictions, chosen: np.ndarray) -> Predictions:
-    """Some of the points.
-
-    Args:
-        points: All of them.
-        chosen: Which, shape (T,) of bool.
-    """
-    return replace(points, **{name: getattr(points, name)[chosen] for name in SERIES})
+def _recorded_until(step: int, path: Path) -> dict[str, Predictions]:
+    """Read the points up to a step. Logits are NaN unless they are those of the last of these points."""
+    recorded = {}
+    for name, one in read_predictions(path).items() if path.is_file() else ():
+        early = one.steps <= step
+        if early.any():
+            recorded[name] = replace(one, logits=np.where(early.all(), one.logits, np.nan)).at(early)
+    return recorded

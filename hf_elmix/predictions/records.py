@@ -1,15 +1,15 @@
-"""What a model said of each evaluation row while it trained: one safetensors file for each run.
+"""Predictions on evaluation rows during training, one safetensors file per run, readable without PyTorch.
 
-Tensors of the file, each under the name of its evaluation set and a slash where that has a name (``matched/labels``):
-``steps`` (T,) int64, ``epochs`` (T,) float64, ``labels`` (N,) int64, ``p_true`` (T, N) float16, ``right`` (T, N) bool
-and ``logits`` (N, C) float32. It is read without PyTorch.
+Tensors, each prefixed by the name of its evaluation set and a slash if it has a name (``matched/labels``): ``steps``
+(T,) int64, ``epochs`` (T,) float64, ``labels`` (N,) int64, ``p_true`` (T, N) float16, ``correct`` (T, N) bool and
+``logits`` (N, C) float32.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ __all__ = [
     "FILE",
     "THRESHOLD",
     "Predictions",
-    "at_one_point",
+    "check_class_labels",
     "from_bytes",
     "read_predictions",
     "to_bytes",
@@ -30,101 +30,145 @@ __all__ = [
 ]
 
 FILE = "predictions.safetensors"
-THRESHOLD = 0.2  # of p_y, between wrong rows near the boundary and far from it: the paper's, of 100 classes
+THRESHOLD = 0.2  # p_y that separates incorrect rows near the boundary from those far from it; the paper's, 100 classes
 TYPES = {
     "steps": np.int64,
     "epochs": np.float64,
     "labels": np.int64,
     "p_true": np.float16,
-    "right": np.bool_,
+    "correct": np.bool_,
     "logits": np.float32,
 }
+SERIES = ("steps", "epochs", "p_true", "correct")  # arrays with one entry per point
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on one evaluation set, rows in its order, at T points of a training, the last of them its end.
+    """Predictions on one evaluation set, in the order of its rows, at T points of a training run ending with the last.
 
     Attributes:
         steps: Completed optimizer steps at each point, ascending, shape (T,).
-        epochs: The same in epochs, shape (T,).
+        epochs: Completed epochs at each point, shape (T,).
         labels: True class ids, shape (N,).
-        p_true: Probability of the true label, shape (T, N), in half precision: below 6e-8 it is 0.
-        right: Whether the true label had the largest logit, shape (T, N).
-        logits: Those of the last point, shape (N, C).
+        p_true: Probability of the true label, shape (T, N), in half precision: values below 6e-8 become 0.
+        correct: Whether the true label had the largest logit, shape (T, N).
+        logits: Logits at the last point, shape (N, C).
     """
 
     steps: np.ndarray
     epochs: np.ndarray
     labels: np.ndarray
     p_true: np.ndarray
-    right: np.ndarray
+    correct: np.ndarray
     logits: np.ndarray
 
     def __post_init__(self) -> None:
         for name, kind in TYPES.items():
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
         points, rows = self.p_true.shape if self.p_true.ndim == 2 else (-1, -1)
-        wanted = {"steps": (points,), "epochs": (points,), "labels": (rows,), "right": (points, rows)}
-        found = {name: getattr(self, name).shape for name in wanted}
-        if found != wanted or self.logits.ndim != 2 or len(self.logits) != rows or points < 1:
-            shapes = ", ".join(f"{field.name} {getattr(self, field.name).shape}" for field in fields(self))
-            raise ValueError(f"Expected arrays of T points, N rows and C classes, but got {shapes}.")
+        expected = {"steps": (points,), "epochs": (points,), "labels": (rows,), "correct": (points, rows)}
+        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
+        belong_together = expected.items() <= shapes.items() and shapes["logits"][:-1] == (rows,)
+        if not belong_together or points < 1:
+            raise ValueError(f"Expected arrays of T points, N rows and C classes, but got the shapes {shapes}.")
+
+    @classmethod
+    def from_logits(cls, logits: np.ndarray, labels: np.ndarray, step: int = 0, epoch: float = 0.0) -> Predictions:
+        """Make predictions at a single point.
+
+        Args:
+            logits: Shape (N, C).
+            labels: True class ids, shape (N,).
+            step: Completed optimizer steps.
+            epoch: Completed epochs.
+        """
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+        p_true = exp[np.arange(len(labels)), labels] / exp.sum(axis=1)
+        correct = logits.argmax(axis=1) == labels
+        return cls(np.array([step]), np.array([epoch]), labels, p_true[None], correct[None], logits)
+
+    def at(self, points: np.ndarray) -> Predictions:
+        """Keep some points.
+
+        Args:
+            points: Which to keep, shape (T,) of bool.
+        """
+        return replace(self, **{name: getattr(self, name)[points] for name in SERIES})
+
+    def followed_by(self, point: Predictions) -> Predictions:
+        """Append a later point of the same rows; a point at the same step is replaced.
+
+        Args:
+            point: Predictions at one point.
+        """
+        earlier = self.steps < point.steps[0]
+        series = {name: np.concatenate((getattr(self, name)[earlier], getattr(point, name))) for name in SERIES}
+        return replace(point, **series)
 
 
-def at_one_point(logits: np.ndarray, labels: np.ndarray, step: int = 0, epoch: float = 0.0) -> Predictions:
-    """Predictions at a single point.
+def check_class_labels(labels: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse labels that do not give one class for each row of logits.
 
     Args:
-        logits: Shape (N, C).
-        labels: True class ids, shape (N,).
-        step: Completed optimizer steps.
-        epoch: The same in epochs.
+        labels: Should have shape (N,) and hold class ids.
+        shape: Shape of the logits; should be (N, C).
+
+    Raises:
+        UsageError: If there are fewer than two classes, or labels are missing, of another type or out of range.
     """
-    sizes = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    p_true = sizes[np.arange(len(labels)), labels] / sizes.sum(axis=1)
-    right = logits.argmax(axis=1) == labels
-    return Predictions(np.array([step]), np.array([epoch]), labels, p_true[None], right[None], logits)
+    if len(shape) != 2 or shape[1] < 2 or labels.shape != shape[:1]:
+        raise UsageError(
+            "Expected logits of shape (N, C) with two classes or more, and labels of shape (N,), but got logits "
+            f"{tuple(shape)} and labels {labels.shape}."
+        )
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"Expected labels to be integer class ids, but got {labels.dtype}.")
+    outside = labels[(labels < 0) | (labels >= shape[1])]
+    if outside.size:
+        raise UsageError(
+            f"Expected class ids from 0 to {shape[1] - 1}, but got {outside[0]} ({outside.size} of {labels.size} "
+            "labels are out of range). Leave out rows without a class (-100)."
+        )
 
 
 def to_bytes(sets: Mapping[str, Predictions]) -> bytes:
-    """The file of some predictions.
+    """Serialize predictions.
 
     Args:
-        sets: By the name of their evaluation set; ``""`` for the only one.
+        sets: Predictions by the name of their evaluation set; ``""`` if there is only one.
     """
-    return save({_tensor(name, kind): getattr(one, kind) for name, one in sets.items() for kind in TYPES})
+    return save({_tensor_name(name, kind): getattr(one, kind) for name, one in sets.items() for kind in TYPES})
 
 
-def from_bytes(data: bytes, place: str = "the file") -> dict[str, Predictions]:
-    """The predictions in a file, by the name of their evaluation set.
+def from_bytes(data: bytes, source: str = "the file") -> dict[str, Predictions]:
+    """Deserialize predictions, by the name of their evaluation set.
 
     Args:
-        data: Its bytes.
-        place: What an error calls it.
+        data: Content of a predictions file.
+        source: Name of the file for error messages.
 
     Raises:
-        UsageError: If it is no such file.
+        UsageError: If the data does not hold predictions.
     """
     try:
         tensors = load(data)
         if not tensors:
             raise ValueError("it is empty")
         names = dict.fromkeys(name.rpartition("/")[0] for name in sorted(tensors))
-        return {name: Predictions(**{kind: tensors[_tensor(name, kind)] for kind in TYPES}) for name in names}
+        return {name: Predictions(**{kind: tensors[_tensor_name(name, kind)] for kind in TYPES}) for name in names}
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UsageError(f"Expected {place} to hold predictions, as CohortCallback writes them: {error}") from error
+        raise UsageError(f"Expected {source} to hold predictions written by CohortCallback: {error}") from error
 
 
 def write_predictions(path: str | os.PathLike[str], sets: Mapping[str, Predictions]) -> None:
-    """Write a file whole under a temporary name, then rename it.
+    """Write a predictions file under a temporary name, then rename it.
 
     Args:
-        path: The file; its folder is made if need be.
-        sets: By the name of their evaluation set; ``""`` for the only one.
+        path: The file. Its folder is created if necessary.
+        sets: Predictions by the name of their evaluation set; ``""`` if there is only one.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,19 +181,21 @@ def write_predictions(path: str | os.PathLike[str], sets: Mapping[str, Predictio
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, Predictions]:
-    """The predictions in a file, by the name of their evaluation set (``""`` for the only one).
+    """Read predictions by the name of their evaluation set (``""`` if there is only one).
 
     Args:
-        path: The file, or the folder of a run that holds it.
+        path: A predictions file, or the folder of a run that contains one.
 
     Raises:
-        UsageError: If it is no such file, or there is none.
+        UsageError: If the file does not exist or does not hold predictions.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise UsageError(f"Expected a file of predictions, but there is no {str(path)!r}. CohortCallback writes it.")
+        raise UsageError(
+            f"Expected a file of predictions, but {str(path)!r} does not exist. CohortCallback writes one."
+        )
     return from_bytes(path.read_bytes(), repr(str(path)))
 
 
-def _tensor(name: str, kind: str) -> str:
-    return f"{name}/{kind}" if name else kind
+def _tensor_name(set_name: str, kind: str) -> str:
+    return f"{set_name}/{kind}" if set_name else kind

@@ -109,8 +109,9 @@ def custom_task(
             raise UsageError(
                 f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. {hint}."
             )
+    unlabelled = set(test_splits) - set(splits)
     first = next(iter(limits))
-    labelled = first not in test_splits
+    labelled = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if labelled else label_column or "label"
     columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)
     if labelled:
@@ -118,7 +119,7 @@ def custom_task(
     task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
     used = DatasetDict()
     for split, limit in limits.items():
-        place, test = f"split {split!r} of {name}", split in test_splits
+        place, test = f"split {split!r} of {name}", split in unlabelled
         part = first_rows(rows[split], limit)
         if column in part.column_names:
             part = with_ids(part, column, labels, place, known=not test)

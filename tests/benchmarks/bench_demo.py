@@ -1,9 +1,9 @@
-"""The demo as its user runs it: how long it takes, what it scores, what it memorises.
+"""The demo as a user runs it: how long it takes, its scores, and how many rows are memorised.
 
     python tests/benchmarks/bench_demo.py           # on an idle machine
-    python tests/benchmarks/bench_demo.py --keep    # and write the scores and figures of the documentation anew
+    python tests/benchmarks/bench_demo.py --keep    # and update the scores and figures of the documentation
 
-A chance score is the share of the largest class among the rows that are scored.
+Chance is the share of the largest class among the evaluation rows.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ FIGURES = ("profile", "differences", "ranks")
 
 
 def run_demo(folder: Path) -> str:
-    """What it prints, after a line that says how long it took."""
+    """Run the demo, print how long it took, and return its output."""
     load, start = os.getloadavg()[0], time.perf_counter()
     command = [sys.executable, "-m", "glue_runs", "demo", "--output_dir", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds, work = time.perf_counter() - start, spent.ru_utime + spent.ru_stime
     cores = len(os.sched_getaffinity(0))
-    print(f"{seconds:.1f} s on {cores} cores, {work:.1f} s of processor time; load before it started: {load:.2f}\n")
+    print(f"{seconds:.1f} s on {cores} cores, {work:.1f} s of processor time; load before the start: {load:.2f}\n")
     return done.stdout
 
 
 def chance(folder: Path, task: TextTask) -> float:
-    """The share of the largest class among the rows that the task is scored on."""
+    """The share of the largest class among the evaluation rows of a task."""
     (path,) = (folder / "rows" / task.name).glob(f"{task.splits[0]}-*.parquet")
     return float(pd.read_parquet(path)["label"].value_counts(normalize=True).max())
 
 
 def summary(folder: Path, runs_df: pd.DataFrame) -> pd.DataFrame:
-    """For each task what chance gives, the scores over all runs, and how far seeds of one regime are apart."""
+    """For each task: chance, the scores over all runs, and the standard deviation over the seeds of a loss."""
     by_method = runs_df.groupby(["task", "method"])["score"]
     columns = {
         "chance": {name: chance(folder, task) for name, task in TASKS.items()},
@@ -60,16 +60,16 @@ def summary(folder: Path, runs_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def keep(runs_df: pd.DataFrame, report: Path) -> None:
-    """Put the figures and the numbers they are drawn from where the documentation shows them."""
+    """Copy the figures and their numbers into the documentation."""
     for name in FIGURES:
         shutil.copy(report / "figures" / f"{name}.png", PAGES / "figures" / f"{name}.png")
-    named = runs_df.rename(columns={"task": "experiment", **{f"train_{kind}_accuracy": kind for kind in SCORED_KINDS}})
-    named[["experiment", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
+    named = runs_df.rename(columns={f"train_{kind}_accuracy": kind for kind in SCORED_KINDS})
+    named[["task", "seed", "method", "score", *SCORED_KINDS]].to_csv(PAGES / "demo.csv", index=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="write scores and figures of the documentation anew")
+    parser.add_argument("--keep", action="store_true", help="update the scores and figures of the documentation")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "demo"

@@ -1,10 +1,10 @@
-"""The loss of a head of 128k words, forward and backward, beside `F.cross_entropy` of its logits.
+"""Forward and backward pass of the loss of a head of 128k words, relative to `F.cross_entropy` of its logits.
 
     python tests/benchmarks/bench_linear.py [--dtype bfloat16] [--chunks 32 64 128 256]
 
-Time is that of the processor, each peer timed in turn with `F.cross_entropy` (pairs.py). Memory is the largest
-resident size of the process during a step, less what it held before: that counts the gradients and whatever a kernel
-takes beside its tensors, which a profiler of tensors would not see. Linux counts it (proc(5): VmHWM, reset by
+Times are processor times, measured in alternation with `F.cross_entropy` (pairs.py). Memory is the largest resident
+size of the process during a step, minus its size before: this includes the gradients and whatever a kernel allocates
+outside tensors, which a profiler of tensors would not see. It is counted by Linux (proc(5): VmHWM, reset by
 clear_refs).
 """
 
@@ -38,8 +38,8 @@ def linear(alpha: float = WEIGHTS[0], beta: float = WEIGHTS[1], **options: objec
 
 
 def peers(chunk: int) -> dict[str, Loss]:
-    """What is measured, by name."""
-    # Of the same chunk: its own is a few tokens for such a shape, which takes a processor several times as long.
+    """The measured losses, by name."""
+    # With the same chunk: its default is a few tokens for such a shape, which takes a CPU several times as long.
     options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
     pytorchs = functools.partial(F.linear_cross_entropy, options=options)
     found = {
@@ -67,10 +67,10 @@ def step(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor) -> Callable
 
 
 def peak(run: Callable[[], None], *inputs: Tensor) -> float:
-    """MiB that a step adds to the process at its largest."""
+    """MiB that a step adds to the size of the process, at most."""
     for tensor in inputs:
         tensor.grad = None
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed and kept would hide what is taken again
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed but kept would hide new allocations
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     run()

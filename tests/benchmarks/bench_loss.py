@@ -1,6 +1,6 @@
-"""Forward and backward of the mixed loss beside `F.cross_entropy`: python tests/benchmarks/bench_loss.py.
+"""Forward and backward pass of the mixed loss, relative to `F.cross_entropy`: python tests/benchmarks/bench_loss.py.
 
-Beside them the obvious way to write it, with a softmax of its own, to show what the identity p_y = exp(-CE) saves.
+The obvious implementation, with a separate softmax, shows what the identity p_y = exp(-CE) saves.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRe
 def timed(words: list[str]) -> float:
     """Seconds of the command as it is typed, with all that Python loads."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "hf_elmix.cli.report", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "hf_elmix.cli.main", "report", *words], check=True, stdout=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 

@@ -1,6 +1,7 @@
-"""What a step of MixedLossTrainer and of ComplementTrainer costs: python tests/benchmarks/bench_step.py.
+"""The time of a step of MixedLossTrainer and ComplementTrainer: python tests/benchmarks/bench_step.py.
 
-A training on a 6-layer encoder, the first beside Trainer, the second beside the first on cross entropy.
+A 6-layer encoder is trained by the first relative to Trainer, and by the second relative to the first on cross
+entropy.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hf_elmix import ComplementTrainer, MixedLossTrainer
 
 
 def training(kind: type[Trainer], rows: Dataset, folder: str, hidden: int, **given: str) -> Callable[[], object]:
-    """A training of one epoch, started afresh at each call; the trainer is built once."""
+    """A training of one epoch, started afresh by each call; the trainer is built once."""
     set_seed(0)
     size = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_attention_heads": hidden // 32}
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=6, vocab_size=1000, num_labels=3, **size))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +33,7 @@ def check_interrupted(started: Any) -> None:
     said = started.said()
     assert "Traceback" not in said
     assert "Error" not in said
-    assert started.lines() == ["glue-runs: stopped. What is done is kept; the same command goes on from there."]
+    assert started.lines() == ["glue-runs: stopped. Completed runs are kept; run the same command again to continue."]
     assert said.splitlines()[-1] == started.lines()[0]
 
 
@@ -130,15 +128,13 @@ def test_two_commands_in_one_folder_share_the_work(
 
 
 @pytest.fixture
-def failing_hub(hub: Path) -> Iterator[str]:
-    """The address of a Hub with real rows that answers a third of all requests with 500 or 503."""
-    serve = f"import sys; sys.path.insert(0, {str(hub)!r}); from serve import LocalHub\n"
-    serve += f"with LocalHub([{str(hub)!r}], fail=0.33) as hub:\n  print(hub.url, flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", serve]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.communicate("")
+def failing_hub(hub: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of a Hub with real rows that answers a third of all requests with 500."""
+    from hub_server import LocalHub, RandomFaults
+
+    with LocalHub([hub, tmp_path / "pushed"]) as server:
+        server.faults.append(RandomFaults(0.33))
+        yield server.url
 
 
 @pytest.mark.hub

@@ -94,7 +94,7 @@ def make_predictions(rows: int = 200, *, points: int = 6, seed: int = 0, learned
         epochs=np.arange(1, points + 1),
         labels=labels,
         p_true=p[:, np.arange(rows), labels],
-        right=logits.argmax(axis=-1) == labels,
+        correct=logits.argmax(axis=-1) == labels,
         logits=logits[-1],
     )
 

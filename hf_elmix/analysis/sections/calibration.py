@@ -1,31 +1,38 @@
-"""The part of a report on whether the methods are as often right as they say."""
+"""Report section: do the predicted probabilities of each method match observed frequencies?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.calibrated import BINS, MEASURES, calibration_means, calibration_pairs
+from hf_elmix.analysis.comparison import compare
 from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
-from hf_elmix.analysis.predictions import Predicted
+from hf_elmix.analysis.predictions import BINS, Predicted
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 
-__all__ = ["calibration_section"]
+__all__ = ["MEASURES", "calibration_means", "calibration_pairs", "calibration_section"]
 
 Pairs = Mapping[tuple[str, str], pd.DataFrame]
-LABELS = {"ece": "ECE", "ece_adaptive": "adaptive ECE", "brier": "Brier score", "nll": "NLL"}
-SCALES = {"ece": HUNDRED, "ece_adaptive": HUNDRED, "brier": 1.0, "nll": 1.0}
-DIGITS = {"ece": 2, "ece_adaptive": 2, "brier": 4, "nll": 4}
+# Measures, all of which are better when smaller: heading, factor and digits.
+MEASURES = {
+    "ece": ("ECE", HUNDRED, 2),
+    "ece_adaptive": ("adaptive ECE", HUNDRED, 2),
+    "brier": ("Brier score", 1.0, 4),
+    "nll": ("NLL", 1.0, 4),
+}
+HEADINGS = [heading for heading, _, _ in MEASURES.values()]
 
 
 def calibration_section(results: StudyResults) -> Section | None:
-    """Calibration of each method before and after temperature scaling; None if no run tells.
+    """Calibration of each method before and after temperature scaling; None if no run has predictions.
 
     Args:
         results: The study.
@@ -33,56 +40,90 @@ def calibration_section(results: StudyResults) -> Section | None:
     predicted = results.predicted
     if predicted is None or predicted.calibration.empty:
         return None
-    means = calibration_means(predicted.calibration, results.methods)
     pairs = calibration_pairs(predicted.calibration, results.methods, results.baseline)
-    data = {
-        "calibration": predicted.calibration,
-        "reliability": _stacked(predicted.reliability, "when", "method", "bin"),
-    }
+    tables = [_means(calibration_means(predicted.calibration, results.methods))]
+    reliability = pd.concat(predicted.reliability, names=["when", "method", "bin"]).reset_index()
+    data = {"calibration": predicted.calibration, "reliability": reliability}
     if pairs:
-        data["calibration_pairs"] = _stacked(pairs, "measure", "when", "method")
+        tables.append(_pairs(pairs, results.baseline))
+        data["calibration_pairs"] = pd.concat(pairs, names=["measure", "when", "method"]).reset_index()
     return Section(
         "calibration",
         "Calibration",
-        "Is a model as often right as it says? The mixed loss gives up likelihood for fewer errors, so this may be "
-        "its price. Temperature scaling divides all logits by one number; each half of the evaluation rows is divided "
-        "by that of the other half.",
+        "Do predicted probabilities match observed frequencies? The mixed loss trades likelihood for accuracy, so "
+        "calibration may be its price. Temperature scaling divides all logits by one number, fitted on one half of "
+        "the evaluation rows and used on the other.",
         _answers(pairs, results.baseline),
-        [_means(means), *([_pairs(pairs, results.baseline)] if pairs else [])],
+        tables,
         {"Accuracy by confidence, over all rows of all runs": _pictures(predicted, results.methods)},
         data,
     )
 
 
+def calibration_means(calibration: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Average the columns of `calibration_table` over runs; temperatures geometrically.
+
+    Args:
+        calibration: From `reduce_predictions`.
+        methods: In the order of the study.
+
+    Returns:
+        A row for each of `WHEN` and method, with the number of ``runs``.
+    """
+    logs = calibration.assign(temperature=np.log(calibration["temperature"]))
+    groups = logs.groupby(["when", "method"])
+    means = groups[["accuracy", *MEASURES, "temperature"]].mean().assign(runs=groups.size())
+    means["temperature"] = np.exp(means["temperature"])
+    return means.reindex([(when, method) for when in WHEN for method in methods if (when, method) in means.index])
+
+
+def calibration_pairs(
+    calibration: pd.DataFrame, methods: Sequence[str], baseline: str
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Compare each method with the baseline in the same blocks; a difference below 0 is the better calibration.
+
+    Args:
+        calibration: From `reduce_predictions`.
+        methods: In the order of the study.
+        baseline: One of them.
+
+    Returns:
+        For each of `MEASURES` and `WHEN`, the columns of `compare`, and the means over the same blocks, ``value`` and
+        ``base_value``; empty without runs of the baseline and of another method.
+    """
+    known = [method for method in methods if method in set(calibration["method"])]
+    if baseline not in known or len(known) < 2:
+        return {}
+    pairs = {}
+    for measure in MEASURES:
+        for when in WHEN:
+            rows = calibration[calibration["when"] == when]
+            values = rows.pivot(index=BLOCK, columns="method", values=measure)[known]
+            means = {
+                method: values[[method, baseline]].dropna().mean().set_axis(["value", "base_value"])
+                for method in known
+                if method != baseline
+            }
+            pairs[measure, when] = compare(values, baseline).join(pd.DataFrame(means).T)
+    return pairs
+
+
 def _answers(pairs: Pairs, baseline: str) -> list[str]:
-    """Whether each method is worse or better calibrated than the baseline, by ECE."""
-    if not pairs:
-        return []
-    before, after = (pairs["ece", when] for when in WHEN)
-    return [
-        _answer(method_label(str(method)), before.loc[method], after.loc[method], method_label(baseline))
-        for method in before.index
-    ]
-
-
-def _answer(label: str, before: pd.Series, after: pd.Series, base: str) -> str:
-    if not before["pairs"]:
-        return f"{label} and {base} have no experiment in common."
-    trained = f"{_verdict(before, base)} as trained ({_numbers(before)})"
-    scaled = f"{_verdict(after, base)} after temperature scaling ({_numbers(after)})"
-    return f"In calibration, {label} {trained} and {scaled}."
-
-
-def _verdict(row: pd.Series, base: str) -> str:
-    if row["low"] > 0:
-        return f"is worse than {base}"
-    return f"is better than {base}" if row["high"] < 0 else f"cannot be told from {base}"
-
-
-def _numbers(row: pd.Series) -> str:
-    shares = f"ECE {number(HUNDRED * row['value'])} % beside {number(HUNDRED * row['base_value'])} %"
-    interval = interval_text(row["low"], row["high"], HUNDRED)
-    return f"{shares}, {gain_text(row['difference'], HUNDRED)} points {interval}".rstrip()
+    """Whether each method is better or worse calibrated than the baseline, by ECE."""
+    base, sentences = method_label(baseline), []
+    for method in pairs["ece", WHEN[0]].index if pairs else ():
+        label, verdicts = method_label(str(method)), []
+        for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
+            row = pairs["ece", when].loc[method]
+            better = "better than" if row["high"] < 0 else "not significantly different from"
+            gain = f"{gain_text(row['difference'], HUNDRED)} points {interval_text(row['low'], row['high'], HUNDRED)}"
+            verdicts.append(
+                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(HUNDRED * row['value'])} % "
+                f"versus {number(HUNDRED * row['base_value'])} %, {gain.rstrip()})"
+            )
+        said = f"In calibration, {label} is {' and '.join(verdicts)}."
+        sentences.append(said if row["pairs"] else f"{label} and {base} have no block in common.")
+    return sentences
 
 
 def _means(means: pd.DataFrame) -> Table:
@@ -92,61 +133,54 @@ def _means(means: pd.DataFrame) -> Table:
             Cell(row.when),
             Cell(f"{row.runs}", row.runs),
             Cell(number(HUNDRED * row.accuracy), row.accuracy),
-            *(_cell(getattr(row, measure), measure) for measure in MEASURES),
+            *(
+                Cell(number(scale * getattr(row, measure), digits), getattr(row, measure))
+                for measure, (_, scale, digits) in MEASURES.items()
+            ),
             Cell(number(row.temperature), row.temperature),
         ]
         for row in means.reset_index().itertuples()
     ]
     caption = (
-        f"Means over runs at their end. ECE, in percent, is the mean distance of confidence and accuracy over {BINS} "
-        "bins of confidence, of equal width or (adaptive) of equally many rows; Brier score and NLL (in nats) are "
-        "those of all classes. Less is better. With few rows ECE is above 0 even where probabilities are right, "
-        "so that it says something only beside another method on the same rows."
+        f"Means over runs at their end; smaller is better. ECE, in percent, is the mean difference of confidence and "
+        f"accuracy over {BINS} bins of confidence, of equal width or (adaptive) of equally many rows. Brier score and "
+        "NLL (in nats) are those of all classes. With few rows ECE is above 0 even for a calibrated model: compare it "
+        "only with that of another method on the same rows."
     )
-    header = ["method", "logits", "runs", "accuracy", *LABELS.values(), "temperature"]
+    header = ["method", "logits", "runs", "accuracy", *HEADINGS, "temperature"]
     return Table("calibration", "Calibration before and after temperature scaling", caption, header, rows)
 
 
 def _pairs(pairs: Pairs, baseline: str) -> Table:
     """A row for each method, before and after; a column for each measure."""
     rows = [
-        [
-            Cell(method_label(str(method))),
-            Cell(when),
-            *(_pair_cell(pairs[measure, when].loc[method], measure) for measure in MEASURES),
-        ]
+        [Cell(method_label(method)), Cell(when), *(_pair_cell(pairs[k, when].loc[method], k) for k in MEASURES)]
         for when in WHEN
         for method in pairs["ece", when].index
     ]
+    base = method_label(baseline)
     caption = (
-        f"Each method minus {method_label(baseline)} in the same experiments, with the 95 % interval of the mean: "
-        "above 0 the method is worse. ECE in points of percent."
+        f"Each method minus {base} in the same blocks, with the 95 % interval of the mean: above 0 the method is "
+        "worse. ECE in percentage points."
     )
-    header = ["method", "logits", *LABELS.values()]
-    return Table("calibration-pairs", f"Calibration beside {method_label(baseline)}", caption, header, rows)
-
-
-def _cell(value: float, measure: str) -> Cell:
-    return Cell(number(SCALES[measure] * value, DIGITS[measure]), value)
+    return Table(
+        "calibration-pairs", f"Calibration compared with {base}", caption, ["method", "logits", *HEADINGS], rows
+    )
 
 
 def _pair_cell(row: pd.Series, measure: str) -> Cell:
-    low, middle, high = (SCALES[measure] * row[name] for name in ("low", "difference", "high"))
-    digits = DIGITS[measure]
-    sign = "+" if middle >= 0 else ""
-    interval = "" if pd.isna(low) else f" [{number(low, digits)}, {number(high, digits)}]"
-    return Cell(f"{sign}{number(middle, digits)}{interval}", row["difference"])
+    _, scale, digits = MEASURES[measure]
+    low, middle, high = (number(scale * row[name], digits) for name in ("low", "difference", "high"))
+    sign = "+" if row["difference"] >= 0 else ""
+    return Cell(f"{sign}{middle}" if pd.isna(row["low"]) else f"{sign}{middle} [{low}, {high}]", row["difference"])
 
 
 def _pictures(predicted: Predicted, methods: Sequence[str]) -> list[Picture]:
     known = [method for method in methods if (WHEN[0], method) in predicted.reliability][:DRAWN]
-    draws = {when: {method: predicted.reliability[when, method] for method in known} for when in WHEN}
     height = 4.2 + 0.2 * legend_rows(known)
-    return [
-        Picture(f"reliability-{k}", first_upper(when), partial(draw_reliability, tables, order=methods), height)
-        for k, (when, tables) in enumerate(draws.items(), start=1)
-    ]
-
-
-def _stacked(tables: Mapping[tuple[str, str], pd.DataFrame], *names: str) -> pd.DataFrame:
-    return pd.concat(tables, names=names).reset_index()
+    pictures = []
+    for k, when in enumerate(WHEN, start=1):
+        tables = {method: predicted.reliability[when, method] for method in known}
+        draw = partial(draw_reliability, tables, order=methods)
+        pictures.append(Picture(f"reliability-{k}", first_upper(when), draw, height))
+    return pictures

@@ -1,4 +1,4 @@
-"""The part of a report on the rows that a training changes: which, how many, and whether a method changes more."""
+"""Report section: how predictions change late in training, and whether a method corrects more rows than another."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 import pandas as pd
 
+from hf_elmix.analysis.comparison import compare, minimum_detectable_effect
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.moves import flow_of, moves_table, pooled_transitions
-from hf_elmix.analysis.numbers import gain_text, interval_text, number, pvalue_text
-from hf_elmix.analysis.predictions import SIXTHS, Predicted
+from hf_elmix.analysis.frames import BLOCK
+from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, pvalue_text
+from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, Predicted
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
-from hf_elmix.diagnostics.cohort_plots import draw_flow, draw_histograms
+from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
 from hf_elmix.predictions.records import THRESHOLD
 
-__all__ = ["cohort_section"]
+__all__ = ["cohort_section", "flow_of", "near_table", "pooled_transitions"]
 
 PAPER_ROW = "the paper: CE, ResNet32 on CIFAR-100"
 
 
 def cohort_section(results: StudyResults) -> Section | None:
-    """What became of rows that were right, wrong but near the boundary, and far from it; None if no run tells.
+    """How the rows that are correct, near the boundary and far from it end up; None if no run has predictions.
 
     Args:
         results: The study.
@@ -34,108 +35,160 @@ def cohort_section(results: StudyResults) -> Section | None:
     if predicted is None or predicted.flows.empty:
         return None
     pooled = pooled_transitions(predicted, results.methods)
-    moves = moves_table(predicted, results.methods, results.baseline, results.seed)
-    when = _when(predicted)
+    near = near_table(predicted, results.methods, results.baseline, results.seed)
+    low, high = (round(HUNDRED * end) for end in predicted.flows["start"].agg(["min", "max"]))
+    when = f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
+    answers = near.loc["both"].itertuples() if "both" in near.index else ()
+    data = {
+        "transitions": predicted.transitions,
+        "cohorts": pooled.reset_index(),
+        "cohort_flows": predicted.flows,
+        "histograms": predicted.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
+    }
+    if len(near):
+        data |= {"cohort_moves": predicted.near, "cohort_pairs": near.reset_index()}
     return Section(
         "cohorts",
-        "Which rows change",
-        f"A row is right; or wrong and near the boundary, its label having a probability above {THRESHOLD:g}; or "
-        f"wrong and far from it. What became, by the end, of the rows of each kind at {when}?",
-        [*_answers(moves, results.baseline), _shares(pooled)],
-        [_transitions(pooled, when), *([_moves(moves, results.baseline)] if len(moves) else [])],
-        {
-            f"From {when} to the end": _flows(predicted, pooled, when),
-            "Probability of the true label, over the training": _histograms(predicted, pooled),
-        },
-        _data(predicted, pooled, moves),
+        "How predictions change during training",
+        "A row is correct; or incorrect and near the boundary, if the probability of its label is above "
+        f"{THRESHOLD:g}; or incorrect and far from it. How do the rows of each cohort at {when} end up?",
+        [*(_answer(row, results.baseline) for row in answers), _shares(pooled)],
+        [_transitions(pooled, when), *([_near(near, results.baseline)] if len(near) else [])],
+        _pictures(predicted, pooled, when),
+        data,
     )
 
 
-def _when(predicted: Predicted) -> str:
-    """``83 % of the training``, or where runs differ, from where to where."""
-    low, high = (round(HUNDRED * end) for end in predicted.flows["start"].agg(["min", "max"]))
-    return f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
+def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataFrame:
+    """Count rows of each cohort at the start, and those that are correct at the end, over all runs of each method.
+
+    Args:
+        predicted: The counts of the study.
+        methods: In the order of the study.
+
+    Returns:
+        A row for each method that has any: ``runs``, the mean share of the training done at the ``start``, counts as
+        in `transition_table`, and the columns of `share_table`.
+    """
+    rows = {}
+    for method in methods:
+        part = predicted.flows[predicted.flows["method"] == method]
+        if len(part):
+            rows[method] = {"runs": part.groupby(BLOCK).ngroups, "start": part["start"].mean()}
+            for name, flow in flow_of(predicted, method).iterrows():
+                rows[method] |= {name: int(flow.sum()), f"{name}_end": int(flow["correct"])}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    return table.join(share_table(table))
 
 
-def _answers(moves: pd.DataFrame, baseline: str) -> list[str]:
-    """Whether each method moves more rows than the baseline, of those near the boundary for both."""
-    if moves.empty or "both" not in moves.index.get_level_values(0):
-        return []
-    return [
-        _answer(row, method_label(str(row.Index)), method_label(baseline)) for row in moves.loc["both"].itertuples()
-    ]
+def flow_of(predicted: Predicted, method: str) -> pd.DataFrame:
+    """Sum `flow_table` over all runs of a method.
+
+    Args:
+        predicted: The counts of the study.
+        method: A method that has any.
+    """
+    sums = predicted.flows[predicted.flows["method"] == method].sum(numeric_only=True)
+    counts = [[int(sums[f"{before}_{after}"]) for after in COHORTS] for before in COHORTS]
+    return pd.DataFrame(counts, pd.Index(COHORTS, name="start"), pd.Index(COHORTS, name="end"))
 
 
-def _answer(row: Any, label: str, base: str) -> str:
+def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
+    """Compare the share of the rows near the boundary at the start that end correct with that of the baseline.
+
+    The selection of rows matters. Rows near for ``both`` are selected alike for the two methods. If each method has
+    its own rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
+    any other method: what is incorrect by chance for one is less often incorrect for another.
+
+    Args:
+        predicted: The counts of the study.
+        methods: In the order of the study.
+        baseline: One of them.
+        seed: Of the simulation behind the minimum detectable effect.
+
+    Returns:
+        A row for each of `NEAR_FOR` and each method but the baseline: the ``rows`` over all blocks; the means over
+        blocks of the ``share`` of the method and that of the baseline, ``base_share``; the columns of `compare`; and
+        the ``minimum_detectable_effect``. Blocks in which one of the two has no such row are left out.
+    """
+    parts = {}
+    for who in NEAR_FOR if len(predicted.near) else ():
+        near = predicted.near
+        near = near[(near["near_for"] == who) & (near["rows"] > 0) & (near["base_rows"] > 0)]
+        near = near.assign(share=near["correct"] / near["rows"], base_share=near["base_correct"] / near["base_rows"])
+        others = [method for method in methods if method in set(near["method"])]
+        if others:
+            means = near.groupby("method").agg({"rows": "sum", "share": "mean", "base_share": "mean"})
+            gains = near.assign(gain=near["share"] - near["base_share"])
+            gains = gains.pivot(index=BLOCK, columns="method", values="gain")[others].assign(**{baseline: 0.0})
+            effect = minimum_detectable_effect(gains, baseline, seed).rename("minimum_detectable_effect")
+            parts[who] = means.loc[others].join(compare(gains, baseline)).join(effect)
+    return pd.concat(parts, names=["near_for"]) if parts else pd.DataFrame()
+
+
+def _answer(row: Any, baseline: str) -> str:
+    """Whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
+    label, base = method_label(str(row.Index)), method_label(baseline)
     if row.equal == row.pairs:
-        start = f"{label} moves as many of the rows near the boundary as {base} does"
+        start = f"{label} corrects as many of the rows near the boundary as {base} does"
     elif row.low > 0:
-        start = f"{label} moves more of the rows near the boundary than {base} does"
+        start = f"{label} corrects more of the rows near the boundary than {base} does"
     elif row.high < 0:
-        start = f"{label} moves fewer of the rows near the boundary than {base} does"
+        start = f"{label} corrects fewer of the rows near the boundary than {base} does"
+    elif pd.isna(row.low):
+        start = f"Too few runs show whether {label} corrects more of the rows near the boundary than {base} does"
     else:
-        start = f"Whether {label} moves more of the rows near the boundary than {base} does cannot be told"
+        start = f"{label} is not significantly different from {base} in the rows near the boundary that it corrects"
     gain = f"{gain_text(row.difference, HUNDRED)} points {interval_text(row.low, row.high, HUNDRED)}".rstrip()
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
-    over = f"{row.pairs:.0f} experiment{'s' if row.pairs != 1 else ''}{of_them}"
-    text = f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end right beside "
-    text += f"{number(HUNDRED * row.base_share)} %, {gain} over {over} and {row.rows:,} rows"
-    if not row.minimum_detectable_effect > 0 or row.low > 0 or row.high < 0:
-        return f"{text}."
-    missed = (
-        f"A true difference under {number(HUNDRED * row.minimum_detectable_effect)} points"
-        if row.minimum_detectable_effect < 1
-        else "Any true one"
+    blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
+    text = (
+        f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end correct under {label} and "
+        f"{number(HUNDRED * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
     )
-    return f"{text}. {missed} could easily have been missed."
+    effect = row.minimum_detectable_effect
+    if not effect > 0 or row.low > 0 or row.high < 0:
+        return text
+    least = f"{number(HUNDRED * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
+    return f"{text} The minimum detectable effect is {least}."
 
 
 def _shares(pooled: pd.DataFrame) -> str:
     """The shares of the paper's example, over all rows of each method."""
-    parts = {"near": "wrong rows near the boundary end right", "far": "wrong rows far from it", "right": "right rows"}
     said = []
-    for name, words in parts.items():
+    for name, words in {"near": "near the boundary", "far": "far from it", "correct": "correct before"}.items():
         column = pooled[f"{name}_share"].dropna()
         shares = [f"{method_label(str(method))} {number(HUNDRED * share)} %" for method, share in column.items()]
-        said.append(f"{words}: {', '.join(shares) or 'there were none'}")
-    return f"Of all {'; of all '.join(said)}."
+        said.append(f"{words}: {', '.join(shares) or 'none'}")
+    return f"Rows that end correct, of those {'; '.join(said)}."
 
 
 def _transitions(pooled: pd.DataFrame, when: str) -> Table:
-    rows = [
-        [Cell(method_label(str(row["method"]))), Cell(f"{row['runs']:.0f}", row["runs"]), *_share_cells(row)]
-        for _, row in pooled.reset_index().iterrows()
-    ]
-    paper = PAPER.join(share_table(PAPER)).iloc[0]
-    rows.append([Cell(PAPER_ROW), Cell("1", 1), *_share_cells(paper)])
+    paper = PAPER.join(share_table(PAPER)).assign(method=PAPER_ROW, runs=1)
+    rows = []
+    for _, row in pd.concat([pooled.rename(method_label).reset_index(), paper]).iterrows():
+        rows.append([Cell(row["method"]), Cell(f"{row['runs']:.0f}", row["runs"])])
+        for name in COHORTS:
+            share, low, high = (row[f"{name}_{part}"] for part in ("share", "low", "high"))
+            text = f"{number(HUNDRED * share)} {interval_text(low, high, HUNDRED)}".rstrip()
+            rows[-1] += [Cell(f"{row[name]:,.0f}", row[name]), Cell(text, share)]
     caption = (
-        f"Rows at {when}, over all runs and evaluation sets, and how many of them are right at the "
-        f"end, in percent: near are wrong ones whose label has a probability above {THRESHOLD:g}, far the other wrong "
-        "ones. Wilson's 95 % intervals take all rows as independent, though the same rows come again with each seed: "
-        "with several seeds they are too narrow."
+        f"Rows at {when}, over all runs and evaluation sets, and how many of them are correct at the end, in percent. "
+        f"Near: incorrect, with a probability of the label above {THRESHOLD:g}. Far: otherwise incorrect. Wilson's "
+        "95 % intervals assume independent rows, but each seed has the same rows: with several seeds they are too "
+        "narrow."
     )
-    header = ["method", "runs"]
-    for name in COHORTS:
-        header += [name, f"{name}: end right"]
-    return Table("transitions", "Right, near and far", caption, header, rows)
+    header = ["method", "runs", *(title for name in COHORTS for title in (name, f"{name}: end correct"))]
+    return Table("transitions", "Correct, near and far", caption, header, rows)
 
 
-def _share_cells(row: pd.Series) -> list[Cell]:
-    cells = []
-    for name in COHORTS:
-        share, low, high = (row[f"{name}_{part}"] for part in ("share", "low", "high"))
-        text = f"{number(HUNDRED * share)} {interval_text(low, high, HUNDRED)}".rstrip()
-        cells += [Cell(f"{row[name]:,.0f}", row[name]), Cell(text, share)]
-    return cells
-
-
-def _moves(moves: pd.DataFrame, baseline: str) -> Table:
+def _near(near: pd.DataFrame, baseline: str) -> Table:
     base = method_label(baseline)
-    whose = {"both": "near for both", "own": "near for each, its own", "baseline": f"near for {base}"}
+    near_for = {"both": "near for both", "each": "each method's own", "baseline": f"near for {base}"}
     rows = [
         [
             Cell(method_label(row.method)),
-            Cell(whose[row.whose]),
+            Cell(near_for[row.near_for]),
             Cell(f"{row.pairs}", row.pairs),
             Cell(f"{row.rows:,}", row.rows),
             Cell(number(HUNDRED * row.share), row.share),
@@ -145,48 +198,26 @@ def _moves(moves: pd.DataFrame, baseline: str) -> Table:
             Cell(f"{row.better}/{row.equal}/{row.worse}", row.better),
             Cell(pvalue_text(row.sign_p), row.sign_p),
         ]
-        for row in moves.reset_index().itertuples()
+        for row in near.reset_index().itertuples()
     ]
     caption = (
-        f"Rows near the boundary that are right at the end, in percent: each method beside {base} in the same "
-        "experiments (means over those in which both have such rows), with the 95 % interval of the difference and "
-        "the two-sided p-value of the sign test. Rows near for both are chosen alike for the two. With each its own, "
-        f"one may have had the easier rows. Rows chosen for being wrong under {base} favour any other method."
+        f"Rows near the boundary that are correct at the end, in percent, for each method and {base} in the same "
+        "blocks (means over the blocks in which both have such rows), with the 95 % interval of the difference and "
+        "the two-sided p-value of the sign test. Rows near for both are selected alike for the two. If each has its "
+        f"own, those of one may be easier. Rows selected because {base} was incorrect favour any other method."
     )
-    header = ["method", "rows", "experiments", "number", "end right", f"under {base}", "difference"]
-    return Table(
-        "moves", "Rows near the boundary", caption, [*header, "95 % interval", "more/equal/fewer", "sign p"], rows
-    )
+    header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
+    return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _drawn(pooled: pd.DataFrame) -> list[tuple[int, str]]:
-    return list(enumerate(map(str, pooled.index[:DRAWN]), start=1))
-
-
-def _flows(predicted: Predicted, pooled: pd.DataFrame, when: str) -> Sequence[Picture]:
-    names = (when.replace(" of the", "\nof the"), "end")
-    return [
-        Picture(f"flow-{k}", method_label(method), partial(draw_flow, flow_of(predicted, method), names=names), 3.6)
-        for k, method in _drawn(pooled)
-    ]
-
-
-def _histograms(predicted: Predicted, pooled: pd.DataFrame) -> Sequence[Picture]:
-    pictures = []
-    for k, method in _drawn(pooled):
-        table = predicted.histograms.loc[method]
-        table = table.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in table.index])
-        pictures.append(
-            Picture(f"histograms-{k}", method_label(method), partial(draw_histograms, table, label="training"), 3.6)
-        )
-    return pictures
-
-
-def _data(predicted: Predicted, pooled: pd.DataFrame, moves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    data = {
-        "transitions": predicted.transitions,
-        "cohorts": pooled.reset_index(),
-        "cohort_flows": predicted.flows,
-        "histograms": predicted.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
-    }
-    return {**data, "cohort_moves": predicted.moves, "cohort_pairs": moves.reset_index()} if len(moves) else data
+def _pictures(predicted: Predicted, pooled: pd.DataFrame, when: str) -> dict[str, list[Picture]]:
+    """A Sankey diagram and a ridgeline plot for each of the first methods."""
+    names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
+    for k, method in enumerate(pooled.index[:DRAWN], start=1):
+        label, histograms = method_label(method), predicted.histograms.loc[method]
+        histograms = histograms.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
+        draw = partial(draw_sankey, flow_of(predicted, method), names=names)
+        sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
+        draw = partial(draw_ridgeline, histograms, label="training")
+        ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))
+    return {f"From {when} to the end": sankey, "Probability of the true label during training": ridgeline}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.predictions import reduce_predictions
+from hf_elmix.analysis.predictions import BINS, reduce_predictions
+from hf_elmix.diagnostics.calibration import WHEN, calibration_table, reliability_table, temperature_scaled
 from hf_elmix.errors import UsageError
 from hf_elmix.predictions.cohorts import COHORTS, transition_table
 from hf_elmix.predictions.records import Predictions
@@ -34,7 +35,7 @@ def readers_of(sets) -> dict[RunKey, Callable]:
 
 
 def cohort(p: Predictions, point: int, row: int) -> str:
-    return "right" if p.right[point, row] else "near" if p.p_true[point, row] > np.float16(0.2) else "far"
+    return "correct" if p.correct[point, row] else "near" if p.p_true[point, row] > np.float16(0.2) else "far"
 
 
 def near_rows(p: Predictions) -> set[int]:
@@ -60,24 +61,24 @@ def test_flows_by_a_plain_loop(sets):
             assert getattr(flow, f"{before}_{after}") == len(rows)
 
 
-def test_moves_by_sets_of_rows(sets):
-    moves = reduce_predictions(readers_of(sets), METHODS, "ce").moves
-    assert len(moves) == 3 * 7  # of the eight runs beside the baseline, one has no file
-    assert moves["rows"].max() > moves["rows"].min() >= 0
-    for move in moves.itertuples():
-        counts = {"rows": 0, "right": 0, "base_rows": 0, "base_right": 0}
-        for name, p in sets[RunKey(move.task, move.method, move.seed)].items():
-            base = sets[RunKey(move.task, "ce", move.seed)][name]
-            mine, other = {
-                "own": (near_rows(p), near_rows(base)),
+def test_near_rows_by_a_plain_loop(sets):
+    near = reduce_predictions(readers_of(sets), METHODS, "ce").near
+    assert len(near) == 3 * 7  # of the eight runs with a baseline run, one has no file
+    assert near["rows"].max() > near["rows"].min() >= 0
+    for found in near.itertuples():
+        counts = {"rows": 0, "correct": 0, "base_rows": 0, "base_correct": 0}
+        for name, p in sets[RunKey(found.task, found.method, found.seed)].items():
+            base = sets[RunKey(found.task, "ce", found.seed)][name]
+            own, other = {
+                "each": (near_rows(p), near_rows(base)),
                 "baseline": (near_rows(base), near_rows(base)),
                 "both": (near_rows(p) & near_rows(base), near_rows(p) & near_rows(base)),
-            }[move.whose]
-            counts["rows"] += len(mine)
-            counts["right"] += sum(bool(p.right[-1, row]) for row in mine)
+            }[found.near_for]
+            counts["rows"] += len(own)
+            counts["correct"] += sum(bool(p.correct[-1, row]) for row in own)
             counts["base_rows"] += len(other)
-            counts["base_right"] += sum(bool(base.right[-1, row]) for row in other)
-        assert {name: getattr(move, name) for name in counts} == counts
+            counts["base_correct"] += sum(bool(base.correct[-1, row]) for row in other)
+        assert {name: getattr(found, name) for name in counts} == counts
 
 
 def test_histograms_are_sums_over_runs_at_sixths(sets):
@@ -89,7 +90,7 @@ def test_histograms_are_sums_over_runs_at_sixths(sets):
 
 
 @pytest.mark.parametrize(("points", "sixths"), [(1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (12, [1, 2, 3, 4, 5, 6])])
-def test_other_points_count_at_the_sixth_that_they_are_near(predictions, points, sixths):
+def test_points_count_at_the_nearest_sixth(predictions, points, sixths):
     seen = {RunKey("a", "ce", 0): lambda: {"": predictions(9, points=points)}}
     assert list(reduce_predictions(seen, ["ce"], "ce").histograms.loc["ce"].index) == sixths
 
@@ -99,17 +100,17 @@ def test_a_run_of_one_point_has_no_start(predictions):
     predicted = reduce_predictions(ends, ["ce", "0"], "ce")
     assert predicted.transitions.empty
     assert predicted.flows.empty
-    assert predicted.moves.empty
+    assert predicted.near.empty
 
 
-def test_a_baseline_that_left_nothing(sets):
+def test_a_baseline_without_predictions(sets):
     without = {key: one for key, one in sets.items() if key.method != "ce"}
     predicted = reduce_predictions(readers_of(without), METHODS, "ce")
-    assert predicted.moves.empty
+    assert predicted.near.empty
     assert set(predicted.flows["method"]) == {"0", "0-0.5"}
 
 
-def test_other_rows_are_not_compared(sets):
+def test_different_rows_are_not_compared(sets):
     key = RunKey("a", "0-0.5", 1)
     one = sets[key][""]
     for other in ({"": replace(one, labels=one.labels[::-1])}, {"test": one}):
@@ -118,17 +119,17 @@ def test_other_rows_are_not_compared(sets):
 
 
 def test_an_error_names_the_run(predictions):
-    wrong = replace(predictions(3), labels=[0, 1, -100])
-    with pytest.raises(UsageError, match="a ce seed 7: Expected labels to be class ids"):
-        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": wrong}}, ["ce"], "ce")
+    unlabelled = replace(predictions(3), labels=[0, 1, -100])
+    with pytest.raises(UsageError, match="a ce seed 7: Expected class ids from 0 to 2"):
+        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": unlabelled}}, ["ce"], "ce")
 
 
 @pytest.mark.parametrize("left", [None, {}])
-def test_a_file_that_is_gone_or_empty_is_none(predictions, left):
+def test_a_missing_or_empty_file_is_skipped(predictions, left):
     readers = {RunKey("a", "ce", 0): lambda: left, RunKey("a", "0", 0): lambda: {"": predictions(9)}}
     predicted = reduce_predictions(readers, ["ce", "0"], "ce")
     assert set(predicted.flows["method"]) == {"0"}
-    assert predicted.moves.empty
+    assert predicted.near.empty
 
 
 def test_no_more_than_two_runs_are_held_at_once(predictions):
@@ -146,3 +147,51 @@ def test_no_more_than_two_runs_are_held_at_once(predictions):
     reduce_predictions({key: lambda k=k: read(k) for k, key in enumerate(keys)}, METHODS, "ce")
     assert len(alive) == len(keys)  # each is read once
     assert most <= 2
+
+
+def calibration_of(*runs: dict[str, Predictions]):
+    """The calibration and reliability of runs of one method."""
+    readers = {RunKey("a", "ce", seed): lambda run=run: run for seed, run in enumerate(runs)}
+    predicted = reduce_predictions(readers, ["ce"], "ce")
+    return predicted.calibration, predicted.reliability
+
+
+def joined(*sets: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([one.logits for one in sets]), np.concatenate([one.labels for one in sets])
+
+
+def test_calibration_is_that_of_the_rows_of_all_sets(predictions):
+    sets = {"x": predictions(70), "y": predictions(50, seed=1)}
+    table, reliability = calibration_of(sets)
+    logits, labels = joined(*sets.values())
+    assert_frame_equal(
+        table.set_index("when").rename_axis(None).drop(columns=["task", "method", "seed"]),
+        calibration_table(logits, labels, bins=BINS),
+    )
+    assert list(reliability) == [(when, "ce") for when in WHEN]
+    scaled = temperature_scaled(logits, labels)[0]
+    for when, values in zip(WHEN, (logits, scaled), strict=True):
+        expected, found = reliability_table(values, labels, bins=BINS), reliability[when, "ce"]
+        assert_frame_equal(found.reset_index(drop=True), expected)
+        lower = found.index.to_numpy() / BINS
+        assert ((lower < expected["confidence"]) & (expected["confidence"] <= lower + 1 / BINS + 1e-12)).all()
+
+
+def test_reliability_is_that_of_the_rows_of_all_runs(predictions):
+    runs = [predictions(60 + 30 * k, seed=k, learned=k) for k in range(3)]
+    total = calibration_of(*({"": one} for one in runs))[1][WHEN[0], "ce"]
+    assert_frame_equal(total.reset_index(drop=True), reliability_table(*joined(*runs), bins=BINS))
+
+
+def test_a_run_with_logits_that_are_not_finite_has_no_calibration(predictions):
+    one = predictions(9)
+    one.logits[3, 1] = np.nan
+    table, reliability = calibration_of({"": one, "x": predictions(5)})
+    assert table.empty
+    assert reliability == {}
+
+
+def test_evaluation_sets_with_different_classes_are_refused(predictions):
+    one = predictions(5)
+    with pytest.raises(UsageError, match=r"same classes on all evaluation sets, but got \[2, 3\]"):
+        calibration_of({"x": one, "y": replace(one, logits=one.logits[:, :2])})

@@ -15,13 +15,12 @@ import pytest
 from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.calibrated import calibration_pairs
 from hf_elmix.analysis.frames import curves_table, runs_table, scores_table
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections import sections_of
-from hf_elmix.analysis.sections.calibration import calibration_section
+from hf_elmix.analysis.sections.calibration import calibration_pairs, calibration_section
 from hf_elmix.analysis.sections.cohorts import cohort_section
 from hf_elmix.analysis.sections.summary import verdict
 from hf_elmix.plotting import STYLES
@@ -298,7 +297,7 @@ def test_sections_of_predictions_are_shown(shown):
 
 
 def test_the_files_of_predictions(shown):
-    figures = [f"{name}-{k}" for name in ("flow", "histograms") for k in (1, 2, 3)] + [
+    figures = [f"{name}-{k}" for name in ("sankey", "ridgeline") for k in (1, 2, 3)] + [
         "reliability-1",
         "reliability-2",
     ]

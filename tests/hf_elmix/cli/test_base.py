@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_elmix.cli.base import OneLineParser, exit_code
+from hf_elmix.cli.base import Command, OneLineParser, exit_code, run_program, whole_number
 from hf_elmix.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def ends(error: BaseException):
     ],
 )
 def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
-    assert exit_code("me", ends(error), extra="report", stopped="Go on.") == code
+    assert exit_code("me", ends(error), extra="report", interrupted="Go on.") == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert line in shown.err
@@ -46,3 +46,48 @@ def test_a_parser_refuses_in_one_line():
     parser.add_argument("--count", type=int)
     with pytest.raises(UsageError, match="invalid int value: 'x'. See me --help.$"):
         parser.parse_args(["--count", "x"])
+
+
+def command(takes_rest: bool = False) -> Command:
+    def run(args) -> int:
+        """Count.
+
+        Says the count.
+        """
+        print(args.count, args.rest, args.typed)
+        return 3
+
+    def add_arguments(parser) -> None:
+        parser.add_argument("--count", type=whole_number(1, 9), default=2, help="the number")
+
+    return Command(run, add_arguments, takes_rest=takes_rest)
+
+
+def test_a_program_runs_the_command_that_is_typed(capsys):
+    commands = {"count": command(takes_rest=True), "own": Command(lambda args: print(args.rest) or 4)}
+    assert run_program("me", "Counts.", commands, ["count", "--count", "3", "--more", "a b"]) == 3
+    assert run_program("me", "Counts.", commands, ["own", "--count", "x"]) == 4
+    assert capsys.readouterr().out == "3 ['--more', 'a b'] me count --count 3 --more 'a b'\n['--count', 'x']\n"
+
+
+def test_help_is_the_docstring_with_defaults(capsys):
+    with pytest.raises(SystemExit):
+        run_program("me", "Counts.", {"count": command()}, ["count", "--help"])
+    shown = capsys.readouterr().out
+    assert "\nCount.\n\nSays the count.\n" in shown
+    assert "the number (default: 2)" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["cuont"], "me: Expected COMMAND to be one of count, but got 'cuont'. Did you mean 'count'?"),
+        (["count", "--cuont", "3"], "me: Unknown argument '--cuont'. Did you mean '--count'? See me count --help."),
+        (["count", "stray"], "me: Unknown argument 'stray'. See me count --help."),
+        (["count", "--count", "10"], "--count: expected a whole number, 1 to 9, but got '10'. See me count --help."),
+        ([], "me: the following arguments are required: COMMAND. See me --help."),
+    ],
+)
+def test_mistakes_in_typing(words, line, capsys):
+    assert run_program("me", "Counts.", {"count": command()}, words) == 2
+    assert capsys.readouterr().err.strip().endswith(line)

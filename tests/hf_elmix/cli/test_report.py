@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hf_elmix.cli.report import main
+from hf_elmix.cli.main import main
 from hf_elmix.predictions.records import FILE
 from hf_elmix.study.store import Store
 
@@ -27,7 +27,7 @@ def scores(tmp_path):
 
 
 def test_a_file_of_scores_becomes_a_page(scores, capsys):
-    assert main([str(scores), "--baseline", "old"]) == 0
+    assert main(["report", str(scores), "--baseline", "old"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert shown.out.startswith(
@@ -36,7 +36,7 @@ def test_a_file_of_scores_becomes_a_page(scores, capsys):
     path = scores.parent / "report" / "report.html"
     assert shown.out.endswith(f"tables and data: {path}\nOpen it: file://{path}\n")
     page = path.read_text()
-    assert f"elmix-report {scores} --baseline old" in page
+    assert f"elmix report {scores} --baseline old" in page
     assert "<h1>Report: scores.csv</h1>" in page
 
 
@@ -44,11 +44,11 @@ def test_a_folder_of_records_becomes_a_page(small_study, tmp_path, capsys):
     store = Store(tmp_path / "runs")
     for record in small_study:
         store.write(record)
-    assert main([str(store.folder), "--title", "Mine", "--output_dir", str(tmp_path / "out")]) == 0
+    assert main(["report", str(store.folder), "--title", "Mine", "--output_dir", str(tmp_path / "out")]) == 0
     assert "9 of 11 runs have a score (" in capsys.readouterr().out
     assert "<h1>Mine</h1>" in (tmp_path / "out" / "report.html").read_text()
     # The report may lie among the runs: it is no run.
-    assert main([str(store.folder)]) == 0
+    assert main(["report", str(store.folder)]) == 0
     assert (store.folder / "report" / "report.html").exists()
     assert len(list(store.records())) == len(small_study)
 
@@ -60,15 +60,15 @@ def test_predictions_beside_the_records_are_shown(predicted_study, tmp_path, cap
         store.write(record)
         if record.key in readers:
             store.write_predictions(record.key, readers[record.key]())
-    assert main([str(store.folder)]) == 0
+    assert main(["report", str(store.folder)]) == 0
     said = capsys.readouterr().out
     assert "of those near it for both, " in said
     assert "In calibration, F = 0-0.5 " in said
     path = store.folder_of(records[0].key) / FILE
     path.write_bytes(b"no predictions")
-    assert main([str(store.folder)]) == 2
+    assert main(["report", str(store.folder)]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"elmix-report: Expected '{path}' to hold predictions")
+    assert shown.err.startswith(f"elmix: Expected '{path}' to hold predictions")
     assert shown.err.count("\n") == 1
 
 
@@ -78,7 +78,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         store.write(record)
     grid = {"tasks": ["cola", "rte"], "methods": ["ce", "0-0.5", "0.3", "el"], "seeds": [0, 1]}
     (store.folder / "study.json").write_text(json.dumps({"grids": [grid], "methods": {}, "settings": {}}))
-    assert main([str(store.folder)]) == 0
+    assert main(["report", str(store.folder)]) == 0
     said = capsys.readouterr().out
     assert "9 of 16 runs have a score (5 missing, " in said
     assert "no score (0/2)" in said
@@ -90,12 +90,12 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "required: scores"),
-        (["nowhere.csv"], "Expected a CSV file of scores or a folder of runs, but there is no 'nowhere.csv'"),
-        (["notes.txt"], "Expected a .csv or .parquet file, or a folder of runs, but 'notes.txt' is a file"),
-        (["."], "Expected a folder of runs, but '.' holds no record. Name the --output_dir of a study"),
+        ([], "required: runs"),
+        (["nowhere.csv"], "Expected a file of scores or the folder of a study, but 'nowhere.csv' does not exist"),
+        (["notes.txt"], "Expected a study's folder or a .csv or .parquet file, but 'notes.txt' is a file"),
+        (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
-        (["scores.csv", "--basline", "old"], "--basline"),
+        (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
         (["empty.csv"], "but No columns to parse from file"),
         (["scoreless.csv"], "got 1 run without one"),
@@ -112,25 +112,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monk
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "scoreless.csv").write_text("experiment,method,score\na,ce,\n")
     (tmp_path / "damaged" / "study.json").write_text("{")
-    assert main(words) == 2
+    assert main(["report", *words]) == 2
     shown = capsys.readouterr()
     (line,) = shown.err.splitlines()
-    assert line.startswith("elmix-report: ")
+    assert line.startswith("elmix: ")
     assert message in line
     assert not (tmp_path / "report").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(scores, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert main([str(scores), "--output_dir", str(tmp_path / "file" / "report")]) == 1
+    assert main(["report", str(scores), "--output_dir", str(tmp_path / "file" / "report")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_command_that_is_shown_makes_the_same_page(scores, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["scores.csv", "--baseline", "old", "--title", "It's mine", "--output_dir", "out"]) == 0
+    assert main(["report", "scores.csv", "--baseline", "old", "--title", "It's mine", "--output_dir", "out"]) == 0
     first = (tmp_path / "out" / "report.html").read_bytes()
-    (shown,) = re.findall(r"<pre>(elmix-report .*?)\n</pre>", first.decode())
+    (shown,) = re.findall(r"<pre>(elmix report .*?)\n</pre>", first.decode())
     import html
     import shlex
 
@@ -140,7 +140,7 @@ def test_the_command_that_is_shown_makes_the_same_page(scores, tmp_path, monkeyp
 
 
 def test_the_command_needs_no_pytorch(scores):
-    code = f"import sys; from hf_elmix.cli.report import main; main([{str(scores)!r}])\n"
+    code = f"import sys; from hf_elmix.cli.main import main; main(['report', {str(scores)!r}])\n"
     code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
@@ -150,8 +150,8 @@ def test_a_folder_at_a_url_becomes_a_page_here(small_study, tmp_path, monkeypatc
     for record in small_study:
         store.write(record)
     monkeypatch.chdir(tmp_path)
-    assert main(["memory://runs"]) == 0
+    assert main(["report", "memory://runs"]) == 0
     assert "9 of 11 runs have a score" in capsys.readouterr().out
     assert (tmp_path / "report" / "report.html").exists()
-    assert main(["memory://nowhere"]) == 2
-    assert "there is no 'memory://nowhere'" in capsys.readouterr().err
+    assert main(["report", "memory://nowhere"]) == 2
+    assert "'memory://nowhere' does not exist" in capsys.readouterr().err

@@ -14,27 +14,26 @@ from torch.utils.data import DataLoader
 from hf_elmix import UsageError, focus_to_weights
 from hf_elmix.diagnostics.escape import (
     Estimate,
-    _estimate,
-    _Probe,
-    _shown,
+    _estimate_text,
+    _jackknife,
+    _sampled,
+    derived_bound,
     escape,
     plot_escape,
     printed_bound,
     to_text,
-    worked_bound,
 )
-from hf_elmix.diagnostics.hessian import Surface, constant_losses
+from hf_elmix.diagnostics.hessian import LossSurface, constant_losses
 
 LOSSES = ("ce", "el", "mix:0.3")
 
 
 def averaged(model, loader, rows, losses=LOSSES):
-    """Of each loss the mean over all signs; those of opposite signs are the same."""
-    surface = Surface(model, loader, constant_losses(losses))
-    with surface.opened("test", 1, progress=False):
-        probe = _Probe(surface)
+    """The mean over all signs for each loss; opposite signs give the same."""
+    surface = LossSurface(model, loader, constant_losses(losses))
+    with surface.prepared("test", 1, progress=False):
         signs = [torch.tensor([1, *rest]) for rest in itertools.product((-1, 1), repeat=rows - 1)]
-        return torch.stack([probe(one) for one in signs]).mean(0)
+        return _sampled(surface, signs)[1].mean(0)
 
 
 def test_averaged_over_all_signs_it_is_exact(whole):
@@ -50,9 +49,9 @@ def test_averaged_over_all_signs_it_is_exact(whole):
 def test_the_mean_gradient_adds_no_noise(whole):
     """For one draw, whose signs do not add up to 0: the quadratic form is that of the centred gradients."""
     net, rows, signs = whole.Net(), whole.rows(6), torch.tensor([1, 1, -1, 1, 1, 1])
-    surface = Surface(net, [rows], constant_losses(["ce"]))
-    with surface.opened("test", 1, progress=False):
-        found = _Probe(surface)(signs)[0]
+    surface = LossSurface(net, [rows], constant_losses(["ce"]))
+    with surface.prepared("test", 1, progress=False):
+        found = _sampled(surface, [signs])[1][0, 0]
     g = whole.gradients(net, rows, "ce")
     z = signs.double() @ (g - g.mean(0)) / 6**0.5
     assert float(found[0]) == pytest.approx(float(z @ whole.hessian(net, rows, "ce") @ z))
@@ -60,7 +59,7 @@ def test_the_mean_gradient_adds_no_noise(whole):
 
 
 def test_estimates_and_their_errors(whole):
-    """Against the exact values: traces, noise, differences, and what is at the noise of cross entropy."""
+    """Against exact values: traces, noise, differences, and ratios at equal noise."""
     net, rows, m = whole.Net(), whole.rows(20), 4
     result = escape(net, whole.batches(rows, 15, 5), LOSSES, probes=64, batch_size=m)
     assert [one.loss for one in result.losses] == list(LOSSES)
@@ -74,7 +73,7 @@ def test_estimates_and_their_errors(whole):
         if one.loss != "ce":
             ratio = trace[one.loss] / trace["ce"]
             pairs += [(one.difference, trace[one.loss] - trace["ce"]), (one.ratio, ratio)]
-            pairs += [(one.relative, ratio * (noise["ce"] / noise[one.loss]) ** 1.5)]
+            pairs += [(one.ratio_at_equal_noise, ratio * (noise["ce"] / noise[one.loss]) ** 1.5)]
         for estimate, exact in pairs:
             assert abs(estimate.value - exact) < 4 * estimate.error < 2 * abs(exact)
         squared = g[one.loss].mean(0).square().sum()
@@ -82,14 +81,22 @@ def test_estimates_and_their_errors(whole):
         assert one.drift == pytest.approx(drift, rel=0.1)
         assert one.mean == pytest.approx(float(whole.losses(net, rows, one.loss)[0](flat(net)).mean()))
     ce, el, mixed = result.losses
-    assert ce.difference is ce.ratio is ce.relative is ce.printed is ce.worked is el.printed is el.worked is None
+    assert (
+        ce.difference
+        is ce.ratio
+        is ce.ratio_at_equal_noise
+        is ce.printed_bound
+        is ce.derived_bound
+        is el.printed_bound
+        is None
+    )
     apart = math.hypot(ce.trace.error, mixed.trace.error)
     assert mixed.difference.error < 0.8 * apart  # the draws are shared
-    assert result.top == pytest.approx(float((-whole.losses(net, rows, "ce")[0](flat(net))).exp().max()))
+    assert result.max_p == pytest.approx(float((-whole.losses(net, rows, "ce")[0](flat(net))).exp().max()))
     f_p, h_p = g["el"].T @ g["el"] / 20, h["el"]
     square, curve = float(torch.trace(f_p @ f_p)), float(torch.trace(h_p @ f_p))
-    for estimate, bound in ((mixed.printed, printed_bound), (mixed.worked, worked_bound)):
-        exact = bound(2.5, result.top, square, curve) / m
+    for estimate, bound in ((mixed.printed_bound, printed_bound), (mixed.derived_bound, derived_bound)):
+        exact = bound(2.5, result.max_p, square, curve) / m
         assert abs(estimate.value - exact) < 4 * estimate.error < 2 * abs(exact)
 
 
@@ -99,12 +106,11 @@ def flat(model):
 
 def test_standard_errors_are_what_repetition_shows(whole):
     net, rows, groups = whole.Net(), whole.rows(12), 20
-    surface = Surface(net, [rows], constant_losses(("ce", "mix:0.3")))
+    surface = LossSurface(net, [rows], constant_losses(("ce", "mix:0.3")))
     generator = torch.Generator().manual_seed(0)
-    with surface.opened("test", 1, progress=False):
-        probe = _Probe(surface)
-        drawn = [torch.randint(2, (12,), generator=generator) * 2 - 1 for _ in range(8 * groups)]
-        samples = torch.stack([probe(signs) for signs in drawn])
+    with surface.prepared("test", 1, progress=False):
+        draws = [torch.randint(2, (12,), generator=generator) * 2 - 1 for _ in range(8 * groups)]
+        samples = _sampled(surface, draws)[1]
     traces = samples[:, :, 0].unflatten(0, (groups, 8))
     noises = samples[:, :, 1].unflatten(0, (groups, 8))
     for function, parts in (
@@ -112,7 +118,7 @@ def test_standard_errors_are_what_repetition_shows(whole):
         (lambda t, c: t - c, (traces[..., 1], traces[..., 0])),
         (lambda t, s, c: t * (c / s) ** 1.5, (traces[..., 1], noises[..., 1], noises[..., 0])),
     ):
-        found = [_estimate(function, *(part[group] for part in parts)) for group in range(groups)]
+        found = [_jackknife(function, *(part[group] for part in parts)) for group in range(groups)]
         spread = torch.tensor([one.value for one in found]).std().item()
         said = torch.tensor([one.error**2 for one in found]).mean().sqrt().item()
         assert 0.6 < said / spread < 1.6
@@ -120,7 +126,7 @@ def test_standard_errors_are_what_repetition_shows(whole):
 
 def test_the_error_of_a_mean_is_the_textbook_one():
     values = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
-    found = _estimate(lambda mean: 3 * mean, values)
+    found = _jackknife(lambda mean: 3 * mean, values)
     assert (found.value, found.error) == pytest.approx((12.0, 3 * values.std().item() / 2))
 
 
@@ -193,18 +199,18 @@ def exact_difference(whole, model, rows, beta):
 
 
 @pytest.mark.parametrize(("focus", "holds"), [(0, True), (0.1, True), (0.2, False), (0.3, False), (0.4, False)])
-def test_19_as_printed_is_no_lower_bound(whole, contradictory, focus, holds):
-    """At a point where all that it assumes is so; there the bound worked out here is an equality."""
+def test_19_as_printed_is_not_a_lower_bound(whole, contradictory, focus, holds):
+    """At a point that meets all its assumptions; there the derived bound is an equality."""
     beta = focus_to_weights(focus)[1]
     model = Logistic(torch.zeros(2, dtype=torch.float64))
     difference, square, curve, top = exact_difference(whole, model, contradictory, beta)
     assert (top, curve) == pytest.approx((0.5, 0))
     assert (difference > printed_bound(beta, top, square, curve)) == holds == (beta < math.sqrt(7) - 1)
-    assert difference == pytest.approx(worked_bound(beta, top, square, curve))
+    assert difference == pytest.approx(derived_bound(beta, top, square, curve))
 
 
 @pytest.mark.parametrize("focus", [0, 0.2, 0.4])
-def test_19_as_printed_is_twice_what_there_is_where_all_rows_fit(whole, focus):
+def test_19_as_printed_is_twice_the_difference_if_all_rows_fit(whole, focus):
     beta = focus_to_weights(focus)[1]
     x = torch.tensor([[1.0, 0.3], [-1.2, 0.1], [0.9, -0.2], [-1.0, -0.3]], dtype=torch.float64)
     rows, model = {"x": x, "labels": (x[:, 0] > 0).long()}, Logistic(torch.tensor([9.0, 0.0], dtype=torch.float64))
@@ -245,8 +251,8 @@ def test_the_batches_of_the_loader_change_nothing(whole):
         assert first.noise.error == pytest.approx(second.noise.error, rel=1e-6)
 
 
-def test_what_is_proportional_to_what(whole):
-    """To 1/m; to the cube of a constant factor, which the value at the same noise does not know."""
+def test_scaling_with_batch_size_and_loss(whole):
+    """Proportional to 1/m and to the cube of a constant factor, on which the ratio at equal noise does not depend."""
     net, rows = whole.Net(), whole.rows(9)
 
     def thrice(logits, labels):
@@ -255,8 +261,8 @@ def test_what_is_proportional_to_what(whole):
     small, large = (escape(net, [rows], [thrice], probes=3, batch_size=m) for m in (1, 10))
     ce, _, scaled = small.losses
     assert scaled.trace.value == pytest.approx(27 * ce.trace.value)
-    assert (scaled.ratio.value, scaled.relative.value) == pytest.approx((27, 1))
-    assert max(scaled.ratio.error, scaled.relative.error) < 1e-9
+    assert (scaled.ratio.value, scaled.ratio_at_equal_noise.value) == pytest.approx((27, 1))
+    assert max(scaled.ratio.error, scaled.ratio_at_equal_noise.error) < 1e-9
     assert large.losses[2].trace.value == pytest.approx(2.7 * ce.trace.value)
     assert large.losses[0].drift == pytest.approx(ce.drift)
 
@@ -278,7 +284,7 @@ def test_the_model_and_random_numbers_are_as_before(whole):
     assert result.losses[0].mean == pytest.approx(plain.losses[0].mean)
 
 
-def test_weights_that_are_held_fixed_do_not_count(whole):
+def test_frozen_weights_do_not_count(whole):
     net, rows = whole.Net(), whole.rows(4)
     net.first.requires_grad_(False)
     found = averaged(net, [rows], 4, ["ce"])[0]
@@ -290,35 +296,35 @@ def test_weights_that_are_held_fixed_do_not_count(whole):
 def test_a_schedule_is_its_phases(whole):
     result = escape(whole.Net(), [whole.rows(3)], ["mix:0,0.5", "focal:gamma=2"], probes=2)
     assert [one.loss for one in result.losses] == ["ce", "el", "mix:0", "focal:gamma=2,alpha=1"]
-    assert [one.printed is not None for one in result.losses] == [False, False, True, False]
+    assert [one.printed_bound is not None for one in result.losses] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"probes": 1}, "Expected 2 probes"),
-        ({"batch_size": 0}, "Expected 2 probes"),
+        ({"probes": 1}, "Expected probes >= 2"),
+        ({"batch_size": 0}, "Expected probes >= 2"),
         ({"losses": ["cot"]}, "'cot' is more than a function"),
         ({"losses": ["mmc"]}, "'mmc:scale=10' is more than a function"),
         ({"losses": ["ce-rescaled:0"]}, "is more than a function"),
         ({"losses": ["fokal"]}, "Did you mean 'focal'"),
     ],
 )
-def test_what_is_refused(whole, given, said):
+def test_refused_arguments(whole, given, said):
     with pytest.raises(UsageError, match=said):
         escape(whole.Net(), [whole.rows(3)], **given)
 
 
-def test_the_table_says_what_it_shows(whole, capsys):
+def test_the_table_explains_itself(whole, capsys):
     result = escape(whole.Net(), [whole.rows(7)], probes=2, batch_size=5)
     text = to_text(result)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["loss", "ce", "el", "mix:0.3"]
     mixed = result.losses[2]
-    shown = (mixed.trace, mixed.difference, mixed.printed, mixed.worked, mixed.relative)
-    assert re.findall(r"(\S+) ± (\S+)", lines[3]) == [tuple(_shown(one).split(" ± ")) for one in shown]
+    shown = (mixed.trace, mixed.difference, mixed.printed_bound, mixed.derived_bound, mixed.ratio_at_equal_noise)
+    assert re.findall(r"(\S+) ± (\S+)", lines[3]) == [tuple(_estimate_text(one).split(" ± ")) for one in shown]
     assert "7 rows, 28 weights, batches of 5, 2 probes" in text
-    assert "does not show" in text
+    assert "This does not tell" in text
     assert capsys.readouterr() == ("", "")  # no bar where there is no terminal
 
 
@@ -327,16 +333,16 @@ def test_the_table_says_what_it_shows(whole, capsys):
     [(12.346, 0.678, "12.35 ± 0.68"), (-1234.5, 56.7, "-1234 ± 57"), (3.21e-7, 4.56e-8, "3.21e-07 ± 4.6e-08")],
 )
 def test_two_digits_of_the_error(value, error, text):
-    assert _shown(Estimate(value, error)) == text
+    assert _estimate_text(Estimate(value, error)) == text
 
 
 def test_the_figure_shows_two_standard_errors(whole):
     result = escape(whole.Net(), [whole.rows(7)], probes=3)
     ax = plot_escape(result, Figure().subplots())
     assert [label.get_text() for label in ax.get_yticklabels()] == ["EL", "F = 0.3"]
-    as_it_is, at_the_same_noise = (container.lines for container in ax.containers)
+    as_it_is, at_equal_noise = (container.lines for container in ax.containers)
     assert as_it_is[0].get_xdata().tolist() == [one.ratio.value for one in result.losses[1:]]
-    assert at_the_same_noise[0].get_xdata().tolist() == [one.relative.value for one in result.losses[1:]]
+    assert at_equal_noise[0].get_xdata().tolist() == [one.ratio_at_equal_noise.value for one in result.losses[1:]]
     (start, _), (end, _) = as_it_is[2][0].get_segments()[1]
     assert end - start == pytest.approx(4 * result.losses[2].ratio.error)
     above = [one for one in result.losses[1:] if one.ratio.value > 0]

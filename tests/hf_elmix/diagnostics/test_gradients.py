@@ -20,22 +20,22 @@ from hf_elmix.losses.registry import parse_loss, register_loss
 from hf_elmix.losses.schedules import MixingSchedule
 
 P = np.array([1e-6, 0.01, 0.2, 0.37, 0.49, 0.51, 0.8, 0.99, 1 - 1e-6])
-WRONG = 1 - P
+REST = 1 - P
 
 # The gradient of a loss f(p) is f'(p) p (1 - p), by hand.
 CLOSED = {
-    "ce": WRONG,
-    "el": P * WRONG,
-    "mix:0.3": WRONG * (1 + 2.5 * P),
-    "focal:gamma=2,alpha=0.25": 0.25 * WRONG**2 * (WRONG - 2 * P * np.log(P)),
-    "focal:gamma=0.5": WRONG**0.5 * (WRONG - 0.5 * P * np.log(P)),
-    "mae": 2 * P * WRONG,
-    "gce:q=0.7": P**0.7 * WRONG,
-    "gce:q=0.7,k=0.5": np.where(P > 0.5, P**0.7 * WRONG, 0),
-    "tce:a=0.2": WRONG / (1 - np.log(P)) ** 0.2,
-    "mpce": np.where(P < 0.5, WRONG * (1 - 2 * P - 2 * P * np.log(P)), 0),  # max p is 1 - p there
-    "ce-rescaled:0.4": (1 + 5 / 3) * WRONG,
-    "ce-rescaled:0.4,logit=other": (1 + 5 / 2) * WRONG,
+    "ce": REST,
+    "el": P * REST,
+    "mix:0.3": REST * (1 + 2.5 * P),
+    "focal:gamma=2,alpha=0.25": 0.25 * REST**2 * (REST - 2 * P * np.log(P)),
+    "focal:gamma=0.5": REST**0.5 * (REST - 0.5 * P * np.log(P)),
+    "mae": 2 * P * REST,
+    "gce:q=0.7": P**0.7 * REST,
+    "gce:q=0.7,k=0.5": np.where(P > 0.5, P**0.7 * REST, 0),
+    "tce:a=0.2": REST / (1 - np.log(P)) ** 0.2,
+    "mpce": np.where(P < 0.5, REST * (1 - 2 * P - 2 * P * np.log(P)), 0),  # max p is 1 - p there
+    "ce-rescaled:0.4": (1 + 5 / 3) * REST,
+    "ce-rescaled:0.4,logit=other": (1 + 5 / 2) * REST,
 }
 
 
@@ -118,14 +118,14 @@ def test_a_schedule_is_taken_as_it_starts():
     assert gradient_at_label(MixingSchedule.parse("0-0.5"), 0.25) == gradient_at_label(parse_loss("0"), 0.25)
 
 
-def test_a_loss_that_was_registered(monkeypatch):
+def test_a_registered_loss(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
     register_loss("squared", squared)
-    np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * WRONG)
+    np.testing.assert_allclose(gradient_at_label("squared:power=3", P), 3 * np.log(P) ** 2 * REST)
 
 
 def test_a_size_has_no_sign():
-    np.testing.assert_allclose(gradient_at_label(lambda logits, labels: -squared(logits, labels, 1), P), WRONG)
+    np.testing.assert_allclose(gradient_at_label(lambda logits, labels: -squared(logits, labels, 1), P), REST)
 
 
 def test_a_schedule_has_a_curve_for_each_phase(ax):
@@ -170,8 +170,8 @@ def test_any_name_is_in_the_legend(ax):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("mmc", "'mmc:scale=10' has no gradient .* distance of features"),
-        ("cot", "'cot' has no gradient .* procedure"),
+        ("mmc", "'mmc:scale=10' is not a function .* distance between features"),
+        ("cot", "'cot' is not a function .* alternates two steps"),
         ("focla", "Did you mean 'focal'"),
         ((1, 2, 3), "Expected mixing"),
         ((-1, 2), "Unknown mixing '-1:2'"),
@@ -180,7 +180,7 @@ def test_any_name_is_in_the_legend(ax):
         (lambda logits, labels: torch.ones(len(labels), requires_grad=True), "Cannot differentiate"),
     ],
 )
-def test_what_has_no_gradient_is_refused(ax, loss, message):
+def test_losses_without_such_a_gradient_are_refused(ax, loss, message):
     with pytest.raises(UsageError, match=message):
         gradient_at_label(loss, 0.5)
     with pytest.raises(UsageError, match=message):
@@ -188,7 +188,7 @@ def test_what_has_no_gradient_is_refused(ax, loss, message):
 
 
 @pytest.mark.parametrize("p", [0, 1, -0.5, [0.5, np.nan]])
-def test_what_is_no_probability_is_refused(p):
+def test_refused_probabilities(p):
     with pytest.raises(UsageError, match="above 0 and below 1"):
         gradient_at_label("ce", p)
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_elmix import UsageError
-from hf_elmix.diagnostics.hessian import Surface, constant_losses
+from hf_elmix.diagnostics.hessian import LossSurface, constant_losses, top_eigenvalues
 
 
 def image_rows(count):
@@ -51,14 +51,14 @@ def a_resnet(kit):
 
 @pytest.mark.parametrize("kind", [a_bert, a_gpt, a_vit, a_resnet])
 def test_products_against_differences_of_gradients(kit, kind):
-    """Of whatever classifies: the gradients a little to both sides, over the distance."""
+    """For any classifier: central differences of gradients."""
     model, rows = kind(kit)
     model = model.double().eval()
-    surface = Surface(model, [rows], constant_losses(["mix:0.3"]))
+    surface = LossSurface(model, [rows], constant_losses(["mix:0.3"]))
     direction = torch.randn(len(surface.weights), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with surface.opened("test", 1, progress=False):
+    with surface.prepared("test", 1, progress=False):
         (slope,) = surface.gradients(torch.ones(3))
-        ((product, square),) = surface.products([direction])
+        ((product, square),) = surface.hessian_vector_products([direction])
     step, weights = 1e-5, surface.weights
 
     def gradients(at):
@@ -79,9 +79,9 @@ def joined(parts):
 
 def test_factors_belong_to_rows_across_batches(whole):
     net, rows = whole.Net(), whole.rows(5)
-    surface = Surface(net, whole.batches(rows, 2, 2, 1), constant_losses(["ce", "el"]))
+    surface = LossSurface(net, whole.batches(rows, 2, 2, 1), constant_losses(["ce", "el"]))
     factors = torch.tensor([1.0, -2.0, 3.0, 0.5, -1.0])
-    with surface.opened("test", 1, progress=False):
+    with surface.prepared("test", 1, progress=False):
         found = surface.gradients(factors)
     for one, loss in zip(found, ("ce", "el"), strict=True):
         torch.testing.assert_close(one, factors.double() @ whole.gradients(net, rows, loss) / 5)
@@ -90,13 +90,13 @@ def test_factors_belong_to_rows_across_batches(whole):
 def test_a_plain_module_that_returns_logits(whole):
     net = nn.Linear(3, 3, dtype=torch.float64)
     rows = {"input": whole.rows(4)["x"], "labels": torch.tensor([0, 1, 2, 0])}
-    surface = Surface(net, [rows], constant_losses(["ce"]))
-    with surface.opened("test", 1, progress=False):
+    surface = LossSurface(net, [rows], constant_losses(["ce"]))
+    with surface.prepared("test", 1, progress=False):
         assert surface.rows == 4
         assert surface.means == [pytest.approx(float(nn.functional.cross_entropy(net(rows["input"]), rows["labels"])))]
 
 
-class Demanding(nn.Module):
+class LabelsRequired(nn.Module):
     """Cannot be called without labels, and returns its loss first."""
 
     def __init__(self, net):
@@ -108,10 +108,10 @@ class Demanding(nn.Module):
         return nn.functional.cross_entropy(logits, labels), logits
 
 
-def test_a_module_that_demands_labels_gets_them(whole):
+def test_a_module_that_requires_labels_gets_them(whole):
     net, rows = whole.Net(), whole.rows(5)
-    surface = Surface(Demanding(net), [rows], constant_losses(["ce", "el"]))
-    with surface.opened("test", 1, progress=False):
+    surface = LossSurface(LabelsRequired(net), [rows], constant_losses(["ce", "el"]))
+    with surface.prepared("test", 1, progress=False):
         found = surface.gradients(torch.ones(5))
     for one, loss in zip(found, ("ce", "el"), strict=True):
         torch.testing.assert_close(one, whole.gradients(net, rows, loss).mean(0))
@@ -126,7 +126,7 @@ def test_phases_of_schedules_each_once():
 
 
 class Fused(nn.Module):
-    """Attention that insists on a kernel without second derivatives."""
+    """Attention that forces a kernel without second derivatives."""
 
     def __init__(self):
         super().__init__()
@@ -138,14 +138,14 @@ class Fused(nn.Module):
             return {"logits": nn.functional.scaled_dot_product_attention(part, part, part)[:, 0, 0]}
 
 
-def probed(model, loader):
-    surface = Surface(model, loader, constant_losses(["ce"]))
-    with surface.opened("test", 3, progress=False):
-        surface.products(surface.gradients(torch.ones(surface.rows)))
+def run_products(model, loader):
+    surface = LossSurface(model, loader, constant_losses(["ce"]))
+    with surface.prepared("test", 3, progress=False):
+        surface.hessian_vector_products(surface.gradients(torch.ones(surface.rows)))
 
 
 class Shifting:
-    """Batches that are others in each pass."""
+    """Batches that differ in each pass."""
 
     def __init__(self, whole, *sizes):
         self.whole, self.sizes, self.passes = whole, sizes, 0
@@ -160,34 +160,101 @@ class Shifting:
     ("loader", "said"),
     [
         (lambda whole: [], "Expected a loader with rows, but it gave none"),
-        (lambda whole: iter([whole.rows(3)]), "it gave 3 and then 0: pass a DataLoader"),
-        (lambda whole: Shifting(whole, 3, 4), "it gave 3 and then 4"),
-        (lambda whole: Shifting(whole, 3), "no random augmentation"),
+        (lambda whole: iter([whole.rows(3)]), "the loader gave 3 and then 0. Pass a DataLoader"),
+        (lambda whole: Shifting(whole, 3, 4), "the loader gave 3 and then 4"),
+        (lambda whole: Shifting(whole, 3), "Use no random augmentation"),
         (lambda whole: [{"x": whole.rows(3)["x"]}], "Expected batches with 'labels', but got one with x"),
         (lambda whole: [{**whole.rows(3), "labels": torch.tensor([0, -100, 1])}], "from 0 to 2, but got -100"),
         (lambda whole: [{**whole.rows(3), "labels": torch.tensor([0, 3, 1])}], "from 0 to 2, but got 3"),
-        (lambda whole: [{**whole.rows(3), "labels": torch.tensor([0.0, 1, 1])}], "a class id for each row"),
-        (lambda whole: [{**whole.rows(3), "labels": torch.zeros(3, 2, dtype=torch.long)}], "a class id for each row"),
+        (lambda whole: [{**whole.rows(3), "labels": torch.tensor([0.0, 1, 1])}], "integer class ids, but got float32"),
+        (lambda whole: [{**whole.rows(3), "labels": torch.zeros(3, 2, dtype=torch.long)}], r"labels \(3, 2\)"),
     ],
 )
-def test_rows_that_are_refused(whole, loader, said):
+def test_refused_rows(whole, loader, said):
     net = whole.Net()
     net.train()
     state = torch.get_rng_state()
     with pytest.raises(UsageError, match=said):
-        probed(net, loader(whole))
+        run_products(net, loader(whole))
     assert net.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_models_that_are_refused(whole, kit):
+def test_refused_models(whole, kit):
     with pytest.raises(UsageError, match="num_labels=1, which is regression"):
-        probed(kit.sequence_model(num_labels=1), [])
-    with pytest.raises(UsageError, match=r"torch.bfloat16 on cpu: .* model.float\(\) converts"):
-        probed(whole.Net().bfloat16(), [])
+        run_products(kit.sequence_model(num_labels=1), [])
+    with pytest.raises(UsageError, match=r"torch.bfloat16 on cpu: .* Call model.float\(\)"):
+        run_products(whole.Net().bfloat16(), [])
     with pytest.raises(UsageError, match=r"model.requires_grad_\(True\)"):
-        probed(whole.Net().requires_grad_(False), [])
+        run_products(whole.Net().requires_grad_(False), [])
     with pytest.raises(UsageError, match="Fused has no second derivatives.*attn_implementation='eager'"):
-        probed(Fused(), [whole.rows(3)])
+        run_products(Fused(), [whole.rows(3)])
     with pytest.raises(UsageError, match=r"logits of shape \(N, C\)"):
-        probed(kit.token_model(), [kit.token_collator([kit.token_rows(1)[0]])])
+        run_products(kit.token_model(), [kit.token_collator([kit.token_rows(1)[0]])])
+
+
+@pytest.mark.parametrize("loss", ["ce", "el", "mix:0.3"])
+def test_top_eigenvalues_against_the_whole_hessian(whole, loss):
+    net, rows = whole.Net(), whole.rows(15)
+    exact = torch.linalg.eigvalsh(whole.hessian(net, rows, loss)).flip(0)
+    found = top_eigenvalues(net, whole.batches(rows, 10, 5), loss, 3)
+    for one, value in zip(found, exact[:3].tolist(), strict=True):
+        assert one.value == pytest.approx(value, abs=2 * one.error + 1e-9)
+        assert one.error <= 1e-3 * exact[0]
+
+
+def test_the_error_covers_values_that_have_not_converged(whole):
+    net, rows = whole.Net(), whole.rows(15)
+    exact = torch.linalg.eigvalsh(whole.hessian(net, rows, "ce"))
+    found = top_eigenvalues(net, [rows], "ce", 2, steps=4)
+    for one in found:
+        nearest = float((exact - one.value).abs().min())
+        assert 1e-4 < nearest <= one.error
+
+
+class LeastSquares(nn.Module):
+    """A linear model of three outputs: with squared errors, each eigenvalue of E[xx'] is there three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 3))
+
+    def forward(self, x):
+        return {"logits": x.float() @ self.weight}
+
+
+def squares(logits, labels):
+    return (logits - nn.functional.one_hot(labels, logits.shape[-1])).square().sum(-1) / 2
+
+
+def test_a_quadratic_whose_eigenvalues_are_known(whole):
+    """In single precision; multiple eigenvalues are found once, so there is no fourth."""
+    rows = whole.rows(40)
+    exact = torch.linalg.eigvalsh(rows["x"].T @ rows["x"] / 40).flip(0).tolist()
+    found = top_eigenvalues(LeastSquares(), [rows], squares, 5)
+    assert [one.value for one in found] == pytest.approx(exact, rel=1e-5)
+
+
+def test_lanczos_stops_when_it_has_converged(whole):
+    passes = []
+
+    class Counted(list):
+        def __iter__(self):
+            passes.append(1)
+            return super().__iter__()
+
+    top_eigenvalues(whole.Net(), Counted([whole.rows(10)]), "ce", 1, steps=28)
+    assert len(passes) < 20
+
+
+def test_a_flat_surface(whole):
+    net = whole.Net()
+    flat = top_eigenvalues(net, [whole.rows(5)], lambda logits, labels: 0 * logits.sum(-1), 1)
+    assert [one.value for one in flat] == [0]
+
+
+def test_refused_eigenvalue_arguments(whole):
+    with pytest.raises(UsageError, match="Expected one loss, but 'mix:0,0.5' has several phases: mix:0, el"):
+        top_eigenvalues(whole.Net(), [whole.rows(3)], "mix:0,0.5")
+    with pytest.raises(UsageError, match="count to be from 1 to steps=30, but got 31"):
+        top_eigenvalues(whole.Net(), [whole.rows(3)], "ce", 31)

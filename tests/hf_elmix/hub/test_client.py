@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from hf_elmix.hub.client import find_model, may_pass, with_retries
+from hf_elmix.hub.client import find_model, is_temporary, with_retries
 
 WEIGHTS = "model.safetensors"
 
@@ -47,8 +48,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ValueError("no such split"), False),
     ],
 )
-def test_what_may_pass(error, expected):
-    assert may_pass(error) is expected
+def test_what_is_temporary(error, expected):
+    assert is_temporary(error) is expected
 
 
 def test_tries_again_until_it_succeeds():
@@ -112,72 +113,58 @@ def test_pickles_are_left_alone_where_there_are_safetensors(tmp_path):
     assert find_model(str(tmp_path)).files == ("config.json", WEIGHTS)
 
 
-SERVE = """
-import sys
-sys.path.insert(0, {hub!r})
-from serve import Handler, LocalHub
-
-def log(handler, format, *args):
-    print(args[0].rsplit(" ", 1)[0], args[1], file=open({log!r}, "a"))
-
-Handler.log_message = log
-with LocalHub([{hub!r}, {models!r}, {pushed!r}], fail={fail}) as hub:
-    hub.verbose = True
-    print(hub.url, flush=True)
-    sys.stdin.read()
-"""
-
 RUN = """
-import json, pickle, sys
+import json, pickle, sys, time
+time.sleep = lambda seconds: None  # between tries
 from glue_runs.study import glue_task
 from glue_runs.tasks import TASKS
 
-if sys.argv[1] == "driver":
-    task = glue_task(TASKS["rte"], "owner/encoder", "nyu-mll/glue", 32, max_train_samples=8, in_memory=True)
-    pickle.dump(task, open(sys.argv[2], "wb"))
-task = pickle.load(open(sys.argv[2], "rb"))
-inputs = task.inputs(0)
-model = inputs.trainer["model"]
-shown = {"name": model.name_or_path, "sum": float(sum(weight.sum() for weight in model.parameters()))}
-print(json.dumps({**inputs.provenance, **task.settings, **shown}))
+path, *roles = sys.argv[1:]
+for role in roles:
+    if role == "driver":
+        task = glue_task(TASKS["rte"], "owner/encoder", "nyu-mll/glue", 32, max_train_samples=8, in_memory=True)
+        pickle.dump(task, open(path, "wb"))
+    task = pickle.load(open(path, "rb"))
+    inputs = task.inputs(0)
+    model = inputs.trainer["model"]
+    shown = {"name": model.name_or_path, "sum": float(sum(weight.sum() for weight in model.parameters()))}
+    print(json.dumps({**inputs.provenance, **task.settings, **shown}), flush=True)
+    sys.stdin.readline()
 """
 
 
 @pytest.mark.hub
 @pytest.mark.slow
 def test_a_hub_that_fails_a_third_of_the_requests(hub, encoder, tmp_path):
-    """Everything is fetched in the end, what is in the cache is not asked for, and a new machine gets the same."""
-    models, log = tmp_path / "models_root", tmp_path / "log"
-    shutil.copytree(encoder, models / "models" / "owner" / "encoder")
-    names = {"hub": str(hub), "models": str(models), "pushed": str(tmp_path / "pushed"), "log": str(log)}
-    server = subprocess.Popen([sys.executable, "-c", SERVE.format(**names, fail=0.34)], stdout=-1, stdin=-1, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
+    """Everything is fetched in the end, cached files cause no request, and another machine gets the same files."""
+    from hub_server import LocalHub, RandomFaults
 
-        def run(role: str, home: str) -> tuple[dict, list[str]]:
-            log.write_text("")
-            more = {"HF_HOME": str(tmp_path / home), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"}
+    shutil.copytree(encoder, tmp_path / "models_root" / "models" / "owner" / "encoder")
+    with LocalHub([hub, tmp_path / "models_root", tmp_path / "pushed"]) as server:
+        server.faults.append(RandomFaults(0.34))
+
+        def run(home: str, *roles: str) -> Iterator[tuple[dict, list[str]]]:
+            more = {"HF_HOME": str(tmp_path / home), "HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1"}
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", **more}
-            words = [sys.executable, "-c", RUN, role, str(tmp_path / "task")]
-            done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
-            assert done.returncode == 0, done.stderr
-            asked = [line for line in log.read_text().splitlines() if "owner/encoder" in line or "nyu-mll" in line]
-            return json.loads(done.stdout.splitlines()[-1]), asked
+            words = [sys.executable, "-c", RUN, str(tmp_path / "task"), *roles]
+            with subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env=environment) as process:
+                for _ in roles:
+                    server.requests.clear()
+                    line = process.stdout.readline()
+                    asked = [f"{path} {status}" for _, path, status in server.requests]
+                    yield json.loads(line), [one for one in asked if "owner/encoder" in one or "nyu-mll" in one]
+                    print(file=process.stdin, flush=True)
 
-        first, requests = run("driver", "one")
-        assert any(line.endswith(("500", "503")) for line in requests)
+        (first, requests), worker, (again, more) = run("one", "driver", "worker", "driver")
+        assert any(line.endswith("500") for line in requests)
         commits = [first["model_revision"], first["data_revision"]]
         assert [len(commit) for commit in commits] == [40, 40]
         assert first["name"] == first["model"] == "owner/encoder"
         assert first["weights"] == find_model(encoder).fingerprint
-        assert run("worker", "one") == (first, [])  # a worker asks nobody
-        elsewhere, requests = run("worker", "two")
+        assert worker == (first, [])  # a worker asks nobody
+        assert again == first
+        assert not any(WEIGHTS in line for line in more)
+        ((elsewhere, requests),) = run("two", "worker")
         assert elsewhere == first
         assert requests
         assert all("datasets" not in line and commits[0] in line for line in requests)  # the same commit, and no rows
-        again, requests = run("driver", "one")
-        assert again == first
-        assert not any(WEIGHTS in line for line in requests)
-    finally:
-        server.communicate("")

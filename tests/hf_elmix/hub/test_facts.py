@@ -6,8 +6,8 @@ import statistics
 import pytest
 
 from glue_runs.tasks import TASKS
-from hf_elmix.hub.facts import facts_of, model_facts, public, scores_on
-from hf_elmix.hub.model_card import CARD, Origin, Score, card_files
+from hf_elmix.hub.facts import Origin, Score, facts_of, model_facts, public_record, scores_on
+from hf_elmix.hub.model_card import CARD, card_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -39,6 +39,16 @@ def test_a_score_that_is_none_is_left_out(run_of):
     assert facts_of(run_of(score=None)).scores == ()
 
 
+def test_a_run_of_another_task(run_of):
+    settings = {"loss": "ce", "select": "accuracy", "arguments": {"learning_rate": 0.1}}
+    facts = facts_of(run_of(settings=settings, provenance={}))
+    assert (facts.task, facts.base, facts.data, facts.columns) == ("mrpc", None, None, ())
+    assert facts.scores == (Score("evaluation", "accuracy", 0.75),)
+    text = card_files(facts, "org/toy")[CARD].decode()
+    assert "## Data" not in text
+    assert "pipeline" not in text
+
+
 def test_what_other_seeds_scored_is_said(run_of):
     scores = [0.71, 0.78, 0.74]
     runs = [run_of(seed=seed, score=score) for seed, score in enumerate(scores)]
@@ -47,19 +57,19 @@ def test_what_other_seeds_scored_is_said(run_of):
         f"Over the 3 seeds of the study, accuracy is {mean:.2f} ± {spread:.2f} % (mean ± standard deviation, n − 1)."
     )
     assert facts_of(runs[0], runs).notes == (over,)
-    best = "This is the model of seed 1, the best of them on these rows: expect less."
+    best = "This is the model of seed 1, the best of them on these rows, so expect a lower score on new ones."
     assert facts_of(runs[1], runs).notes == (over, best)
     assert facts_of(runs[1], [runs[1]]).notes == ()
     failed = run_of(seed=4, score=None, status="failed")
     assert facts_of(runs[0], [*runs, failed]).notes == (over,)
 
 
-def test_a_run_of_its_own(run_of):
+def test_a_single_training(run_of):
     """What ``glue-runs finetune`` has at its end."""
     record = run_of()
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
-    scores = scores_on("validation", TASKS["mrpc"], metrics)
-    facts = model_facts(TASKS["mrpc"], {**record.settings, "loss": None}, record.provenance, scores, 0)
+    scores = scores_on("validation", TASKS["mrpc"].metrics, metrics)
+    facts = model_facts("mrpc", {**record.settings, "loss": None}, record.provenance, scores, 0)
     assert facts.loss is None
     assert facts.scores == (Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8))
 
@@ -86,7 +96,7 @@ def test_a_record_for_everybody(run_of):
     record = run_of(status="failed", error="ValueError: bad\nTraceback: /home/secret/file.py")
     record.settings.update(model="/home/secret/encoder")
     record.provenance.update(model_revision=None)
-    shown = public(record)
+    shown = public_record(record)
     assert "secret" not in json.dumps(shown.to_dict())
     assert shown.settings["model"] == "encoder"
     assert shown.settings["dataset"] == "nyu-mll/glue"

@@ -11,17 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_elmix.hub.model_card import (
-    CARD,
-    CITATION,
-    PICTURE,
-    ModelFacts,
-    Origin,
-    Score,
-    card_files,
-    model_mark,
-    write_model_card,
-)
+from hf_elmix.hub.facts import ModelFacts, Origin, Score
+from hf_elmix.hub.model_card import CARD, CITATION, PICTURE, card_files, model_mark, write_model_card
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
 
@@ -39,7 +30,6 @@ FACTS = ModelFacts(
     settings={"learning_rate": 2e-5, "padding": "free", "bf16": False},
     versions={"torch": "2.13.0", "device": "cpu"},
     notes=("Over the 4 seeds it is 84 %.",),
-    language="en",
 )
 NASTY = "<script>alert(1)</script> |`*_[x](y)_*`| & &amp; \\ $z$ ~~s~~\n---\n# a: 'b' \"c\""
 
@@ -87,7 +77,7 @@ def test_the_clients_own_card_reads_it_back():
         ("f1", 0.8),
     ]
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["nyu-mll/corpus"])
-    assert (data.library_name, data.pipeline_tag, data.language) == ("transformers", "text-classification", "en")
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-classification")
     assert data["hf_elmix"] == model_mark(FACTS)
     assert "hf_elmix" in data.tags
 
@@ -145,21 +135,29 @@ def test_the_example_names_the_model_and_its_text():
 def test_the_trainers_own_loss_has_no_picture():
     files = card_files(replace(FACTS, loss=None), "org/bert")
     assert set(files) == {CARD}
-    assert "The model was trained with the loss that the Trainer takes by itself" in files[CARD].decode()
+    assert "The model was trained with the Trainer's own loss: cross entropy" in files[CARD].decode()
     assert PICTURE not in files[CARD].decode()
 
 
 def test_what_is_not_known_is_left_out():
-    text = card(replace(FACTS, scores=(), settings={}, versions={}, language=None))
-    assert metadata(text).keys() & {"model-index", "metrics", "language"} == set()
+    text = card(replace(FACTS, scores=(), settings={}, versions={}))
+    assert metadata(text).keys() & {"model-index", "metrics"} == set()
     assert not re.search(r"^## (Scores|Settings|Versions)", text, flags=re.MULTILINE)
 
 
-def test_a_regression_on_rows_of_ones_own():
+def test_a_regression_on_custom_rows():
     text = card(replace(FACTS, labels=(), config=None, loss=None))
-    assert "It answers with a number." in text
+    assert "It predicts a number." in text
     assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
     assert "configuration" not in text
+
+
+def test_a_model_of_another_task_has_a_plain_card():
+    text = card(replace(FACTS, base=None, data=None, config=None, columns=(), labels=()))
+    assert "A model trained on the task mrpc with hf\\_elmix and the mixed loss (schedule F = 0-0.5)." in text
+    assert metadata(text).keys() & {"model-index", "pipeline_tag", "base_model", "datasets"} == set()
+    assert "How to use it" not in text
+    assert ["validation", "accuracy", "0.8480"] in cells(text)
 
 
 def test_a_local_folder_is_no_id_on_the_hub():
@@ -229,5 +227,5 @@ def test_another_loss_is_named_and_has_no_picture(loss):
     files = card_files(replace(FACTS, loss=loss), "org/bert")
     assert set(files) == {CARD}
     text = files[CARD].decode()
-    assert f"The loss is `{loss}`, as `hf_elmix.parse_loss` reads it." in text
+    assert f"The loss is `{loss}`, in the notation of `hf_elmix.parse_loss`." in text
     assert "schedule.png" not in text

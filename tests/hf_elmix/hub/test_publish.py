@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +8,16 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from hf_elmix.errors import UsageError
-from hf_elmix.hub import publish
 from hf_elmix.hub.model_card import CARD
-from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files, publish_folder
+from hf_elmix.hub.publish import Published, claim_repo, files_of_model, publish_files
 
 MARK = {"model": "bert", "task": "mrpc", "loss": "mix:0-0.5"}
 MADE_BY_US = f"---\nhf_elmix: {json.dumps(MARK)}\n---\n# It\n"
 REPO = "org/bert-mrpc"
+
+
+def publish_folder(folder: Path, *words, **options) -> Published:
+    return publish_files(files_of_model(folder), *words, **options)
 
 
 @pytest.fixture
@@ -55,9 +57,9 @@ def test_a_model_and_its_card_are_published_and_nothing_else(local_hub, model):
     assert set(held(local_hub)) == names | {".gitattributes"}
     assert {name: held(local_hub)[name] for name in names} == {name: (model / name).read_bytes() for name in names}
     assert done.url == f"{local_hub.url}/{REPO}"
-    assert done.changed == tuple(sorted(names))
-    assert "6 of 6 files" in str(done)
-    assert len(commits(local_hub)) == 1  # nobody ever sees half of it
+    assert str(done) == f"{local_hub.url}/{REPO}: uploaded (commit {done.commit[:12]})"
+    (commit,) = commits(local_hub)  # nobody ever sees half of it
+    assert set(commit["added"]) == names
 
 
 def test_a_second_push_uploads_only_what_changed(local_hub, model):
@@ -65,20 +67,21 @@ def test_a_second_push_uploads_only_what_changed(local_hub, model):
     local_hub.requests.clear()
     assert str(publish_folder(model, REPO, MARK)) == f"{local_hub.url}/{REPO}: nothing changed"
     assert len(commits(local_hub)) == 1
-    assert not [path for method, path, _ in local_hub.requests if method in ("PUT", "POST")]
+    assert not [path for method, path, _ in local_hub.requests if method == "PUT" or "/commit/" in path]
     (model / "tokenizer.json").write_text("{ }")
-    assert publish_folder(model, REPO, MARK).changed == ("tokenizer.json",)
+    assert publish_folder(model, REPO, MARK).commit == HfApi().repo_info(REPO).sha
     assert commits(local_hub)[-1]["added"] == ["tokenizer.json"]
     assert not [path for method, path, _ in local_hub.requests if method == "PUT"]
     (model / "model.safetensors").write_bytes(b"trained more")
-    assert publish_folder(model, REPO, MARK).changed == ("model.safetensors",)
+    publish_folder(model, REPO, MARK)
+    assert commits(local_hub)[-1]["added"] == ["model.safetensors"]
     assert held(local_hub)["model.safetensors"] == b"trained more"
 
 
 def test_files_that_somebody_added_stay(local_hub, model):
     publish_folder(model, REPO, MARK)
     (local_hub.store.home / "models" / REPO / "LICENSE").write_text("mine")
-    assert publish_folder(model, REPO, MARK).changed == ()
+    assert publish_folder(model, REPO, MARK).commit is None
     (model / "config.json").write_text("{ }")
     publish_folder(model, REPO, MARK)
     assert held(local_hub)["LICENSE"] == b"mine"
@@ -111,16 +114,14 @@ def test_pickles_are_no_model(model):
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20 + 1])
-def test_files_are_compared_as_the_hub_does(local_hub, tmp_path, size):
+def test_files_of_any_size_are_recognised(local_hub, tmp_path, size):
     (tmp_path / "file.json").write_bytes(bytes(size))
     (tmp_path / "file.safetensors").write_bytes(bytes(max(size, 1)))
     files = {name: tmp_path / name for name in ("file.json", "file.safetensors")}
-    publish_files({**files, CARD: MADE_BY_US.encode()}, REPO, MARK)
-    there = {file.rfilename: file for file in HfApi().repo_info(REPO, files_metadata=True).siblings}
-    assert there["file.safetensors"].lfs.sha256 == hashlib.sha256(bytes(max(size, 1))).hexdigest()
-    assert all(publish._equal(path, there[name]) for name, path in files.items())
-    assert not publish._equal(b"other", there["file.json"])
-    assert not publish._equal(b"other", there["file.safetensors"])
+    for expected in (1, 1):
+        publish_files({**files, CARD: MADE_BY_US.encode()}, REPO, MARK)
+        assert len(commits(local_hub)) == expected
+    assert {name: held(local_hub)[name] for name in files} == {name: path.read_bytes() for name, path in files.items()}
 
 
 # Faults on the way.
@@ -147,9 +148,10 @@ def test_a_hub_that_fails_in_the_middle(local_hub, model, method, path, after):
     local_hub.faults.append(Fault(method, path, times=2, after=after))
     done = publish_folder(model, REPO, MARK)
     assert local_hub.faults[0].times == 0 or after
-    assert len(done.changed) == 6
-    assert len(commits(local_hub)) == 1
-    assert publish_folder(model, REPO, MARK).changed == ()
+    (commit,) = commits(local_hub)
+    assert len(commit["added"]) == 6
+    assert done.commit == HfApi().repo_info(REPO).sha
+    assert publish_folder(model, REPO, MARK).commit is None
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/lfs/"), ("POST", "/commit/"), ("GET", "/api/models/")])
@@ -161,24 +163,25 @@ def test_a_hub_that_goes_on_failing_leaves_what_was_there(local_hub, model, meth
     (model / "model.safetensors").write_bytes(b"trained more")
     (model / CARD).write_text(MADE_BY_US + "more\n")
     local_hub.faults.append(Fault(method, path, times=1000))
-    with pytest.raises(UsageError, match=f"The Hub failed at {REPO}: .*500.* the same command goes on"):
+    with pytest.raises(UsageError, match=f"The Hub failed at {REPO}: .*500.* run the same command again"):
         publish_folder(model, REPO, MARK)
     assert held(local_hub) == before
     local_hub.faults.clear()
-    assert publish_folder(model, REPO, MARK).changed == (CARD, "model.safetensors")
+    publish_folder(model, REPO, MARK)
+    assert set(commits(local_hub)[-1]["added"]) == {CARD, "model.safetensors"}
 
 
 def test_a_commit_in_between_is_not_lost(local_hub, model, monkeypatch):
     publish_folder(model, REPO, MARK)
     (model / "config.json").write_text("{ }")
-    compare = publish._equal
+    commit = HfApi.create_commit
 
-    def meanwhile(content, there):
+    def meanwhile(*args, **kwargs):
         (local_hub.store.home / "models" / REPO / "config.json").write_text("from somebody else")
-        return compare(content, there)
+        return commit(*args, **kwargs)
 
-    monkeypatch.setattr(publish, "_equal", meanwhile)
-    with pytest.raises(UsageError, match=f"{REPO} has changed while it was pushed to"):
+    monkeypatch.setattr(HfApi, "create_commit", meanwhile)
+    with pytest.raises(UsageError, match=f"{REPO} changed during the push"):
         publish_folder(model, REPO, MARK)
     assert held(local_hub)["config.json"] == b"from somebody else"
 
@@ -197,7 +200,7 @@ def test_nobody_is_logged_in(local_hub, model, monkeypatch):
 def test_the_login_is_the_standard_one(local_hub, model, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     Path(constants.HF_TOKEN_PATH).write_text(local_hub.token)  # where `hf auth login` leaves it
-    assert len(publish_folder(model, REPO, MARK).changed) == 6
+    assert publish_folder(model, REPO, MARK).commit
 
 
 @pytest.mark.parametrize("repo", [REPO, "bert-mrpc"])
@@ -211,7 +214,8 @@ def test_a_wrong_token(local_hub, model, monkeypatch, repo):
 
 def test_a_namespace_of_somebody_else(local_hub, model):
     with pytest.raises(
-        UsageError, match="no right to write to other/bert .*under the namespace.* Choose a namespace of yours"
+        UsageError,
+        match="does not allow you to write to other/bert .*under the namespace.* Choose one of your own namespaces",
     ):
         publish_folder(model, "other/bert", MARK)
 
@@ -220,9 +224,9 @@ def test_a_repository_of_somebody_else(local_hub, model):
     put(local_hub, "other/bert", {CARD: MADE_BY_US})
     put(local_hub, "org/theirs", {CARD: MADE_BY_US}, root=0)
     for repo in ("other/bert", "org/theirs"):
-        with pytest.raises(UsageError, match=f"no right to write to {repo}"):
+        with pytest.raises(UsageError, match=f"does not allow you to write to {repo}"):
             publish_folder(model, repo, MARK, overwrite=True)
-        with pytest.raises(UsageError, match=f"no right to write to {repo}"):
+        with pytest.raises(UsageError, match=f"does not allow you to write to {repo}"):
             claim_repo(repo, MARK)
 
 
@@ -242,18 +246,18 @@ def test_a_name_that_is_taken(local_hub, model, files, what):
     put(local_hub, REPO, {**files, "adapter_config.json": "{}"})
     before = held(local_hub)
     for attempt in (claim_repo, lambda *words: publish_folder(model, *words)):
-        with pytest.raises(UsageError, match=f"{REPO} is there already and holds something else .{what}.*--overwrite"):
+        with pytest.raises(UsageError, match=f"{REPO} already exists and holds something else .{what}.*--overwrite"):
             attempt(REPO, MARK)
     assert held(local_hub) == before
-    done = publish_folder(model, REPO, MARK, overwrite=True)
-    assert "adapter_config.json" in done.changed
-    assert set(held(local_hub)) == {name for name in done.changed if name != "adapter_config.json"}
-    assert publish_folder(model, REPO, MARK).changed == ()
+    publish_folder(model, REPO, MARK, overwrite=True)
+    assert "adapter_config.json" in commits(local_hub)[-1]["deleted"]
+    assert set(held(local_hub)) == {*files_of_model(model), CARD, "schedule.png"}
+    assert publish_folder(model, REPO, MARK).commit is None
 
 
 def test_a_public_repository_is_not_private(local_hub, model):
     publish_folder(model, REPO, MARK)
-    with pytest.raises(UsageError, match="there already and public"):
+    with pytest.raises(UsageError, match="already exists and is public"):
         publish_folder(model, REPO, MARK, private=True)
 
 
@@ -281,7 +285,7 @@ def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
     routes = [(m, p, hub_server.Handler.validate_yaml if "yaml" in p else a) for m, p, a in hub_server.ROUTES]
     monkeypatch.setattr(hub_server, "ROUTES", routes)
     monkeypatch.setattr(hub_server, "OPEN", {hub_server.Handler.validate_yaml, *hub_server.OPEN})
-    with pytest.raises(UsageError, match="Cannot reach .*no JSON"):
+    with pytest.raises(UsageError, match="Cannot reach .*not JSON"):
         publish_folder(model, REPO, MARK)
 
 
@@ -295,7 +299,7 @@ def test_a_claim_makes_the_repository_and_nothing_in_it(local_hub, model):
     assert set(held(local_hub, "tester/bert-mrpc")) == {".gitattributes"}
     assert HfApi().repo_info("tester/bert-mrpc").private
     assert claim_repo("bert-mrpc", MARK) == "tester/bert-mrpc"
-    assert len(publish_folder(model, "tester/bert-mrpc", MARK).changed) == 6
+    assert publish_folder(model, "tester/bert-mrpc", MARK).commit
 
 
 # The token.
@@ -304,11 +308,11 @@ def test_a_claim_makes_the_repository_and_nothing_in_it(local_hub, model):
 @pytest.mark.parametrize("name", [CARD, "config.json", "model.safetensors"])
 def test_a_file_that_holds_the_token_is_not_published(local_hub, model, name):
     (model / name).write_text("a" * 5000 + local_hub.token)
-    with pytest.raises(UsageError, match=f"{name} holds the access token, so nothing was published") as caught:
+    with pytest.raises(UsageError, match=f"{name} contains the access token, so nothing was published") as caught:
         publish_folder(model, REPO, MARK)
     assert local_hub.token not in str(caught.value)
     assert not local_hub.history()
-    with pytest.raises(UsageError, match="holds the access token"):
+    with pytest.raises(UsageError, match="contains the access token"):
         publish_files({CARD: local_hub.token.encode()}, REPO, MARK)
 
 
@@ -319,7 +323,9 @@ def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, mon
         raise HubError(403, f"You sent Bearer {local_hub.token}")
 
     monkeypatch.setattr(local_hub.store, "create", repeat)
-    with pytest.raises(UsageError, match=r"no right to write to org/bert-mrpc \(You sent Bearer hf_…\)") as caught:
+    with pytest.raises(
+        UsageError, match=r"does not allow you to write to org/bert-mrpc \(You sent Bearer hf_…\)"
+    ) as caught:
         publish_folder(model, REPO, MARK)
     assert local_hub.token not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""``glue-runs push``, as a user meets it."""
+"""``elmix push``, as a user meets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from glue_runs.__main__ import main
+from glue_runs.__main__ import main as glue_runs
+from hf_elmix.cli.main import main
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.push import repo_ids
 
@@ -28,6 +29,10 @@ def held(hub, repo: str, kind: str = "models") -> dict[str, bytes]:
 
 def repos(hub) -> set[str]:
     return {line["repo"] for line in hub.history()}
+
+
+def declare(store, *commands: str) -> None:
+    store.declare({"grids": [], "methods": {}, "settings": {}, "commands": list(commands)})
 
 
 # Names.
@@ -66,16 +71,16 @@ def test_the_best_seed_or_all_of_them(run_of):
     ("template", "message"),
     [
         ("org/{task}", "makes 'org/mrpc' of both mrpc 0 seed 0 and mrpc ce seed 0"),
-        ("org/{modle}", r"Unknown place \{modle\} in 'org/\{modle\}'. Expected something like org/\{model\}-"),
-        ("org/{model.name}", r"Unknown place \{model.name\}"),
-        ("org/{}", r"Unknown place \{\}"),
-        ("org/{model", "no template"),
-        ("org/model}", "no template"),
-        ("org/{task}-{mixing:d}", "makes no id for mrpc 0 seed 0"),
-        ("org/my model {mixing}", "makes no id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
-        ("org/team/{mixing}", "makes no id for mrpc 0 seed 0"),
-        ("org/--{mixing}", "makes no id"),
-        ("org/" + 96 * "x" + "{mixing}", "makes no id"),
+        ("org/{modle}", r"Unknown placeholder \{modle\} in 'org/\{modle\}'. Expected something like org/\{model\}-"),
+        ("org/{model.name}", r"Unknown placeholder \{model.name\}"),
+        ("org/{}", r"Unknown placeholder \{\}"),
+        ("org/{model", "is not a template"),
+        ("org/model}", "is not a template"),
+        ("org/{task}-{mixing:d}", "does not make an id for mrpc 0 seed 0"),
+        ("org/my model {mixing}", "does not make an id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
+        ("org/team/{mixing}", "does not make an id for mrpc 0 seed 0"),
+        ("org/--{mixing}", "does not make an id"),
+        ("org/" + 96 * "x" + "{mixing}", "does not make an id"),
     ],
 )
 def test_templates_that_make_no_ids(run_of, template, message):
@@ -112,7 +117,8 @@ def test_a_record_that_changed_changes_the_card_alone(local_hub, runs, run_of, c
     assert main(words) == 0
     store.write(run_of(mixing="ce", seed=2, score=0.5))
     assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("1 of 6 files changed (README.md)")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(")")
+    assert local_hub.history()[-1]["added"] == ["README.md"]
 
 
 def test_private_and_every_seed_in_the_users_own_namespace(local_hub, runs, run_of):
@@ -136,11 +142,11 @@ def test_nothing_is_uploaded_where_one_name_is_taken(local_hub, runs, run_of, ca
 
 def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
     store = runs((run_of(mixing="ce"), False), (run_of(mixing="0", status="failed", score=None), True))
-    store.declare({**store.declaration(), "commands": ["glue-runs study --tasks mrpc"]})
     assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
-    error = capsys.readouterr().err
-    assert f"No model was kept in '{store.folder}'" in error
-    assert error.endswith("glue-runs study --tasks mrpc --keep best --overwrite\n")
+    assert f"No model was kept in '{store.folder}'. Repeat the study with --keep best" in capsys.readouterr().err
+    declare(store, "glue-runs study --output_dir runs")
+    assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
+    assert "keep them: glue-runs study --output_dir runs --keep best --overwrite\n" in capsys.readouterr().err
 
 
 def test_models_behind_a_url(local_hub, run_of):
@@ -162,7 +168,7 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
     failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
     command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
-    store.declare({**store.declaration(), "commands": [command]})
+    declare(store, command)
     words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
     assert main(words) == 0
     files = held(local_hub, "org/my-runs", "datasets")
@@ -198,7 +204,7 @@ def test_mistakes_end_in_one_line(local_hub, runs, run_of, words, capsys):
     store = runs((run_of(), True))
     assert main(["push", str(store.folder), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("glue-runs: ")
+    assert line.startswith("elmix: ")
     assert not local_hub.history()
 
 
@@ -215,7 +221,7 @@ def test_folders_without_runs(local_hub, tmp_path, words, capsys):
 PUSH_AND_LOAD = """
 import json, re, sys
 from huggingface_hub import hf_hub_download
-from glue_runs.__main__ import main
+from hf_elmix.cli.main import main
 
 push = ["push", sys.argv[1]]
 assert main([*push, "--hub_id_template", "org/{model}-{task}-{mixing}"]) == 0
@@ -240,7 +246,7 @@ def test_what_was_pushed_is_loaded_as_its_cards_say(local_hub, glue, encoder, go
     data = glue("cola", train=rows, validation=rows)
     words = ["--output_dir", str(runs), "--tasks", "cola", "--seeds", "0", "--mixings", "ce", "--dataset_name", data]
     fast = ["--max_steps", "2", "--use_cpu", "--learning_rate", "0.01", "--keep", "best"]
-    assert main(["study", *words, "--model_name_or_path", encoder, *fast]) == 0
+    assert glue_runs(["study", *words, "--model_name_or_path", encoder, *fast]) == 0
     more = {"HF_ENDPOINT": local_hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **more, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": local_hub.token}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from fractions import Fraction
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ import torch
 from hf_elmix import losses
 from hf_elmix.losses import ComplementEntropy, CrossEntropyFunction, Focal, MaxMahalanobis, Mixed
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.losses.weights import rescaling_factor
 
 LOGITS = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(4, (20,), generator=torch.Generator().manual_seed(1))
@@ -43,17 +41,6 @@ def test_losses_move_with_their_schedules():
     assert mixed.losses == (Mixed(1, 1), Mixed(0, 1))
     assert rescaled.at(19, 20).learning_rate_factor == pytest.approx(1 / 3)
     assert mixed.at(0, 1).learning_rate_factor == focal.at(0, 1).learning_rate_factor == 1
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(1, 0), (0, 1), (1, 1), (1, 5)])
-def test_the_factor_is_the_ratio_of_areas_under_the_gradient(alpha, beta):
-    """Eqs. 20-22 by the midpoint rule."""
-    p = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    true = ((alpha + beta * p) * (1 - p)).mean() / 0.5
-    other = ((alpha + beta * p)[:, None] * p).mean() / 0.5
-    assert float(rescaling_factor(alpha, beta)) == pytest.approx(true.item(), rel=1e-6)
-    assert float(rescaling_factor(alpha, beta, true_label=False)) == pytest.approx(other.item(), rel=1e-6)
-    assert rescaling_factor(1, Fraction(5, 3)) == Fraction(14, 9)
 
 
 @dataclass(frozen=True)

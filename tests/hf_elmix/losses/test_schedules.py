@@ -9,28 +9,8 @@ from hypothesis import strategies as st
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule, Phase
-from hf_elmix.losses.weights import focus_of, focus_to_weights
 
 parse = MixingSchedule.parse
-
-
-@pytest.mark.parametrize(
-    ("focus", "weights"),
-    [(0, (1, 1)), (0.1, (1, 1.25)), (0.2, (1, 5 / 3)), (0.3, (1, 2.5)), (0.4, (1, 5)), (0.5, (0, 1)), ("1/3", (1, 3))],
-)
-def test_focus_to_weights_is_equation_14_exactly(focus, weights):
-    assert focus_to_weights(focus) == weights
-
-
-@pytest.mark.parametrize("focus", [-0.1, 0.51, float("nan"), float("inf"), "half", True])
-def test_focus_outside_its_range_is_refused(focus):
-    with pytest.raises(ValueError, match="Expected a"):
-        focus_to_weights(focus)
-
-
-@pytest.mark.parametrize(("weights", "focus"), [((1, 0), 0), ((2, 1), 0), ((1, 1), 0), ((1, 2), 0.25), ((0, 3), 0.5)])
-def test_focus_of_any_weights(weights, focus):
-    assert focus_of(*weights) == focus
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 6, 7, 19, 20, 21, 96, 97, 100, 690, 1000, 12276])

@@ -26,11 +26,11 @@ from hf_elmix import MixedLossTrainer, UsageError
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.predictions.records import FILE, Predictions, read_predictions, write_predictions
 
-FIELDS = ("steps", "epochs", "labels", "p_true", "right", "logits")
+FIELDS = ("steps", "epochs", "labels", "p_true", "correct", "logits")
 
 
 class Witness(TrainerCallback):
-    """Passes all rows through the model in one plain batch at each evaluation, and notes what it says."""
+    """Passes all rows through the model in one plain batch at each evaluation, and keeps the logits."""
 
     def __init__(self, rows: Any) -> None:
         self.rows, self.logits = rows, []
@@ -46,7 +46,7 @@ def check(seen: Predictions, logits: list[torch.Tensor], labels: list[int]) -> N
     for point, expected in enumerate(logits):
         p_true = expected.softmax(-1)[range(len(labels)), labels]
         np.testing.assert_allclose(seen.p_true[point].astype(float), p_true, atol=6e-4)
-        assert seen.right[point].tolist() == (expected.argmax(-1) == torch.tensor(labels)).tolist()
+        assert seen.correct[point].tolist() == (expected.argmax(-1) == torch.tensor(labels)).tolist()
     np.testing.assert_allclose(seen.logits, logits[-1], atol=1e-5)
     assert len(seen.steps) == len(logits)
 
@@ -79,7 +79,7 @@ def recorded(kit):
 
 
 class Loose(nn.Module):
-    """A model that is none of transformers'; its `forward` takes no labels and returns what it is told to."""
+    """A custom model whose `forward` takes no labels and returns what it is told to."""
 
     def __init__(self, give: str = "tuple", classes: int = 3) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Loose(nn.Module):
         return {"tuple": (logits,), "logits": logits, "dict": {"logits": logits, "hidden": logits[:, :1]}}[self.give]
 
 
-LABELS_LEAVE = {
+LABEL_PATHS = {
     "stock": {},
     "mixed": {"kind": MixedLossTrainer},
     "smoothing": {"label_smoothing_factor": 0.1},
@@ -104,8 +104,8 @@ LABELS_LEAVE = {
 }
 
 
-@pytest.mark.parametrize("given", LABELS_LEAVE.values(), ids=LABELS_LEAVE)
-def test_what_is_recorded_is_what_a_plain_pass_says(kit, recorded, given):
+@pytest.mark.parametrize("given", LABEL_PATHS.values(), ids=LABEL_PATHS)
+def test_recorded_predictions_are_those_of_a_plain_pass(kit, recorded, given):
     rows = kit.sequence_rows(20, seed=1)
     trainer, logits = recorded(**given)
     seen = written(trainer)[""]
@@ -118,7 +118,7 @@ def test_what_is_recorded_is_what_a_plain_pass_says(kit, recorded, given):
 
 @pytest.mark.parametrize("kind", [Trainer, MixedLossTrainer])
 def test_metrics_of_class_ids_and_a_collator_that_pads(kit, recorded, kind):
-    """What metrics are computed of is no concern of ours; and a column may be called as the collators allow."""
+    """The callback does not depend on the input of metrics; columns may have any name that collators accept."""
     rows = kit.sequence_rows(20, seed=1).rename_column("labels", "label")
     trainer = kit.trainer(kind, eval_strategy="epoch", compute_metrics=accuracy, eval_dataset=rows)
     trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(-1)
@@ -127,13 +127,13 @@ def test_metrics_of_class_ids_and_a_collator_that_pads(kit, recorded, kind):
     trainer.add_callback(witness)
     trainer.train()
     check(written(trainer)[""], witness.logits, rows["label"])
-    right = written(trainer)[""].right.mean(axis=1)
-    assert right.tolist() == [log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log]
+    correct = written(trainer)[""].correct.mean(axis=1)
+    assert correct.tolist() == [log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log]
 
 
 @pytest.mark.parametrize("kind", [Trainer, MixedLossTrainer])
 def test_nothing_else_changes(kit, recorded, difference, kind):
-    """Dropout draws from the random numbers that reading labels must leave alone."""
+    """Dropout draws random numbers, whose state reading labels must not change."""
 
     class Drawing(Dataset):
         rows = kit.sequence_rows(20, seed=1)
@@ -188,26 +188,26 @@ def test_a_model_that_returns_tuples_and_half_precision(kit, recorded):
 def test_chosen_points_and_the_end(recorded):
     trainer, logits = recorded(at=[1.5, 3], num_train_epochs=5, eval_strategy="steps", eval_steps=4)
     seen = written(trainer)[""]
-    assert seen.steps.tolist() == [8, 16, 25]  # 5 steps in an epoch; 24 was the last one for a moment
+    assert seen.steps.tolist() == [8, 16, 25]  # 5 steps per epoch; 24 was the last point until 25
     check(seen, [logits[1], logits[3], logits[-1]], seen.labels.tolist())
 
 
-def test_the_table_of_what_became_of_them(kit):
-    """Counted once more, row by row."""
+def test_the_transition_table(kit):
+    """Counted again, row by row."""
     callback = CohortCallback()
     kit.train(Trainer, callbacks=[callback], eval_strategy="epoch", num_train_epochs=3)
     seen = callback.predictions[""]
-    p_true, right, end = seen.p_true[0].tolist(), seen.right[0].tolist(), seen.right[-1].tolist()
-    callback.threshold = sorted(p for p, good in zip(p_true, right, strict=True) if not good)[3]
-    counts = dict.fromkeys(("right", "right_end", "near", "near_end", "far", "far_end"), 0)
-    for p, good, later in zip(p_true, right, end, strict=True):
-        name = "right" if good else "near" if p > callback.threshold else "far"
+    p_true, correct, end = seen.p_true[0].tolist(), seen.correct[0].tolist(), seen.correct[-1].tolist()
+    callback.threshold = sorted(p for p, good in zip(p_true, correct, strict=True) if not good)[3]
+    counts = dict.fromkeys(("correct", "correct_end", "near", "near_end", "far", "far_end"), 0)
+    for p, good, later in zip(p_true, correct, end, strict=True):
+        name = "correct" if good else "near" if p > callback.threshold else "far"
         counts[name] += 1
         counts[f"{name}_end"] += later
     first, _ = callback.transitions().to_dict("records")
     assert first == {"epoch": 1.0, **counts}
-    assert min(counts["right"], counts["near"], counts["far"]) > 0
-    with pytest.raises(UsageError, match="Nothing is recorded of the evaluation set 'other', but of ''"):
+    assert min(counts["correct"], counts["near"], counts["far"]) > 0
+    with pytest.raises(UsageError, match=r"Expected the name of a recorded evaluation set \(''\), but got 'other'"):
         callback.transitions("other")
 
 
@@ -222,8 +222,8 @@ def test_two_sets_by_name(kit, recorded):
         assert written(trainer)[name].labels.tolist() == rows["labels"]
 
 
-def test_predictions_and_passes_of_the_user_are_not_mixed_in(kit):
-    """In the middle of an evaluation, too."""
+def test_other_forward_passes_are_not_recorded(kit):
+    """Not even during an evaluation."""
     rows = kit.sequence_rows(20, seed=1)
 
     class Stray(TrainerCallback):
@@ -260,13 +260,13 @@ def test_another_model_that_is_evaluated_is_not_recorded(kit):
                 model.eval()(**inputs)  # seen, but no evaluation
             return super().training_step(model, inputs, *given)
 
-    with pytest.warns(UserWarning, match="of two classes or more from the model, but got none"):
+    with pytest.warns(UserWarning, match="of two classes or more .*, but got nothing"):
         trainer = kit.train(Elsewhere, eval_strategy="epoch", callbacks=[CohortCallback()])
     assert not Path(trainer.args.output_dir, FILE).exists()
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["a new loader", "the same loader"])
-def test_an_evaluation_that_broke_off_is_forgotten(kit, again):
+def test_an_interrupted_evaluation_is_discarded(kit, again):
     class Once(TrainerCallback):
         def on_prediction_step(self, *args, **kwargs):
             if trainer.is_in_train is False and not self.__dict__.setdefault("broke", False):
@@ -282,7 +282,7 @@ def test_an_evaluation_that_broke_off_is_forgotten(kit, again):
         trainer.evaluate()
     with torch.no_grad():
         trainer.model.classifier.bias += 1
-    with pytest.warns(UserWarning, match="3 batches of the evaluation, but saw 4") if again else nullcontext():
+    with pytest.warns(UserWarning, match="3 batches of the evaluation, but recorded 4") if again else nullcontext():
         trainer.evaluate()
     if again:
         same(before, written(trainer)[""])
@@ -290,25 +290,27 @@ def test_an_evaluation_that_broke_off_is_forgotten(kit, again):
     np.testing.assert_allclose(written(trainer)[""].logits, before.logits + 1, atol=1e-5)
 
 
-def test_the_end_may_be_an_evaluation_after_training(kit):
-    """Nothing is evaluated while it trains: said at once. A training that has not begun has nothing to record."""
+def test_the_last_point_may_be_an_evaluation_after_training(kit):
+    """Training without evaluations warns at once. Before training, nothing is recorded."""
     trainer = kit.trainer(Trainer, callbacks=[CohortCallback(at=[1])])
     write_predictions(Path(trainer.args.output_dir, FILE), {"": some([5])})
     trainer.evaluate()
     assert written(trainer)[""].steps.tolist() == [5]
-    with pytest.warns(UserWarning, match="Nothing is evaluated while this trains. Set eval_strategy='epoch'"):
+    with pytest.warns(UserWarning, match="There is no evaluation during training. Set eval_strategy='epoch'"):
         trainer.train()
     trainer.evaluate()
     assert written(trainer)[""].steps.tolist() == [10]
 
 
-def test_points_that_no_evaluation_came_for(kit):
+def test_epochs_without_an_evaluation(kit):
     given = {"eval_strategy": "steps", "eval_steps": 4, "max_steps": 8}
     with pytest.warns(UserWarning, match="CohortCallback") as caught:
         kit.train(Trainer, callbacks=[CohortCallback(at=[1, 2, 7])], **given)
     early, late = (str(one.message) for one in caught if "CohortCallback" in str(one.message))
     assert early == "CohortCallback: Training ends after 2 epochs, before epoch 7."
-    assert late.startswith("CohortCallback: No evaluation came at or after epoch 2, 7; the last was at 1.6. Set")
+    assert late.startswith(
+        "CohortCallback: There was no evaluation at or after epoch 2, 7; the last one was at 1.6. Set"
+    )
 
 
 def some(steps: list[int], rows: int = 20) -> Predictions:
@@ -317,7 +319,7 @@ def some(steps: list[int], rows: int = 20) -> Predictions:
     return Predictions(np.array(steps), epochs, labels, np.full(shape, 0.5), np.zeros(shape), np.zeros((rows, 3)))
 
 
-def test_training_that_goes_on_keeps_what_came_before(kit):
+def test_resumed_training_keeps_earlier_points(kit):
     given = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3}
     whole = kit.train(callbacks=[CohortCallback()], **given)
     expected = written(whole)[""]
@@ -329,10 +331,10 @@ def test_training_that_goes_on_keeps_what_came_before(kit):
     first = CohortCallback()
     kit.train(callbacks=[first], model=kit.sequence_model(), **{**again, "num_train_epochs": 1})
     assert first.predictions[""].steps.tolist() == [5]
-    assert np.isnan(first.predictions[""].logits).all()  # those of the file are of step 15
+    assert np.isnan(first.predictions[""].logits).all()  # the file has those of step 15
 
 
-def test_a_new_training_forgets_the_one_before(kit):
+def test_a_new_training_discards_earlier_points(kit):
     trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="steps", eval_steps=3, num_train_epochs=1)
     assert written(trainer)[""].steps.tolist() == [3, 5]
     trainer.args.eval_steps = 4
@@ -346,7 +348,7 @@ def test_a_file_that_cannot_be_read_or_written(kit, tmp_path):
     place = Path(whole.args.output_dir, FILE)
     place.write_bytes(b"text")
     again = {**given, "output_dir": whole.args.output_dir, "resume_from_checkpoint": f"{place.parent}/checkpoint-5"}
-    with pytest.warns(UserWarning, match="Nothing is known of the training before step 5. Expected .* predictions"):
+    with pytest.warns(UserWarning, match="No predictions before step 5 are available. Expected .* predictions"):
         kit.train(callbacks=[CohortCallback()], **again)
     assert written(whole)[""].steps.tolist() == [10]
     place.unlink()
@@ -358,13 +360,13 @@ def test_a_file_that_cannot_be_read_or_written(kit, tmp_path):
 
 def test_rows_in_another_order_are_not_recorded(kit):
     given = {"eval_strategy": "epoch", "train_sampling_strategy": "group_by_length"}
-    with pytest.warns(UserWarning, match="they come from LengthGroupedSampler. Leave train_sampling_strategy"):
+    with pytest.warns(UserWarning, match="they come from LengthGroupedSampler. .* train_sampling_strategy"):
         trainer = kit.train(callbacks=[CohortCallback(at=[1])], **given)
     assert not Path(trainer.args.output_dir, FILE).exists()
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_loader_of_ones_own(kit, shuffle):
+def test_a_custom_loader(kit, shuffle):
     rows = kit.sequence_rows(20, seed=1)
     trainer = kit.trainer(callbacks=[CohortCallback()], eval_strategy="epoch")
     loader = DataLoader(rows, 8, shuffle=shuffle, collate_fn=default_data_collator)
@@ -408,7 +410,9 @@ def test_streams_and_dropped_rows_are_not_recorded(kit):
     with pytest.warns(UserWarning, match="they come from a stream"):
         kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", eval_dataset=stream)
     given = {"dataloader_drop_last": True, "per_device_eval_batch_size": 8}
-    with pytest.warns(UserWarning, match="each of the 20 evaluation rows, but saw 16. Leave dataloader_drop_last out"):
+    with pytest.warns(
+        UserWarning, match="each of the 20 evaluation rows, but recorded 16. Do not set dataloader_drop_last"
+    ):
         trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", **given)
     assert not Path(trainer.args.output_dir, FILE).exists()
 
@@ -416,14 +420,14 @@ def test_streams_and_dropped_rows_are_not_recorded(kit):
 def test_other_rows_under_the_same_name(kit):
     trainer = kit.train(callbacks=[CohortCallback()], eval_strategy="epoch")
     before = written(trainer)[""]
-    with pytest.warns(UserWarning, match="20 before and now 7, or others. Give other rows another metric_key_prefix"):
+    with pytest.warns(UserWarning, match="the same 20 rows as before, but got 7 others. .* another metric_key_prefix"):
         trainer.evaluate(kit.sequence_rows(7))
     trainer.evaluate(kit.sequence_rows(7), metric_key_prefix="test")
     same(written(trainer)[""], before)
     assert written(trainer)["test"].labels.tolist() == kit.sequence_rows(7)["labels"]
 
 
-def test_what_are_no_classes_is_not_recorded(kit):
+def test_heads_without_classes_are_not_recorded(kit):
     with pytest.warns(UserWarning, match=r"but got logits of shape \(20, 10, 3\)|of shape \(8, 10, 3\)"):
         kit.train(callbacks=[CohortCallback()], eval_strategy="epoch", **kit.tokens())
     rows = kit.sequence_rows(20).map(lambda row: {"labels": float(row["labels"])})
@@ -440,12 +444,12 @@ def test_what_are_no_classes_is_not_recorded(kit):
 @pytest.mark.parametrize("kind", [Trainer, MixedLossTrainer])
 def test_rows_without_a_label_are_not_recorded(kit, kind):
     rows = kit.sequence_rows(20).map(lambda row, place: {"labels": -100 if place == 4 else 1}, with_indices=True)
-    with pytest.warns(UserWarning, match="class ids from 0 to 2 in all rows, but 1 have -100"):
+    with pytest.warns(UserWarning, match="class ids from 0 to 2, but got -100"):
         kit.train(kind, callbacks=[CohortCallback()], eval_strategy="epoch", eval_dataset=rows)
 
 
 def test_labels_that_only_the_collator_makes(kit):
-    """Names of classes become class ids in the batch."""
+    """The collator turns names of classes into class ids."""
     names = ["no", "maybe", "yes"]
     rows = kit.sequence_rows(70, seed=1)
     named = rows.map(lambda row: {"input_ids": row["input_ids"], "answer": names[row["labels"]]})
@@ -466,13 +470,13 @@ def test_epochs_may_come_from_an_array():
 
 
 @pytest.mark.parametrize("at", [70, [-1], ["1"], "70", [True], [float("nan")], [float("inf")]])
-def test_epochs_that_are_none(at):
-    with pytest.raises(UsageError, match=r"Expected epochs from 0 on, such as at=\[70\]"):
+def test_invalid_epochs(at):
+    with pytest.raises(UsageError, match=r"Expected epochs of 0 or more, such as at=\[70\]"):
         CohortCallback(at=at)
 
 
 @pytest.mark.parametrize("threshold", [2, 0, 1.0, -0.1, "0.2", True, float("nan")])
-def test_thresholds_that_are_none(threshold):
+def test_invalid_thresholds(threshold):
     with pytest.raises(UsageError, match="Expected a threshold between 0 and 1, such as 0.2"):
         CohortCallback(threshold=threshold)
 
@@ -536,7 +540,7 @@ os._exit(0)  # PyTorch's threads sometimes abort a process while Python shuts do
 
 @pytest.mark.slow
 def test_two_processes(kit, tmp_path):
-    """Batches go round, and rows of the beginning make the last ones even."""
+    """Processes take turns, and the first rows pad the last batches."""
     script = tmp_path / "train.py"
     script.write_text(DDP)
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]

@@ -23,7 +23,7 @@ def multi() -> BertForSequenceClassification:
 
 
 class Net(torch.nn.Module):
-    """Demands its labels, returns a tuple, and has a part that is not to be trained."""
+    """Requires labels, returns a tuple, and has a part that stays in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -49,9 +49,9 @@ def test_rows_one_by_one_give_the_same():
         logits = model(input_ids=one["input_ids"]).logits[0].detach().double()
         p = torch.exp(logits[one["labels"][0]]) / torch.exp(logits).sum()
         assert found.p_true[0, row] == pytest.approx(p.item(), rel=1e-3)  # half precision
-        assert found.right[0, row] == (max(range(3), key=logits.tolist().__getitem__) == one["labels"].item())
+        assert found.correct[0, row] == (max(range(3), key=logits.tolist().__getitem__) == one["labels"].item())
         np.testing.assert_allclose(found.logits[row], logits, rtol=1e-5, atol=1e-6)
-    assert 0 < found.right.sum() < 7
+    assert 0 < found.correct.sum() < 7
     assert found.steps.tolist() == [0]
 
 
@@ -61,7 +61,7 @@ def test_images():
     assert found.logits.shape == (2, 2)
 
 
-def test_a_module_of_ones_own_is_left_as_it_was():
+def test_a_custom_module_is_left_as_it_was():
     net = Net()
     found = predict(net, [{"pixels": torch.rand(3, 4), "labels": torch.tensor([0, 1, 1]), "names": ["a", "b", "c"]}])
     assert found.logits.shape == (3, 2)
@@ -72,14 +72,14 @@ def test_a_module_of_ones_own_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("model", "batch", "words"),
     [
-        (bert, None, "the loader has none"),
+        (bert, None, "a loader with rows, but it gave none"),
         (bert, {"input_ids": torch.ones(2, 3).long()}, "'labels', but got one with input_ids"),
         (lambda: bert(1), {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2)}, "which is regression"),
         (multi, {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2, 3)}, "multi_label"),
-        (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.rand(2, 3)}, r"\(2, 3\) of torch.float32"),
+        (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.rand(2, 3)}, r"labels \(2, 3\)"),
         (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.tensor([0, 3])}, "from 0 to 2, but got 3"),
     ],
 )
-def test_what_has_no_class_for_each_row(model, batch, words):
+def test_rows_without_one_class_are_refused(model, batch, words):
     with pytest.raises(UsageError, match=words):
         predict(model(), [] if batch is None else [batch])

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.records import FILE, Predictions, at_one_point, read_predictions, write_predictions
+from hf_elmix.predictions.records import FILE, Predictions, check_class_labels, read_predictions, write_predictions
 
 
 def some(rows: int = 4, classes: int = 3) -> Predictions:
@@ -16,26 +16,26 @@ def some(rows: int = 4, classes: int = 3) -> Predictions:
         epochs=[1.0, 2.0],
         labels=np.arange(rows) % classes,
         p_true=np.linspace(0, 1, 2 * rows).reshape(2, rows),
-        right=np.arange(2 * rows).reshape(2, rows) % 2 == 0,
+        correct=np.arange(2 * rows).reshape(2, rows) % 2 == 0,
         logits=np.arange(rows * classes).reshape(rows, classes) / 7,
     )
 
 
 def test_probabilities_of_logits_of_any_size():
     logits = np.array([[1e4, 1e4, 0.0], [0.0, 1.0, 2.0], [np.log(2), 0.0, 0.0]], dtype=np.float32)
-    one = at_one_point(logits, np.array([1, 2, 0]), step=7, epoch=1.5)
+    one = Predictions.from_logits(logits, np.array([1, 2, 0]), step=7, epoch=1.5)
     np.testing.assert_allclose(one.p_true, [[0.5, 1 / (1 + np.exp(-1) + np.exp(-2)), 0.5]], rtol=1e-3)
-    assert one.right.tolist() == [[False, True, True]]  # of two that are as large, the first is the prediction
+    assert one.correct.tolist() == [[False, True, True]]  # of two equal logits, the first is the prediction
     assert (one.steps.tolist(), one.epochs.tolist()) == ([7], [1.5])
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_predictions_are_read_back(tmp_path):
     sets = {"matched": some(), "mismatched": some(5)}
     write_predictions(tmp_path / "new" / FILE, sets)
     read = read_predictions(tmp_path / "new")
     assert list(read) == ["matched", "mismatched"]
     for name, one in sets.items():
-        for field in ("steps", "epochs", "labels", "p_true", "right", "logits"):
+        for field in ("steps", "epochs", "labels", "p_true", "correct", "logits"):
             np.testing.assert_array_equal(getattr(read[name], field), getattr(one, field))
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
 
@@ -56,8 +56,8 @@ def test_arrays_that_do_not_belong_together(change):
         replace(some(), **change)
 
 
-def test_no_file_and_no_predictions(tmp_path):
-    with pytest.raises(UsageError, match="there is no .*predictions.safetensors"):
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(UsageError, match="predictions.safetensors' does not exist"):
         read_predictions(tmp_path)
     (tmp_path / FILE).write_bytes(b"text")
     with pytest.raises(UsageError, match="to hold predictions"):
@@ -65,3 +65,33 @@ def test_no_file_and_no_predictions(tmp_path):
     write_predictions(tmp_path / FILE, {})
     with pytest.raises(UsageError, match="it is empty"):
         read_predictions(tmp_path)
+
+
+def test_points_follow_each_other():
+    first = Predictions.from_logits(np.eye(2), np.array([0, 0]), step=5, epoch=1)
+    second = Predictions.from_logits(2 * np.eye(2), np.array([0, 0]), step=10, epoch=2)
+    both = first.followed_by(second)
+    assert (both.steps.tolist(), both.epochs.tolist()) == ([5, 10], [1, 2])
+    np.testing.assert_array_equal(both.p_true, np.concatenate((first.p_true, second.p_true)))
+    np.testing.assert_array_equal(both.logits, second.logits)
+    assert both.followed_by(second).steps.tolist() == [5, 10]
+    assert first.followed_by(first).steps.tolist() == [5]
+    assert both.at(np.array([False, True])).steps.tolist() == [10]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape", "message"),
+    [
+        ([0, 1, 1], (2, 2), r"logits \(2, 2\) and labels \(3,\)"),
+        ([[0], [1]], (2, 2), r"labels \(2, 1\)"),
+        ([0, 0], (2,), r"logits \(2,\)"),
+        ([0, 0], (2, 1), "two classes or more"),
+        ([0.0, 1.0], (2, 2), "integer class ids, but got float64"),
+        ([0, -100], (2, 2), r"from 0 to 1, but got -100 \(1 of 2 .* Leave out rows without a class"),
+        ([0, 2], (2, 2), "from 0 to 1, but got 2"),
+    ],
+)
+def test_labels_must_be_one_class_per_row(labels, shape, message):
+    check_class_labels(np.array([0, 1]), (2, 2))
+    with pytest.raises(UsageError, match=message):
+        check_class_labels(np.array(labels), shape)

@@ -635,7 +635,7 @@ def test_what_is_recorded_is_the_same_for_training_that_is_shared(toy, tmp_path)
     for key in study.runs():
         near, far = (shared.store.read_predictions(key)[name] for name in ("near", "far"))
         assert near.steps.tolist() == far.steps.tolist() == [5, 10, 15, 20]
-        assert near.right.mean(axis=1).tolist() == records[key.method].scores["near_accuracy"]["epochs"]
+        assert near.correct.mean(axis=1).tolist() == records[key.method].scores["near_accuracy"]["epochs"]
         assert plain.store.read_predictions(key) is None
         models = [store.folder_of(key) / "model/model.safetensors" for store in (shared.store, plain.store)]
         assert models[0].read_bytes() == models[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Which model and which rows an instrument gets."""
+"""Which model and which rows a diagnostic examines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_run_is_looked_at_on_the_rows_that_it_was_scored_on(kept_run):
     found = open_checkpoint(str(kept_run), Rows(), batch_size=4)
     record = json.loads((kept_run / RECORD).read_text())
     seen = predict(found.model, found.loader, progress=False)
-    assert seen.right.mean() == record["scores"]["matched_accuracy"]["last"]
+    assert seen.correct.mean() == record["scores"]["matched_accuracy"]["last"]
     assert len(seen.labels) == 6
     assert max(batch["input_ids"].shape[1] for batch in found.loader) == 7
     assert found.batch_size == 4
@@ -69,7 +69,7 @@ def test_rows_of_a_file_may_lack_a_class_and_have_another_order(kept_run, tmp_pa
     assert "mine (rows); text from two and one" in found.about
 
 
-def test_a_dataset_of_ones_own(kept_run, glue):
+def test_a_custom_dataset(kept_run, glue):
     data = glue("mnli")
     found = open_checkpoint(
         str(kept_run / MODEL), Rows(dataset_name=data, dataset_config_name="mnli", split="train"), batch_size=4
@@ -161,7 +161,7 @@ def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path):
         open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4)
 
 
-def test_rows_of_ones_own_are_cut_as_the_runs_were(kept_run, tmp_path):
+def test_custom_rows_are_truncated_as_those_of_the_run(kept_run, tmp_path):
     wanted = rows_with(["neutral", "entailment"], tmp_path)
     pd.DataFrame({"sentence": ["the dog sleeps " * 9] * 2, "label": ["neutral", "entailment"]}).to_csv(
         wanted.file, index=False
@@ -181,7 +181,7 @@ def test_a_copied_run_and_a_half_precision_model(kept_run, tmp_path):
         open_checkpoint(str(tmp_path / "best"), Rows(), batch_size=4)
 
 
-def test_a_run_of_another_study_needs_rows(kept_run, tmp_path):
+def test_a_run_whose_record_names_no_rows_needs_rows(kept_run, tmp_path):
     shutil.copytree(kept_run, tmp_path / "own")
     record = json.loads((tmp_path / "own" / RECORD).read_text())
     record["settings"] = {"select": "accuracy"}

@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_elmix import MixedLossTrainer
 from hf_elmix.text import padding_free
-from hf_elmix.text.padding_free import LAST_INPUT, Rows, can_drop_padding, drop_padding
+from hf_elmix.text.padding_free import LAST_INPUT, Layout, can_drop_padding, drop_padding
 
 BERT_SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 SIZES = {"distilbert": {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24}}
@@ -81,7 +81,7 @@ def test_the_layers_see_no_padding(kind):
     model(**batch(kind))
     tokens, rows = sum(LENGTHS), len(LENGTHS)
     assert set(seen) <= {(1, tokens), (1, rows), (rows,)}
-    assert seen.count((1, rows)) >= 2  # behind the last attention there is one token of each row
+    assert seen.count((1, rows)) >= 2  # after the last attention there is one token of each row
 
 
 def test_other_outputs_are_the_padded_batchs():
@@ -136,8 +136,8 @@ def test_autocast():
     torch.testing.assert_close(output.logits.float(), exact, atol=0.1, rtol=0.1)
 
 
-def test_rows():
-    rows = Rows.of(torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]))
+def test_layout():
+    rows = Layout.of(torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]))
     assert rows.tokens.tolist() == [0, 1, 3, 6, 7, 8]
     assert rows.first.tolist() == [0, 2, 3]
     values = torch.arange(1, 10).view(3, 3)

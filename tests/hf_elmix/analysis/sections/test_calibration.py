@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from hf_elmix.analysis.calibrated import BINS, WHEN
 from hf_elmix.analysis.frames import runs_table
+from hf_elmix.analysis.predictions import BINS
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.calibration import calibration_section
-from hf_elmix.diagnostics.calibration import calibration_table, reliability_table
+from hf_elmix.analysis.sections.calibration import (
+    MEASURES,
+    calibration_means,
+    calibration_pairs,
+    calibration_section,
+)
+from hf_elmix.diagnostics.calibration import WHEN, calibration_table, reliability_table
 from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey
 
@@ -16,18 +22,18 @@ ROWS = 300
 
 
 def of_confidence(factor: float, seed: int) -> Predictions:
-    """Labels drawn from a softmax, and its logits times a factor: above 1 they are too sure."""
+    """Labels drawn from a softmax, and its logits times a factor: above 1 they are overconfident."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(ROWS, 3))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (rng.uniform(size=(ROWS, 1)) > p.cumsum(axis=1)).sum(axis=1)
-    right = logits.argmax(axis=1) == labels
-    return Predictions([9], [9], labels, p[None, np.arange(ROWS), labels], right[None], factor * logits)
+    correct = logits.argmax(axis=1) == labels
+    return Predictions([9], [9], labels, p[None, np.arange(ROWS), labels], correct[None], factor * logits)
 
 
 @pytest.fixture(scope="module")
 def results(record) -> StudyResults:
-    """CE says what is so, el is too sure, 0 is CE again; all on the same rows for each seed."""
+    """CE is calibrated, el is overconfident, 0 is CE again; all on the same rows for each seed."""
     factors = {"ce": 1.0, "el": 6.0, "0": 1.0}
     runs = {RunKey("a", method, seed): factor for method, factor in factors.items() for seed in range(4)}
     readers = {
@@ -36,14 +42,14 @@ def results(record) -> StudyResults:
     return StudyResults(runs_table([record(key.task, key.method, key.seed, 0.5) for key in runs]), predictions=readers)
 
 
-def test_the_one_that_is_too_sure_is_worse_until_it_is_scaled(results):
-    sure, same = calibration_section(results).sentences
-    assert same.startswith("In calibration, F = 0 cannot be told from CE as trained (ECE ")
-    assert sure.startswith("In calibration, EL is worse than CE as trained (ECE ")
-    assert " and cannot be told from CE after temperature scaling (ECE " in sure
+def test_the_overconfident_method_is_worse_until_scaled(results):
+    overconfident, same = calibration_section(results).sentences
+    assert same.startswith("In calibration, F = 0 is not significantly different from CE as trained (ECE ")
+    assert overconfident.startswith("In calibration, EL is worse than CE as trained (ECE ")
+    assert " and not significantly different from CE after temperature scaling (ECE " in overconfident
     tables = {method: [table_of(results, method, seed) for seed in range(4)] for method in ("el", "ce")}
     errors = [100 * np.mean([table.loc[WHEN[0], "ece"] for table in tables[method]]) for method in ("el", "ce")]
-    assert f"(ECE {errors[0]:.2f} % beside {errors[1]:.2f} %, +{errors[0] - errors[1]:.2f} points [" in sure
+    assert f"(ECE {errors[0]:.2f} % versus {errors[1]:.2f} %, +{errors[0] - errors[1]:.2f} points [" in overconfident
 
 
 def table_of(results: StudyResults, method: str, seed: int):
@@ -93,11 +99,52 @@ def test_one_method_and_no_run(record):
     assert calibration_section(StudyResults(runs)) is None
 
 
-def test_a_method_without_an_experiment_in_common(record):
+def test_a_method_without_a_block_in_common(record):
     keys = [RunKey("a", "ce", 0), RunKey("a", "0", 1)]
     runs = runs_table([record(key.task, key.method, key.seed, 0.5) for key in keys])
     section = calibration_section(
         StudyResults(runs, predictions={key: lambda: {"": of_confidence(1, 0)} for key in keys})
     )
-    assert section.sentences == ["F = 0 and CE have no experiment in common."]
+    assert section.sentences == ["F = 0 and CE have no block in common."]
     assert section.tables[1].texts()[0][2:] == ["n/a"] * 4
+
+
+def study(values: dict[str, list[float]]) -> pd.DataFrame:
+    """The same number for each measure, before and after scaling; seeds of one task."""
+    return pd.DataFrame(
+        [
+            {"when": when, "task": "a", "method": method, "seed": seed, "temperature": 10**value, "accuracy": 0.5}
+            | dict.fromkeys(MEASURES, value)
+            for when in WHEN
+            for method, row in values.items()
+            for seed, value in enumerate(row)
+        ]
+    )
+
+
+def test_means_by_hand():
+    means = calibration_means(study({"0": [0.25, 0.5], "ce": [0.0, 0.25, 1.0]}), ["ce", "0", "el"])
+    assert list(means.index) == [(when, method) for when in WHEN for method in ("ce", "0")]
+    assert means.loc[WHEN[1], "runs"].tolist() == [3, 2]
+    assert means.loc[WHEN[0], "nll"].tolist() == pytest.approx([1.25 / 3, 0.375])
+    assert means["temperature"].tolist() == pytest.approx([10 ** (1.25 / 3), 10**0.375] * 2)
+
+
+def test_pairs_by_hand():
+    pairs = calibration_pairs(study({"0": [0.25, 0.5], "ce": [0.0, 0.25, 1.0]}), ["ce", "0"], "ce")
+    assert set(pairs) == {(measure, when) for measure in MEASURES for when in WHEN}
+    for table in pairs.values():
+        row = table.loc["0"]
+        assert row[["pairs", "difference", "low", "high", "value", "base_value"]].tolist() == [
+            2,
+            0.25,
+            0.25,
+            0.25,
+            0.375,
+            0.125,
+        ]
+
+
+@pytest.mark.parametrize("values", [{"ce": [1.0]}, {"0": [1.0], "el": [2.0]}])
+def test_no_pairs_without_the_baseline_and_another_method(values):
+    assert calibration_pairs(study(values), ["ce", "0", "el"], "ce") == {}

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 from hf_elmix.analysis.frames import runs_table
-from hf_elmix.analysis.moves import flow_of
+from hf_elmix.analysis.predictions import Predicted, reduce_predictions
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.cohorts import cohort_section
+from hf_elmix.analysis.sections.cohorts import cohort_section, flow_of, near_table, pooled_transitions
+from hf_elmix.predictions.cohorts import COHORTS, flow_table
 from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey
 
@@ -15,11 +18,11 @@ ROWS = 40
 
 
 def ends(share: float) -> Predictions:
-    """All rows are near the boundary after 7 of 9 epochs; a share of them, in quarters, is right at the end."""
-    right = np.zeros((2, ROWS), dtype=bool)
-    right[1, : round(share * ROWS)] = True
-    nothing = np.full((ROWS, 2), np.nan)  # calibration is not asked for here, and takes its time
-    return Predictions([7, 9], [7, 9], np.zeros(ROWS), np.full((2, ROWS), 0.4), right, nothing)
+    """All rows are near the boundary after 7 of 9 epochs; a share of them is correct at the end."""
+    correct = np.zeros((2, ROWS), dtype=bool)
+    correct[1, : round(share * ROWS)] = True
+    logits = np.full((ROWS, 2), np.nan)  # no calibration, which takes time
+    return Predictions([7, 9], [7, 9], np.zeros(ROWS), np.full((2, ROWS), 0.4), correct, logits)
 
 
 def results_of(record, shares: dict[str, list[float]], **more) -> StudyResults:
@@ -36,51 +39,54 @@ def answers(results: StudyResults) -> list[str]:
 @pytest.mark.parametrize(
     ("share", "start"),
     [
-        ([0.5, 0.55, 0.6], "F = 0 moves more of the rows near the boundary than CE does: "),
-        ([0.05, 0.1, 0.1], "F = 0 moves fewer of the rows near the boundary than CE does: "),
-        ([0.0, 0.55, 0.6], "Whether F = 0 moves more of the rows near the boundary than CE does cannot be told: "),
-        ([0.3, 0.35, 0.4], "F = 0 moves as many of the rows near the boundary as CE does: "),
+        ([0.5, 0.55, 0.6], "F = 0 corrects more of the rows near the boundary than CE does: "),
+        ([0.05, 0.1, 0.1], "F = 0 corrects fewer of the rows near the boundary than CE does: "),
+        (
+            [0.0, 0.55, 0.6],
+            "F = 0 is not significantly different from CE in the rows near the boundary that it corrects: ",
+        ),
+        ([0.3, 0.35, 0.4], "F = 0 corrects as many of the rows near the boundary as CE does: "),
     ],
 )
-def test_what_is_said(record, share, start):
+def test_the_answer(record, share, start):
     (said,) = answers(results_of(record, {"ce": [0.3, 0.35, 0.4], "0": share}))
     assert said.startswith(start + "of those near it for both, ")
-    assert f"{100 * np.mean(share):.2f} % end right beside 35.00 %, " in said
+    assert f"{100 * np.mean(share):.2f} % end correct under F = 0 and 35.00 % under CE, " in said
     more, fewer = (
         sum(sign * (one - ce) > 0 for one, ce in zip(share, [0.3, 0.35, 0.4], strict=True)) for sign in (1, -1)
     )
-    assert f" over 3 experiments (more in {more}, fewer in {fewer}) and 120 rows" in said
-    assert ("easily have been missed" in said) == start.startswith("Whether")
+    assert f" over 3 blocks (more in {more}, fewer in {fewer}) and 120 rows" in said
+    assert ("minimum detectable effect is " in said) == ("not significantly" in start)
 
 
-def test_a_single_experiment_tells_nothing(record):
+def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
-        "Whether F = 0 moves more of the rows near the boundary than CE does cannot be told: of those near it for "
-        "both, 50.00 % end right beside 25.00 %, +25.00 points over 1 experiment and 40 rows."
+        "Too few runs show whether F = 0 corrects more of the rows near the boundary than CE does: of those near it "
+        "for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and 40 rows."
     )
 
 
 def test_the_answer_is_about_the_rows_that_are_near_for_both(record):
     one = ends(0.75)
-    one.right[:, 20:] = True  # half of the rows are right all along
+    one.correct[:, 20:] = True  # half of the rows are correct at both points
     readers = {RunKey("a", "ce", 0): lambda: {"": ends(0.25)}, RunKey("a", "0", 0): lambda: {"": one}}
     results = StudyResults(runs_table([record("a", method, 0, 0.5) for method in ("ce", "0")]), predictions=readers)
     (said,) = answers(results)
-    assert "100.00 % end right beside 50.00 %, +50.00 points over 1 experiment and 20 rows." in said
+    assert "100.00 % end correct under F = 0 and 50.00 % under CE, +50.00 points over 1 block and 20 rows." in said
 
 
 def test_the_shares_of_all_and_of_none(record):
     section = cohort_section(results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]}))
     assert section.sentences[-1] == (
-        "Of all wrong rows near the boundary end right: CE 37.50 %, F = 0 50.00 %; of all wrong rows far from it: "
-        "there were none; of all right rows: there were none."
+        "Rows that end correct, of those near the boundary: CE 37.50 %, F = 0 50.00 %; far from it: none; correct "
+        "before: none."
     )
-    assert section.about.endswith("of the rows of each kind at 78 % of the training?")
+    assert section.about.endswith("How do the rows of each cohort at 78 % of the training end up?")
 
 
-def test_tables_by_hand_and_the_paper_s_row(record):
-    transitions, moves = cohort_section(results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]})).tables
+def test_tables_by_hand_and_the_row_of_the_paper(record):
+    transitions, near = cohort_section(results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]})).tables
     assert transitions.texts() == [
         ["CE", "2", "0", "n/a", "80", "37.50 [27.69, 48.45]", "0", "n/a"],
         ["F = 0", "2", "0", "n/a", "80", "50.00 [39.30, 60.70]", "0", "n/a"],
@@ -95,9 +101,9 @@ def test_tables_by_hand_and_the_paper_s_row(record):
             "3.35 [2.73, 4.12]",
         ],
     ]
-    assert [row[:7] for row in moves.texts()] == [
+    assert [row[:7] for row in near.texts()] == [
         ["F = 0", whose, "2", "80", "50.00", "37.50", "+12.50"]
-        for whose in ("near for both", "near for each, its own", "near for CE")
+        for whose in ("near for both", "each method's own", "near for CE")
     ]
 
 
@@ -118,15 +124,15 @@ def test_one_method_is_compared_with_nothing(record):
 def test_pictures_are_those_of_each_method(predicted_study):
     records, readers = predicted_study
     results = StudyResults(runs_table(records), predictions=readers)
-    flows, histograms = cohort_section(results).pictures.values()
-    for pictures, name in ((flows, "flow"), (histograms, "histograms")):
+    sankey, ridgeline = cohort_section(results).pictures.values()
+    for pictures, name in ((sankey, "sankey"), (ridgeline, "ridgeline")):
         assert [picture.name for picture in pictures] == [f"{name}-{k}" for k in (1, 2, 3)]
         assert [picture.caption for picture in pictures] == ["CE", "F = 0-0.5", "F = 0.3"]
-    shown = [text.get_text() for text in flows[1].draw(Figure().subplots()).texts]
-    assert shown[:2] == ["67 %\nof the training", "end"]
-    right = flow_of(results.predicted, "0-0.5").loc["right"].sum()
-    assert any(text.startswith(f"right\n{right} (") for text in shown)
-    ticks = [label.get_text() for label in histograms[0].draw(Figure().subplots()).get_yticklabels()]
+    shown = [text.get_text() for text in sankey[1].draw(Figure().subplots()).texts]
+    assert (shown[0], shown[4]) == ("67 %\nof the training", "end")
+    correct = flow_of(results.predicted, "0-0.5").loc["correct"].sum()
+    assert any(text.startswith(f"correct\n{correct} (") for text in shown)
+    ticks = [label.get_text() for label in ridgeline[0].draw(Figure().subplots()).get_yticklabels()]
     assert ticks == ["33 %", "67 %", "100 %"]
 
 
@@ -145,10 +151,92 @@ def test_a_failed_run_and_one_without_a_file_do_not_count(predicted_study):
 def test_runs_of_other_lengths_say_so(record, predictions):
     readers = {RunKey("a", "ce", seed): lambda n=n: {"": predictions(9, points=n)} for seed, n in enumerate((2, 90))}
     results = StudyResults(runs_table([record("a", "ce", seed, 0.5) for seed in range(2)]), predictions=readers)
-    assert cohort_section(results).about.endswith("at 50 to 78 % of the training?")
+    assert cohort_section(results).about.endswith("at 50 to 78 % of the training end up?")
 
 
 @pytest.mark.parametrize("points", [None, 1])
-def test_nothing_to_tell(record, predictions, points):
+def test_no_section_without_two_points(record, predictions, points):
     readers = {RunKey("a", "ce", 0): lambda: {"": predictions(9, points=points)}} if points else {}
     assert cohort_section(StudyResults(runs_table([record("a", "ce", 0, 0.5)]), predictions=readers)) is None
+
+
+NOTHING = pd.DataFrame()
+
+
+def of_near(near: dict[str, list[tuple[str, str, int, int, int, int, int]]]) -> Predicted:
+    """From (task, method, seed, rows, correct, base_rows, base_correct), by whom they are near for."""
+    names = ["task", "method", "seed", "rows", "correct", "base_rows", "base_correct"]
+    rows = [dict(zip(names, row, strict=True), near_for=who) for who, part in near.items() for row in part]
+    return Predicted(NOTHING, NOTHING, pd.DataFrame(rows), NOTHING, NOTHING, {})
+
+
+def test_pooled_counts_and_shares(predictions):
+    sets = {
+        RunKey("a", method, seed): {"": predictions(400, seed=seed)} for method in ("ce", "0") for seed in range(3)
+    }
+    sets[RunKey("b", "ce", 0)] = {"x": predictions(30), "y": predictions(20, points=2)}
+    predicted = reduce_predictions({key: lambda one=one: one for key, one in sets.items()}, ["ce", "0"], "ce")
+    pooled = pooled_transitions(predicted, ["ce", "0", "el"])
+    assert pooled.index.tolist() == ["ce", "0"]
+    assert pooled["runs"].tolist() == [4, 3]
+    assert pooled["start"].tolist() == pytest.approx([(4 * 5 / 6 + 1 / 2) / 5, 5 / 6])
+    expected = sum(flow_table(one) for key, run in sets.items() for one in run.values() if key.method == "ce")
+    pd.testing.assert_frame_equal(flow_of(predicted, "ce"), expected)
+    row = pooled.loc["ce"]
+    for name in COHORTS:
+        assert (row[name], row[f"{name}_end"]) == (expected.loc[name].sum(), expected.loc[name, "correct"])
+        assert row[f"{name}_low"] < row[f"{name}_share"] == row[f"{name}_end"] / row[name] < row[f"{name}_high"]
+
+
+def test_the_comparison_is_paired_within_blocks():
+    # Shares 3/4, 1/2, 3/4 and 1/2, 1/2, 1/4 of the baseline, whatever the number of rows.
+    counts = [("a", "0", 0, 4, 3, 8, 4), ("a", "0", 1, 40, 20, 2, 1), ("a", "0", 2, 8, 6, 8, 2)]
+    table = near_table(of_near({"each": counts}), ["ce", "0"], "ce")
+    row = table.loc[("each", "0")]
+    gains = np.array([0.25, 0, 0.5])
+    reach = stats.t.ppf(0.975, 2) * gains.std(ddof=1) / np.sqrt(3)
+    assert (row["rows"], row["pairs"], row["better"], row["equal"], row["worse"]) == (52, 3, 2, 1, 0)
+    assert (row["share"], row["base_share"]) == pytest.approx((2 / 3, 5 / 12))
+    assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.25 - reach, 0.25, 0.25 + reach))
+    assert row["sign_p"] == 0.5
+    assert row["minimum_detectable_effect"] > 0
+
+
+def test_blocks_without_such_rows_are_left_out():
+    counts = [("a", "0", 0, 0, 0, 4, 2), ("a", "0", 1, 4, 2, 0, 0), ("a", "0", 2, 4, 3, 4, 2)]
+    table = near_table(of_near({"both": counts[:2], "each": counts}), ["ce", "0"], "ce")
+    assert table.index.tolist() == [("each", "0")]
+    assert table.loc[("each", "0"), ["pairs", "difference"]].tolist() == [1, 0.25]
+    assert np.isnan(table.loc[("each", "0"), "low"])
+
+
+def test_nothing_to_compare():
+    assert near_table(of_near({}), ["ce"], "ce").empty
+
+
+def test_methods_are_in_their_order_whatever_that_of_the_runs():
+    counts = [("a", method, seed, 4, 3, 4, 2) for seed in range(2) for method in ("x", "0", "0-0.5")]
+    table = near_table(of_near({"each": counts, "both": counts}), ["ce", "0", "0-0.5", "x"], "ce")
+    assert table.index.tolist() == [(near_for, name) for near_for in ("both", "each") for name in ("0", "0-0.5", "x")]
+
+
+def alike(seed: int, rows: int = 400) -> dict[str, Predictions]:
+    """A run of one of two methods that differ only by chance."""
+    rng = np.random.default_rng(seed)
+    own = np.random.default_rng(1).normal(0.3, 1, size=rows) + rng.normal(0, 0.5, size=rows)
+    gap = own + rng.normal(0, 0.3, size=(2, rows))
+    logits = np.full((rows, 2), np.nan)  # no calibration, which takes time
+    return {"": Predictions([7, 9], [7, 9], np.zeros(rows), 1 / (1 + np.exp(-gap)), gap > 0, logits)}
+
+
+def test_rows_selected_by_the_baseline_favour_the_other_method():
+    """Why the comparison is about the rows that are near for both: here the methods do not differ."""
+    readers = {
+        RunKey("a", method, seed): lambda k=2 * seed + place: alike(10 + k)
+        for place, method in enumerate(("ce", "same"))
+        for seed in range(30)
+    }
+    table = near_table(reduce_predictions(readers, ["ce", "same"], "ce"), ["ce", "same"], "ce").xs("same", level=1)
+    assert table.loc["baseline", "low"] > 0.1
+    for near_for in ("both", "each"):
+        assert abs(table.loc[near_for, "difference"]) < 0.03

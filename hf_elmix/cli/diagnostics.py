@@ -1,0 +1,102 @@
+"""What commands that look at trained models share: the model and its rows, and the picture they save."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_elmix.cli.base import whole_number
+from hf_elmix.text.tasks import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from hf_elmix.text.checkpoint import Checkpoint
+
+__all__ = ["add_out", "add_rows", "checkpoint_of", "save_picture"]
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
+    """Add the arguments that choose a trained classifier and rows for it.
+
+    Args:
+        parser: Parser of the command.
+        split: The split that is read by default, in words.
+        samples: Number of rows that are used by default; None for all.
+    """
+    parser.add_argument("run", help="folder of a run whose model was kept; or a model id or folder, with rows for it")
+    group = parser.add_argument_group("rows", "By default, the rows of the run. A model needs rows.")
+    add = group.add_argument
+    add("--dataset_name", metavar="DATASET", help="dataset id or folder")
+    add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
+    add("--file", metavar="FILE", help="CSV, TSV, JSON or Parquet file with rows")
+    add("--split", metavar="SPLIT", help=f"split of the dataset (default: {split})")
+    add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, or both columns of a text pair")
+    add("--label_column_name", metavar="COLUMN", help="the column with the labels")
+    length = f"truncate each row to N tokens (default: as in the run, or {MAX_LENGTH})"
+    add("--max_seq_length", type=whole_number(1), metavar="N", help=length)
+    add("--max_samples", type=int, default=samples, metavar="N", help="use the first N rows")
+    add("--batch_size", type=whole_number(1), default=32, metavar="N", help="rows per batch")
+
+
+def checkpoint_of(args: argparse.Namespace) -> Checkpoint:
+    """Load the classifier and the rows.
+
+    Args:
+        args: With the arguments of `add_rows`.
+
+    Raises:
+        UsageError: If model or rows cannot be used.
+    """
+    from hf_elmix.text.checkpoint import Rows, open_checkpoint
+
+    rows = Rows(**{field.name: getattr(args, field.name) for field in fields(Rows)})
+    return open_checkpoint(args.run, rows, batch_size=args.batch_size)
+
+
+def add_out(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the flag ``--out``.
+
+    Args:
+        parser: Parser of the command.
+        default: Where the picture goes if the flag is not given; None to draw none.
+    """
+    more = "" if default else " (default: no picture)"
+    text = f"save a picture in this file: {', '.join(FORMATS)}{more}"
+    parser.add_argument("--out", type=_picture, default=default, metavar="FILE", help=text)
+
+
+def save_picture(out: str | None, drawings: Sequence[Callable[..., Any]]) -> None:
+    """Draw side by side, and save the picture under its name only when it is complete.
+
+    Args:
+        out: Where to save; None to draw nothing.
+        drawings: Functions that draw on the axis ``ax`` and return it.
+    """
+    if out is None:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    places = figure.subplots(ncols=len(drawings), squeeze=False).flat
+    legends = [draw(ax=ax).get_legend() for draw, ax in zip(drawings, places, strict=True)]
+    lines = max(len(legend.texts) if legend else 0 for legend in legends)
+    figure.set_size_inches(5.4 * len(drawings), 4.0 + 0.24 * lines)
+    draft = Path(out).with_name(f".{Path(out).name}")
+    try:
+        figure.savefig(draft, dpi=160, format=Path(out).suffix[1:].lower())
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+    print(f"Picture: {out}")
+
+
+def _picture(out: str) -> str:
+    if Path(out).suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"expected a file that ends in {', '.join(FORMATS)}, but got {out!r}")
+    if not Path(out).resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, but got {out!r}")
+    return out

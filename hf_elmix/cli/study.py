@@ -1,0 +1,153 @@
+"""The arguments that every study has, and running a study with them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hf_elmix.cli.base import EXIT_FAILED, whole_number
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.registry import EXAMPLES
+from hf_elmix.study.spec import KEEP
+
+if TYPE_CHECKING:
+    from hf_elmix.study.executors.local import Executor
+    from hf_elmix.study.spec import Study
+
+__all__ = ["INTERRUPTED", "add_arguments", "run_study", "study_training_arguments"]
+
+INTERRUPTED = "Completed runs are kept; run the same command again to continue."
+
+# Training arguments that a study sets by itself, and what to do instead.
+REPLACED = {
+    "engine": "type --executor",
+    "output_dir": "type --output_dir",
+    "seed": "type --seeds",
+    "mixing": "type --mixings",
+    "loss": "type --losses",
+    "eval_strategy": "every epoch is evaluated",
+    "label_names": "each task has its own",
+    "resume_from_checkpoint": "the same command continues a study that was stopped",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a study trains and evaluates"),
+    **dict.fromkeys(("save_strategy", "load_best_model_at_end"), "--keep says which models are kept"),
+    **dict.fromkeys(("push_to_hub", "hub_token"), "publish with the command push"),
+}
+
+# Training arguments with which the evaluation rows do not come in their order, or not all of them.
+REORDERING = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
+    """Add the arguments that every study has.
+
+    Args:
+        parser: Parser of the command.
+        seeds: The seeds by default.
+        losses: The losses by default.
+    """
+    add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
+    add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
+    schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
+    add("--mixings", nargs="+", metavar="MIXING", help=schedules)
+    add("--losses", nargs="+", metavar="LOSS", help=f"any losses, such as {EXAMPLES}; table4 for those of the paper")
+    add("--no_sharing", action="store_true", help="train each run from the start, without shared prefixes")
+    add("--retry_failed", action="store_true", help="repeat runs that failed")
+    add("--overwrite", action="store_true", help="first delete what the folder holds of these tasks")
+
+    add = parser.add_argument_group("execution").add_argument
+    add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
+    workers = "number of local processes, each with a GPU of its own if there are any"
+    add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
+    add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
+
+    add = parser.add_argument_group("results").add_argument
+    add("--output_dir", required=True, metavar="FOLDER", help="folder of the study, or its URL")
+    kept = "keep all trained models, that of the best seed for each task and loss, or none"
+    add("--keep", choices=KEEP, default="none", help=kept)
+    cohorts = "also record the predictions for each evaluation row at each epoch; completed runs are not repeated"
+    add("--cohorts", action="store_true", help=cohorts)
+    trackers = "tensorboard, trackio or wandb: each run is logged when it finishes"
+    add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
+
+
+def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, Any]:
+    """Return the training arguments among the arguments left over.
+
+    Args:
+        args: With ``rest`` and the arguments of `add_arguments`.
+        prog: Name of the command.
+
+    Raises:
+        UsageError: If one is unknown, not valid, or set by the study itself; or if arguments contradict each other.
+    """
+    if args.ray_address and args.executor != "ray":
+        raise UsageError("--ray_address needs --executor ray.")
+    for word in args.rest:
+        name = word.removeprefix("--").split("=")[0].replace("-", "_")
+        if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
+            instead = REPLACED.get(name, REPLACED["push_to_hub"])
+            raise UsageError(f"--{name} cannot be used in a study: {instead}.")
+    if not args.rest:
+        return {}
+    from hf_elmix.cli.training_flags import training_arguments
+
+    arguments = training_arguments(args.rest, prog)
+    for name, value in REORDERING.items():
+        if args.cohorts and arguments.get(name) == value:
+            raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
+    return arguments
+
+
+def run_study(study: Study, args: argparse.Namespace) -> int:
+    """Train the runs of a study that are not done yet, and say how many there are of each status.
+
+    Args:
+        study: The study.
+        args: With the arguments of `add_arguments`, and ``typed``.
+
+    Returns:
+        The exit code: 1 if runs failed.
+
+    Raises:
+        UsageError: If the folder holds another study, or a tracker or cluster cannot be used.
+    """
+    from hf_elmix.study.grid import run_grid
+    from hf_elmix.study.runner import run_branch
+    from hf_elmix.study.store import Store
+
+    store, options = Store(args.output_dir), {}
+    if args.report_to:
+        from hf_elmix.study.trackers import check_trackers, track
+
+        options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
+    counts = run_grid(
+        study,
+        store,
+        partial(run_branch, cohorts=args.cohorts),
+        executor=_executor(args),
+        sharing=not args.no_sharing,
+        keep=args.keep,
+        retry_failed=args.retry_failed,
+        overwrite=args.overwrite,
+        command=args.typed,
+        **options,
+    )
+    print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {args.output_dir}")
+    if counts["failed"]:
+        print("The records of failed runs hold the errors; --retry_failed repeats these runs.", file=sys.stderr)
+    return EXIT_FAILED if counts["failed"] else 0
+
+
+def _executor(args: argparse.Namespace) -> Executor:
+    if args.executor == "ray":
+        from hf_elmix.study.executors.ray import run_on_ray
+
+        return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
+
+    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
+    in_process = args.workers == 1 and len(visible_gpus()) < 2
+    return run_in_process if in_process else partial(run_in_workers, workers=args.workers)
