@@ -141,7 +141,7 @@ def checked_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool
         if kind not in ("string", "large_string") or empty:
             raise UsageError(f"Expected text in the column {column!r} of {place}, but got {kind}, {empty} rows empty.")
     if labelled:
-        _check_labels(np.asarray(dataset.with_format("numpy")["label"]), task, place)
+        _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, place)
     return dataset
 
 

@@ -117,7 +117,7 @@ def _inputs(
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:
-    kinds = rows["kind"] if "kind" in rows.column_names else []
+    kinds = rows["kind"][:] if "kind" in rows.column_names else []
     found = [place for place, value in enumerate(kinds) if value == kind]
     if not found:
         raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")
