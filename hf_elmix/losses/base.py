@@ -113,7 +113,7 @@ class FunctionLoss(Loss):
     Attributes:
         name: Name in the loss registry, or of the function.
         function: Called with logits (N, C), labels (N,) and the arguments; returns the loss of each sample, (N,). It
-            is given float32 or wider logits of the samples that count.
+            only receives samples that count, with logits in float32 or wider.
         arguments: Names and values of keyword arguments.
     """
 

@@ -1,11 +1,11 @@
 """Losses of a language model's head that never hold the logits of all tokens.
 
 With a large vocabulary the logits are the largest tensors in training: N tokens times V words, several times over. If
-a loss is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), its gradient in the
-logits is f'(c) times that of cross entropy, and f'(c) is known as soon as c is. So one pass over chunks of tokens gives
-the loss and all gradients, with the three matrix products that cross entropy takes, and the only large tensors are the
-gradients and one chunk of logits. (The fused kernels of PyTorch and Liger do the same for cross entropy alone; with
-another f they compute the logits twice: see `HeadOptions.kernel`.)
+a loss is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), its gradient in
+the logits is f'(c) times that of cross entropy, and f'(c) is known as soon as c is. So one pass over chunks of tokens
+gives the loss and all gradients, with the three matrix products that cross entropy takes, and the only large tensors
+are the gradients and one chunk of logits. (The fused kernels of PyTorch and Liger do the same for cross entropy alone;
+with another f they compute the logits twice: see `HeadOptions`.)
 
 Shapes, in every function: ``hidden`` (..., D), the input of the head; ``weight`` (V, D) and ``bias`` (V,) of the head;
 ``labels`` (...) of word ids in [0, V) or ``ignore_index``. Ignored tokens cost nothing.
