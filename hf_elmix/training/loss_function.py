@@ -42,7 +42,7 @@ class MixedLossFunction(MixingCallback):
         """Inspect the model once the Trainer has it.
 
         Raises:
-            UsageError: If the loss cannot be computed for the model, or only by a Trainer.
+            UsageError: If the loss cannot be computed for the model, or only by a `MixedLossMixin`.
         """
         model = base_model(kwargs["model"])
         self._smoothing = args.label_smoothing_factor

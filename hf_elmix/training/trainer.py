@@ -182,8 +182,8 @@ class MixedLossMixin(_Base):
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
         """A batch's share of the loss of a step, from the loss and terms of samples or their sums."""
-        # Under DataParallel there is one count for each GPU, and the Trainer multiplies the loss by the number of GPUs,
-        # so dividing by the sum of the counts is correct there and everywhere else.
+        # Under DataParallel there is one count per GPU, and the Trainer multiplies the loss by the number of GPUs, so
+        # dividing by the sum of the counts is correct there and everywhere else.
         if not self._training:
             per = total_of(count, ce)  # 0 if no label counts: the Trainer leaves the NaN out of its means
             self._el = (el.sum() / per).detach() * self._device_scale
