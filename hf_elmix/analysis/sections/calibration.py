@@ -11,8 +11,8 @@ import pandas as pd
 from hf_elmix.analysis.comparison import compare
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.frames import BLOCK
-from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
-from hf_elmix.analysis.predictions import BINS, Predicted
+from hf_elmix.analysis.numbers import difference_text, first_upper, number
+from hf_elmix.analysis.predictions import BINS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
@@ -32,12 +32,8 @@ HEADINGS = [heading for heading, _, _ in MEASURES.values()]
 
 
 def calibration_section(results: StudyResults) -> Section | None:
-    """Calibration of each method before and after temperature scaling; None if no run has predictions.
-
-    Args:
-        results: The study.
-    """
-    predicted = results.predicted
+    """Make the section of calibration before and after temperature scaling; None if no run has predictions."""
+    predicted = results.prediction_summary
     if predicted is None or predicted.calibration.empty:
         return None
     pairs = calibration_pairs(predicted.calibration, results.methods, results.baseline)
@@ -55,20 +51,16 @@ def calibration_section(results: StudyResults) -> Section | None:
         "the evaluation rows and used on the other.",
         _answers(pairs, results.baseline),
         tables,
-        {"Accuracy by confidence, over all rows of all runs": _pictures(predicted, results.methods)},
+        [("Accuracy by confidence, over all rows of all runs", _pictures(predicted, results.methods))],
         data,
     )
 
 
 def calibration_means(calibration: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Average the columns of `calibration_table` over runs; temperatures geometrically.
-
-    Args:
-        calibration: From `reduce_predictions`.
-        methods: In the order of the study.
+    """Average the columns of `calibration_table` over runs (temperatures geometrically), and count the ``runs``.
 
     Returns:
-        A row for each of `WHEN` and method, with the number of ``runs``.
+        A row for each of `WHEN` and method.
     """
     logs = calibration.assign(temperature=np.log(calibration["temperature"]))
     groups = logs.groupby(["when", "method"])
@@ -81,11 +73,6 @@ def calibration_pairs(
     calibration: pd.DataFrame, methods: Sequence[str], baseline: str
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """Compare each method with the baseline in the same blocks; a difference below 0 is the better calibration.
-
-    Args:
-        calibration: From `reduce_predictions`.
-        methods: In the order of the study.
-        baseline: One of them.
 
     Returns:
         For each of `MEASURES` and `WHEN`, the columns of `compare`, and the means over the same blocks, ``value`` and
@@ -109,17 +96,17 @@ def calibration_pairs(
 
 
 def _answers(pairs: Pairs, baseline: str) -> list[str]:
-    """Whether each method is better or worse calibrated than the baseline, by ECE."""
+    """Say of each method whether its ECE is better or worse than the baseline's."""
     base, sentences = method_label(baseline), []
     for method in pairs["ece", WHEN[0]].index if pairs else ():
         label, verdicts = method_label(str(method)), []
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]
             better = "better than" if row["high"] < 0 else "not significantly different from"
-            gain = f"{gain_text(row['difference'], HUNDRED)} points {interval_text(row['low'], row['high'], HUNDRED)}"
+            gain = difference_text(row, HUNDRED, unit=" points")
             verdicts.append(
                 f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(HUNDRED * row['value'])} % "
-                f"versus {number(HUNDRED * row['base_value'])} %, {gain.rstrip()})"
+                f"versus {number(HUNDRED * row['base_value'])} %, {gain})"
             )
         said = f"In calibration, {label} is {' and '.join(verdicts)}."
         sentences.append(said if row["pairs"] else f"{label} and {base} have no block in common.")
@@ -152,12 +139,13 @@ def _means(means: pd.DataFrame) -> Table:
 
 
 def _pairs(pairs: Pairs, baseline: str) -> Table:
-    """A row for each method, before and after; a column for each measure."""
-    rows = [
-        [Cell(method_label(method)), Cell(when), *(_pair_cell(pairs[k, when].loc[method], k) for k in MEASURES)]
-        for when in WHEN
-        for method in pairs["ece", when].index
-    ]
+    rows = []
+    for when in WHEN:
+        for method in pairs["ece", when].index:
+            rows.append([Cell(method_label(method)), Cell(when)])
+            for measure, (_, scale, digits) in MEASURES.items():
+                row = pairs[measure, when].loc[method]
+                rows[-1].append(Cell(difference_text(row, scale, digits), row["difference"]))
     base = method_label(baseline)
     caption = (
         f"Each method minus {base} in the same blocks, with the 95 % interval of the mean: above 0 the method is "
@@ -168,14 +156,7 @@ def _pairs(pairs: Pairs, baseline: str) -> Table:
     )
 
 
-def _pair_cell(row: pd.Series, measure: str) -> Cell:
-    _, scale, digits = MEASURES[measure]
-    low, middle, high = (number(scale * row[name], digits) for name in ("low", "difference", "high"))
-    sign = "+" if row["difference"] >= 0 else ""
-    return Cell(f"{sign}{middle}" if pd.isna(row["low"]) else f"{sign}{middle} [{low}, {high}]", row["difference"])
-
-
-def _pictures(predicted: Predicted, methods: Sequence[str]) -> list[Picture]:
+def _pictures(predicted: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
     known = [method for method in methods if (WHEN[0], method) in predicted.reliability][:DRAWN]
     height = 4.2 + 0.2 * legend_rows(known)
     pictures = []

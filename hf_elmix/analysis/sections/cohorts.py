@@ -11,8 +11,8 @@ import pandas as pd
 from hf_elmix.analysis.comparison import compare, minimum_detectable_effect
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.frames import BLOCK
-from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, pvalue_text
-from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, Predicted
+from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, pvalue_text
+from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
 from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
@@ -26,12 +26,8 @@ PAPER_ROW = "the paper: CE, ResNet32 on CIFAR-100"
 
 
 def cohort_section(results: StudyResults) -> Section | None:
-    """How the rows that are correct, near the boundary and far from it end up; None if no run has predictions.
-
-    Args:
-        results: The study.
-    """
-    predicted = results.predicted
+    """Make the section on how rows end up, correct, near the boundary or far; None if no run has predictions."""
+    predicted = results.prediction_summary
     if predicted is None or predicted.flows.empty:
         return None
     pooled = pooled_transitions(predicted, results.methods)
@@ -59,12 +55,8 @@ def cohort_section(results: StudyResults) -> Section | None:
     )
 
 
-def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataFrame:
+def pooled_transitions(predicted: PredictionSummary, methods: Sequence[str]) -> pd.DataFrame:
     """Count rows of each cohort at the start, and those that are correct at the end, over all runs of each method.
-
-    Args:
-        predicted: The counts of the study.
-        methods: In the order of the study.
 
     Returns:
         A row for each method that has any: ``runs``, the mean share of the training done at the ``start``, counts as
@@ -81,30 +73,19 @@ def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataF
     return table.join(share_table(table))
 
 
-def flow_of(predicted: Predicted, method: str) -> pd.DataFrame:
-    """Sum `flow_table` over all runs of a method.
-
-    Args:
-        predicted: The counts of the study.
-        method: A method that has any.
-    """
+def flow_of(predicted: PredictionSummary, method: str) -> pd.DataFrame:
+    """Sum `flow_table` over all runs of a method."""
     sums = predicted.flows[predicted.flows["method"] == method].sum(numeric_only=True)
     counts = [[int(sums[f"{before}_{after}"]) for after in COHORTS] for before in COHORTS]
     return pd.DataFrame(counts, pd.Index(COHORTS, name="start"), pd.Index(COHORTS, name="end"))
 
 
-def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
+def near_table(predicted: PredictionSummary, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
     """Compare the share of the rows near the boundary at the start that end correct with that of the baseline.
 
     The selection of rows matters. Rows near for ``both`` are selected alike for the two methods. If each method has
     its own rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
     any other method: what is incorrect by chance for one is less often incorrect for another.
-
-    Args:
-        predicted: The counts of the study.
-        methods: In the order of the study.
-        baseline: One of them.
-        seed: Of the simulation behind the minimum detectable effect.
 
     Returns:
         A row for each of `NEAR_FOR` and each method but the baseline: the ``rows`` over all blocks; the means over
@@ -127,7 +108,7 @@ def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed
 
 
 def _answer(row: Any, baseline: str) -> str:
-    """Whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
+    """Say whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
     label, base = method_label(str(row.Index)), method_label(baseline)
     if row.equal == row.pairs:
         start = f"{label} corrects as many of the rows near the boundary as {base} does"
@@ -139,7 +120,7 @@ def _answer(row: Any, baseline: str) -> str:
         start = f"Too few runs show whether {label} corrects more of the rows near the boundary than {base} does"
     else:
         start = f"{label} is not significantly different from {base} in the rows near the boundary that it corrects"
-    gain = f"{gain_text(row.difference, HUNDRED)} points {interval_text(row.low, row.high, HUNDRED)}".rstrip()
+    gain = difference_text(row, HUNDRED, unit=" points")
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
     blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
     text = (
@@ -154,7 +135,7 @@ def _answer(row: Any, baseline: str) -> str:
 
 
 def _shares(pooled: pd.DataFrame) -> str:
-    """The shares of the paper's example, over all rows of each method."""
+    """Say the shares of the paper's example, over all rows of each method."""
     said = []
     for name, words in {"near": "near the boundary", "far": "far from it", "correct": "correct before"}.items():
         column = pooled[f"{name}_share"].dropna()
@@ -210,7 +191,7 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _pictures(predicted: Predicted, pooled: pd.DataFrame, when: str) -> dict[str, list[Picture]]:
+def _pictures(predicted: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
     """A Sankey diagram and a ridgeline plot for each of the first methods."""
     names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
     for k, method in enumerate(pooled.index[:DRAWN], start=1):
@@ -220,4 +201,4 @@ def _pictures(predicted: Predicted, pooled: pd.DataFrame, when: str) -> dict[str
         sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
         draw = partial(draw_ridgeline, histograms, label="training")
         ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))
-    return {f"From {when} to the end": sankey, "Probability of the true label during training": ridgeline}
+    return [(f"From {when} to the end", sankey), ("Probability of the true label during training", ridgeline)]
