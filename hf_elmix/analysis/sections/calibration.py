@@ -33,13 +33,13 @@ HEADINGS = [heading for heading, _, _ in MEASURES.values()]
 
 def calibration_section(results: StudyResults) -> Section | None:
     """Make the section of calibration before and after temperature scaling; None if no run has predictions."""
-    predicted = results.prediction_summary
-    if predicted is None or predicted.calibration.empty:
+    summary = results.prediction_summary
+    if summary is None or summary.calibration.empty:
         return None
-    pairs = calibration_pairs(predicted.calibration, results.methods, results.baseline)
-    tables = [_means(calibration_means(predicted.calibration, results.methods))]
-    reliability = pd.concat(predicted.reliability, names=["when", "method", "bin"]).reset_index()
-    data = {"calibration": predicted.calibration, "reliability": reliability}
+    pairs = calibration_pairs(summary.calibration, results.methods, results.baseline)
+    tables = [_means(calibration_means(summary.calibration, results.methods))]
+    reliability = pd.concat(summary.reliability, names=["when", "method", "bin"]).reset_index()
+    data = {"calibration": summary.calibration, "reliability": reliability}
     if pairs:
         tables.append(_pairs(pairs, results.baseline))
         data["calibration_pairs"] = pd.concat(pairs, names=["measure", "when", "method"]).reset_index()
@@ -51,7 +51,7 @@ def calibration_section(results: StudyResults) -> Section | None:
         "the evaluation rows and used on the other.",
         _answers(pairs, results.baseline),
         tables,
-        [("Accuracy by confidence, over all rows of all runs", _pictures(predicted, results.methods))],
+        [("Accuracy by confidence, over all rows of all runs", _pictures(summary, results.methods))],
         data,
     )
 
@@ -129,10 +129,10 @@ def _means(means: pd.DataFrame) -> Table:
         for row in means.reset_index().itertuples()
     ]
     caption = (
-        f"Means over runs at their end; smaller is better. ECE, in percent, is the mean difference of confidence and "
-        f"accuracy over {BINS} bins of confidence, of equal width or (adaptive) of equally many rows. Brier score and "
-        "NLL (in nats) are those of all classes. With few rows ECE is above 0 even for a calibrated model: compare it "
-        "only with that of another method on the same rows."
+        "Means over runs at the end of training; smaller ECE, Brier score and NLL are better. ECE, in percent, is the "
+        f"mean difference of confidence and accuracy over {BINS} bins of confidence, of equal width or (adaptive) of "
+        "equally many rows. Brier score and NLL (in nats) are those of all classes. With few rows ECE is above 0 even "
+        "for a calibrated model: compare it only with that of another method on the same rows."
     )
     header = ["method", "logits", "runs", "accuracy", *HEADINGS, "temperature"]
     return Table("calibration", "Calibration before and after temperature scaling", caption, header, rows)
@@ -156,12 +156,12 @@ def _pairs(pairs: Pairs, baseline: str) -> Table:
     )
 
 
-def _pictures(predicted: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
-    known = [method for method in methods if (WHEN[0], method) in predicted.reliability][:DRAWN]
+def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
+    known = [method for method in methods if (WHEN[0], method) in summary.reliability][:DRAWN]
     height = 4.2 + 0.2 * legend_rows(known)
     pictures = []
     for k, when in enumerate(WHEN, start=1):
-        tables = {method: predicted.reliability[when, method] for method in known}
+        tables = {method: summary.reliability[when, method] for method in known}
         draw = partial(draw_reliability, tables, order=methods)
         pictures.append(Picture(f"reliability-{k}", first_upper(when), draw, height))
     return pictures

@@ -27,22 +27,22 @@ PAPER_ROW = "the paper: CE, ResNet32 on CIFAR-100"
 
 def cohort_section(results: StudyResults) -> Section | None:
     """Make the section on how rows end up, correct, near the boundary or far; None if no run has predictions."""
-    predicted = results.prediction_summary
-    if predicted is None or predicted.flows.empty:
+    summary = results.prediction_summary
+    if summary is None or summary.flows.empty:
         return None
-    pooled = pooled_transitions(predicted, results.methods)
-    near = near_table(predicted, results.methods, results.baseline, results.seed)
-    low, high = (round(HUNDRED * end) for end in predicted.flows["start"].agg(["min", "max"]))
+    pooled = pooled_transitions(summary, results.methods)
+    near = near_table(summary, results.methods, results.baseline, results.seed)
+    low, high = (round(HUNDRED * end) for end in summary.flows["start"].agg(["min", "max"]))
     when = f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
     answers = near.loc["both"].itertuples() if "both" in near.index else ()
     data = {
-        "transitions": predicted.transitions,
+        "transitions": summary.transitions,
         "cohorts": pooled.reset_index(),
-        "cohort_flows": predicted.flows,
-        "histograms": predicted.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
+        "cohort_flows": summary.flows,
+        "histograms": summary.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
     }
     if len(near):
-        data |= {"cohort_moves": predicted.near, "cohort_pairs": near.reset_index()}
+        data |= {"cohort_moves": summary.near, "cohort_pairs": near.reset_index()}
     return Section(
         "cohorts",
         "How predictions change during training",
@@ -50,12 +50,12 @@ def cohort_section(results: StudyResults) -> Section | None:
         f"{THRESHOLD:g}; or incorrect and far from it. How do the rows of each cohort at {when} end up?",
         [*(_answer(row, results.baseline) for row in answers), _shares(pooled)],
         [_transitions(pooled, when), *([_near(near, results.baseline)] if len(near) else [])],
-        _pictures(predicted, pooled, when),
+        _pictures(summary, pooled, when),
         data,
     )
 
 
-def pooled_transitions(predicted: PredictionSummary, methods: Sequence[str]) -> pd.DataFrame:
+def pooled_transitions(summary: PredictionSummary, methods: Sequence[str]) -> pd.DataFrame:
     """Count rows of each cohort at the start, and those that are correct at the end, over all runs of each method.
 
     Returns:
@@ -64,27 +64,27 @@ def pooled_transitions(predicted: PredictionSummary, methods: Sequence[str]) -> 
     """
     rows = {}
     for method in methods:
-        part = predicted.flows[predicted.flows["method"] == method]
+        part = summary.flows[summary.flows["method"] == method]
         if len(part):
             rows[method] = {"runs": part.groupby(BLOCK).ngroups, "start": part["start"].mean()}
-            for name, flow in flow_of(predicted, method).iterrows():
+            for name, flow in flow_of(summary, method).iterrows():
                 rows[method] |= {name: int(flow.sum()), f"{name}_end": int(flow["correct"])}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     return table.join(share_table(table))
 
 
-def flow_of(predicted: PredictionSummary, method: str) -> pd.DataFrame:
+def flow_of(summary: PredictionSummary, method: str) -> pd.DataFrame:
     """Sum `flow_table` over all runs of a method."""
-    sums = predicted.flows[predicted.flows["method"] == method].sum(numeric_only=True)
+    sums = summary.flows[summary.flows["method"] == method].sum(numeric_only=True)
     counts = [[int(sums[f"{before}_{after}"]) for after in COHORTS] for before in COHORTS]
     return pd.DataFrame(counts, pd.Index(COHORTS, name="start"), pd.Index(COHORTS, name="end"))
 
 
-def near_table(predicted: PredictionSummary, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
+def near_table(summary: PredictionSummary, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
     """Compare the share of the rows near the boundary at the start that end correct with that of the baseline.
 
-    The selection of rows matters. Rows near for ``both`` are selected alike for the two methods. If each method has
-    its own rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
+    The selection of rows matters. Rows near for ``both`` are the same for the two methods. If each method has its own
+    rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
     any other method: what is incorrect by chance for one is less often incorrect for another.
 
     Returns:
@@ -93,8 +93,8 @@ def near_table(predicted: PredictionSummary, methods: Sequence[str], baseline: s
         the ``minimum_detectable_effect``. Blocks in which one of the two has no such row are left out.
     """
     parts = {}
-    for who in NEAR_FOR if len(predicted.near) else ():
-        near = predicted.near
+    for who in NEAR_FOR if len(summary.near) else ():
+        near = summary.near
         near = near[(near["near_for"] == who) & (near["rows"] > 0) & (near["base_rows"] > 0)]
         near = near.assign(share=near["correct"] / near["rows"], base_share=near["base_correct"] / near["base_rows"])
         others = [method for method in methods if method in set(near["method"])]
@@ -110,16 +110,17 @@ def near_table(predicted: PredictionSummary, methods: Sequence[str], baseline: s
 def _answer(row: Any, baseline: str) -> str:
     """Say whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
     label, base = method_label(str(row.Index)), method_label(baseline)
+    than = f"of the rows near the boundary than {base} does"
     if row.equal == row.pairs:
         start = f"{label} corrects as many of the rows near the boundary as {base} does"
     elif row.low > 0:
-        start = f"{label} corrects more of the rows near the boundary than {base} does"
+        start = f"{label} corrects more {than}"
     elif row.high < 0:
-        start = f"{label} corrects fewer of the rows near the boundary than {base} does"
+        start = f"{label} corrects fewer {than}"
     elif pd.isna(row.low):
-        start = f"Too few runs show whether {label} corrects more of the rows near the boundary than {base} does"
+        start = f"There are too few runs to say whether {label} corrects more {than}"
     else:
-        start = f"{label} is not significantly different from {base} in the rows near the boundary that it corrects"
+        start = f"{label} is not significantly different from {base} in how many rows near the boundary it corrects"
     gain = difference_text(row, HUNDRED, unit=" points")
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
     blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
@@ -184,20 +185,20 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     caption = (
         f"Rows near the boundary that are correct at the end, in percent, for each method and {base} in the same "
         "blocks (means over the blocks in which both have such rows), with the 95 % interval of the difference and "
-        "the two-sided p-value of the sign test. Rows near for both are selected alike for the two. If each has its "
+        "the two-sided p-value of the sign test. Rows near for both are the same for the two. If each has its "
         f"own, those of one may be easier. Rows selected because {base} was incorrect favour any other method."
     )
     header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _pictures(predicted: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
+def _pictures(summary: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
     """A Sankey diagram and a ridgeline plot for each of the first methods."""
     names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
     for k, method in enumerate(pooled.index[:DRAWN], start=1):
-        label, histograms = method_label(method), predicted.histograms.loc[method]
+        label, histograms = method_label(method), summary.histograms.loc[method]
         histograms = histograms.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
-        draw = partial(draw_sankey, flow_of(predicted, method), names=names)
+        draw = partial(draw_sankey, flow_of(summary, method), names=names)
         sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
         draw = partial(draw_ridgeline, histograms, label="training")
         ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))

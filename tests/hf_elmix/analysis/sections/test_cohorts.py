@@ -43,7 +43,7 @@ def answers(results: StudyResults) -> list[str]:
         ([0.05, 0.1, 0.1], "F = 0 corrects fewer of the rows near the boundary than CE does: "),
         (
             [0.0, 0.55, 0.6],
-            "F = 0 is not significantly different from CE in the rows near the boundary that it corrects: ",
+            "F = 0 is not significantly different from CE in how many rows near the boundary it corrects: ",
         ),
         ([0.3, 0.35, 0.4], "F = 0 corrects as many of the rows near the boundary as CE does: "),
     ],
@@ -62,8 +62,8 @@ def test_the_answer(record, share, start):
 def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
-        "Too few runs show whether F = 0 corrects more of the rows near the boundary than CE does: of those near it "
-        "for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and 40 rows."
+        "There are too few runs to say whether F = 0 corrects more of the rows near the boundary than CE does: of "
+        "those near it for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and 40 rows."
     )
 
 
