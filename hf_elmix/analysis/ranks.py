@@ -46,7 +46,7 @@ def mean_rank(scores: pd.DataFrame) -> pd.Series:
 def friedman(scores: pd.DataFrame) -> FriedmanResult:
     """Friedman's test over the complete blocks, corrected for ties (Conover 1999, section 5.8, eq. 4).
 
-    Equal to ``scipy.stats.friedmanchisquare``, which refuses two methods and is undefined where all scores are equal;
+    Equal to ``scipy.stats.friedmanchisquare``, which refuses two methods and is undefined if all scores are equal;
     here the statistic is then 0.
 
     Args:
@@ -71,7 +71,7 @@ def conover(scores: pd.DataFrame) -> pd.DataFrame:
     With ranks R of b blocks and k methods, R_j their sums and A the sum of their squares, |R_i - R_j| over the root
     of ``2 (b A - sum R_j^2) / ((b - 1)(k - 1))`` is a t with (b - 1)(k - 1) degrees of freedom (Conover 1999, section
     5.8, eq. 6). Not taken from ``scikit_posthocs.posthoc_conover_friedman`` (0.17), otherwise equal, because it
-    returns nan where all blocks rank the methods alike or all scores tie.
+    returns nan if all blocks rank the methods alike or all scores tie.
 
     Args:
         scores: One row per block, one column per method.

@@ -169,7 +169,7 @@ class LossSurface:
                 sums += torch.stack([part.double().sum().cpu() for part in row_losses])
                 self.max_p = max(self.max_p, float((-ce(logits, labels, reduction="none")).exp().max()))
             if not rows:
-                raise UsageError("Expected a loader with rows, but it gave none.")
+                raise UsageError("Expected a loader with rows, but it is empty.")
             self.rows, self.means = rows, (sums / rows).tolist()
             yield
 

@@ -42,7 +42,7 @@ def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: 
             logits.append(logits_of(model(**inputs), "labels" in inputs).float().cpu().numpy())
             check_class_labels(labels[-1], logits[-1].shape)
     if not logits:
-        raise UsageError("Expected a loader with rows, but it gave none.")
+        raise UsageError("Expected a loader with rows, but it is empty.")
     return Predictions.from_logits(np.concatenate(logits), np.concatenate(labels))
 
 

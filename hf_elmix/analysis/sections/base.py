@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 
 from hf_elmix.analysis.formats import Table
 
-__all__ = ["DRAWN", "HUNDRED", "Picture", "Section"]
+__all__ = ["MAX_DRAWN", "PERCENT", "Picture", "Section"]
 
-DRAWN = 8  # methods, or tasks, that have figures
-HUNDRED = 100.0  # shares are shown in percent
+MAX_DRAWN = 8  # methods, or tasks, that have figures
+PERCENT = 100.0  # shares are shown in percent
 
 
 class Picture(NamedTuple):

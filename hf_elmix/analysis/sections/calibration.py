@@ -14,7 +14,7 @@ from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.numbers import difference_text, first_upper, number
 from hf_elmix.analysis.predictions import BINS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 
@@ -23,8 +23,8 @@ __all__ = ["MEASURES", "calibration_means", "calibration_pairs", "calibration_se
 Pairs = Mapping[tuple[str, str], pd.DataFrame]
 # Measures, all of which are better when smaller: heading, factor and digits.
 MEASURES = {
-    "ece": ("ECE", HUNDRED, 2),
-    "ece_adaptive": ("adaptive ECE", HUNDRED, 2),
+    "ece": ("ECE", PERCENT, 2),
+    "ece_adaptive": ("adaptive ECE", PERCENT, 2),
     "brier": ("Brier score", 1.0, 4),
     "nll": ("NLL", 1.0, 4),
 }
@@ -103,10 +103,10 @@ def _answers(pairs: Pairs, baseline: str) -> list[str]:
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]
             better = "better than" if row["high"] < 0 else "not significantly different from"
-            gain = difference_text(row, HUNDRED, unit=" points")
+            gain = difference_text(row, PERCENT, unit=" points")
             verdicts.append(
-                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(HUNDRED * row['value'])} % "
-                f"versus {number(HUNDRED * row['base_value'])} %, {gain})"
+                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(PERCENT * row['value'])} % "
+                f"versus {number(PERCENT * row['base_value'])} %, {gain})"
             )
         said = f"In calibration, {label} is {' and '.join(verdicts)}."
         sentences.append(said if row["pairs"] else f"{label} and {base} have no block in common.")
@@ -119,7 +119,7 @@ def _means(means: pd.DataFrame) -> Table:
             Cell(method_label(row.method)),
             Cell(row.when),
             Cell(f"{row.runs}", row.runs),
-            Cell(number(HUNDRED * row.accuracy), row.accuracy),
+            Cell(number(PERCENT * row.accuracy), row.accuracy),
             *(
                 Cell(number(scale * getattr(row, measure), digits), getattr(row, measure))
                 for measure, (_, scale, digits) in MEASURES.items()
@@ -157,7 +157,7 @@ def _pairs(pairs: Pairs, baseline: str) -> Table:
 
 
 def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
-    known = [method for method in methods if (WHEN[0], method) in summary.reliability][:DRAWN]
+    known = [method for method in methods if (WHEN[0], method) in summary.reliability][:MAX_DRAWN]
     height = 4.2 + 0.2 * legend_rows(known)
     pictures = []
     for k, when in enumerate(WHEN, start=1):

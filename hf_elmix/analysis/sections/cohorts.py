@@ -14,7 +14,7 @@ from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, pvalue_text
 from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
 from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
@@ -32,7 +32,7 @@ def cohort_section(results: StudyResults) -> Section | None:
         return None
     pooled = pooled_transitions(summary, results.methods)
     near = near_table(summary, results.methods, results.baseline, results.seed)
-    low, high = (round(HUNDRED * end) for end in summary.flows["start"].agg(["min", "max"]))
+    low, high = (round(PERCENT * end) for end in summary.flows["start"].agg(["min", "max"]))
     when = f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
     answers = near.loc["both"].itertuples() if "both" in near.index else ()
     data = {
@@ -85,12 +85,12 @@ def near_table(summary: PredictionSummary, methods: Sequence[str], baseline: str
 
     The selection of rows matters. Rows near for ``both`` are the same for the two methods. If each method has its own
     rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
-    any other method: what is incorrect by chance for one is less often incorrect for another.
+    any other method: rows that are incorrect by chance under one are less often incorrect under another.
 
     Returns:
         A row for each of `NEAR_FOR` and each method but the baseline: the ``rows`` over all blocks; the means over
         blocks of the ``share`` of the method and that of the baseline, ``base_share``; the columns of `compare`; and
-        the ``minimum_detectable_effect``. Blocks in which one of the two has no such row are left out.
+        the ``minimum_detectable_effect``. Blocks in which either of the two has no such row are left out.
     """
     parts = {}
     for who in NEAR_FOR if len(summary.near) else ():
@@ -121,17 +121,17 @@ def _answer(row: Any, baseline: str) -> str:
         start = f"There are too few runs to say whether {label} corrects more {than}"
     else:
         start = f"{label} is not significantly different from {base} in how many rows near the boundary it corrects"
-    gain = difference_text(row, HUNDRED, unit=" points")
+    gain = difference_text(row, PERCENT, unit=" points")
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
     blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
     text = (
-        f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end correct under {label} and "
-        f"{number(HUNDRED * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
+        f"{start}: of those near it for both, {number(PERCENT * row.share)} % end correct under {label} and "
+        f"{number(PERCENT * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
     )
     effect = row.minimum_detectable_effect
     if not effect > 0 or row.low > 0 or row.high < 0:
         return text
-    least = f"{number(HUNDRED * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
+    least = f"{number(PERCENT * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
     return f"{text} The minimum detectable effect is {least}."
 
 
@@ -140,7 +140,7 @@ def _shares(pooled: pd.DataFrame) -> str:
     said = []
     for name, words in {"near": "near the boundary", "far": "far from it", "correct": "correct before"}.items():
         column = pooled[f"{name}_share"].dropna()
-        shares = [f"{method_label(str(method))} {number(HUNDRED * share)} %" for method, share in column.items()]
+        shares = [f"{method_label(str(method))} {number(PERCENT * share)} %" for method, share in column.items()]
         said.append(f"{words}: {', '.join(shares) or 'none'}")
     return f"Rows that end correct, of those {'; '.join(said)}."
 
@@ -152,7 +152,7 @@ def _transitions(pooled: pd.DataFrame, when: str) -> Table:
         rows.append([Cell(row["method"]), Cell(f"{row['runs']:.0f}", row["runs"])])
         for name in COHORTS:
             share, low, high = (row[f"{name}_{part}"] for part in ("share", "low", "high"))
-            text = f"{number(HUNDRED * share)} {interval_text(low, high, HUNDRED)}".rstrip()
+            text = f"{number(PERCENT * share)} {interval_text(low, high, PERCENT)}".rstrip()
             rows[-1] += [Cell(f"{row[name]:,.0f}", row[name]), Cell(text, share)]
     caption = (
         f"Rows at {when}, over all runs and evaluation sets, and how many of them are correct at the end, in percent. "
@@ -173,10 +173,10 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
             Cell(near_for[row.near_for]),
             Cell(f"{row.pairs}", row.pairs),
             Cell(f"{row.rows:,}", row.rows),
-            Cell(number(HUNDRED * row.share), row.share),
-            Cell(number(HUNDRED * row.base_share), row.base_share),
-            Cell(gain_text(row.difference, HUNDRED), row.difference),
-            Cell(interval_text(row.low, row.high, HUNDRED) or "n/a", row.low),
+            Cell(number(PERCENT * row.share), row.share),
+            Cell(number(PERCENT * row.base_share), row.base_share),
+            Cell(gain_text(row.difference, PERCENT), row.difference),
+            Cell(interval_text(row.low, row.high, PERCENT) or "n/a", row.low),
             Cell(f"{row.better}/{row.equal}/{row.worse}", row.better),
             Cell(pvalue_text(row.sign_p), row.sign_p),
         ]
@@ -195,9 +195,9 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
 def _pictures(summary: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
     """A Sankey diagram and a ridgeline plot for each of the first methods."""
     names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
-    for k, method in enumerate(pooled.index[:DRAWN], start=1):
+    for k, method in enumerate(pooled.index[:MAX_DRAWN], start=1):
         label, histograms = method_label(method), summary.histograms.loc[method]
-        histograms = histograms.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
+        histograms = histograms.set_axis([f"{PERCENT * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
         draw = partial(draw_sankey, flow_of(summary, method), names=names)
         sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
         draw = partial(draw_ridgeline, histograms, label="training")

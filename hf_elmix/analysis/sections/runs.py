@@ -28,7 +28,7 @@ def runs_section(results: StudyResults) -> Section:
             [Cell(str(k), k, anchor=f"settings-{k}"), *(Cell(values.get(name, "")) for name in names)]
             for k, values in enumerate(settings.values(), start=1)
         ]
-        caption = "Settings in which runs differ, by the number that the list of runs shows."
+        caption = "Settings in which runs differ, numbered as in the list of runs."
         tables.append(Table("settings", "Settings that differ", caption, ["number", *names], rows, page_only=True))
     if shared:
         rows = [[Cell(name), Cell(value)] for name, value in shared.items()]

@@ -8,7 +8,7 @@ from typing import Any
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.plots import plot_curves
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import DRAWN, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, Picture, Section
 from hf_elmix.plotting import legend_rows
 
 __all__ = ["training_section"]
@@ -30,12 +30,12 @@ def training_section(results: StudyResults) -> Section | None:
         return Picture(name, caption, draw, height, page_only=True)
 
     pictures = []
-    for k, task in enumerate(tasks[:DRAWN]):
+    for k, task in enumerate(tasks[:MAX_DRAWN]):
         score = picture(f"score-{k}", "Score at the end of each epoch.", task, "score", scores)
         loss = picture(f"loss-{k}", "Both terms of the loss on the training rows.", task, "loss_ce", losses)
         pictures.append((task, [score, loss]))
     caption = f"α (of CE) and β (of EL), as logged on {tasks[0]}; a schedule is the same on all tasks."
     pictures.append(("Weights of the loss", [picture("weights", caption, tasks[0], "alpha", weights)]))
-    more = f" {counted(len(tasks) - DRAWN, 'more task')} can be found in data/curves.csv."
-    about = f"Scores and losses of each task.{more if len(tasks) > DRAWN else ''}"
+    more = f" {counted(len(tasks) - MAX_DRAWN, 'more task')} can be found in data/curves.csv."
+    about = f"Scores and losses of each task.{more if len(tasks) > MAX_DRAWN else ''}"
     return Section("training", "Training", about, pictures=pictures, folded=True)

@@ -63,7 +63,8 @@ def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
         "There are too few runs to say whether F = 0 corrects more of the rows near the boundary than CE does: of "
-        "those near it for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and 40 rows."
+        "those near it for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and "
+        "40 rows."
     )
 
 
