@@ -13,10 +13,11 @@ import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from glue_runs.protocol import BERT, MAX_LENGTH, PADDINGS
+from glue_runs.protocol import BERT, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS
 from hf_elmix.cli.training_flags import FlagParser, check_arguments, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.text.tasks import PADDINGS
 from hf_elmix.training.arguments import MixedLossArguments
 
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "parse"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
+from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import find_task
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
@@ -15,7 +15,7 @@ from hf_elmix.study.spec import Method, Study, Task
 from hf_elmix.text.models import find_model
 from hf_elmix.text.rows import load_task
 from hf_elmix.text.study import NO_KINDS, text_task
-from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.tasks import PADDINGS, TextTask
 
 __all__ = ["glue_study", "glue_task"]
 

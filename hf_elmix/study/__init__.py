@@ -1,1 +1,1 @@
-"""The engine of a study: tasks x methods x seeds, one record for each run."""
+"""Studies: tasks × methods × seeds, one record for each run."""

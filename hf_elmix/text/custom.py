@@ -109,8 +109,7 @@ def custom_task(
             raise UsageError(
                 f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. {hint}."
             )
-    unlabelled = set(test_splits) - set(splits)
-    first = next(iter(limits))
+    first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
     labelled = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if labelled else label_column or "label"
     columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)

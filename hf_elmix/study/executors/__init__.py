@@ -1,1 +1,1 @@
-"""Where the work of a study is done: in this process, in workers, on a Ray cluster."""
+"""Where branches are trained: in this process, in worker processes, on a Ray cluster."""
