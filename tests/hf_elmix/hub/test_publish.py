@@ -292,14 +292,12 @@ def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
 # Before there is anything to push.
 
 
-def test_a_claim_makes_the_repository_and_nothing_in_it(local_hub, model):
-    assert claim_repo("bert-mrpc", MARK, create=False) == "tester/bert-mrpc"
-    assert not local_hub.history()
-    assert claim_repo("bert-mrpc", MARK, private=True) == "tester/bert-mrpc"
-    assert set(held(local_hub, "tester/bert-mrpc")) == {".gitattributes"}
-    assert HfApi().repo_info("tester/bert-mrpc").private
+def test_a_claim_checks_and_creates_nothing(local_hub, model):
     assert claim_repo("bert-mrpc", MARK) == "tester/bert-mrpc"
-    assert publish_folder(model, "tester/bert-mrpc", MARK).commit
+    assert not local_hub.history()
+    publish_folder(model, "bert-mrpc", MARK, private=True)
+    assert HfApi().repo_info("tester/bert-mrpc").private
+    assert claim_repo("bert-mrpc", MARK, private=True) == "tester/bert-mrpc"
 
 
 # The token.
