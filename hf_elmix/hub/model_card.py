@@ -1,14 +1,12 @@
-"""The model card that the Hugging Face Hub shows: text from a template, metadata, and a picture of the schedule.
+"""The model card that the Hugging Face Hub shows: metadata, text from a template and a picture of the schedule.
 
-The template escapes text from elsewhere (names of models, datasets, tasks and labels) for Markdown; the metadata is
-written as YAML by the Hub's client.
+The template escapes the names of models, datasets, tasks and labels for Markdown.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import matplotlib
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from upath import UPath
 
 from hf_elmix.analysis.formats import markdown_text
 from hf_elmix.analysis.plots import plot_schedule
@@ -25,6 +24,7 @@ from hf_elmix.losses.registry import mixing_of
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import method_label
+from hf_elmix.study.files import write_bytes
 
 __all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]
 
@@ -69,9 +69,7 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
 def write_model_card(folder: str | Path, facts: ModelFacts, repo_id: str) -> None:
     """Write the card and its picture into the folder of a model (see `card_files`)."""
     for name, content in card_files(facts, repo_id).items():
-        temporary = Path(folder, f".{name}.new")
-        temporary.write_bytes(content)
-        os.replace(temporary, Path(folder, name))
+        write_bytes(UPath(folder, name), content)
 
 
 def png(draw: Callable[[Axes], Axes], size: tuple[float, float]) -> bytes:

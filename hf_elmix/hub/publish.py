@@ -173,13 +173,13 @@ class _Repo:
             else.
         """
         try:
-            info = self.api.repo_info(self.id, repo_type=self.repo_type)
+            info: Any = self.api.repo_info(self.id, repo_type=self.repo_type)
         except RepositoryNotFoundError:
             return None, set()
         self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
         if self.private and not info.private:
             raise UsageError(f"{self.id} already exists and is public. Make it private in its settings first.")
-        files = {file.rfilename for file in info.siblings or ()} - CREATED_BY_HUB
+        files = {file.rfilename for file in info.siblings} - CREATED_BY_HUB
         held = self._mark_in(info.sha) if CARD in files else None
         if not files or held == self.mark:
             return info, set()

@@ -206,7 +206,7 @@ def test_the_login_is_the_standard_one(local_hub, model, monkeypatch):
 @pytest.mark.parametrize("repo", [REPO, "bert-mrpc"])
 def test_a_wrong_token(local_hub, model, monkeypatch, repo):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UsageError, match="does not know your access token. Type: hf auth login") as caught:
+    with pytest.raises(UsageError, match="does not recognise your access token. Type: hf auth login") as caught:
         publish_folder(model, repo, MARK)
     assert "hf_wrong" not in str(caught.value)
     assert not local_hub.history()
@@ -215,7 +215,7 @@ def test_a_wrong_token(local_hub, model, monkeypatch, repo):
 def test_a_namespace_of_somebody_else(local_hub, model):
     with pytest.raises(
         UsageError,
-        match="does not allow you to write to other/bert .*under the namespace.* Choose one of your own namespaces",
+        match="does not allow you to write to other/bert .*under the namespace.* Choose one of your namespaces",
     ):
         publish_folder(model, "other/bert", MARK)
 
