@@ -111,12 +111,12 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
     except UsageError as error:
         message, code = f"{prog}: {error}", EXIT_USAGE
     except ModuleNotFoundError as error:
-        extra = "ray" if error.name == "ray" else command.extra if command else "glue"
+        extra = "ray" if error.name == "ray" else (command or Command).extra
         message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
     except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
         message, code = f"{prog}: {error}", EXIT_FAILED
     except KeyboardInterrupt:
-        message, code = f"\n{prog}: stopped. {command.interrupted if command else ''}".rstrip(), EXIT_INTERRUPTED
+        message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
     print(message, file=sys.stderr)
     return code
 

@@ -21,9 +21,9 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
-    """Add the arguments that choose a trained classifier and rows: by default `samples` rows (None for all)."""
+    """Add the arguments that choose a classifier and rows: by default `samples` (None for all) of a split."""
     parser.add_argument("run", help="folder of a run whose model was kept; or a model id or folder, with rows for it")
-    group = parser.add_argument_group("rows", "By default, the rows of the run. A model needs rows.")
+    group = parser.add_argument_group("rows", "Default: the rows of the run. With a model, name the rows.")
     add = group.add_argument
     add("--dataset_name", metavar="DATASET", help="dataset id or folder")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")

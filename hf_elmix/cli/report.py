@@ -85,8 +85,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Write a page of figures and tables from a study or a file of scores.
 
-    Which method is better, by how much, how sure is that, and on which tasks? A file has the columns task, method and
-    score, and seed if runs were repeated. Larger scores are better; an empty score is a run without one.
+    Which method is better, by how much, with what certainty and on which tasks? A file has the columns task, method
+    and score, and seed if runs were repeated. Larger scores are better; a run without a score has an empty one.
     """
     return report(args.runs, args.typed, output_dir=args.output_dir, baseline=args.baseline, title=args.title)
 

@@ -62,7 +62,7 @@ class ModelFacts:
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """The ``model`` and the ``dataset``, if they are known; a card does not tell where local folders are."""
+        """The ``model`` and the ``dataset``, if they are known; of the path of a local folder only the last part is public."""
         found = {}
         for name, revision in REVISIONS.items():
             if name in self.settings:
@@ -126,7 +126,7 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
 
 
 def public_record(record: RunRecord) -> RunRecord:
-    """Return a record without what should not be published: where folders are, and the traceback of an error."""
+    """Return a record without what should not be published: the paths of folders and the traceback of an error."""
     origins = facts_of(record).origins
     settings = {**record.settings, **{name: origin.name for name, origin in origins.items()}}
     return replace(record, settings=settings, error=record.error and record.error.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Publishing files on the Hugging Face Hub: in one commit, only over what hf_elmix made, and never an access token."""
+"""Publishing files on the Hugging Face Hub in one commit, without overwriting the work of others by mistake."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
         options: ``repo_type``, ``private``, ``overwrite`` and ``token`` of `claim_repo`.
 
     Raises:
-        UsageError: If a file contains the token, or for one of the reasons of `claim_repo`.
+        UsageError: If a file contains the token, or `claim_repo` refuses the repository.
     """
     repo = _Repo(repo_id, dict(mark), **options)
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""Publishing a folder of runs: the models that were kept, or the runs themselves as a dataset."""
+"""Publishing a study: the models that were kept, or the runs as a dataset."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ PLACEHOLDERS = ("model", "task", "mixing", "seed")
 def push_models(store: Store, template: str, **options: Any) -> Iterator[Published]:
     """Publish the models that were kept beside their records, each with a card.
 
-    Of each task and method, the model of the best seed is published, or with ``{seed}`` in the template that of every
-    seed; of a sweep, that of the candidate that counts. All repositories are checked before anything is uploaded.
+    For each task and method, the model of the best seed is published or, with ``{seed}`` in the template, the models
+    of all seeds; for a sweep, those of the chosen candidates (see `choose_runs`). All repositories are checked before
+    anything is uploaded.
 
     Args:
         store: The runs.
@@ -43,8 +44,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
         The result of each push.
 
     Raises:
-        UsageError: If no model was kept, the template does not make valid and distinct ids, or for one of the reasons
-            of `publish_files`.
+        UsageError: If no model was kept, the template does not make valid and distinct ids, or `publish_files` fails.
     """
     records = [record for record in choose_runs(_records(store), store.asked()).values() if record is not None]
     kept = [run for run in records if run.status == "done" and (store.folder_of(run.key) / MODEL).is_dir()]
@@ -75,7 +75,7 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
         options: ``private`` and ``overwrite`` of `claim_repo`.
 
     Raises:
-        UsageError: If no run has a score, or for one of the reasons of `publish_files`.
+        UsageError: If no run has a score, or `publish_files` fails.
     """
     records, expected = [public_record(record) for record in _records(store)], store.asked()
     results = StudyResults(runs_table(records, expected), curves_table(records, expected))
@@ -113,7 +113,7 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
 
 
 def _repo_id(template: str, record: RunRecord) -> str:
-    """Fill in a template with what an id may contain: ``0_0.5`` for ``0,0.5``."""
+    """Fill in a template with characters that an id may have: ``0_0.5`` for ``0,0.5``."""
     key = record.key.reported
     values = (PurePath(record.settings.get("model", "model")).name, key.task, key.method, key.seed)
     legal = [re.sub(r"([-.])\1+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "_", str(value))) for value in values]
@@ -137,7 +137,7 @@ def _method_of(record: RunRecord) -> tuple[str, str]:
 
 
 def _public_command(command: str) -> str:
-    """Return a command without where folders are: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
+    """Return a command without the paths of folders: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
     words = []
     for word in shlex.split(command):
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
