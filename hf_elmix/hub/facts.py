@@ -62,7 +62,7 @@ class ModelFacts:
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """The ``model`` and the ``dataset``, if they are known; of the path of a local folder only the last part is public."""
+        """The ``model`` and the ``dataset``, if known; of a local path only the last part is public."""
         found = {}
         for name, revision in REVISIONS.items():
             if name in self.settings:

@@ -1,6 +1,6 @@
 """Trainer checkpoints between a segment of training and those that continue from it.
 
-A checkpoint is a folder named after everything that determines it, so that whatever is found under its name can be
+A checkpoint is a folder named after everything that determines it, so one that is found under its name can always be
 used: by the branches that wait for it, or by a study that was killed and started again. Its manifest, written last,
 holds a digest of each file; a checkpoint that does not match its digests is discarded.
 """
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +26,8 @@ MANIFEST = "~manifest.json"  # sorts after all other files, which are written be
 
 def checkpoint_name(stop: int, identity: Mapping[str, Any]) -> str:
     """``step<stop>-<16 hexadecimal digits>``, a digest of everything that determines the checkpoint."""
-    text = json.dumps(identity, sort_keys=True)
-    return f"step{stop}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"step{stop}-{digest[:16]}"
 
 
 class Checkpoints:
@@ -40,26 +38,21 @@ class Checkpoints:
 
     @property
     def folder(self) -> UPath:
-        """Where the checkpoints are."""
+        """The folder of the checkpoints."""
         return fresh(self._folder)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary local folder, on the file system of the checkpoints if that is local."""
         here = local_path(self.folder)
-        if here is None:
-            with tempfile.TemporaryDirectory(prefix="elmix-") as name:
-                yield Path(name)
-            return
-        path = Path(here, f".work-{uuid.uuid4().hex[:8]}")
-        path.mkdir(parents=True)
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        if here is not None:
+            here.mkdir(parents=True, exist_ok=True)
+        prefix = "elmix-" if here is None else ".work-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=here, ignore_cleanup_errors=True) as name:
+            yield Path(name)
 
     def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
-        """Move or copy a folder to be a checkpoint, with notes (plain JSON values) that `find` returns."""
+        """Move or copy a folder into place as a checkpoint, with notes (plain JSON) that `find` returns."""
         files = sorted(path for path in source.rglob("*") if path.is_file())
         digests = {path.relative_to(source).as_posix(): _digest(path) for path in files}
         (source / MANIFEST).write_text(json.dumps({"files": digests, "notes": notes}), encoding="utf-8")
@@ -70,14 +63,11 @@ class Checkpoints:
                 raise
 
     def has(self, name: str) -> bool:
-        """Whether there is a checkpoint of this name, intact or not."""
+        """Whether a checkpoint of this name exists, intact or not."""
         return (self.folder / name / MANIFEST).exists()
 
     def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
-        """An intact checkpoint as a local folder (a remote one is copied to `scratch`) and its notes, or None.
-
-        A damaged one is removed.
-        """
+        """Local folder (in `scratch` if remote) and notes of an intact checkpoint, or None; removes a damaged one."""
         place = self.folder / name
         if not self.has(name):
             return None
@@ -92,11 +82,11 @@ class Checkpoints:
         return None
 
     def delete(self, name: str) -> None:
-        """Remove a checkpoint that nothing continues from any more."""
+        """Remove one checkpoint."""
         remove(self.folder / name)
 
     def clear(self) -> None:
-        """Remove all checkpoints, and what a killed process left beside them."""
+        """Remove all checkpoints and whatever a killed process left beside them."""
         remove(self.folder)
 
 

@@ -1,4 +1,4 @@
-"""The grid: find the missing runs of a study and do them, each training step once."""
+"""The grid: find the missing runs of a study and train them, each shared step once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> l
         Their keys, block by block.
 
     Raises:
-        UsageError: If a record of the study's tasks was made under other settings than the study's, including those
-            of seeds and methods outside the study: a report compares all runs of a folder.
+        UsageError: If a record of the study's tasks was made under other settings, even one of a seed or method
+            outside the study: a report compares all runs of a folder.
     """
     return [key for key, state in _states(study, store, retry_failed).items() if state == "missing"]
 
@@ -58,9 +58,9 @@ def run_grid(
     track: Callable[[RunRecord], None] | None = None,
     command: str | None = None,
 ) -> Counter[str]:
-    """Do the missing runs and write each record as soon as its run ends; started again, it continues.
+    """Train the missing runs and write each record as soon as its run ends; started again, it continues.
 
-    Several processes may work in one folder at a time: each block is done by one of them.
+    Several processes may work in one folder at a time: each block is trained by one of them.
 
     Args:
         study: The study.
@@ -68,15 +68,15 @@ def run_grid(
         run: Trains one branch: `run_branch`, or a stand-in.
         executor: Where branches are trained: `run_in_process`, or `run_in_workers` or `run_on_ray` with arguments.
         sharing: Train what methods have in common once.
-        keep: Which trained models stay beside their records, as they are after the last step: ``models`` (all),
-            ``best`` (of each task and method that of the run with the best score) or ``none``.
+        keep: Which trained models are kept beside their records, as they are after the last step: ``models`` (all),
+            ``best`` (for each task and method, that of the run with the best score) or ``none``.
         retry_failed: Repeat failed runs.
-        overwrite: First delete everything the folder holds of the study's tasks.
+        overwrite: First delete everything the folder holds for the study's tasks.
         track: Called with each record after it is written; see `hf_elmix.study.trackers`.
-        command: The command line that asks for this, to be kept in the declaration.
+        command: The command line of the study, to be kept in the declaration.
 
     Returns:
-        How many runs of the study are done, failed and diverged.
+        Number of runs of the study that are done, failed and diverged.
 
     Raises:
         UsageError: If the settings are not plain JSON, or differ from those of the folder.
@@ -88,8 +88,11 @@ def run_grid(
     with _interruptible() as check_interrupt, View(queue.state) as view, closing(queue):
         for record in _finished(queue, view, executor, train, check_interrupt):
             view.report(record)
-            if track is not None:
-                _track(record, track, view)
+            try:
+                if track is not None:
+                    track(record)
+            except Exception as error:  # such as a server that is down; the record is safe already
+                view.say(f"{record.key}: not tracked: {in_one_line(error)}")
             if keep == "best":
                 keep_best(store, _same_method(study, record.key))
     return Counter(queue.state.runs.values())
@@ -100,8 +103,8 @@ def keep_best(store: Store, keys: list[RunKey]) -> None:
 
     Args:
         store: Where the models are.
-        keys: The runs of one task and method, one for each seed; of a sweep, all candidates, which are compared once
-            all of a seed have ended.
+        keys: The runs of one task and method with all seeds; for a sweep, of all its candidates, which are compared
+            once all runs of a seed have ended.
     """
     records = [record for key in keys if (record := store.read(key))]
     kept = [record.key for record in records if (store.folder_of(record.key) / MODEL).exists()]
@@ -117,11 +120,11 @@ def keep_best(store: Store, keys: list[RunKey]) -> None:
 def _prepare(
     study: Study, store: Store, keep: str, retry_failed: bool, overwrite: bool, command: str | None
 ) -> dict[RunKey, str]:
-    """Check the study against its folder and declare it; returns the state of each run."""
+    """Check the study against its folder, declare it, and return the state of each run."""
     if keep not in KEEP:
         raise UsageError(f"Expected keep to be one of {', '.join(KEEP)}, but got {keep!r}.")
     check_plain(study)
-    with _declaring(store):
+    with store.claim("study", wait=True):
         if overwrite:
             withdraw(study, store)
             for task in study.tasks:
@@ -129,7 +132,7 @@ def _prepare(
                 remove(store.folder / ".segments" / component(task.name))
         states = _states(study, store, retry_failed)
         declare(study, store, command)
-    # A process that was killed after its last record may have left something of a complete block.
+    # A process that was killed after its last record may have left checkpoints of a complete block.
     incomplete = {key.block for key, state in states.items() if state == "missing"}
     for block in dict.fromkeys(key.block for key in states):
         segments = store.segments_of(*block)
@@ -143,19 +146,8 @@ def _prepare(
     return states
 
 
-@contextmanager
-def _declaring(store: Store) -> Iterator[None]:
-    """Wait until this is the only process that declares a study in the folder."""
-    while True:
-        with store.claim("study") as free:
-            if free:
-                yield
-                return
-        time.sleep(0.1)
-
-
 def _states(study: Study, store: Store, retry_failed: bool) -> dict[RunKey, str]:
-    """The state of each run of the study; all records of the folder are read once, and checked."""
+    """The state of each run of the study, after checking all records of the folder."""
     records = {record.key: record for record in store.records()} if store.folder.exists() else {}
     declared = store.declaration()["methods"] if records else {}
     for record in records.values():
@@ -173,7 +165,7 @@ def _finished(
     train: Callable[[Branch, Progress], Outcome],
     check_interrupt: Callable[[], None],
 ) -> Iterator[RunRecord]:
-    """The records of all missing runs as they are written, waiting for other processes when nothing else is left."""
+    """The records of all missing runs as they are written; waits for other processes when nothing else is left."""
 
     def progress(branch: Branch, step: int, steps: int) -> None:
         queue.progress(branch, step, steps)
@@ -193,25 +185,17 @@ def _finished(
         time.sleep(queue.patience)
 
 
-def _track(record: RunRecord, track: Callable[[RunRecord], None], view: View) -> None:
-    """Hand a record to a tracker; the record is safe already, so a tracker that fails stops nothing."""
-    try:
-        track(record)
-    except Exception as error:  # a server that is down, a full disk: each tracker has errors of its own
-        view.say(f"{record.key}: not tracked: {in_one_line(error)}")
-
-
 def _same_method(study: Study, key: RunKey) -> list[RunKey]:
-    """The runs of one task and method with all seeds, and with all candidates of its sweep."""
+    """The runs of the same task and method, with all seeds and all candidates of a sweep."""
     return [one for one in study.runs() if replace(one.reported, seed=key.seed) == key.reported]
 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Make Ctrl-C reliable; yields a function that raises it once more if it has been pressed.
+    """Make Ctrl-C reliable, and yield a function that raises `KeyboardInterrupt` again if it has been pressed.
 
-    Python drops an exception that is raised in a finalizer, after printing its traceback, and each training starts
-    with a garbage collection.
+    Python prints and drops an exception that is raised in a finalizer, and each training starts with a garbage
+    collection.
     """
     pressed: list[int] = []
 

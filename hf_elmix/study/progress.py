@@ -1,10 +1,9 @@
-"""The progress view: every run of the grid as one sign, steps per second, time left."""
+"""The progress view: a sign for each run of the grid, steps per second, time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -31,7 +30,7 @@ QUIET = 30.0  # seconds between two lines where there is no terminal to draw on
 
 
 def grid_table(states: Mapping[RunKey, str]) -> Table:
-    """A table of tasks by methods, with one sign for each seed, from the state of each run."""
+    """A table of tasks by methods, with one sign for the state of each seed's run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     methods = list(dict.fromkeys(key.method for key in states))
@@ -48,7 +47,7 @@ def grid_table(states: Mapping[RunKey, str]) -> Table:
 
 
 class View:
-    """Shows the state of a grid at work, which it only reads, on standard error."""
+    """Shows the state of a grid, which it only reads, on standard error."""
 
     def __init__(self, state: GridState, console: Console | None = None) -> None:
         self.state = state
@@ -62,9 +61,7 @@ class View:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen."""
         if self.console.is_terminal:
             self.live.stop()
@@ -74,14 +71,14 @@ class View:
         self.console.print(Text(text), soft_wrap=True)
 
     def tick(self) -> None:
-        """Print the summary now and then where there is no terminal to draw on."""
+        """Print the summary at intervals where there is no terminal to draw on."""
         now = time.monotonic()
         if not self.console.is_terminal and now - self.said > QUIET:
             self.said = now
             self.say(self.summary())
 
     def report(self, record: RunRecord) -> None:
-        """Print a line on a run that has ended."""
+        """Print a line about a run that has ended."""
         if record.status == "failed":
             self.say(f"{record.key}: failed: {(record.error or '').splitlines()[0]}")
             return
@@ -100,7 +97,7 @@ class View:
         return ", ".join(words)
 
     def __rich__(self) -> Group:
-        """What is drawn four times a second."""
+        """The table and a progress bar, drawn four times a second."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.state.share, width=30), Text(self.summary()))
         return Group(grid_table(self.state.runs), bar)
@@ -108,11 +105,9 @@ class View:
 
 def duration(seconds: float) -> str:
     """A number of seconds, 0 or more, in readable units: ``40 s``, ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
-    minutes, hours, days = round(seconds / 60), seconds / 3600, seconds / 86400
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
     if seconds < 90:
         return f"{seconds:.0f} s"
-    if hours < 1.5:
+    if seconds < 5400:
         return f"{minutes} min"
-    if days < 1.5:
-        return f"{int(hours)} h {minutes % 60} min" if minutes // 60 == int(hours) else f"{int(hours) + 1} h 0 min"
-    return f"{int(days)} d {int(hours % 24)} h"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 36 else f"{hours // 24} d {hours % 24} h"

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of packages, git commit, device."""
+"""Provenance of a result: versions of packages, git commit, device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "toke
 
 @cache
 def software() -> dict[str, Any]:
-    """Versions of Python and packages, git commit, and number of threads of this process."""
+    """Versions of Python and packages, git commit, and the number of threads of this process."""
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -41,7 +41,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*words: str) -> str | None:
-    """Output of a git command in the checkout of this file, or None where there is no git or no checkout."""
+    """Output of a git command in the checkout of this file, or None without git or a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""What a grid has still to do, and how far it is."""
+"""The remaining work of a grid, and its progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_elmix.study.store import Store, claim_name
 
 __all__ = ["GridState", "Queue"]
 
-ATTEMPTS = 2  # at a branch whose process was killed, which may not have been the branch's fault
+ATTEMPTS = 2  # to train a branch whose process is killed, which the branch may not have caused
 WINDOW = 30.0  # seconds over which steps per second are counted
 
 
@@ -23,17 +23,17 @@ class GridState:
 
     Attributes:
         runs: ``missing``, ``running``, or the status of the record, for each run.
-        work: What there is to do, in units of `Task.work`.
+        work: The whole work, in units of `Task.work`.
     """
 
     def __init__(self, runs: dict[RunKey, str]) -> None:
         self.runs, self.work = runs, 0.0
-        self._done: dict[Branch, float] = {}  # the part of `work` that a branch has done
+        self._done: dict[Branch, float] = {}  # the part of `work` that each branch has done
         self._steps: deque[float] = deque()  # when the last steps ended
         self._start: float | None = None
 
     def step(self, branch: Branch, step: int, steps: int, work: float) -> None:
-        """Note that a branch has completed a step of a run that costs `work` as a whole."""
+        """Note that a branch has completed a step of a run whose whole cost is `work`."""
         now = time.monotonic()
         self._start = now if self._start is None else self._start
         self._done[branch] = max(self._done.get(branch, 0.0), (step - branch.start) / steps * work)
@@ -49,7 +49,7 @@ class GridState:
 
     @property
     def share(self) -> float:
-        """The share of the work that is done, in [0, 1]."""
+        """Share of the work that is done, in [0, 1]."""
         return min(1.0, sum(self._done.values()) / self.work) if self.work else 1.0
 
     def pace(self) -> tuple[float, float] | None:
@@ -64,7 +64,7 @@ class GridState:
 class Queue:
     """The branches that are still to be trained. A block is claimed from its first branch until its last one ends."""
 
-    patience = 2.0  # seconds between two looks at what another process is working on
+    patience = 2.0  # seconds before trying again to claim what another process is working on
 
     def __init__(
         self, study: Study, store: Store, runs: dict[RunKey, str], *, sharing: bool, retry_failed: bool
@@ -73,7 +73,7 @@ class Queue:
         self.state = GridState(runs)
         self.missing = [key for key, state in runs.items() if state == "missing"]
         self.waiting = deque(dict.fromkeys(key.block for key in self.missing))
-        self.look_again = 0.0  # when to try once more to claim what another process is working on
+        self.look_again = 0.0  # when to try that
         self.ready: list[Branch] = []  # a stack, so that what continues from a checkpoint comes before new blocks
         self.open: Counter[Block] = Counter()  # branches that are ready or being trained
         self.parents: dict[Branch, str] = {}  # the checkpoint that a branch continues from
@@ -91,7 +91,7 @@ class Queue:
 
     @property
     def elsewhere(self) -> str:
-        """The blocks that other processes are working on, in words."""
+        """The blocks that other processes are working on, as text."""
         return ", ".join(f"{task} seed {seed}" for task, seed in sorted(self.waiting))
 
     def take(self) -> Branch | None:
@@ -108,7 +108,7 @@ class Queue:
         self.state.step(branch, step, steps, self.task_work[branch.task])
 
     def end(self, outcome: Outcome) -> tuple[RunRecord, ...]:
-        """Write the records of a branch that has ended, return them, and add the branches that continue from it."""
+        """Write and return the records of a branch that has ended, and add the branches that continue from it."""
         branch = outcome.branch
         block = branch.task, branch.seed
         self.attempts[branch] += 1
@@ -132,19 +132,18 @@ class Queue:
         return records
 
     def _start(self, block: Block) -> None:
-        """Start a block, or let it wait if another process is working on it."""
+        """Claim a block and add its branches, or put it back if another process is working on it."""
         claim = ExitStack()
         if not claim.enter_context(self.store.claim(claim_name(block))):
             self.waiting.append(block)
             return
         missing = []
         for key in (key for key in self.missing if key.block == block):
-            record = self.store.read(key)  # which another process may have written since
-            if record is not None:
-                check_record(self.study, record, self.store)
+            record = self.store.read(key)  # another process may have written one since
             if record is None or is_missing(self.study, record, self.retry_failed):
                 missing.append(key)
             else:
+                check_record(self.study, record, self.store)
                 self.state.runs[key] = record.status
         branches = self._roots(block, missing)
         if not branches:
@@ -161,7 +160,7 @@ class Queue:
         return roots(block, self.study.candidates, names, sharing=self.sharing)
 
     def _failed(self, branch: Branch, died: str) -> tuple[RunRecord, ...]:
-        """Failed records for the runs of a branch whose process died."""
+        """Failed records for the runs of a branch whose process has died too often."""
         error = f"The process of this run died {ATTEMPTS} times, most recently with {died}."
         cost = {"seconds": 0.0, "steps_trained": 0, "steps_inherited": 0}
         runs = self.study.runs()

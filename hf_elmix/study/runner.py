@@ -9,8 +9,7 @@ import random
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,14 +42,14 @@ from hf_elmix.training.trainer import MixedLossTrainer
 __all__ = ["run_branch", "scores_of"]
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-TRAINING = (  # what a record keeps of the training logs; the last two belong to particular losses
+TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
     *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
     *("complement_entropy", "learning_rate_factor"),
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # whose state a checkpoint holds
+CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
-# With these, training that continues from a checkpoint differs from training that never stopped.
+# With these arguments, training that continues from a checkpoint differs from uninterrupted training.
 UNSHARED = (
     "auto_find_batch_size",
     "ignore_data_skip",
@@ -74,29 +73,33 @@ def run_branch(
     Args:
         study: The study.
         store: Where checkpoints and models go; records are left to the caller.
-        branch: Which segment.
-        progress: Called after every optimizer step with the run's completed steps, and their number.
+        branch: The segment, and the methods that continue from it.
+        progress: Called after every optimizer step with the completed steps of the run and their total.
         keep_models: Keep the trained models beside the records.
-        cohorts: Keep the models' predictions on every evaluation row, at every evaluation, beside the records.
+        cohorts: Keep the predictions for every evaluation row, at every evaluation, beside the records.
 
     Returns:
-        The records of runs that ended, or the branches to continue with. An error during training ends in records
-        too, with status ``failed``.
+        The records of runs that ended, or the branches to continue with. After an error during training, the records
+        have the status ``failed``.
 
     Raises:
         OSError: If the disk is full, which is not a result of a run.
     """
     training = _Training(study, store, branch, progress, keep_models, cohorts)
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # transformers shows one for each file it writes
     try:
-        with _no_progress_bars():
-            return training.advance()
-    except Exception as error:  # Whatever goes wrong is the run's result; the other runs continue.
+        return training.advance()
+    except Exception as error:  # Any other error is the result of the run; the other runs continue.
         if _is_disk_full(error):
             place = str(store.folder if store.local else tempfile.gettempdir())
             text = f"No space left for a checkpoint or model. Free some in {place!r}"
             raise OSError(errno.ENOSPC, text) from error
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -106,8 +109,8 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         history: `trainer.state.log_history`; evaluations on several sets at one step are read together.
 
     Returns:
-        ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best loss is the smallest,
-        any other best value the largest.
+        ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best value is the largest,
+        except for a loss.
     """
     series: dict[str, dict[int, float]] = {}
     for log in history:
@@ -135,7 +138,7 @@ class _Training:
         self.methods = {name: methods[name] for name in branch.among}
         self.checkpoints = Checkpoints(store.segments_of(branch.task, branch.seed))
         self.provenance = dict(software())
-        self.costs: list[dict[str, Any]] = []  # of each segment so far: who trained it, steps and seconds
+        self.costs: list[dict[str, Any]] = []  # of each segment so far: the method that trained it, steps, seconds
         self.counter, self.start = _StepCounter(progress), time.perf_counter()
 
     def advance(self) -> Outcome:
@@ -146,12 +149,12 @@ class _Training:
             except Exception as error:
                 if _has_room(scratch):
                     raise
-                # Not all libraries that write weights say why they could not.
+                # Not every library that writes weights says why it failed.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
 
     def _advance(self, scratch: Path) -> Outcome:
         trainer = self.trainer(scratch)
-        with torch.random.fork_rng(devices=[]):  # looking at the loader must not change what training draws
+        with torch.random.fork_rng(devices=[]):  # making a loader must not change what training draws
             loader = trainer.get_train_dataloader()
         steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
         if len(self.branch.among) > 1 and not _can_share(trainer, loader):
@@ -167,7 +170,7 @@ class _Training:
         return Outcome(self.branch, children=self.branch.children(segments), checkpoint=name)
 
     def trainer(self, scratch: Path) -> MixedLossTrainer:
-        """A Trainer for the branch with an untrained model."""
+        """Build a Trainer for the branch, with an untrained model."""
         inputs = self.task.inputs(self.branch.seed)
         method = self.methods[self.branch.methods[0]]
         args = TrainingArguments(
@@ -195,27 +198,29 @@ class _Training:
             "steps": steps,
             "losses": [[step, str(loss)] for step, loss in prefix(method.loss, segment.stop, steps)],
             "software": [self.provenance["versions"], self.provenance["commit"], trainer.args.device.type],
-            **({"cohorts": True} if self.cohorts else {}),  # else recording would begin in the middle of a run
+            **({"cohorts": True} if self.cohorts else {}),  # else recording would begin in the middle of training
         }
         return checkpoint_name(segment.stop, identity)
 
     def is_needed(self, trainer: MixedLossTrainer, segment: Segment, segments: list[Segment]) -> bool:
-        """Whether a segment has to be trained: neither it nor everything that continues from it has been."""
+        """Whether a segment must be trained: it has no checkpoint, and something that continues from it has none."""
         steps = segments[-1].stop
-        if segment.stop < steps and self.checkpoints.has(self.name(trainer, segment, steps)):
+        if segment.stop == steps:
+            return True
+        if self.checkpoints.has(self.name(trainer, segment, steps)):
             return False
         below = [s for s in segments if s.parent == segment and set(s.methods) & set(self.branch.methods)]
-        return segment.stop == steps or any(self.is_needed(trainer, child, segments) for child in below)
+        return any(self.is_needed(trainer, child, segments) for child in below)
 
     def train_and_save(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
-        """Train up to the end of a segment and keep a checkpoint there."""
+        """Train to the end of a segment and save a checkpoint there."""
         pause = PauseCallback(trainer, segment.stop)
         trainer.add_callback(pause)
         self.train(trainer, segment, steps, scratch)
         self.checkpoints.save(self.name(trainer, segment, steps), pause.checkpoint, {"costs": self.costs})
 
     def train(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
-        """Train a segment from its parent's checkpoint; if that is lost, train its content again."""
+        """Train a segment from its parent's checkpoint; if that is lost, train the parent again."""
         checkpoint: Path | None = None
         if segment.parent is not None:
             name = self.name(trainer, segment.parent, steps)
@@ -224,7 +229,7 @@ class _Training:
                 self.train_and_save(self.trainer(scratch), segment.parent, steps, scratch)
                 found = self.checkpoints.find(name, scratch)
             if found is None:
-                raise RuntimeError(f"The checkpoint {name} was written and cannot be read back.")
+                raise RuntimeError(f"The checkpoint {name} was written but cannot be read back.")
             checkpoint, self.costs = found[0], found[1]["costs"]
             PauseCallback.resume(trainer, checkpoint)
         self.counter.steps, self.start = 0, time.perf_counter()
@@ -234,12 +239,12 @@ class _Training:
         self.counter.steps, self.start = 0, time.perf_counter()  # an error from here on has cost no steps
 
     def cost(self) -> dict[str, Any]:
-        """The cost of what was trained last, attributed to the first of the runs that need it."""
+        """The cost of the last segment, attributed to the first of the runs that need it."""
         seconds = round(time.perf_counter() - self.start, 3)
         return {"method": self.branch.methods[0], "steps": self.counter.steps, "seconds": seconds}
 
     def finish(self, trainer: MixedLossTrainer, scratch: Path) -> tuple[RunRecord, ...]:
-        """Records of the runs that end with this branch, with models and predictions beside them."""
+        """Records of the runs that end with this branch; saves their models and predictions."""
         history = trainer.state.log_history
         scores = scores_of(history)
         select = self.task.select
@@ -280,13 +285,13 @@ class _Training:
 
 
 def _can_share(trainer: MixedLossTrainer, loader: Any) -> bool:
-    """Whether training that continues from a checkpoint ends with the very weights of training that never stopped."""
+    """Whether training that continues from a checkpoint gives bit for bit the weights of uninterrupted training."""
     callbacks = all(isinstance(callback, CALLBACKS) for callback in trainer.callback_handler.callbacks)
     arguments = not any(getattr(trainer.args, name, False) for name in UNSHARED)
     saving = trainer.args.save_strategy != SaveStrategy.BEST  # with it, the Trainer alone decides when to save
     if not (callbacks and arguments and saving and has_length(trainer.train_dataset)):
         return False
-    # A collator may draw random numbers, for masking say; those of batches that resuming skips are not drawn again.
+    # A collator may draw random numbers, such as for masking; resuming does not draw those of the skipped batches.
     with torch.random.fork_rng(devices=[]):
         before = _random_states()
         loader.collate_fn([loader.dataset[0]])
@@ -299,29 +304,17 @@ def _random_states() -> tuple[Any, ...]:
 
 
 def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
-    """Save model and tokenizer for `from_pretrained`, and nothing else that the Trainer would write."""
+    """Save only the model and the tokenizer, for `from_pretrained`."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     model.save_pretrained(folder)
-    # Where the Trainer looks for it, too. Without its files, an empty tokenizer would be loaded without an error.
+    # The Trainer looks for it there, too. Without its files, an empty tokenizer would be loaded without an error.
     tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Hide the bars that transformers shows for each file it writes: the grid has a view of its own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _has_room(folder: Path) -> bool:
-    """Whether 1 MiB can be written; found by writing it, since quotas are not visible otherwise."""
+    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))

@@ -1,10 +1,10 @@
-"""The folder of a study: one JSON record for each run, and the declaration of what was asked for.
+"""The folder of a study: one JSON record for each run, and the declaration of all runs.
 
 Layout below the folder, which may be local or any fsspec URL (``s3://bucket/runs``):
 
 - ``<task>/<method>/seed<k>/record.json``, under the method's name as typed; beside it the trained model in ``model/``
   if it is kept, and its predictions on the evaluation rows in ``predictions.safetensors`` if they were recorded;
-- ``study.json``: the runs that were asked for, the settings of each task, and the commands that asked;
+- ``study.json``: the declared runs, the settings of each task, and the commands of the study;
 - ``.segments/``: shared prefixes of training, while they are needed (see `hf_elmix.study.checkpoints`);
 - ``.locks/``: which blocks are being worked on, by which process (local folders only).
 """
@@ -53,7 +53,7 @@ class Store:
             self.local = local_path(self._folder) is not None
             if not self.local:
                 (self._folder / DECLARATION).exists()
-        except Exception as error:  # unknown protocol, missing package, network, credentials: each library has its own
+        except Exception as error:  # unknown protocol, missing package, network, credentials: errors of any type
             raise UsageError(f"Cannot use {str(folder)!r}: {in_one_line(error)}") from error
         if self.local and self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is a file.")
@@ -81,7 +81,7 @@ class Store:
         return _read_record(path) if path.exists() else None
 
     def write(self, record: RunRecord) -> UPath:
-        """Write a record atomically, in place of an earlier one of the same run, and return its file."""
+        """Write a record atomically, replacing an earlier one of the same run, and return its path."""
         path = self.folder_of(record.key) / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.local:  # a process that was killed may have left half a model
@@ -91,7 +91,7 @@ class Store:
         return path
 
     def read_predictions(self, key: RunKey) -> dict[str, Predictions] | None:
-        """Predictions on the evaluation rows during training by evaluation set (``""`` for the only one), if recorded.
+        """The predictions during training by evaluation set (``""`` for the only one), or None if not recorded.
 
         Raises:
             UsageError: If the file does not hold predictions.
@@ -100,15 +100,15 @@ class Store:
         return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
 
     def with_predictions(self, keys: Iterable[RunKey]) -> list[RunKey]:
-        """The given runs whose predictions were recorded; there may be ten thousand."""
+        """The given runs whose predictions were recorded."""
         here = local_path(self.folder)
-        if here is not None:  # joined as strings, which cost less than paths
+        if here is not None:  # joined as strings, which is faster than paths: there may be ten thousand
             return [key for key in keys if os.path.exists("/".join((str(here), *_parts(key), FILE)))]
         there = {path.parts[-4:-1] for path in self._files(FILE)}
         return [key for key in keys if _parts(key) in there]
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
-        """Write predictions atomically, by the name of their evaluation set, ``""`` for the only one."""
+        """Write the predictions of a run atomically, as `read_predictions` returns them."""
         path = self.folder_of(key) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, to_bytes(sets))
@@ -124,11 +124,11 @@ class Store:
         yield from sorted(map(_read_record, self._files(RECORD)), key=lambda record: record.key)
 
     def declaration(self) -> dict[str, Any]:
-        """What was asked for in this folder.
+        """What this folder was declared to hold.
 
         Returns:
             ``grids`` (tasks, methods, seeds), ``methods`` by name (loss and arguments), ``settings`` of each task, and
-            the ``commands`` that asked, each once.
+            the ``commands`` of the study, each once.
 
         Raises:
             UsageError: If the file is damaged.
@@ -144,12 +144,10 @@ class Store:
             raise UsageError(f"{path} is damaged ({error}). Delete it: the study writes it again.") from None
 
     def asked(self) -> list[RunKey]:
-        """Every run that was asked for, each once, in the order of the grids."""
-        parts = [
-            itertools.product(grid["tasks"], grid["seeds"], grid["methods"]) for grid in self.declaration()["grids"]
-        ]
-        keys = [RunKey(task, method, seed) for part in parts for task, seed, method in part]
-        return list(dict.fromkeys(keys))
+        """Every declared run, each once, in the order of the grids."""
+        grids = self.declaration()["grids"]
+        parts = (itertools.product(grid["tasks"], grid["seeds"], grid["methods"]) for grid in grids)
+        return list(dict.fromkeys(RunKey(task, method, seed) for part in parts for task, seed, method in part))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
         """Write a declaration, as `declaration` returns it."""
@@ -157,10 +155,11 @@ class Store:
         write_json(self.folder / DECLARATION, declaration)
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Hold something, by its `claim_name`, that only one process may work on; yields whether it was free.
+    def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Claim what only one process may work on, by its `claim_name`, and yield whether it was free.
 
         The claim ends with the process, however that ends. At a URL there are no locks: everything can be claimed.
+        With `wait`, wait until it is free.
         """
         if not self.local:
             yield True
@@ -169,7 +168,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, about = FileLock(str(path) + ".lock"), path.with_name(path.name + ".json")
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=wait)
         except Timeout:
             yield False
             return
@@ -181,7 +180,7 @@ class Store:
             lock.release()
 
     def holder(self, name: str) -> str | None:
-        """The process that holds a claim, in words, or None if it is free."""
+        """The process that holds a claim, as text, or None if it is free."""
         about = self.folder / ".locks" / f"{component(name)}.json"
         if not self.local or not about.exists():
             return None
@@ -195,9 +194,9 @@ class Store:
             return "another process"
 
     def _files(self, name: str) -> Iterator[Path | UPath]:
-        """The files of a name in the folders of runs."""
+        """The files with a given name in the folders of runs."""
         here = local_path(self.folder)
-        if here is not None:  # plain paths cost a tenth: there may be ten thousand
+        if here is not None:  # plain paths take a tenth of the time: there may be ten thousand
             yield from here.glob(f"*/*/seed*/{name}")
             return
         # A single listing of everything takes fewer requests than one for each folder.
@@ -209,7 +208,7 @@ class Store:
 
 
 def claim_name(block: Block) -> str:
-    """The name under which a block is claimed."""
+    """The name by which a block is claimed."""
     return f"{block[0]} seed{block[1]}"
 
 
@@ -224,5 +223,5 @@ def _read_record(path: Path | UPath) -> RunRecord:
 
 
 def _parts(key: RunKey) -> tuple[str, str, str]:
-    """The folders from the study's down to the run's."""
+    """The path of a run's folder below that of the study."""
     return component(key.task), component(key.method), f"seed{key.seed}"

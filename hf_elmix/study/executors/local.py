@@ -13,16 +13,18 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
+from accelerate.utils import patch_environment
+
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
 __all__ = ["BranchProgress", "Executor", "Progress", "Run", "Take", "run_in_process", "run_in_workers", "visible_gpus"]
 
-Progress = Callable[[int, int], None]  # completed optimizer steps of the run, and their number
+Progress = Callable[[int, int], None]  # takes the completed optimizer steps of a run and their total
 BranchProgress = Callable[[Branch, int, int], None]
 Run = Callable[[Branch, Progress], Outcome]
-Take = Callable[[], Branch | None]  # the next branch that can be trained, or None if there is none now
+Take = Callable[[], Branch | None]  # returns the next branch that can be trained, or None if there is none now
 
-# Trains branches until there are none to take and none under way. Handling an outcome may add branches to take.
+# Trains branches until none can be taken and none is in progress. Handling an outcome may add branches to take.
 Executor = Callable[[Take, Run, BranchProgress], Iterator[Outcome]]
 
 
@@ -35,7 +37,10 @@ def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[O
         progress: Called after every optimizer step, with the branch.
 
     Yields:
-        The outcome of each branch, as it ends.
+        The outcome of each branch when it ends.
+
+    Raises:
+        OSError: If `run` raised it.
     """
     gc.freeze()  # the Trainer collects garbage before each training; looking through all imports takes 0.3 s
     try:
@@ -46,22 +51,11 @@ def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[O
 
 
 def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: int) -> Iterator[Outcome]:
-    """Train branches in `workers` processes; other arguments and outcomes as for `run_in_process`.
+    """Train branches in several processes, 1 or more; otherwise like `run_in_process`.
 
-    The processors are divided between the processes; on a machine with GPUs each process has one of them. A process
-    that dies loses only its own branch and is replaced. However this ends, no process is left behind.
-
-    Args:
-        take: Returns the next branch, or None.
-        run: Trains one branch; each process gets a pickle of it, and of everything it refers to.
-        progress: Called after every optimizer step, with the branch.
-        workers: Number of processes, 1 or more.
-
-    Yields:
-        The outcome of each branch, as it ends.
-
-    Raises:
-        OSError: If a branch raised it.
+    Each process gets a pickle of `run` and of everything it refers to. The processors are divided between the
+    processes; on a machine with GPUs each process has one of them. A process that dies loses only its own branch and
+    is replaced. No process is left behind, even after an error.
     """
     pool: dict[int, _Worker] = {}
     gpus = visible_gpus()
@@ -110,7 +104,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(its_end, run), daemon=True)
-        with environ(environment), _ignore_ctrl_c():
+        with patch_environment(**environment), _ignore_ctrl_c():
             self.process.start()
         its_end.close()  # so that the pipe breaks when the process dies
 
@@ -120,11 +114,7 @@ class _Worker:
             self.connection.send(branch)
 
     def receive(self) -> Outcome | tuple[Branch, int, int]:
-        """A branch's progress, or its outcome, which may be that the process died.
-
-        Raises:
-            OSError: If the branch raised it.
-        """
+        """The branch and its progress, or its outcome, which may be that the process died."""
         assert self.branch is not None, "a worker without a branch sends nothing"
         try:
             message = self.connection.recv()
@@ -149,13 +139,13 @@ class _Worker:
 
 
 def _serve(connection: Connection, run: Run) -> None:
-    """The main loop of a worker: one branch after the other."""
+    """Train the branches that come through a pipe, one after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what happens.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which lets Python clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that Python cleans up
     show = sys.unraisablehook  # Python drops SystemExit in a finalizer; the broken pipe then ends the process
     sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
     gc.freeze()  # as in `run_in_process`
-    # When the parent is gone nobody wants the result; the pipe is reset if it held something unread.
+    # When the parent has ended, nobody reads the result; the pipe is reset if it held unread messages.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             branch: Branch = connection.recv()
@@ -169,7 +159,7 @@ def _serve(connection: Connection, run: Run) -> None:
 
 @contextmanager
 def _ignore_ctrl_c() -> Iterator[None]:
-    """Make processes started in this context ignore Ctrl-C from the start; this process hears it afterwards."""
+    """Let processes started here ignore Ctrl-C from the start; this process receives it when the context ends."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -182,28 +172,13 @@ def _ignore_ctrl_c() -> Iterator[None]:
 
 
 def picklable(error: OSError) -> OSError:
-    """An error that can be sent to another process: without traceback and cause."""
+    """A copy of an error without traceback and cause, which can be sent to another process."""
     return OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
 
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """The environment variables of a worker, except those that the user has set."""
+    """Environment variables to set for a worker; numbers of threads that the user has set stay."""
     # Threads that wait passively leave the processor to others; spinning ones make a busy machine many times slower.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
     missing = {name: value for name, value in threads.items() if not os.environ.get(name)}
     return {**missing, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
-
-
-@contextmanager
-def environ(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for processes that are started in this context."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

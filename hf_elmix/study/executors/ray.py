@@ -10,7 +10,6 @@ import shutil
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,17 +17,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from accelerate.utils import patch_environment
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.executors.local import BranchProgress, Run, Take, environ, picklable
+from hf_elmix.study.executors.local import BranchProgress, Run, Take, picklable
 from hf_elmix.study.files import local_path
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
 __all__ = ["run_on_ray"]
 
 Step = tuple[int, int]  # as in `Progress`
-Answer = tuple[Outcome | OSError | UsageError, Step | None]  # the result of a branch, and its last step
+Result = tuple[Outcome | OSError | UsageError, Step | None]  # what a task returns, and its last step
 
 PERIOD = 0.5  # seconds between two messages of a task, and between two looks at them
 AHEAD = 2  # tasks submitted, as a multiple of those that can run at once: an autoscaler adds machines for the rest
@@ -36,8 +36,8 @@ PATIENCE = 4.0  # seconds for a cluster to answer
 GRACE = 5.0  # seconds for cancelled tasks to clean up their disks
 
 # A cluster that is started here serves this driver only: it listens on this machine alone, needs a secret token, and
-# reports no usage. (The first variable is how Ray is told to use the loopback address.)
-OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+# reports no usage. (The first variable makes Ray use the loopback address.)
+PRIVATE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def run_on_ray(
@@ -48,10 +48,10 @@ def run_on_ray(
     address: str | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[Outcome]:
-    """Train branches as tasks of a Ray cluster; other arguments and outcomes as for `run_in_process`.
+    """Train branches as tasks of a Ray cluster.
 
     A task has a GPU to itself if the cluster has any, else one processor. A task whose process or machine dies ends in
-    an outcome that says so. However this ends, no task is left behind, and no cluster that was started here.
+    an outcome that says so. No task is left behind, nor a cluster that was started here, even after an error.
 
     Args:
         take: Returns the next branch, or None.
@@ -60,17 +60,17 @@ def run_on_ray(
         progress: Called for every optimizer step, at most `PERIOD` seconds late.
         address: Of the cluster, as ``host:port``, ``ray://host:port`` or ``auto``; by default ``$RAY_ADDRESS``, and
             without that a cluster is started on this machine.
-        folder: Where `run` writes. Unless that is a URL, machines that do not see it are refused.
+        folder: Where `run` writes. Unless that is a URL, machines that cannot see it are refused.
 
     Yields:
-        The outcome of each branch, as it ends.
+        The outcome of each branch when it ends.
 
     Raises:
         UsageError: If there is no cluster at the address, or its machines cannot do the work.
-        OSError: If a branch raised it.
+        OSError: If `run` raised it.
     """
     first = take()
-    if first is None:  # nothing to start a cluster for
+    if first is None:  # no need to start a cluster
         return
     waiting = [first]
     with _cluster(address) as ray, _marker(folder) as marker:
@@ -120,12 +120,7 @@ class _Tasks:
         self.submitted[self.remote.remote(branch, self.count, *self.given)] = _Task(self.count, branch, branch.start)
 
     def ended(self) -> Iterator[Outcome]:
-        """Wait a moment for tasks to end, and yield their outcomes; reports progress meanwhile.
-
-        Raises:
-            UsageError: If a machine cannot do the work.
-            OSError: If a branch raised it.
-        """
+        """Wait a moment for tasks to end, report progress, and yield outcomes or raise the error of a task."""
         over, _ = self.ray.wait(list(self.submitted), num_returns=1, timeout=PERIOD)
         if time.monotonic() - self.looked >= PERIOD:
             self.looked = time.monotonic()
@@ -136,7 +131,7 @@ class _Tasks:
                     self._report(task, news.get(task.number))
         for reference in over:
             task = self.submitted.pop(reference)
-            outcome, last = self._answer(reference, task.branch)
+            outcome, last = self._result(reference, task.branch)
             self._report(task, last)
             if not isinstance(outcome, Outcome):
                 raise outcome
@@ -153,7 +148,7 @@ class _Tasks:
                 _, left = self.ray.wait(left, num_returns=len(left), timeout=GRACE)
         self.submitted.clear()
 
-    def _answer(self, reference: Any, branch: Branch) -> Answer:
+    def _result(self, reference: Any, branch: Branch) -> Result:
         """The result of a task that has ended."""
         errors = self.ray.exceptions
         try:
@@ -179,8 +174,8 @@ class _Tasks:
             self.progress(task.branch, task.step, steps)
 
 
-def _work(branch: Branch, number: int, run: Run, board: Any, marker: Path | None, cwd: Path) -> Answer:
-    """A task: train one branch. Errors of `run` are returned, because raised ones do not pickle well."""
+def _work(branch: Branch, number: int, run: Run, board: Any, marker: Path | None, cwd: Path) -> Result:
+    """Train one branch in a task. Errors of `run` are returned, because raised ones do not pickle well."""
     with suppress(OSError):
         os.chdir(cwd)  # so that relative paths mean the same as for the driver
     if marker is not None and not marker.exists():
@@ -198,7 +193,7 @@ def _work(branch: Branch, number: int, run: Run, board: Any, marker: Path | None
 
 
 class _TaskProgress:
-    """A task's progress, written to the board now and then."""
+    """Writes the progress of a task to the board, at most once every `PERIOD` seconds."""
 
     def __init__(self, board: Any, number: int) -> None:
         self.board, self.number = board, number
@@ -213,7 +208,7 @@ class _TaskProgress:
 
 
 def _board_class() -> type:
-    """The class of the board. A local class is pickled whole, so that its process need not import this module."""
+    """The class of the board. A local class is pickled whole, so its process need not import this module."""
 
     class Board:
         """Where tasks write their progress, for the driver to read."""
@@ -233,30 +228,22 @@ def _board_class() -> type:
 
 @contextmanager
 def _marker(folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
-    """A file beside the records by which tasks recognise the driver's folder."""
+    """A temporary file beside the records by which tasks recognise the driver's folder."""
     here = None if folder is None else local_path(UPath(folder))
     if here is None:
         yield None
         return
-    path = Path(here.absolute(), f".ray-{uuid.uuid4().hex[:8]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    here.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".ray-", dir=here.absolute()) as file:
+        yield Path(file.name)
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected: as it is already, to the cluster at an address, or to one that is started here.
-
-    Raises:
-        UsageError: If there is no cluster at the address.
-    """
+    """The module `ray`, connected: as it already is, to the cluster at an address, or to one that is started here."""
     address = address or os.environ.get("RAY_ADDRESS")
-    own = {} if address else {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with environ(own), ExitStack() as stack:
+    own = {} if address else {**PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with patch_environment(**own), ExitStack() as stack:
         import ray
 
         if ray.is_initialized():
@@ -295,7 +282,7 @@ def _unreachable(address: str) -> str | None:
         return str(error)
     if os.environ.get("RAY_USE_TLS") == "1":
         return None
-    import grpc  # which Ray's servers speak
+    import grpc  # the protocol of Ray's servers
 
     with grpc.insecure_channel(parts.netloc, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
