@@ -28,7 +28,6 @@ MEASURES = {
     "brier": ("Brier score", 1.0, 4),
     "nll": ("NLL", 1.0, 4),
 }
-HEADINGS = [heading for heading, _, _ in MEASURES.values()]
 
 
 def calibration_section(results: StudyResults) -> Section | None:
@@ -114,27 +113,18 @@ def _answers(pairs: Pairs, baseline: str) -> list[str]:
 
 
 def _means(means: pd.DataFrame) -> Table:
-    rows = [
-        [
-            Cell(method_label(row.method)),
-            Cell(row.when),
-            Cell(f"{row.runs}", row.runs),
-            Cell(number(PERCENT * row.accuracy), row.accuracy),
-            *(
-                Cell(number(scale * getattr(row, measure), digits), getattr(row, measure))
-                for measure, (_, scale, digits) in MEASURES.items()
-            ),
-            Cell(number(row.temperature), row.temperature),
-        ]
-        for row in means.reset_index().itertuples()
-    ]
+    columns = {"accuracy": ("accuracy", PERCENT, 2), **MEASURES, "temperature": ("temperature", 1.0, 2)}
+    rows = []
+    for (when, method), row in means.iterrows():
+        rows.append([Cell(method_label(method)), Cell(when), Cell(f"{row['runs']:.0f}", row["runs"])])
+        rows[-1] += [Cell(number(scale * row[k], digits), row[k]) for k, (_, scale, digits) in columns.items()]
     caption = (
         "Means over runs at the end of training; smaller ECE, Brier score and NLL are better. ECE, in percent, is the "
         f"mean difference of confidence and accuracy over {BINS} bins of confidence, of equal width or (adaptive) of "
         "equally many rows. Brier score and NLL (in nats) are those of all classes. With few rows ECE is above 0 even "
         "for a calibrated model: compare it only with that of another method on the same rows."
     )
-    header = ["method", "logits", "runs", "accuracy", *HEADINGS, "temperature"]
+    header = ["method", "logits", "runs", *(heading for heading, _, _ in columns.values())]
     return Table("calibration", "Calibration before and after temperature scaling", caption, header, rows)
 
 
@@ -151,9 +141,8 @@ def _pairs(pairs: Pairs, baseline: str) -> Table:
         f"Each method minus {base} in the same blocks, with the 95 % interval of the mean: above 0 the method is "
         "worse. ECE in percentage points."
     )
-    return Table(
-        "calibration-pairs", f"Calibration compared with {base}", caption, ["method", "logits", *HEADINGS], rows
-    )
+    header = ["method", "logits", *(heading for heading, _, _ in MEASURES.values())]
+    return Table("calibration-pairs", f"Calibration compared with {base}", caption, header, rows)
 
 
 def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
