@@ -12,6 +12,7 @@ from glue_runs import protocol
 from hf_elmix.cli import push, report, status
 from hf_elmix.cli.base import Command, run_program
 from hf_elmix.cli.study import INTERRUPTED, add_arguments, run_study, study_training_arguments
+from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["COMMANDS", "main"]
 
@@ -37,7 +38,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--max_train_samples", type=int, metavar="N", help="use the first N training rows of each task")
     add("--max_eval_samples", type=int, metavar="N", help="use the first N rows of each evaluation split")
     padding = "what batches are padded to: nothing (free), their longest row, or --max_seq_length"
-    add("--padding", choices=protocol.PADDINGS, default=protocol.PADDINGS[0], help=padding)
+    add("--padding", choices=PADDINGS, default=PADDINGS[0], help=padding)
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.MIXINGS)
 
 

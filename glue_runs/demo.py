@@ -10,20 +10,17 @@ from glue_runs.pocket.encoder import encoder_path
 from glue_runs.study import glue_study
 from hf_elmix.study.spec import Study
 
-__all__ = ["ABOUT", "REAL", "SCORED_KINDS", "demo_study"]
+__all__ = ["ABOUT", "SCORED_KINDS", "demo_study"]
 
-REAL = "glue-runs study --output_dir runs"
-
-ABOUT = f"""\
+ABOUT = """\
 A study of 7 tasks x 4 seeds x 4 losses = 112 runs on GENERATED rows: short English sentences from a seeded grammar
 (glue_runs/pocket), a known share of them ambiguous or mislabelled, and a small BERT pre-trained on such text. It shows
 that everything works on your machine, and what a report looks like. It cannot show that a loss is better on real text,
 which does not follow the rules of a grammar. Training rows that are ambiguous or mislabelled are also reported
 separately: how many of them does the model memorise with each loss? The real tasks, with the paper's protocol:
 
-    {REAL}
+    glue-runs study --output_dir runs
 """
-
 
 SCORED_KINDS = {
     "mislabelled": "mislabelled training rows memorised with their incorrect label",

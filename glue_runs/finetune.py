@@ -13,6 +13,7 @@ import numpy as np
 from datasets import DatasetDict
 from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
+from upath import UPath
 
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
 from glue_runs.metrics import COMBINED, with_combined_score
@@ -24,6 +25,7 @@ from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.files import write_bytes
 from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import in_order_of, named_labels
@@ -40,13 +42,13 @@ __all__ = ["finetune"]
 
 LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest checkpoint in the output folder
 SUFFIXES = ("", "_mm")  # of metrics on the first and on the second evaluation set, as in run_glue
-# Beginnings of arguments that have no influence on the model, and of those that its card mentions elsewhere.
+# Prefixes of arguments that have no influence on the model, and of those that its card mentions elsewhere.
 NO_EFFECT = ("dataloader_", "disable_tqdm", "do_", "eval_", "log", "project", "report_to", "run_name", "save_", "use_")
 MENTIONED = ("loss", "mixing", "seed")
 
 
 def finetune(words: Sequence[str]) -> int:
-    """Fine-tune on one task, evaluate and predict, and leave run_glue's files in the output folder.
+    """Fine-tune on one task, evaluate and predict, and write run_glue's files to the output folder.
 
     Args:
         words: The command line after ``finetune``.
@@ -94,9 +96,9 @@ def finetune(words: Sequence[str]) -> int:
 
 
 def _take_hub(args: FinetuneArguments) -> dict[str, Any] | None:
-    """Take from the arguments where the model is to be published, as arguments of `claim_repo`, and switch it off.
+    """Switch uploads by the Trainer off, and return where to publish the model, as arguments of `claim_repo`.
 
-    At every save the Trainer would upload the pickle of its arguments and write the token into it.
+    At every save the Trainer would upload the pickle of its arguments, with the token in it.
     """
     name = args.hub_model_id or Path(args.output_dir or "").resolve().name
     hub = {"repo_id": name, "private": args.hub_private_repo, "token": args.hub_token} if args.push_to_hub else None
@@ -140,7 +142,7 @@ def _checkpoint(args: FinetuneArguments) -> str | None:
 
 
 def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
-    """The task and the splits of it that are used, with the class ids of the model if it has the same classes."""
+    """The task and the splits that are used, with the class ids of the model if it has the same classes."""
 
     def used(splits: tuple[str, ...], test_splits: tuple[str, ...]) -> tuple[str, ...]:
         train = ("train",) if args.do_train else ()
@@ -192,7 +194,7 @@ def _check_task(task: TextTask, args: FinetuneArguments) -> None:
 
 
 def _summary(task: TextTask, rows: DatasetDict) -> str:
-    """What is read, in one line that shows a wrong column before anything is trained."""
+    """The rows in one line, which shows a wrong column before anything is trained."""
     counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
     labels = "a number" if task.regression else ", ".join(task.labels[:10]) + (" ..." if task.labels[10:] else "")
     return f"{task.name}: {counts} rows; text from {' and '.join(task.columns)}; label: {labels}"
@@ -244,9 +246,7 @@ def _predict(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> None:
                 lines.append(f"{index}\t{shown}")
             path = Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix.replace('_', '-')}.txt")
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.new")
-            draft.write_text("\n".join([*lines, ""]), encoding="utf-8")
-            os.replace(draft, path)
+            write_bytes(UPath(path), "\n".join([*lines, ""]).encode())
 
 
 def _save(trainer: Trainer, split: str, metrics: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ def _facts(
     rows: DatasetDict,
     metrics: Mapping[str, float],
 ) -> ModelFacts:
-    """What the model card says of the run; before the evaluation there are no metrics."""
+    """What the model card says about the run; before the evaluation there are no metrics."""
     known = {field.name: field.default for field in fields(args) if field.default is not MISSING}
     changed = {name: getattr(args, name) for name, default in known.items() if getattr(args, name) != default}
     listed = {

@@ -13,10 +13,11 @@ import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from glue_runs.protocol import BERT, MAX_LENGTH, PADDINGS
+from glue_runs.protocol import BERT, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS
 from hf_elmix.cli.training_flags import FlagParser, check_arguments, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.text.tasks import PADDINGS
 from hf_elmix.training.arguments import MixedLossArguments
 
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "parse"]
@@ -51,39 +52,30 @@ GONE = {
 }
 
 
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class DataArguments:
-    """Which rows, and how many of them."""
+    """Which rows, and how many."""
 
-    task_name: str | None = field(default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TASKS)}."})
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Dataset id or folder; with --task_name, a copy of GLUE."},
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of --dataset_name."})
-    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON or Parquet with training rows."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same with evaluation rows."})
-    test_file: str | None = field(default=None, metadata={"help": "The same with rows to predict."})
-    text_column_names: str | None = field(
-        default=None, metadata={"help": "The text column, or the two of a pair: COLUMN,COLUMN."}
-    )
-    label_column_name: str | None = field(default=None, metadata={"help": "The column of labels."})
-    validation_split_name: str | None = field(default=None, metadata={"help": "Split of the dataset to evaluate."})
-    test_split_name: str | None = field(default=None, metadata={"help": "Split of the dataset to predict."})
-    max_seq_length: int = field(default=MAX_LENGTH, metadata={"help": "Truncate each row to this many tokens."})
-    padding: str = field(
-        default=PADDINGS[0], metadata={"help": "What batches are padded to: free (nothing), longest or max_length."}
-    )
-    pad_to_max_length: bool | None = field(
-        default=None, metadata={"help": "run_glue's name for --padding max_length; false: --padding longest."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Keep the first N rows of each evaluation split."}
-    )
-    max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Keep the first N rows of each split to predict."}
-    )
+    task_name: str | None = _flag(None, f"GLUE task: {', '.join(GLUE_TASKS)}.")
+    dataset_name: str | None = _flag(None, "Dataset id or folder; with --task_name, a copy of GLUE.")
+    dataset_config_name: str | None = _flag(None, "Configuration of --dataset_name.")
+    train_file: str | None = _flag(None, "CSV, TSV, JSON or Parquet with training rows.")
+    validation_file: str | None = _flag(None, "The same with evaluation rows.")
+    test_file: str | None = _flag(None, "The same with rows to predict.")
+    text_column_names: str | None = _flag(None, "The text column, or the two of a pair: COLUMN,COLUMN.")
+    label_column_name: str | None = _flag(None, "The column of labels.")
+    validation_split_name: str | None = _flag(None, "Split of the dataset to evaluate.")
+    test_split_name: str | None = _flag(None, "Split of the dataset to predict.")
+    max_seq_length: int = _flag(MAX_LENGTH, "Truncate each row to this many tokens.")
+    padding: str = _flag(PADDINGS[0], "What batches are padded to: free (nothing), longest or max_length.")
+    pad_to_max_length: bool | None = _flag(None, "run_glue's name for --padding max_length; false: --padding longest.")
+    max_train_samples: int | None = _flag(None, "Keep the first N training rows.")
+    max_eval_samples: int | None = _flag(None, "Keep the first N rows of each evaluation split.")
+    max_predict_samples: int | None = _flag(None, "Keep the first N rows of each split to predict.")
 
     def __post_init__(self) -> None:
         if self.pad_to_max_length is not None:
@@ -100,26 +92,22 @@ class DataArguments:
 class ModelArguments:
     """Which pre-trained encoder."""
 
-    model_name_or_path: str = field(default=BERT, metadata={"help": "Model id or folder."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the Python code of the model. Read it first."}
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Replace a head for another number of labels by a fresh one."}
-    )
+    model_name_or_path: str = _flag(BERT, "Model id or folder.")
+    model_revision: str | None = _flag(None, "Branch, tag or commit of the model.")
+    trust_remote_code: bool = _flag(False, "Run the Python code of the model. Read it first.")
+    ignore_mismatched_sizes: bool = _flag(False, "Replace a head for another number of labels by a fresh one.")
 
 
 @dataclass
 class FinetuneArguments(MixedLossArguments):
     """Training arguments with the defaults of the study (see `glue_runs.protocol`); the loss may be ``none``."""
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
-    num_train_epochs: float = field(default=6.0, metadata={"help": "Epochs of training."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a batch on each device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows in a batch while evaluating."})
-    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
-    logging_steps: float = field(default=50, metadata={"help": "Optimizer steps between logs."})
+    learning_rate: float = _flag(2e-5, "Initial learning rate.")
+    num_train_epochs: float = _flag(6.0, "Epochs of training.")
+    per_device_train_batch_size: int = _flag(32, "Rows in a batch on each device.")
+    per_device_eval_batch_size: int = _flag(64, "Rows in a batch while evaluating.")
+    eval_strategy: IntervalStrategy | str = _flag("epoch", "When to evaluate.")
+    logging_steps: float = _flag(50, "Optimizer steps between logs.")
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from glue_runs.tasks import TASKS
-from hf_elmix.text.tasks import PADDINGS
 
-__all__ = ["ARGUMENTS", "BERT", "GLUE", "MAX_LENGTH", "MIXINGS", "PADDINGS", "SEEDS", "TASK_NAMES"]
+__all__ = ["ARGUMENTS", "BERT", "GLUE", "MAX_LENGTH", "MIXINGS", "SEEDS", "TASK_NAMES"]
 
 TASK_NAMES = tuple(TASKS)  # paper: "seven classification tasks"
 SEEDS = (0, 1, 2, 3)  # paper: four, "the same random seeds were used for all"; it does not say which

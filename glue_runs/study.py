@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, PADDINGS, SEEDS, TASK_NAMES
+from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import find_task
 from hf_elmix.errors import UsageError
-from hf_elmix.hub.client import ModelSource
 from hf_elmix.losses.baselines import ComplementEntropy
 from hf_elmix.losses.registry import expand_losses
-from hf_elmix.study.spec import Method, Study, Task
+from hf_elmix.study.spec import Method, Study
 from hf_elmix.text.models import find_model
 from hf_elmix.text.rows import load_task
-from hf_elmix.text.study import NO_KINDS, text_task
-from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.study import text_task
+from hf_elmix.text.tasks import PADDINGS, TextTask
 
-__all__ = ["glue_study", "glue_task"]
+__all__ = ["glue_study"]
 
 
 def glue_study(
@@ -33,7 +32,7 @@ def glue_study(
     padding: str = PADDINGS[0],
     in_memory: bool = False,
     arguments: Mapping[str, Any] | None = None,
-    kinds: Mapping[str, str] = NO_KINDS,
+    kinds: Mapping[str, str] | None = None,
 ) -> Study:
     """The grid of the paper's Fig. 2, or any part of it.
 
@@ -60,41 +59,13 @@ def glue_study(
     chosen = [find_task(name) for name in tasks]
     _check_complement(methods, chosen)
     arguments = {**ARGUMENTS, **(arguments or {})}
-    if arguments.get("torch_compile") and padding == "free":  # each number of tokens would be compiled anew
+    if arguments.get("torch_compile") and padding == "free":  # which would compile for each number of tokens
         padding = "longest"
-    source, limits = find_model(model), {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
-    options: dict[str, Any] = {"padding": padding, "in_memory": in_memory, "kinds": kinds, **limits}
-    made = tuple(glue_task(task, source, dataset, max_length, **options) for task in chosen)
-    return Study(made, methods, tuple(seeds), arguments)
-
-
-def glue_task(
-    task: TextTask,
-    model: str | ModelSource,
-    dataset: str,
-    max_length: int,
-    *,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    **options: Any,
-) -> Task:
-    """A GLUE task as a task of a study, loaded and tokenised once for all runs.
-
-    Args:
-        task: The task.
-        model: Model id or folder, or a model that has been found.
-        dataset: Dataset id or folder.
-        max_length: Tokens to which a row is truncated.
-        max_train_samples: Keep the first N training rows.
-        max_eval_samples: Keep the first N rows of each evaluation split.
-        **options: ``padding``, ``in_memory`` and ``kinds`` of `hf_elmix.text.study.text_task`.
-
-    Raises:
-        UsageError: If data or model cannot be used.
-    """
     limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
-    rows = load_task(task, dataset, **limits)
-    return text_task(task, rows, model, origin={"dataset": dataset, **limits}, max_length=max_length, **options)
+    options: dict[str, Any] = {"max_length": max_length, "padding": padding, "in_memory": in_memory, "kinds": kinds}
+    source, origin = find_model(model), {"dataset": dataset, **limits}
+    made = (text_task(task, load_task(task, dataset, **limits), source, origin=origin, **options) for task in chosen)
+    return Study(tuple(made), methods, tuple(seeds), arguments)
 
 
 def _check_complement(methods: Iterable[Method], tasks: Iterable[TextTask]) -> None:

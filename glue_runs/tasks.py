@@ -6,10 +6,9 @@ STS-B because it is a regression, and WNLI because the paper does (it counts sev
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["GLUE_TASKS", "TASKS", "find_task"]
@@ -53,6 +52,5 @@ def find_task(name: str, tasks: Mapping[str, TextTask] = TASKS) -> TextTask:
     """
     if name in tasks:
         return tasks[name]
-    close = difflib.get_close_matches(name.lower().replace("-", ""), tasks, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name.lower().replace("-", ""), tasks)
     raise UsageError(f"Unknown task {name!r}. Expected one of {', '.join(tasks)}.{hint}")

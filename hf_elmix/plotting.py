@@ -1,4 +1,4 @@
-"""The look of methods in every figure: names, colours, lines, markers and legends."""
+"""How methods look in all figures: names, colours, lines, markers and legends."""
 
 from __future__ import annotations
 
@@ -48,15 +48,11 @@ STYLES = (
 # From the seventh method on, the colours repeat with other dashes and markers.
 MARKERS = ("P", "*", "h", "<", ">", "d", "p")
 DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 1, 1, 1, 1, 1)))
-LONGEST = 28  # characters of a name in a figure; tables have all of it
+LONGEST = 28  # characters of a name in a figure, at most; tables show it in full
 
 
 def method_label(method: str) -> str:
-    """A method in the paper's notation: ``CE``, ``EL``, ``F = 0-0.5``; any other name as it is.
-
-    Args:
-        method: Its name in records.
-    """
+    """Write a method's name in the paper's notation: ``CE``, ``EL``, ``F = 0-0.5``; other names stay as they are."""
     method = mixing_of(method) or method
     if method in ("ce", "el"):
         return method.upper()
@@ -67,27 +63,23 @@ def method_label(method: str) -> str:
 
 
 def drawn_name(method: str) -> str:
-    """The label of a method, shortened and escaped for a figure."""
+    """Shorten and escape the label of a method for a figure."""
     return short_name(method_label(str(method)))
 
 
 def short_name(text: str) -> str:
-    """A name in one line, shortened and escaped for a figure."""
+    """Put a name in one line, shortened and escaped for a figure."""
     text = " ".join(text.split())
     return escaped(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
 
 
 def escaped(text: str) -> str:
-    """Text that Matplotlib draws as it is: no mathematics, and no leading underscore, which hides it from legends."""
-    return text.replace("$", r"\$") if not text.startswith("_") else f"\u200b{text}".replace("$", r"\$")
+    """Escape a text for Matplotlib: ``$`` starts mathematics, and a leading underscore hides a text from legends."""
+    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def style_of(place: int) -> Style:
-    """Style of a method.
-
-    Args:
-        place: Its position in the order of the study's methods, from 0.
-    """
+    """Style of the method at a place, from 0, in the order of the study."""
     style, again = STYLES[place % len(STYLES)], place // len(STYLES)
     if not again:
         return style
@@ -96,13 +88,13 @@ def style_of(place: int) -> Style:
 
 
 def line_of(place: int) -> dict[str, Any]:
-    """The style of a method as keyword arguments of a line (see `style_of`)."""
+    """The same style as keyword arguments of a line."""
     style = style_of(place)
     return {"color": style.colour, "ls": style.line, "lw": style.width}
 
 
 def legend_rows(methods: Sequence[str]) -> int:
-    """Rows of the methods' legend above or below an axis, for the height of the figure."""
+    """Count the rows of the methods' legend outside an axis, for the height of the figure."""
     names = [drawn_name(method) for method in methods]
     return -(-len(names) // _columns(names))
 
@@ -111,11 +103,8 @@ def finished(ax: Axes, *, legend: str) -> Axes:
     """Give an axis its legend, frame and grid.
 
     Args:
-        ax: The axis, when everything else is drawn.
+        ax: The axis, on which everything else is drawn.
         legend: ``"above"`` or ``"below"`` the axis, or one of Matplotlib's locations inside.
-
-    Returns:
-        The axis.
     """
     names = ax.get_legend_handles_labels()[1]
     columns = _columns(names)
@@ -133,6 +122,6 @@ def finished(ax: Axes, *, legend: str) -> Axes:
 
 
 def _columns(names: Sequence[str]) -> int:
-    """Columns of a legend that fit beside each other."""
+    """Number of legend columns that fit side by side."""
     longest = max(map(len, names), default=0)
     return 3 if longest <= 10 else 2 if longest <= 18 else 1

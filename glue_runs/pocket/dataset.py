@@ -24,17 +24,20 @@ def write_dataset(
     """Write all seven tasks as a dataset folder: ``datasets.load_dataset(str(folder), "mnli")`` loads one of them.
 
     Args:
-        folder: The folder, which is created if need be; files of the same names are replaced.
-        seed: The same seed gives the same rows.
+        folder: The folder, which is created if it does not exist; files of the same names are replaced.
+        seed: Seed of the rows.
         train_rows: Rows in each training split.
         validation_rows: Rows in each evaluation split.
 
     Returns:
         The folder.
     """
-    folder = Path(folder)
+    folder, data_files = Path(folder), {}
     for task in TASKS.values():
         (folder / task.name).mkdir(parents=True, exist_ok=True)
+        data_files[task.name] = [
+            {"split": split, "path": f"{task.name}/{split}-*"} for split in ("train", *task.splits)
+        ]
         for split, size in {"train": train_rows, **dict.fromkeys(task.splits, validation_rows)}.items():
             rows = make_rows(task.name, split, size, seed)
             columns = {column: [row.texts[place] for row in rows] for place, column in enumerate(task.columns)}
@@ -46,7 +49,7 @@ def write_dataset(
         language=["en"],
         task_categories=["text-classification"],
         dataset_info=[_info(task) for task in TASKS.values()],
-        configs=[_config(task) for task in TASKS.values()],
+        configs=[{"config_name": name, "data_files": files} for name, files in data_files.items()],
     )
     shares = {"ambiguous": f"{AMBIGUOUS:.0%}", "mislabelled": f"{MISLABELLED:.0%}", "hard": f"{HARD:.0%}"}
     sizes = {"train_rows": train_rows, "validation_rows": validation_rows, "words": round(len(WORDS), -1)}
@@ -63,13 +66,8 @@ def _info(task: TextTask) -> dict[str, Any]:
     return {"config_name": task.name, "features": features}
 
 
-def _config(task: TextTask) -> dict[str, Any]:
-    files = [{"split": split, "path": f"{task.name}/{split}-*"} for split in ("train", *task.splits)]
-    return {"config_name": task.name, "data_files": files}
-
-
 _CARD = """
-# Seven small tasks with the form of GLUE's
+# Seven small tasks in the format of GLUE
 
 Every row here is generated: `glue_runs.pocket` of the package hf-elmix writes them from a grammar and a lexicon of
 about {words} words (seed {seed}). No row of GLUE is copied; only the names of the configurations, columns, labels and
@@ -83,10 +81,10 @@ split.
 | `difficulty` | `easy` or `hard`; ambiguous rows are hard |
 
 In training {ambiguous} of the rows are ambiguous and {mislabelled} are mislabelled; evaluation rows are all clean. An
-ambiguous row supports two labels and has one of them by chance; a mislabelled row has an incorrect one. Of the rows
-that are not ambiguous {hard} are hard, in every split. Labels are balanced before that noise. Evaluation rows are
-drawn from texts that training rows never use. In `mnli` the training and the matched rows are about animals and
-fruit, the mismatched ones about vehicles and tools.
+ambiguous row supports two labels and has one of them by chance; a mislabelled row has an incorrect one. In every
+split, {hard} of the rows that are not ambiguous are hard. Labels are balanced before this noise is added. Evaluation
+rows are drawn from texts that training rows never use. In `mnli`, the training and the matched rows are about animals
+and fruit, the mismatched ones about vehicles and tools.
 
 **What they can show:** that a training pipeline works from end to end, and how losses treat rows of a known kind.
 **What they cannot show:** how well a model understands English, or what any loss is worth on GLUE. A score on these

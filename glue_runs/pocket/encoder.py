@@ -29,11 +29,7 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def encoder_config(vocab_size: int) -> BertConfig:
-    """The configuration of the encoder: BERT with two layers and a hidden size of 128.
-
-    Args:
-        vocab_size: Number of tokens.
-    """
+    """The configuration of the encoder: BERT with two layers and a hidden size of 128."""
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=128,

@@ -1,6 +1,6 @@
 """Sentences from the lexicon: small functions draw a clause, change it, and turn it into a sentence.
 
-Every function that draws takes its own ``random.Random``; no global state is read or changed.
+Every function that draws takes a ``random.Random``; no global state is read or changed. A slot is a field of `Clause`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,7 @@ def _pick(rng: Random, groups: Groups) -> str:
 
 
 def draw_clause(rng: Random, things: Groups = THINGS) -> Clause:
-    """Draw a clause with an adjective and with a place, a time, or both.
-
-    Args:
-        rng: Source of random numbers.
-        things: The nouns from which the object is drawn.
-    """
+    """Draw a clause with an adjective and with a place, a time, or both; its object is one of the things."""
     place, time = rng.choice(((True, False), (False, True), (True, True)))
     return Clause(
         subject=_pick(rng, PEOPLE),
@@ -99,13 +94,7 @@ def reworded(rng: Random, clause: Clause) -> Clause:
 
 
 def altered(rng: Random, clause: Clause, slots: Sequence[str]) -> Clause:
-    """The clause with another meaning in each of the named slots.
-
-    Args:
-        rng: Source of random numbers.
-        clause: The clause to change.
-        slots: Names of slots that the clause fills.
-    """
+    """The clause with another meaning in each of the named slots, none of which may be empty."""
     pools: dict[str, Sequence[str]] = {
         "subject": [noun for group in PEOPLE for noun in group],
         "verb": [verb for group in VERBS for verb in group],
@@ -141,12 +130,7 @@ def without(clause: Clause, *slots: str) -> Clause:
 
 
 def statement(clause: Clause, fronted: bool = False) -> str:
-    """The clause as a sentence in the past tense.
-
-    Args:
-        clause: The clause.
-        fronted: Put the place (or, without a place, the time) first.
-    """
+    """The clause as a sentence in the past tense; if fronted, its place (or time if it has no place) comes first."""
     front = (clause.place or clause.time) if fronted else ""
     rest = replace(clause, place="", time=clause.time if clause.place else "") if front else clause
     verb = f"did not {clause.verb}" if clause.negated else past(clause.verb)
@@ -161,12 +145,7 @@ def passive(clause: Clause) -> str:
 
 
 def question(clause: Clause, opening: str) -> str:
-    """A question about the clause.
-
-    Args:
-        clause: What is asked about, without what the question asks for.
-        opening: The words before the verb: ``"where"``, ``"at what time"``, ...
-    """
+    """A question about a clause without the answer; it opens with ``"where"``, ``"at what time"`` and the like."""
     asked = f"{opening} did the {clause.subject} {clause.verb}"
     return _joined(asked, _object(clause), clause.place, clause.time, "?")
 

@@ -95,20 +95,16 @@ _PASTS = {
 _PARTICIPLES = {"choose": "chosen", "hide": "hidden", "show": "shown"}
 
 
-def _with_s(word: str) -> str:
-    return word + ("es" if word.endswith(("s", "sh", "ch", "x")) else "s")
-
-
 def plural(noun: str) -> str:
     """The plural of a noun: ``"boat"`` gives ``"boats"``."""
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
-    return _PLURALS.get(noun, _with_s(noun))
+    return _PLURALS.get(noun, third(noun))  # nouns and verbs take the same ending
 
 
 def third(verb: str) -> str:
     """The third person singular of a verb: ``"watch"`` gives ``"watches"``."""
-    return _with_s(verb)
+    return verb + ("es" if verb.endswith(("s", "sh", "ch", "x")) else "s")
 
 
 def past(verb: str) -> str:

@@ -1,13 +1,12 @@
 """The five tasks with two sentences: ``mrpc``, ``qqp``, ``mnli``, ``qnli`` and ``rte``.
 
-A maker takes a ``random.Random``, the name of the label and whether the row is hard, and returns the texts. Sentences
-of both labels of a two-class task have the same form, so that neither sentence alone gives the label away; the
-hypotheses of ``mnli`` do contain hints ("did not", the name of a kind), as those written by people do.
+A function for a task takes a ``random.Random``, the name of the label and whether the row is hard, and returns the two
+texts. The sentences of a two-class task have the same form with either label, so that neither sentence alone gives the
+label away; the hypotheses of ``mnli`` do contain hints ("did not", the name of a kind), as those written by people do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -41,11 +40,6 @@ def paraphrase(rng: Random, label: str, hard: bool) -> Pair:
 
     Easy: the same in synonyms, or a sentence about something else. Hard: the same in synonyms and perhaps in the
     passive voice, or a sentence that differs in two words.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"equivalent"`` or ``"not_equivalent"``.
-        hard: Whether the two labels are hard to distinguish.
     """
     clause = draw_clause(rng)
     other = clause if label == "equivalent" else _changed(rng, clause, hard)
@@ -58,7 +52,7 @@ def _changed(rng: Random, clause: Clause, hard: bool) -> Clause:
 
 
 def vaguer_statement(rng: Random) -> Pair:
-    """Two sentences of which the second says less, so that it is debatable whether it is a paraphrase."""
+    """Two sentences; the second says less, so that it is debatable whether it is a paraphrase."""
     clause = draw_clause(rng)
     return statement(clause), statement(reworded(rng, without(clause, "adjective", rng.choice(("place", "time")))))
 
@@ -68,28 +62,18 @@ def duplicate(rng: Random, label: str, hard: bool) -> Pair:
 
     Easy: the same question in synonyms, or one about something else. Hard: the question word is paraphrased too, or
     the question differs in two words.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"duplicate"`` or ``"not_duplicate"``.
-        hard: Whether the two labels are hard to distinguish.
     """
     asked = rng.choice(tuple(ASKING))
-    clause = _asked_about(rng, asked)
+    slots = (asked,) if asked else ()
+    clause = without(draw_clause(rng), *slots)
     opening, again = rng.sample(ASKING[asked], 2) if hard else (ASKING[asked][0],) * 2
-    other = clause if label == "duplicate" else _changed(rng, clause, hard)
-    other = without(other, asked) if asked else other
+    other = clause if label == "duplicate" else without(_changed(rng, clause, hard), *slots)
     return question(clause, opening), question(reworded(rng, other), again)
 
 
-def _asked_about(rng: Random, asked: str) -> Clause:
-    clause = draw_clause(rng)
-    return without(clause, asked) if asked else clause
-
-
 def vaguer_question(rng: Random) -> Pair:
-    """Two questions of which the second is broader, so that it is debatable whether one answer fits both."""
-    clause = _asked_about(rng, "place")
+    """Two questions; the second is broader, so that it is debatable whether one answer fits both."""
+    clause = without(draw_clause(rng), "place")
     return question(clause, "where"), question(reworded(rng, without(clause, "adjective", "time")), "where")
 
 
@@ -102,54 +86,31 @@ def inference(rng: Random, label: str, hard: bool, things: Groups = HOME) -> Pai
     | neutral | says more | names one of the kind ("dog" for "animal"), with synonyms |
     | contradiction | says that it did not happen | says the opposite ("sold" for "bought") |
 
-    Args:
-        rng: Source of random numbers.
-        label: ``"entailment"``, ``"neutral"`` or ``"contradiction"``.
-        hard: Whether the answer depends on the meaning of words.
-        things: The nouns from which objects are drawn: ``HOME`` for matched rows, ``TOWN`` for mismatched ones.
+    Objects are drawn from ``HOME`` for matched rows, and from ``TOWN`` for mismatched ones.
     """
     clause = draw_clause(rng, things)
-    premise, hypothesis = (_HARD if hard else _EASY)[label](rng, clause)
+    if label == "contradiction" and hard:
+        other = reworded(rng, opposed(rng, clause))
+    elif label == "contradiction":
+        said = _shortened(rng, clause) if rng.choice((False, True)) else clause
+        other = replace(said, negated=True)
+    elif hard:
+        other = reworded(rng, generalised(clause, rng.choice(("subject", "thing"))))
+    else:
+        other = _shortened(rng, clause)
+    premise, hypothesis = (other, clause) if label == "neutral" else (clause, other)
     return statement(premise), statement(hypothesis)
 
 
-def _says_less(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    said = [slot for slot in ("adjective", "place", "time") if getattr(clause, slot)]
-    return clause, without(clause, rng.choice(said))
-
-
-def _denies(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    premise, hypothesis = rng.choice((_same, _says_less))(rng, clause)
-    return premise, replace(hypothesis, negated=True)
-
-
-def _same(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    return clause, clause
-
-
-def _widens(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    return clause, reworded(rng, generalised(clause, rng.choice(("subject", "thing"))))
-
-
-def _contradicts(rng: Random, clause: Clause) -> tuple[Clause, Clause]:
-    return clause, reworded(rng, opposed(rng, clause))
-
-
-_Change = Callable[[Random, Clause], tuple[Clause, Clause]]
-
-
-def _reversed(change: _Change) -> _Change:
-    return lambda rng, clause: change(rng, clause)[::-1]
-
-
-_EASY: dict[str, _Change] = {"entailment": _says_less, "neutral": _reversed(_says_less), "contradiction": _denies}
-_HARD: dict[str, _Change] = {"entailment": _widens, "neutral": _reversed(_widens), "contradiction": _contradicts}
+def _shortened(rng: Random, clause: Clause) -> Clause:
+    """The clause without its adjective, place or time."""
+    return without(clause, rng.choice([slot for slot in ("adjective", "place", "time") if getattr(clause, slot)]))
 
 
 def hedged(rng: Random) -> Pair:
     """A premise that begins with "perhaps", and a hypothesis that states part of it as a fact."""
-    premise, hypothesis = _says_less(rng, draw_clause(rng, HOME))
-    return f"perhaps {statement(premise)}", statement(hypothesis)
+    clause = draw_clause(rng, HOME)
+    return f"perhaps {statement(clause)}", statement(_shortened(rng, clause))
 
 
 def answer(rng: Random, label: str, hard: bool) -> Pair:
@@ -157,11 +118,6 @@ def answer(rng: Random, label: str, hard: bool) -> Pair:
 
     Easy: the sentence answers the question, or is about something else. Hard: it answers in other words, or is about
     the same event but leaves out what was asked.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"entailment"`` (the sentence answers the question) or ``"not_entailment"``.
-        hard: Whether the two labels are hard to distinguish.
     """
     asked, kept = rng.sample(("place", "time"), 2)
     clause = _placed(rng)
@@ -184,15 +140,10 @@ def hedged_answer(rng: Random) -> Pair:
 
 
 def entailment(rng: Random, label: str, hard: bool) -> Pair:
-    """Two sentences of ``rte``, the second of which is shorter.
+    """Two sentences of ``rte``; the second is shorter.
 
     Easy: the second says less, or is about something else. Hard: it says less in other words, or also differs in two
     words.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"entailment"`` or ``"not_entailment"``.
-        hard: Whether the two labels are hard to distinguish.
     """
     clause = draw_clause(rng)
     other = clause if label == "entailment" else _changed(rng, clause, hard)

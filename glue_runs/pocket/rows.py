@@ -1,6 +1,6 @@
 """Rows of the seven generated tasks: the recipe of each task, and the shares of its kinds of rows.
 
-Rows of the kinds that the mixed loss is about are included on purpose and marked: an *ambiguous* row supports two
+Two kinds of rows that matter to the mixed loss are included on purpose and marked: an *ambiguous* row supports two
 labels and has one of them by chance, a *mislabelled* row has an incorrect one. Both occur in training only.
 """
 
@@ -12,33 +12,18 @@ from functools import partial
 from random import Random
 from zlib import crc32
 
-from glue_runs.pocket.pairs import (
-    TOWN,
-    answer,
-    duplicate,
-    entailment,
-    hedged,
-    hedged_answer,
-    inference,
-    paraphrase,
-    vaguer_question,
-    vaguer_statement,
-)
-from glue_runs.pocket.single import acceptability, sentiment, split_agreement, split_opinion
+from glue_runs.pocket import pairs, single
 from glue_runs.tasks import TASKS
 
 __all__ = ["AMBIGUOUS", "HARD", "KINDS", "MISLABELLED", "RECIPES", "Recipe", "Row", "held_out", "make_rows"]
 
-HARD = 0.4
-"""Share of hard rows among those that are not ambiguous, in training and in validation."""
-AMBIGUOUS = 0.10
-"""Share of training rows that support two labels."""
-MISLABELLED = 0.05
-"""Share of training rows with an incorrect label."""
+HARD = 0.4  # share of hard rows among those that are not ambiguous, in training and in validation
+AMBIGUOUS = 0.10  # share of training rows that support two labels
+MISLABELLED = 0.05  # share of training rows with an incorrect label
 KINDS = ("clean", "ambiguous", "mislabelled")
 
 Texts = tuple[str, ...]
-_PATIENCE = 10_000
+_PATIENCE = 10_000  # draws until the grammar is taken to have no new sentence
 
 
 @dataclass(frozen=True)
@@ -67,22 +52,22 @@ class Recipe:
     Attributes:
         clean: Generates easy or hard texts for a label.
         ambiguous: Generates texts that support two labels.
-        torn: Names of these two labels.
+        candidates: Names of these two labels.
     """
 
     clean: Callable[[Random, str, bool], Texts]
     ambiguous: Callable[[Random], Texts]
-    torn: tuple[str, str]
+    candidates: tuple[str, str]
 
 
 RECIPES: dict[str, Recipe] = {
-    "cola": Recipe(acceptability, split_agreement, ("unacceptable", "acceptable")),
-    "sst2": Recipe(sentiment, split_opinion, ("negative", "positive")),
-    "mrpc": Recipe(paraphrase, vaguer_statement, ("not_equivalent", "equivalent")),
-    "qqp": Recipe(duplicate, vaguer_question, ("not_duplicate", "duplicate")),
-    "mnli": Recipe(inference, hedged, ("entailment", "neutral")),
-    "qnli": Recipe(answer, hedged_answer, ("entailment", "not_entailment")),
-    "rte": Recipe(entailment, hedged, ("entailment", "not_entailment")),
+    "cola": Recipe(single.acceptability, single.split_agreement, ("unacceptable", "acceptable")),
+    "sst2": Recipe(single.sentiment, single.split_opinion, ("negative", "positive")),
+    "mrpc": Recipe(pairs.paraphrase, pairs.vaguer_statement, ("not_equivalent", "equivalent")),
+    "qqp": Recipe(pairs.duplicate, pairs.vaguer_question, ("not_duplicate", "duplicate")),
+    "mnli": Recipe(pairs.inference, pairs.hedged, ("entailment", "neutral")),
+    "qnli": Recipe(pairs.answer, pairs.hedged_answer, ("entailment", "not_entailment")),
+    "rte": Recipe(pairs.entailment, pairs.hedged, ("entailment", "not_entailment")),
 }
 
 
@@ -102,7 +87,7 @@ def make_rows(task: str, split: str, size: int, seed: int = 0) -> list[Row]:
         task: Name of a task in ``glue_runs.tasks.TASKS``.
         split: ``"train"`` or one of the task's evaluation splits.
         size: Number of rows.
-        seed: The same seed gives the same rows in any process.
+        seed: Seed of the rows, which are the same in any process.
 
     Raises:
         KeyError: If there is no such task.
@@ -114,14 +99,14 @@ def make_rows(task: str, split: str, size: int, seed: int = 0) -> list[Row]:
     rng = Random(f"{seed}/{task}/{split}")
     recipe, labels = RECIPES[task], TASKS[task].labels
     if split == "validation_mismatched":
-        recipe = replace(recipe, clean=partial(inference, things=TOWN))
+        recipe = replace(recipe, clean=partial(pairs.inference, things=pairs.TOWN))
     seen: set[Texts] = set()
     rows = []
     for idx, (kind, hard, label) in enumerate(_plan(rng, size, labels, training=split == "train")):
         draw = partial(recipe.ambiguous, rng) if kind == "ambiguous" else partial(recipe.clean, rng, label, hard)
         texts = _unseen(draw, seen, validation=split != "train")
         if kind == "ambiguous":
-            label = rng.choice(recipe.torn)
+            label = rng.choice(recipe.candidates)
         elif kind == "mislabelled":
             label = rng.choice([other for other in labels if other != label])
         rows.append(Row(texts, labels.index(label), idx, kind, "hard" if hard else "easy"))
@@ -142,7 +127,7 @@ def _plan(rng: Random, size: int, labels: tuple[str, ...], training: bool) -> li
 
 
 def _unseen(draw: Callable[[], Texts], seen: set[Texts], validation: bool) -> Texts:
-    """Draw until the texts are new to the split and on the right side of `held_out`."""
+    """Draw until the texts are new to the split, and `held_out` if they are for validation."""
     for _ in range(_PATIENCE):
         texts = draw()
         if texts not in seen and held_out(texts) == validation:

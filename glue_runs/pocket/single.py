@@ -1,6 +1,7 @@
 """The two tasks with one sentence: ``cola`` (is it grammatical?) and ``sst2`` (is it positive?).
 
-A maker takes a ``random.Random``, the name of the label and whether the row is hard, and returns the texts.
+`acceptability` and `sentiment` take a ``random.Random``, the name of the label and whether the row is hard, and return
+the text.
 """
 
 from __future__ import annotations
@@ -35,11 +36,6 @@ def acceptability(rng: Random, label: str, hard: bool) -> tuple[str]:
 
     Easy: two neighbouring words of an ordinary sentence are swapped, or not. Hard: a verb agrees with its subject, or
     with a noun of the other number in between; or the verb after "did not" is in its base form, or in the past tense.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"acceptable"`` or ``"unacceptable"``.
-        hard: Whether the mistake is in a single ending.
     """
     good = label == "acceptable"
     if hard:
@@ -76,11 +72,6 @@ def sentiment(rng: Random, label: str, hard: bool) -> tuple[str]:
 
     Easy: one or two words of the polarity of the label. Hard: a negated word of the other polarity, or both polarities
     around "but", where the second one decides.
-
-    Args:
-        rng: Source of random numbers.
-        label: ``"positive"`` or ``"negative"``.
-        hard: Whether the words alone are misleading.
     """
     # Negation is rare: if it were common, a few hundred rows would teach the model to trust no word.
     makers = (_negated, _contrasted, _contrasted, _contrasted) if hard else (_plain, _doubled, _doubled)

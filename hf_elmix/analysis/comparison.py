@@ -1,4 +1,4 @@
-"""Paired comparison with the baseline: differences and their intervals, and what a study is able to detect.
+"""Paired comparison with the baseline: differences with their intervals, and what a study is able to detect.
 
 ``scores`` has one row per block, indexed by (task, seed), and one column per method. Larger is better. A run without
 a score is missing (NaN) and never imputed: a method is compared in the blocks in which it and the baseline have one.
@@ -21,7 +21,7 @@ DRAWS = 2000  # simulated studies per number of seeds
 
 
 def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Score of each method minus the baseline's in the same block; missing if either is.
+    """Subtract the baseline's score in the same block from each method's; missing if either is.
 
     Args:
         scores: One row per block, one column per method.
@@ -56,13 +56,13 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
         One row per method but the baseline, with
 
         - ``pairs``: blocks in which both have a score;
-        - ``better``, ``equal``, ``worse``: in how many of them the method's score is so;
+        - ``better``, ``equal``, ``worse``: how many of them the method wins, ties and loses;
         - ``difference``: mean of method minus baseline, and ``low``, ``high``: its t interval. The variance is that
           between the seeds of a task, so the interval covers other seeds on the same tasks, with the degrees of
           freedom of Welch and Satterthwaite. If no task has a second seed, it is the variance between tasks;
         - ``sign_p``, ``wilcoxon_p``: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, without
-          the pairs that are equal, not adjusted for the number of methods;
-        - ``improvement``: probability that the method's score is the higher one, equal ones counting half.
+          ties, not adjusted for the number of methods;
+        - ``improvement``: probability that the method's score is the higher one; ties count half.
 
     Raises:
         UsageError: If the baseline is not one of the methods.
@@ -81,7 +81,7 @@ def task_gains(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.D
         level: As in `compare`.
 
     Returns:
-        One row per (task, method) but the baseline: ``pairs``, ``difference`` (mean of method minus baseline), and
+        One row per task and method but the baseline: ``pairs``, ``difference`` (mean of method minus baseline), and
         ``low``, ``high``: its paired t interval, missing for fewer than two pairs.
 
     Raises:
@@ -104,7 +104,7 @@ def minimum_detectable_effect(
     seeds: int | None = None,
     power: float = 0.8,
 ) -> pd.Series:
-    """Smallest true gain over the baseline that a study of this size would detect; see `seeds_needed`.
+    """Estimate the smallest true gain over the baseline that a study of this size would detect; see `seeds_needed`.
 
     Args:
         scores: One row per block, one column per method.
@@ -137,10 +137,10 @@ def seeds_needed(
     power: float = 0.8,
     most: int = 256,
 ) -> pd.Series:
-    """Smallest number of seeds per task with which a given gain over the baseline would be detected.
+    """Estimate the smallest number of seeds per task with which a given gain over the baseline would be detected.
 
-    Studies are simulated with normal differences of the variance that was measured on each task; a gain is detected
-    if the interval of `compare` lies above 0. If no task has a second seed, it is the number of tasks.
+    Studies are simulated with normal differences that have the variance measured on each task. A gain is detected if
+    the interval of `compare` lies above 0. If no task has a second seed, the result is a number of tasks.
 
     Args:
         scores: One row per block, one column per method.
@@ -167,14 +167,12 @@ def seeds_needed(
         def detects(seeds: int, variances: np.ndarray = variances) -> bool:
             return _detectable(variances, seeds, rng, power) <= effect
 
-        # More seeds never detect less, so that bisection finds the first number that is enough.
-        smallest = 2 + bisect.bisect_left(range(2, most), True, key=detects) if detects(most) else None
-        needed[method] = smallest
+        # More seeds never detect less, so bisection finds the first number that is enough.
+        needed[method] = 2 + bisect.bisect_left(range(2, most), True, key=detects) if detects(most) else None
     return pd.Series(needed, dtype="Int64")
 
 
 def _compare_pairs(gains: pd.Series, level: float) -> dict[str, float]:
-    """A row of `compare`, from the differences of one method."""
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
     equal = len(gains) - better - worse
     sizes, variances = _task_variances(gains)
@@ -199,7 +197,7 @@ def _compare_pairs(gains: pd.Series, level: float) -> dict[str, float]:
 
 
 def _task_variances(gains: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Number of blocks and variance of the differences (n - 1) of each task, shapes (tasks,).
+    """Count the blocks of each task and compute the variance of their differences (n - 1), shapes (tasks,).
 
     A task with a single block gets the mean variance of the others; nan if no task has two.
     """
@@ -212,21 +210,19 @@ def _task_variances(gains: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 def _standard_error(variances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standard error of the mean over all blocks, and its degrees of freedom (Welch and Satterthwaite).
 
-    Args:
-        variances: Of each task, shape (..., tasks).
-        sizes: Blocks of each task, shape (tasks,).
+    Variances of tasks have the shape (..., tasks), numbers of their blocks (tasks,).
     """
     parts = variances * sizes / sizes.sum() ** 2
     total = parts.sum(axis=-1)
-    # The variance of a task with one block is not its own, and adds no freedom.
+    # The variance of a task with one block is that of other tasks and adds no degrees of freedom.
     lost = np.where(sizes > 1, parts**2 / np.maximum(sizes - 1, 1), 0.0).sum(axis=-1)
     return np.sqrt(total), np.divide(total**2, lost, out=np.full_like(total, np.inf), where=lost > 0)
 
 
 def _detectable(variances: np.ndarray, seeds: int, rng: np.random.Generator, power: float) -> float:
-    """Smallest gain that a share `power` of simulated studies with so many seeds detects.
+    """Smallest gain that a share `power` of simulated studies with this number of seeds detects.
 
-    A true gain shifts all means and no variance, so a study detects the gains above its reach minus its mean.
+    A true gain shifts all means and no variance, so a study detects gains above its half-width minus its mean.
     """
     if seeds < 2 or not len(variances) or np.isnan(variances).any():
         return np.nan

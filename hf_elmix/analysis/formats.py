@@ -1,4 +1,4 @@
-"""Tables, and how they are written as Markdown and LaTeX."""
+"""Tables and their text as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Cell(NamedTuple):
     """A cell of a table.
 
     Attributes:
-        text: What it shows.
-        key: What its column is sorted by; left out, the text.
-        link: Row of the page that it links to.
-        anchor: Name of its own row, for such links.
+        text: The text shown.
+        key: Sort key; left out, the text.
+        link: Anchor of the row that it links to.
+        anchor: Anchor of its row.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Table:
         caption: What the numbers are.
         header: Names of the columns.
         rows: A cell, or its text, for each column.
-        page_only: Whether it is a listing for the page, and left out of ``tables.md`` and ``tables.tex``.
+        page_only: Whether it is left out of ``tables.md`` and ``tables.tex``.
     """
 
     name: str
@@ -70,18 +70,13 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub's Markdown, escaped, below its title and caption."""
+    """Format a table, with its title and caption, as GitHub Markdown."""
     caption = f"**{table.title}.** {markdown_text(table.caption)}"
     return f"{caption}\n\n{markdown_table(table.header, table.texts())}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as GitHub's Markdown, escaped.
-
-    Args:
-        header: Names of the columns.
-        rows: Texts of the cells.
-    """
+    """Format the names of columns and the texts of cells as an escaped table in GitHub Markdown."""
     escaped = [[markdown_text(cell) for cell in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
     lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in escaped]
@@ -90,12 +85,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """The text in one line, with everything escaped that Markdown would interpret."""
+    """Put a text in one line and escape everything that Markdown would interpret."""
     return "".join(f"\\{sign}" if sign in MARKDOWN else sign for sign in _one_line(text))
 
 
 def to_latex(table: Table) -> str:
-    r"""The table for a document with ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``, escaped."""
+    r"""Format a table for a LaTeX document with ``\usepackage{booktabs}`` and ``\usepackage[T1]{fontenc}``."""
     rows = [" & ".join(map(_latex_text, row)) + r" \\" for row in [table.header, *table.texts()]]
     lines = [
         r"\begin{table}",

@@ -1,7 +1,4 @@
-"""Tables of runs, scores and training curves, from records or from a file of scores.
-
-A block is one (task, seed): methods are compared within it.
-"""
+"""Tables of runs, scores and training curves, from records or from a file of scores."""
 
 from __future__ import annotations
 
@@ -20,22 +17,23 @@ from hf_elmix.study.spec import RunKey, RunRecord
 
 __all__ = ["BLOCK", "curves_table", "read_scores", "runs_table", "scale_of", "scores_table", "summary_table"]
 
-BLOCK = ["task", "seed"]
+BLOCK = ["task", "seed"]  # methods are compared within a block
 KEY = ["task", "method", "seed"]
 COST = ("seconds", "steps_trained", "steps_inherited")
 LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
 
 
 def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
-    """One row per run: key, status, score, cost, error, every metric at the last evaluation, and settings as JSON.
+    """Tabulate runs: key, status, score, cost, error, every metric at the last evaluation, and settings as JSON.
 
     Args:
         records: The runs.
-        expected: Runs that the study asked for (see `Store.asked`); one without a record has the status ``missing``.
+        expected: Runs that the study asked for (see `Store.asked`); those without a record are ``missing``.
 
     Returns:
-        The runs by task, seed and method. ``score`` is missing unless a run is done. ``seconds`` are wall-clock time,
-        steps are optimizer steps. ``attrs["secondary_metrics"]`` has the metrics that the tasks declare, with labels.
+        One row per run, sorted by task, seed and method. ``score`` is missing unless a run is done. ``seconds`` are
+        wall-clock time, steps are optimizer steps. ``attrs["secondary_metrics"]`` has the labels of the metrics that
+        the tasks declare.
     """
     runs = choose_runs(records, expected)
     keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
@@ -50,11 +48,11 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
 
 
 def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
-    """Everything that was logged during training, in long form.
+    """Tabulate everything that was logged during training, in long form.
 
     Args:
         records: The runs.
-        expected: Runs that were asked for (see `Store.asked`).
+        expected: As in `runs_table`.
 
     Returns:
         Columns ``task``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``. The quantity is ``score`` or
@@ -69,24 +67,23 @@ def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) 
 def read_scores(path: str | Path) -> pd.DataFrame:
     """Read the runs of any study from a CSV (or Parquet) file with the columns ``task``, ``method`` and ``score``.
 
-    ``experiment`` stands for ``task``, too. A column ``seed`` distinguishes repeats. An empty score is a run without
-    one. Larger scores are better. Other columns are kept.
+    The column of tasks may also be called ``experiment``. A column ``seed`` distinguishes repeats. A run with an empty
+    score is missing. Larger scores are better. Other columns are kept.
 
     Args:
-        path: The file, Parquet if its name ends in ``.parquet``, else CSV.
+        path: The file: Parquet if its name ends in ``.parquet``, else CSV.
 
     Returns:
-        A table as `runs_table` makes it; the status is ``done`` or ``missing``, the seed 0 if there is no column.
+        A table like that of `runs_table`. The status is ``done`` or ``missing``; without a column, all seeds are 0.
 
     Raises:
         UsageError: If a column is missing, a score is not a number or a run is given twice.
     """
     table = _read(Path(path)).rename(columns={"experiment": "task"})
     if not {"task", "method", "score"} <= set(table):
-        found = ", ".join(table.columns.map(repr))
         raise UsageError(
             f"Expected the columns task (or experiment), method and score in {path}, separated by commas, but got "
-            f"{found}."
+            f"{', '.join(table.columns.map(repr))}."
         )
     seeds = table.get("seed", pd.Series(0, table.index))
     numbers = pd.to_numeric(seeds, errors="coerce")
@@ -110,25 +107,26 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 
 
 def scores_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Scores by block and method, missing if a run has none.
+    """Arrange scores by block and method.
 
     Args:
         runs_df: From `runs_table` or `read_scores`.
 
     Returns:
-        One row per block, indexed by (task, seed), and one column per method: the paper's first, in its order.
+        One row per block, indexed by (task, seed), and one column per method, the paper's first; missing if a run has
+        no score.
     """
     table = runs_df.pivot(index=BLOCK, columns="method", values="score")
     return table.reindex(columns=sorted(table.columns, key=_place))
 
 
 def scale_of(scores: pd.DataFrame) -> float:
-    """Factor with which scores are shown: 100, for percent, if all lie in [-1, 1]; else 1."""
+    """Choose the factor by which scores are shown: 100, for percent, if all lie in [-1, 1]; else 1."""
     return 100.0 if scores.abs().max(axis=None) <= 1 else 1.0
 
 
 def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1) and number of scores over seeds, for each task and method.
+    """Compute mean, standard deviation (n - 1) and number of scores over seeds, for each task and method.
 
     Args:
         runs_df: From `runs_table` or `read_scores`.
@@ -144,7 +142,7 @@ def summary_table(runs_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _place(method: str) -> tuple[int, str]:
-    """Sort key of methods: the paper's regimes first, in its order; then others by name."""
+    """Sort key of methods: the paper's regimes in its order, then others by name."""
     regimes = list(REGIMES)
     return (regimes.index(method) if method in regimes else len(regimes), method)
 
@@ -158,7 +156,6 @@ def _row(key: RunKey, record: RunRecord) -> dict[str, Any]:
 
 
 def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None]]:
-    """Epoch, quantity and value of everything that a run logged."""
     curves = {name: record.curve(name) for name in record.settings.get("secondary_metrics", {})}
     for quantity, epochs in {**curves, "score": record.curve()}.items():
         yield from ((float(k), quantity, value) for k, value in enumerate(epochs, start=1))
@@ -174,7 +171,7 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # the base of pandas' and pyarrow's own
+    except ValueError as error:  # pandas and pyarrow derive their errors from it
         raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
 
 

@@ -19,8 +19,8 @@ from hf_elmix.plotting import LONGEST, STYLES, drawn_name, escaped, finished, li
 
 __all__ = ["plot_curves", "plot_differences", "plot_profile", "plot_ranks", "plot_schedule"]
 
-ROWS = 40  # tasks in a figure of differences
-CROWD = 4  # methods whose legend fits inside a profile
+ROWS = 40  # tasks in a figure of differences, at most
+CROWD = 4  # methods, at most, whose legend fits inside a profile
 
 
 def plot_profile(
@@ -28,8 +28,8 @@ def plot_profile(
 ) -> Axes:
     """Draw a performance profile (Fig. 2): share of blocks over thresholds.
 
-    The legend counts the runs of a method that lacks some (``27/28 runs``); below the axis is a note on blocks whose
-    best score is zero or negative.
+    The legend counts the runs of a method with missing ones (``27/28 runs``). A note below the axis counts the blocks
+    whose best score is zero or negative.
 
     Args:
         profile: From `performance_profile`.
@@ -39,7 +39,7 @@ def plot_profile(
     ax = plt.gca() if ax is None else ax
     blocks, undefined = profile.attrs.get("blocks"), profile.attrs.get("undefined", 0)
     start = profile.index[0]
-    if profile.attrs.get("complete"):  # It is constant below the first step: leave room to see a flat line in.
+    if profile.attrs.get("complete"):  # constant below the first step: extended so that a flat line can be seen
         start = min(start, 0.95)
         profile = _extended(profile, start)
         bands = bands and (_extended(bands[0], start), _extended(bands[1], start))
@@ -68,7 +68,7 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
 
     Args:
         ranks: Mean rank of each method, 1 is best.
-        groups: From `groups`; a group of one has no bar.
+        groups: From `groups`; a single method has no bar.
         ax: Where to draw; left out, the current axis.
     """
     ax = plt.gca() if ax is None else ax
@@ -79,7 +79,7 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
         style, height = style_of(places[method]), -(row + 1 + 0.5 * len(bars))
         ax.plot([rank, rank], [0, height], color="#888888", lw=0.8, zorder=1)
         ax.plot(rank, height, style.marker, color=style.colour, mec="#000000", ms=8, zorder=3)
-        # To the left: the lines of the methods below are to the right.
+        # The lines of the methods below are to the right.
         place: dict[str, Any] = {"xytext": (-9, 0), "textcoords": "offset points", "va": "center", "ha": "right"}
         ax.annotate(f"{drawn_name(method)}  {rank:.2f}", (rank, height), **place)
     for k, group in enumerate(bars):
@@ -108,7 +108,7 @@ def plot_differences(
     """Draw the difference of each method from the baseline on each task, with its interval.
 
     Args:
-        gains: From `task_gains`. Of more than 40 tasks, those with the largest differences are drawn.
+        gains: From `task_gains`. The 40 tasks with the largest differences are drawn.
         baseline: The method that the others are compared with.
         ax: Where to draw; left out, the current axis.
         order: All methods of the study in order, for their styles; left out, the baseline and those of `gains`.
@@ -148,16 +148,16 @@ def plot_curves(
     whiskers: bool = False,
     **look: Any,
 ) -> Axes:
-    """Draw a quantity over epochs: the mean over all runs of each method.
+    """Draw the mean of a quantity over all runs of each method, by epoch.
 
     Args:
         curves_df: From `curves_table`.
-        quantity: Which one.
+        quantity: The quantity, a value of that column.
         ax: Where to draw; left out, the current axis.
-        dotted: A second quantity, drawn with dotted lines beside the solid ones of the first.
+        dotted: A second quantity, drawn with dotted lines; those of the first are then solid.
         order: All methods of the study in order, for their styles; left out, the order of appearance.
         scale: Factor on the values.
-        label: Of the vertical axis; left out, the quantity.
+        label: Label of the vertical axis; left out, the quantity.
         whiskers: Whether to draw whiskers from the lowest to the highest value.
         **look: Passed to Matplotlib for all lines.
     """
@@ -189,12 +189,7 @@ def plot_curves(
 
 
 def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
-    """Draw a schedule over training: the weights α and β, and the focus F on a second axis.
-
-    Args:
-        schedule: The schedule.
-        ax: Where to draw; left out, the current axis.
-    """
+    """Draw a schedule over training: the weights α and β, and the focus F on a second axis."""
     ax = plt.gca() if ax is None else ax
     right = ax.twinx()
     weights = [(float(phase.alpha), float(phase.beta)) for phase in schedule.phases]
@@ -218,7 +213,7 @@ def plot_schedule(schedule: MixingSchedule, ax: Axes | None = None) -> Axes:
 
 
 def _extended(table: pd.DataFrame, start: float) -> pd.DataFrame:
-    """The same steps, with the first value extended back to `start`."""
+    """Extend the first value of a step function back to `start`."""
     extended = pd.concat([table.iloc[:1].set_axis([min(start, table.index[0])]), table])
     extended.attrs = table.attrs
     return extended

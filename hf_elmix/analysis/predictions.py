@@ -1,4 +1,4 @@
-"""What the runs of a study predicted for each evaluation row: each file is read once and reduced to counts."""
+"""Cohorts and calibration of the runs of a study: each file of predictions is read once and summarised."""
 
 from __future__ import annotations
 
@@ -9,42 +9,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hf_elmix.diagnostics.calibration import WHEN, reliability_table, score_table, temperature_scaled
+from hf_elmix.diagnostics.calibration import WHEN, calibration_table, reliability_table, temperature_scaled
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.cohorts import (
-    COHORTS,
-    cohorts_of,
-    flow_table,
-    histogram_table,
-    start_of,
-    transition_table,
-)
+from hf_elmix.predictions.cohorts import COHORTS, cohorts_of, flow_table, histogram_table, start_of, transition_table
 from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey
 
-__all__ = ["BINS", "NEAR_FOR", "SIXTHS", "Predicted", "Readers", "reduce_predictions"]
+__all__ = ["BINS", "NEAR_FOR", "SIXTHS", "PredictionReaders", "PredictionSummary", "summarise_predictions"]
 
-Readers = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
-NEAR_FOR = ("both", "each", "baseline")
-SIXTHS = 6  # of a training; the histograms of several runs are summed at these
+PredictionReaders = Mapping[RunKey, Callable[[], Mapping[str, Predictions] | None]]
+"""A function for each run that reads its predictions by evaluation set."""
+
+NEAR_FOR = ("both", "each", "baseline")  # the run for which rows compared with the baseline were near the boundary
+SIXTHS = 6  # histograms of several runs are summed at each sixth of the training
 BINS = 15  # of confidence
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """Counts of rows in the runs with predictions. The start is the recorded point nearest to 7/9 of the training.
+class PredictionSummary:
+    """Cohorts and calibration of the runs with predictions; the start is the point nearest to 7/9 of the training.
 
     Attributes:
         transitions: `transition_table` of each run and evaluation set: ``task``, ``method``, ``seed`` and ``set``.
         flows: A row for each run and evaluation set: the share of the training done at the ``start``, and how many
             rows went from each cohort to each, such as ``near_correct``.
-        near: Rows near the boundary at the start, three table rows for each run whose block has a baseline run:
-            ``near_for`` both runs, for each run itself, or for the baseline. Counts of ``rows`` and of those
-            ``correct`` at the end, and the same in the baseline run, ``base_rows`` and ``base_correct``.
+        near: Rows near the boundary at the start. A run whose block has a baseline run has three entries: ``near_for``
+            both runs, for each run itself, or for the baseline. Counts of ``rows`` and of those ``correct`` at the
+            end, and the same in the baseline run, ``base_rows`` and ``base_correct``.
         histograms: A row for each ``method`` and ``sixth`` of the training: counts by the probability of the label.
-        calibration: `calibration_table` of each run with finite logits, over all its evaluation sets, two rows each:
-            ``when`` is one of `hf_elmix.diagnostics.calibration.WHEN`.
-        reliability: `reliability_table` over all rows of all runs, indexed by bin, for each of these and each method.
+        calibration: `calibration_table` of each run with finite logits, over all its evaluation sets, with ``when``,
+            one of `hf_elmix.diagnostics.calibration.WHEN`, as a column.
+        reliability: `reliability_table` over all rows of all runs, indexed by bin, by ``when`` and method.
     """
 
     transitions: pd.DataFrame
@@ -55,12 +50,12 @@ class Predicted:
     reliability: Mapping[tuple[str, str], pd.DataFrame]
 
 
-def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) -> Predicted:
-    """Read all predictions, one block at a time, and count.
+def summarise_predictions(readers: PredictionReaders, methods: Sequence[str], baseline: str) -> PredictionSummary:
+    """Read all predictions, one block at a time, and summarise them.
 
     Args:
-        readers: A function that reads the predictions of a run, for each run that has them.
-        methods: In the order of the study.
+        readers: A function for each run with predictions.
+        methods: All methods in the order of the study.
         baseline: One of the methods.
 
     Raises:
@@ -89,7 +84,7 @@ def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) 
             total = reliability.get((when, key.method))
             reliability[when, key.method] = table if total is None else _sum_of_bins(table, total)
     table = pd.DataFrame(histograms).T.rename_axis(["method", "sixth"])
-    return Predicted(
+    return PredictionSummary(
         pd.concat(transitions, ignore_index=True) if transitions else pd.DataFrame(),
         pd.DataFrame(flows),
         pd.DataFrame(near),
@@ -100,9 +95,9 @@ def reduce_predictions(readers: Readers, methods: Sequence[str], baseline: str) 
 
 
 def _runs(
-    readers: Readers, methods: Sequence[str], baseline: str
+    readers: PredictionReaders, methods: Sequence[str], baseline: str
 ) -> Iterator[tuple[RunKey, Mapping[str, Predictions], Mapping[str, Predictions] | None]]:
-    """Each run's predictions with those of the baseline run of the same block, if that is another run."""
+    """Read the predictions of each run, with those of the baseline run in its block if that is another run."""
     for task, seed in dict.fromkeys((key.task, key.seed) for key in readers):
         base = None
         for method in sorted(methods, key=lambda name: name != baseline):
@@ -113,7 +108,7 @@ def _runs(
 
 
 def _histograms(one: Predictions) -> Iterator[tuple[int, pd.Series]]:
-    """The histograms nearest to the sixths of the training, each once."""
+    """Histograms at the recorded points nearest to each sixth of the training, less than half a sixth away."""
     table, times = histogram_table(one), SIXTHS * one.steps / max(1, one.steps[-1])
     for sixth in range(SIXTHS + 1):
         nearest = int(np.abs(times - sixth).argmin())
@@ -122,7 +117,7 @@ def _histograms(one: Predictions) -> Iterator[tuple[int, pd.Series]]:
 
 
 def _near_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> list[dict[str, Any]]:
-    """Rows near the boundary at the start, over the evaluation sets in which both runs have one."""
+    """Count rows near the boundary at the start, over the evaluation sets with a start in both runs."""
     if set(sets) != set(base) or not all(np.array_equal(one.labels, base[name].labels) for name, one in sets.items()):
         raise UsageError(
             "Expected all runs of a task and seed to be evaluated on the same rows, but these differ from the "
@@ -153,10 +148,9 @@ def _near_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions])
 
 
 def _calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Calibration of a run at its end, on the rows of all its evaluation sets; nothing if a logit is not finite.
+    """`calibration_table` and, for each of `WHEN`, `reliability_table` at the end of a run, over all evaluation sets.
 
-    Returns:
-        `calibration_table` with a column ``when``, and for each of `WHEN` the `reliability_table` indexed by bin.
+    Both are empty if a logit is not finite.
     """
     classes = sorted({one.logits.shape[1] for one in sets.values()})
     if len(classes) > 1:
@@ -170,11 +164,12 @@ def _calibration(sets: Mapping[str, Predictions]) -> tuple[pd.DataFrame, dict[st
     for when, values in zip(WHEN, (logits, scaled[0]), strict=True):
         table = reliability_table(values, labels, bins=BINS)
         tables[when] = table.set_index(np.searchsorted(np.arange(1, BINS) / BINS, table["confidence"]))
-    return score_table(logits, scaled, labels, bins=BINS).rename_axis("when").reset_index(), tables
+    table = calibration_table(logits, labels, bins=BINS, scaled=scaled)
+    return table.rename_axis("when").reset_index(), tables
 
 
 def _sum_of_bins(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The reliability table of the rows of two, bin by bin."""
+    """Merge two reliability tables of different rows, bin by bin."""
     first, second = (table.mul(table["rows"], axis=0).assign(rows=table["rows"]) for table in (one, other))
     both = first.add(second, fill_value=0)
     return both.div(both["rows"], axis=0).assign(rows=both["rows"].astype(int))

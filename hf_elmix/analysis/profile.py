@@ -15,7 +15,7 @@ __all__ = ["performance_profile", "profile_area", "profile_bands", "ratios", "st
 
 
 def ratios(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each score divided by the best of its block: 1 for the best method, less for the others.
+    """Divide each score by the best of its block: 1 for the best method, less for the others.
 
     Scores that are zero or negative, as an MCC can be, need a rule, since half of a negative best is above it:
 
@@ -23,9 +23,6 @@ def ratios(scores: pd.DataFrame) -> pd.DataFrame:
       it solves the block at no threshold above 0;
     - if the best score is zero or negative, ratios are undefined. The best methods then solve the block at every
       threshold (1), the others at none (-inf). ``performance_profile(...).attrs["undefined"]`` counts such blocks.
-
-    Args:
-        scores: One row per block, one column per method; missing if a run has no score.
 
     Returns:
         The same shape. A missing run has the ratio -inf: it solves no block at any threshold.
@@ -39,7 +36,7 @@ def ratios(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = None) -> pd.DataFrame:
-    """Share of blocks in which a method's score is at least `tau` times the best one's (Fig. 2).
+    """Compute the share of blocks in which a method's score is at least τ times the best one (Fig. 2).
 
     With s(m, e) the score of method m in block e of E,
 
@@ -54,8 +51,8 @@ def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = Non
 
     Returns:
         One row per threshold in increasing order, one column per method, values in [0, 1]. Its ``attrs``: whether it
-        has all steps (``complete``; it is constant below the first of them), the number of ``blocks``, of how many of
-        them each method has a score (``runs``), and in how many the best is not positive (``undefined``).
+        has all steps (``complete``; it is constant below the first of them), the number of ``blocks``, in how many
+        each method has a score (``runs``), and in how many the best is not positive (``undefined``).
 
     Raises:
         ValueError: If there are no scores.
@@ -70,7 +67,7 @@ def performance_profile(scores: pd.DataFrame, taus: Sequence[float] | None = Non
 
 
 def profile_area(scores: pd.DataFrame, tau_min: float = 0.9) -> pd.Series:
-    """Mean height of the profile on [tau_min, 1]: the area under it, divided by ``1 - tau_min``.
+    """Compute the mean height of the profile on [tau_min, 1]: the area under it, divided by ``1 - tau_min``.
 
     The profile is a mean of steps that end at the ratios, so the area is exactly the mean of how far each ratio
     reaches into the interval.
@@ -98,7 +95,7 @@ def profile_bands(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bootstrap bands of the profile: how it could vary with other seeds on the same tasks.
+    """Compute bootstrap bands of the profile: how it could vary with other seeds on the same tasks.
 
     Seeds are resampled within their task, the same ones for all methods, as methods share them (the stratified
     bootstrap of Agarwal et al. 2021, arXiv 2108.13264). If no task has a second seed, tasks are resampled, and the
@@ -110,7 +107,7 @@ def profile_bands(
         rng: Generator of the resamples, or its seed.
         taus: As in `performance_profile`.
         level: Share of the resamples within the band, at each threshold separately.
-        resamples: How many.
+        resamples: Number of resamples.
 
     Returns:
         Lower and upper ends, each in the shape of the profile.
@@ -135,14 +132,10 @@ def profile_bands(
 
 
 def strata(scores: pd.DataFrame) -> np.ndarray:
-    """Number of the stratum of each block, shape (blocks,): blocks of a stratum are draws from one population.
+    """Number the strata of blocks, shape (blocks,); the blocks of a stratum are draws from one population.
 
-    Args:
-        scores: One row per block, indexed by (task, seed).
-
-    Returns:
-        The number of its task (first level of the index) if some task has two blocks or more; else 0 for all, since
-        the tasks themselves are then the only sample there is.
+    A stratum is a task (first level of the index) if some task has two blocks or more. Otherwise all blocks are
+    stratum 0, since the tasks themselves are then the only sample.
     """
     tasks = scores.index.get_level_values(0)
     codes = pd.factorize(tasks)[0]

@@ -17,7 +17,7 @@ __all__ = ["FriedmanResult", "conover", "friedman", "groups", "mean_rank", "wins
 
 
 class FriedmanResult(NamedTuple):
-    """Whether any method differs.
+    """Result of Friedman's test.
 
     Attributes:
         statistic: Chi-squared with (methods - 1) degrees of freedom under the null hypothesis.
@@ -29,19 +29,12 @@ class FriedmanResult(NamedTuple):
 
 
 def wins(scores: pd.DataFrame) -> pd.Series:
-    """In how many blocks each method has the best score (Table 4); ties count for every winner.
-
-    Args:
-        scores: One row per block, one column per method.
-    """
+    """Count the blocks in which each method has the best score (Table 4); ties count for every winner."""
     return scores.eq(scores.max(axis=1), axis=0).sum()
 
 
 def mean_rank(scores: pd.DataFrame) -> pd.Series:
-    """Mean rank over the complete blocks (Table 4): 1 is best, ties share the average of their ranks.
-
-    Args:
-        scores: One row per block, one column per method.
+    """Average the ranks over the complete blocks (Table 4); 1 is best, ties share the average of their ranks.
 
     Returns:
         A rank per method; missing if no block is complete.
@@ -53,7 +46,7 @@ def mean_rank(scores: pd.DataFrame) -> pd.Series:
 def friedman(scores: pd.DataFrame) -> FriedmanResult:
     """Friedman's test over the complete blocks, corrected for ties (Conover 1999, section 5.8, eq. 4).
 
-    Equal to ``scipy.stats.friedmanchisquare``, which refuses two methods and is undefined where all scores are equal;
+    Equal to ``scipy.stats.friedmanchisquare``, which refuses two methods and is undefined if all scores are equal;
     here the statistic is then 0.
 
     Args:
@@ -78,7 +71,7 @@ def conover(scores: pd.DataFrame) -> pd.DataFrame:
     With ranks R of b blocks and k methods, R_j their sums and A the sum of their squares, |R_i - R_j| over the root
     of ``2 (b A - sum R_j^2) / ((b - 1)(k - 1))`` is a t with (b - 1)(k - 1) degrees of freedom (Conover 1999, section
     5.8, eq. 6). Not taken from ``scikit_posthocs.posthoc_conover_friedman`` (0.17), otherwise equal, because it
-    returns nan where all blocks rank the methods alike or all scores tie.
+    returns nan if all blocks rank the methods alike or all scores tie.
 
     Args:
         scores: One row per block, one column per method.
@@ -103,12 +96,12 @@ def conover(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def groups(pvalues: pd.DataFrame, order: Sequence[str], alpha: float = 0.05) -> list[tuple[str, ...]]:
-    """Largest groups of methods of which no two differ significantly: what the bars of Fig. 3 join.
+    """Find the largest groups of methods of which no two differ significantly, which the bars of Fig. 3 join.
 
     Args:
         pvalues: From `conover`.
-        order: The methods by mean rank; a group is a stretch of it.
-        alpha: Two methods differ if their p-value is below it, and do not if it is missing.
+        order: The methods by mean rank; a group is a contiguous part of it.
+        alpha: Two methods differ if their p-value is below it; a missing one counts as above.
 
     Returns:
         Groups in that order; a method that differs from all others is a group by itself.

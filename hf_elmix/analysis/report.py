@@ -1,4 +1,4 @@
-"""A report: its page, figures, tables and data, from the sections that a study has."""
+"""Write a report: page, figures, tables and data of a study's sections."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ["PAGE", "write_report"]
 
 PAGE = "report.html"
 LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
-WIDTH = 4.7  # inches: text remains legible on a phone
-SHOWN = 40  # rows up to which the table of scores is part of the text
+WIDTH = 4.7  # inches; text remains legible on a phone
+SHOWN = 40  # rows up to which the table of scores is part of the returned text
 
 
 def write_report(
@@ -37,13 +37,13 @@ def write_report(
 
     Args:
         results: The study.
-        folder: Where ``report.html``, ``tables.md``, ``tables.tex``, ``figures/`` (SVG and PNG) and ``data/`` (CSV and
-            Parquet) are written; created if it does not exist.
+        folder: Receives ``report.html``, ``tables.md``, ``tables.tex``, ``figures/`` (SVG and PNG) and ``data/`` (CSV
+            and Parquet); created if it does not exist.
         title: Heading of the page.
         commands: Command lines that reproduce the study and its report.
 
     Returns:
-        The findings, a sentence a line, and the table of scores as Markdown if it has no more than 40 rows.
+        The findings, one sentence per line, and the table of scores as Markdown if it has at most 40 rows.
 
     Raises:
         OSError: If a file cannot be written.
@@ -52,13 +52,13 @@ def write_report(
     for part in ("figures", "data"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     sections = sections_of(results)
-    pictures = [picture for section in sections for group in section.pictures.values() for picture in group]
+    pictures = [picture for section in sections for _, group in section.pictures for picture in group]
     figures = {picture.name: _figure(picture) for picture in pictures}
-    for picture in pictures:
-        for kind in () if picture.page_only else ("svg", "png"):
+    for picture in (picture for picture in pictures if not picture.page_only):
+        for kind in ("svg", "png"):
             image = _image(figures[picture.name], picture.name, kind)
             (folder / "figures" / f"{picture.name}.{kind}").write_bytes(image)
-    for name, table in {name: table for section in sections for name, table in section.data.items()}.items():
+    for name, table in (item for section in sections for item in section.data.items()):
         data = pa.Table.from_pandas(table, preserve_index=False)
         pa.csv.write_csv(data, folder / "data" / f"{name}.csv")  # ten times as fast as pandas
         pa.parquet.write_table(data, folder / "data" / f"{name}.parquet")
@@ -72,12 +72,17 @@ def write_report(
 
 
 def _page(sections: Sequence[Section], figures: Mapping[str, Figure], title: str, commands: Sequence[str]) -> str:
-    """The page as HTML. It contains everything that it shows."""
+    """The page as HTML, self-contained."""
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     # No line ends within "F = 0", "12 %" or "[0.1, 0.2]".
     page.filters["unbroken"] = lambda text: re.sub(r" (?=[=<%])|(?<=[=<]) |(?<=\d,) (?=[−\d.]+\])", "\u00a0", text)
-    drawn = {name: _inline(figure, name) for name, figure in figures.items()}
+    drawn = {
+        picture.name: _inline(figures[picture.name], picture.name, ": ".join(filter(None, (heading, picture.caption))))
+        for section in sections
+        for heading, group in section.pictures
+        for picture in group
+    }
     return page.get_template("page.html").render(title=title, sections=sections, figures=drawn, commands=commands)
 
 
@@ -100,8 +105,8 @@ def _image(figure: Figure, name: str, kind: str) -> bytes:
     return out.getvalue()
 
 
-def _inline(figure: Figure, name: str) -> str:
-    """A figure as part of a page: its black takes the colour of the text, its background is transparent."""
+def _inline(figure: Figure, name: str, label: str) -> str:
+    """A figure as part of a page: black becomes the colour of the text, the background transparent."""
     for patch in (figure.patch, *(ax.patch for ax in figure.axes)):
         patch.set_alpha(0)
     svg = _image(figure, name, "svg").decode()
@@ -109,4 +114,4 @@ def _inline(figure: Figure, name: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*" width="[^"]*"', r"\1\2", svg)
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(name)}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

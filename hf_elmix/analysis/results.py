@@ -1,4 +1,4 @@
-"""The numbers of a report, each computed once, when it is first needed."""
+"""The numbers of a report, each computed once, when first needed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.comparison import (
-    compare,
-    differences,
-    mean_gain,
-    minimum_detectable_effect,
-    task_gains,
-)
+from hf_elmix.analysis.comparison import compare, differences, mean_gain, minimum_detectable_effect, task_gains
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
 from hf_elmix.analysis.numbers import counted
-from hf_elmix.analysis.predictions import Predicted, Readers, reduce_predictions
+from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
 from hf_elmix.errors import UsageError
@@ -25,22 +19,22 @@ from hf_elmix.study.spec import RunKey
 
 __all__ = ["StudyResults"]
 
-THRESHOLDS = 200  # at which the bands are computed
+THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
 
 
 class StudyResults:
-    """What a study found. All sections of a report read it, so that they cannot contradict each other.
+    """The results of a study. All sections of a report read them, so they cannot contradict each other.
 
     Args:
-        runs_df: One row per run (see `hf_elmix.analysis.frames`).
-        curves_df: What was logged during training, if anything.
-        baseline: Method that the others are compared with; left out, ``ce``, or else the first.
-        seed: Of the bootstrap and the simulations.
-        predictions: For each run that has predictions, a function that reads them; called when first needed.
+        runs_df: One row per run, from `runs_table` or `read_scores`.
+        curves_df: From `curves_table`, if anything was logged during training.
+        baseline: Method that the others are compared with; by default ``ce``, else the first.
+        seed: Seed of the bootstrap and the simulations.
+        predictions: A function for each run with predictions that reads them; called when first needed.
 
     Attributes:
         scores: One row per block, indexed by (task, seed), and one column per method.
-        methods: Their names, in that order.
+        methods: The columns of `scores`, in their order.
         baseline: The method that the others are compared with.
 
     Raises:
@@ -54,7 +48,7 @@ class StudyResults:
         *,
         baseline: str | None = None,
         seed: int = 0,
-        predictions: Readers | None = None,
+        predictions: PredictionReaders | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
             raise UsageError(f"Expected runs with a score, but got {counted(len(runs_df), 'run')} without one.")
@@ -68,7 +62,7 @@ class StudyResults:
 
     @property
     def others(self) -> list[str]:
-        """The methods but the baseline."""
+        """All methods except the baseline."""
         return [method for method in self.methods if method != self.baseline]
 
     @property
@@ -78,7 +72,7 @@ class StudyResults:
 
     @cached_property
     def scale(self) -> float:
-        """Factor with which scores are shown (see `scale_of`)."""
+        """Factor by which scores are multiplied for display (see `scale_of`)."""
         return scale_of(self.scores)
 
     @property
@@ -93,13 +87,13 @@ class StudyResults:
 
     @cached_property
     def bands(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Lower and upper ends of its bands, at up to 200 of the steps."""
+        """Lower and upper ends of the profile's bands, at up to 200 of its steps."""
         places = np.unique(np.linspace(0, len(self.profile) - 1, THRESHOLDS).round().astype(int))
         return profile_bands(self.scores, self.seed, self.profile.index[places].to_list())
 
     @cached_property
     def tau_min(self) -> float:
-        """Where the area starts: the lowest ratio, rounded down to a multiple of 0.05, from 0 to 0.95."""
+        """Left end of the profile area: the lowest ratio, rounded down to a multiple of 0.05, in [0, 0.95]."""
         return min(max(math.floor(self.profile.index[0] * 20) / 20, 0.0), 0.95)
 
     @cached_property
@@ -132,21 +126,21 @@ class StudyResults:
         return summary_table(self.runs_df)
 
     @cached_property
-    def predicted(self) -> Predicted | None:
-        """What is known from the predictions of completed runs; None if no run has any."""
+    def prediction_summary(self) -> PredictionSummary | None:
+        """Cohorts and calibration of completed runs; None if no run has predictions."""
         done = self.runs_df[self.runs_df["status"] == "done"] if self._readers else self.runs_df[:0]
         keys = map(RunKey, done["task"], done["method"], done["seed"])
         readers = {key: self._readers[key] for key in keys if key in self._readers}
-        return reduce_predictions(readers, self.methods, self.baseline) if readers else None
+        return summarise_predictions(readers, self.methods, self.baseline) if readers else None
 
     @cached_property
     def friedman(self) -> FriedmanResult:
-        """Whether any method differs in rank."""
+        """Friedman's test of whether any method differs in rank."""
         return friedman(self.scores)
 
     @cached_property
     def conover(self) -> pd.DataFrame:
-        """Which pairs of methods differ in rank."""
+        """P-values of the differences in rank of each pair of methods."""
         return conover(self.scores)
 
     @cached_property
@@ -158,10 +152,6 @@ class StudyResults:
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
 
     def with_metric(self, metric: str) -> StudyResults:
-        """The results of the same runs with another metric as their score.
-
-        Args:
-            metric: A column of ``runs_df``; missing unless a run is done, as the score is.
-        """
+        """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
         values = self.runs_df[metric].where(self.runs_df["status"] == "done")
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)

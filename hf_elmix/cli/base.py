@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 
 __all__ = ["EXIT_FAILED", "Command", "OneLineParser", "exit_code", "make_parser", "run_program", "whole_number"]
 
@@ -69,14 +68,14 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             UsageError: Always.
         """
-        hint = _hint(word.split("=")[0], self._option_string_actions)
+        hint = did_you_mean(word.split("=")[0], self._option_string_actions)
         raise UsageError(f"Unknown argument {word!r}.{hint} See {self.prog} --help.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             name = "/".join(action.option_strings) or action.metavar or action.dest
             choices = list(map(str, action.choices))
-            hint = _hint(str(value), choices)
+            hint = did_you_mean(str(value), choices)
             raise UsageError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}.{hint}")
 
 
@@ -172,8 +171,3 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return number
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -24,13 +24,13 @@ def _run(args: argparse.Namespace) -> int:
     reliability diagram.
     """
     from hf_elmix.analysis.formats import Table, to_markdown
-    from hf_elmix.diagnostics.calibration import plot_reliability, score_table, temperature_scaled
+    from hf_elmix.diagnostics.calibration import calibration_table, plot_reliability, temperature_scaled
     from hf_elmix.predictions.predict import predict
 
     checkpoint = checkpoint_of(args)
     seen = predict(checkpoint.model, checkpoint.loader)
     scaled = temperature_scaled(seen.logits, seen.labels)
-    scores = score_table(seen.logits, scaled, seen.labels, bins=args.bins)
+    scores = calibration_table(seen.logits, seen.labels, bins=args.bins, scaled=scaled)
     caption = f"{checkpoint.about}. Temperatures are fitted on one half of the rows and evaluated on the other."
     rows = [
         [str(name), *(f"{value:.4f}" for value in row)] for name, row in zip(scores.index, scores.values, strict=True)

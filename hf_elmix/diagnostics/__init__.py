@@ -1,4 +1,4 @@
-"""Diagnostics of training: gradients of losses, escaping efficiency, sharpness, calibration, cohorts of rows.
+"""Diagnostics of training: gradients of losses, escaping efficiency, sharpness, calibration, plots of cohorts.
 
 Names are imported on first use, as some need PyTorch and others the extra ``report``. Import the function `escape`
 from the module of the same name.

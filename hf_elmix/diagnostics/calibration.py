@@ -32,17 +32,23 @@ __all__ = [
     "fit_temperature",
     "plot_reliability",
     "reliability_table",
-    "score_table",
     "temperature_scaled",
 ]
 
 WHEN = ("as trained", "temperature scaled")
-LOWEST = -1e300  # of logits below the largest of their row, so that they and their sums are finite
-UNIFORM = 100.0  # times the largest difference of logits: a temperature that makes probabilities practically uniform
-AREA = 200  # of the marker of a bin that holds all rows, in square points
+LOWEST = -1e300  # least logit relative to the largest of its row, so that sums of logits are finite
+UNIFORM = 100.0  # this times the largest difference of logits is a temperature with practically uniform probabilities
+AREA = 200  # area of the marker of a bin with all rows, in square points
 
 
-def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, seed: int = 0) -> pd.DataFrame:
+def calibration_table(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bins: int = 15,
+    seed: int = 0,
+    scaled: tuple[np.ndarray, float] | None = None,
+) -> pd.DataFrame:
     """Measure how well predicted probabilities match observed frequencies, before and after temperature scaling.
 
     Args:
@@ -50,6 +56,7 @@ def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, s
         labels: True class ids, shape (N,).
         bins: Number of confidence bins in both kinds of ECE.
         seed: Of the permutation that splits the rows into halves; see `temperature_scaled`.
+        scaled: What `temperature_scaled` returned for the logits, if it is known: fitting takes longest.
 
     Returns:
         Rows ``as trained`` and ``temperature scaled``. Columns: ``accuracy``; ``ece``, the mean absolute difference of
@@ -59,26 +66,9 @@ def calibration_table(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15, s
         label, in nats; ``temperature``, 1 as trained.
 
     Raises:
-        UsageError: If the arrays are not logits and class ids, or there is no bin.
+        UsageError: If the arrays are not logits and class ids, or `bins` is not positive.
     """
-    return score_table(logits, temperature_scaled(logits, labels, seed=seed), labels, bins=bins)
-
-
-def score_table(
-    logits: ArrayLike, scaled: tuple[np.ndarray, float], labels: ArrayLike, *, bins: int = 15
-) -> pd.DataFrame:
-    """Compute `calibration_table` from logits that are already scaled, since fitting the temperature takes longest.
-
-    Args:
-        logits: Shape (N, C), finite.
-        scaled: What `temperature_scaled` returned for them.
-        labels: True class ids, shape (N,).
-        bins: As in `calibration_table`.
-
-    Raises:
-        UsageError: If the arrays are not logits and class ids, or there is no bin.
-    """
-    rows = {}
+    scaled, rows = scaled or temperature_scaled(logits, labels, seed=seed), {}
     for when, (values, temperature) in zip(WHEN, ((logits, 1.0), scaled), strict=True):
         centred, ids = _checked(values, labels)
         residuals = np.exp(log_softmax(centred, axis=1))
@@ -184,17 +174,13 @@ def plot_reliability(
 ) -> Axes:
     """Draw a reliability diagram: accuracy against confidence; a calibrated model lies on the diagonal.
 
-    The area of a marker is the share of rows in its bin. To draw it after scaling, pass what `temperature_scaled`
-    returns.
+    The area of a marker is the share of rows in its bin. For a diagram after scaling, pass scaled logits.
 
     Args:
         sets: Logits (N, C) and labels (N,) by the name of their method.
         ax: Axis to draw on; by default the current one.
         bins: Number of bins of equal width in (0, 1].
         order: All methods in the order of the study, which determines their styles; by default that of `sets`.
-
-    Returns:
-        The axis.
 
     Raises:
         UsageError: If the arrays are not logits and class ids, or there is no bin.
@@ -215,9 +201,6 @@ def draw_reliability(
         tables: From `reliability_table`, by the name of their method.
         ax: Axis to draw on; by default the current one.
         order: As in `plot_reliability`.
-
-    Returns:
-        The axis.
     """
     ax = plt.gca() if ax is None else ax
     ax.plot([0, 1], [0, 1], color="#888888", lw=0.8)
@@ -237,7 +220,7 @@ def draw_reliability(
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Logits in float64, shifted so that the largest in each row is 0, and class ids; refuses anything else."""
+    """Convert logits to float64, shift them so that the largest in each row is 0, and check them and the class ids."""
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     check_class_labels(labels, logits.shape)
     if not labels.size:

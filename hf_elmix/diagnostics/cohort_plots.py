@@ -1,7 +1,4 @@
-"""Plots of predictions during training: a Sankey diagram of cohorts and a ridgeline plot of probabilities.
-
-Each function takes an axis, draws on it and returns it.
-"""
+"""Plots of predictions during training: a Sankey diagram of cohorts and a ridgeline plot of probabilities."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ from hf_elmix.predictions.records import THRESHOLD, Predictions
 
 __all__ = ["draw_ridgeline", "draw_sankey", "plot_ridgeline", "plot_sankey"]
 
-# Light, medium and dark, so that they are distinguished in greyscale too.
+# Light, medium and dark, so that they can also be distinguished in greyscale.
 COLOURS = {"correct": "#8CC9F0", "near": "#D55E00", "far": "#00679F"}
 BAR, GAP, LABEL = 0.05, 0.05, 0.21  # axis units: width of a bar, space between bars, least distance between labels
-RIDGES = 10  # histograms in a ridgeline plot at most
+RIDGES = 10  # histograms in a ridgeline plot, at most
 TALLEST = 0.92  # height of the tallest ridge; the distance between ridges is 1
 
 
@@ -33,7 +30,7 @@ def plot_sankey(
     threshold: float = THRESHOLD,
     start: float | None = None,
 ) -> Axes:
-    """Draw a Sankey diagram of the cohorts at a point and at the end.
+    """Draw a Sankey diagram: how the rows of each cohort at a point of training end up.
 
     Args:
         predictions: On an evaluation set.
@@ -60,7 +57,7 @@ def draw_sankey(
     Args:
         flow: From `flow_table`, or a sum of several.
         ax: Axis to draw on; by default the current one.
-        names: Names of the two sides.
+        names: Headings of the two sides.
         threshold: Shown in the names of the cohorts.
     """
     ax = plt.gca() if ax is None else ax
@@ -101,10 +98,10 @@ def plot_ridgeline(predictions: Predictions, ax: Axes | None = None, *, threshol
 def draw_ridgeline(
     table: pd.DataFrame, ax: Axes | None = None, *, threshold: float = THRESHOLD, label: str = "epoch"
 ) -> Axes:
-    """Draw histograms above each other, the first at the bottom; heights are square roots, so that few rows show.
+    """Draw histograms above each other, the first at the bottom, with square-root heights to show bins of few rows.
 
     Args:
-        table: From `histogram_table`, or a sum of several. Of more than 10 histograms, 10 are drawn, evenly spaced.
+        table: From `histogram_table`, or a sum of several. Of more than 10 histograms, 10 evenly spaced are drawn.
         ax: Axis to draw on; by default the current one.
         threshold: Marked by a line.
         label: Axis label for the index of the table.
@@ -151,12 +148,11 @@ def _draw_bands(ax: Axes, counts: np.ndarray) -> None:
 
 
 def _count(count: int, total: int) -> str:
-    """``235 (38.5 %)``."""
     return f"{count:,} ({100 * count / max(1, total):.1f} %)"
 
 
 def _spread(centres: np.ndarray) -> list[float]:
-    """Heights for labels: those of their bars, from the top, moved just enough not to overlap or to leave the axis."""
+    """Heights of labels: those of their bars, from the top, moved just enough not to overlap or leave the axis."""
     heights, ceiling, floor = [], 1 + 2 * GAP - LABEL / 2, 0.0
     for centre in centres:
         heights.append(min(float(centre), ceiling))

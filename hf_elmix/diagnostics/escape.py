@@ -34,7 +34,7 @@ __all__ = [
     "to_text",
 ]
 
-TRACE, NOISE, FISHER, CURVATURE = range(4)  # quadratic forms of a probe: z'Hz, z'z, z'Fz, z'Hz with the mean in z
+TRACE, NOISE, FISHER, CURVATURE = range(4)  # quadratic forms of a probe: centred z'Hz, z'z; uncentred z'Fz, z'Hz
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class LossEscape:
     """Estimates for one loss.
 
     Attributes:
-        loss: Its text.
-        mean: Its mean over the rows.
+        loss: The loss as text.
+        mean: Mean loss of the rows.
         drift: Squared mean gradient over the mean squared gradient of a row: 0 at a stationary point.
         trace: Tr(H Sigma), in units of the loss cubed over those of the weights to the fourth.
         noise: Tr(Sigma).
         difference: `trace` minus that of cross entropy, from the same probes; None for cross entropy.
-        ratio: `trace` over that of cross entropy, likewise.
+        ratio: `trace` divided by that of cross entropy, likewise.
         ratio_at_equal_noise: The ratio after scaling the loss so that it has the `noise` of cross entropy:
             ``ratio * (noise of CE / noise) ** 1.5``. It does not depend on the scale of the loss.
-        printed_bound: The right side of (19) as printed, over the batch size; None unless alpha is 1 and beta above 0.
-        derived_bound: The bound that the derivation gives (see `derived_bound`), over the batch size; likewise.
+        printed_bound: `printed_bound` divided by the batch size; None unless alpha is 1 and beta above 0.
+        derived_bound: `derived_bound` divided by the batch size; likewise.
     """
 
     loss: str
@@ -117,8 +117,8 @@ def escape(
 
     A probe reads the loader twice. For K losses it takes one forward pass, K backward passes and K Hessian-vector
     products, each of which takes about as long as four gradients. Memory: 4K + 1 vectors as large as the weights, and
-    one batch. How the loader batches its rows affects only memory and time. The model is in evaluation mode meanwhile
-    (no dropout), and only its weights with ``requires_grad`` count.
+    one batch. The size of the loader's batches affects only memory and time. The model is in evaluation mode (no
+    dropout), and only its weights with ``requires_grad`` count.
 
     Args:
         model: Returns class logits (N, C), in float32 or float64.
@@ -127,12 +127,12 @@ def escape(
         losses: Losses, or their texts (`hf_elmix.parse_loss`); each phase of a schedule counts as one. Cross entropy
             and expectation loss are always included.
         probes: Number of probes, 2 or more. Standard errors fall with its square root.
-        batch_size: m of Eq. 16: that of the training, whatever the loader's. The results are proportional to 1/m.
-        seed: Of the probes.
+        batch_size: m of Eq. 16: the batch size of training, not of the loader. The results are proportional to 1/m.
+        seed: Seed of the probes.
         progress: Show a progress bar on a terminal.
 
     Returns:
-        The estimates; `to_text` and `plot_escape` show them.
+        The estimates, for `to_text` and `plot_escape`.
 
     Raises:
         UsageError: If the model, the rows or a loss cannot be used.
@@ -156,7 +156,7 @@ def escape(
 
 
 def printed_bound(beta: float, max_p: float, fisher: float, curvature: float) -> float:
-    """The right side of (19) as it is printed, for batches of one row.
+    """Compute the right side of (19) as printed, for batches of one row.
 
     Args:
         beta: Weight of the expectation loss; that of cross entropy is 1.
@@ -168,16 +168,10 @@ def printed_bound(beta: float, max_p: float, fisher: float, curvature: float) ->
 
 
 def derived_bound(beta: float, max_p: float, fisher: float, curvature: float) -> float:
-    """The difference in Tr(H Sigma) with 1/p replaced by 1/M throughout, for batches of one row.
+    """Compute the difference in Tr(H Sigma) with 1/p replaced by 1/M throughout; arguments as in `printed_bound`.
 
     It is a lower bound at a point that is stationary for both losses, if no row's probability of the true label is
     convex along the gradient of another row.
-
-    Args:
-        beta: As in `printed_bound`, like the others.
-        max_p: M.
-        fisher: Tr(F_p F_p).
-        curvature: Tr(H_p F_p).
     """
     return (2 * beta / max_p**3 + beta**2 / max_p**2) * fisher + ((1 / max_p + beta) ** 3 - 1 / max_p**3) * curvature
 
@@ -185,11 +179,11 @@ def derived_bound(beta: float, max_p: float, fisher: float, curvature: float) ->
 def _sampled(surface: LossSurface, draws: Iterable[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Turn random signs, one per row, into quadratic forms for each loss and batches of one row.
 
-    The probe z of a loss is its gradient noise before centring, as (19) needs it. What the mean gradient adds to each
-    form is known from its product with the Hessian.
+    The probe z of a loss is its gradient noise before centring, as (19) needs it. The mean gradient is subtracted
+    afterwards, with the help of its product with the Hessian.
 
     Returns:
-        The mean gradients; and of each draw and loss z'Hz and z'z of centred z, z'Fz and z'Hz of z with the mean, in a
+        The mean gradients; and for each draw and loss z'Hz and z'z of centred z, z'Fz and z'Hz of uncentred z, in a
         tensor of shape (draws, losses, 4).
     """
     means = surface.gradients(torch.ones(surface.rows))
@@ -208,7 +202,7 @@ def _sampled(surface: LossSurface, draws: Iterable[Tensor]) -> tuple[list[Tensor
 
 
 def _estimates(surface: LossSurface, mean: Tensor, samples: Tensor, k: int, batch_size: int) -> LossEscape:
-    """Estimates for the k-th loss from its mean gradient and the samples of all losses."""
+    """Estimates for the k-th loss, from its mean gradient and the samples of all losses."""
     loss, own, ce, el = surface.losses[k], samples[:, k], samples[:, 0], samples[:, 1]
     squared_mean = float(mean @ mean)
     noise = _jackknife(lambda s: s / batch_size, own[:, NOISE])
@@ -237,7 +231,7 @@ def _estimates(surface: LossSurface, mean: Tensor, samples: Tensor, k: int, batc
 
 
 def _jackknife(function: Callable[..., Any], *samples: Tensor) -> Estimate:
-    """A function of means over probes, with its standard error from leaving out one probe at a time."""
+    """Estimate a function of means over probes; its standard error is found by leaving out one probe at a time."""
     count = len(samples[0])
     without = torch.stack([function(*((one.sum() - one[k]) / (count - 1) for one in samples)) for k in range(count)])
     error = ((without - without.mean()).square().sum() * (count - 1) / count).sqrt()
@@ -273,7 +267,7 @@ def to_text(result: EscapeResult) -> str:
 def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     """Draw the ratio of Tr(H Sigma) to that of cross entropy for each loss, as it is and at equal noise.
 
-    Error bars are two standard errors each way. The axis is logarithmic if every value is above 0.
+    Error bars extend two standard errors each way. The axis is logarithmic if every value is above 0.
 
     Args:
         result: From `escape`.

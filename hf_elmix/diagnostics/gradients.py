@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AnyLoss", "gradient_at_label", "gradient_peak", "plot_gradients"]
 
 AnyLoss = Loss | Schedule | Callable[..., torch.Tensor] | tuple[float, float] | float | str
-"""What `parse_loss` reads, or the weights (alpha, beta) of a mixed loss."""
+"""Anything that `parse_loss` reads, or the weights (alpha, beta) of a mixed loss."""
 
 RANGE = 12.0  # of the log odds of the true label, which are evenly spaced to resolve probabilities near 0 and 1
 POINTS = 601
@@ -64,27 +64,27 @@ def gradient_at_label(loss: AnyLoss, p: ArrayLike, classes: int = 2) -> np.ndarr
     try:
         total = first(logits, torch.zeros(p.size, dtype=torch.long), reduction="sum")
         (gradient,) = torch.autograd.grad(total, logits)
-    except Exception as error:  # a custom function can raise anything, or return what has no gradient
+    except Exception as error:  # a custom function can raise anything, or return a result without a gradient
         raise UsageError(f"Cannot differentiate the loss {str(first)!r}: {in_one_line(error)}") from error
     return (gradient[:, 0].abs().numpy() * first.learning_rate_factor).reshape(p.shape)
 
 
 def gradient_peak(loss: AnyLoss, classes: int = 2) -> tuple[float, float]:
-    """Find where the gradient of `gradient_at_label` is largest, which is the focus of any loss.
+    """Find the focus of a loss: where the gradient of `gradient_at_label` is largest.
 
     Args:
         loss: As in `gradient_at_label`.
         classes: As in `gradient_at_label`.
 
     Returns:
-        The probability of the true label and the size of the gradient there. The search covers 6e-6 to 1 - 6e-6, so
-        that a gradient that grows towards 0, such as that of cross entropy, has its peak at 6e-6.
+        The probability of the true label and the size of the gradient there. The search covers 6e-6 to 1 - 6e-6, so a
+        gradient that grows towards 0, such as that of cross entropy, has its peak at 6e-6.
 
     Raises:
         UsageError: If the loss has no such gradient, or an argument is out of range.
     """
     p = _probabilities()
-    for _ in range(3):  # each time on a finer grid around the largest
+    for _ in range(3):  # each time on a finer grid around the peak
         size = gradient_at_label(loss, p, classes)
         top = int(size.argmax())
         peak = float(p[top]), float(size[top])
@@ -100,9 +100,6 @@ def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes
             curves are drawn once.
         ax: Axis to draw on; by default the current one.
         classes: As in `gradient_at_label`.
-
-    Returns:
-        The axis.
 
     Raises:
         UsageError: If a loss has no such gradient, or an argument is out of range.

@@ -1,8 +1,8 @@
-"""Gradients and Hessians of losses in a model's weights over all rows of a data loader, and the largest eigenvalues.
+"""Gradients, Hessian-vector products and top eigenvalues of losses in a model's weights, over all rows of a loader.
 
 Hessian-vector products are derivatives of gradients, both in reverse mode (``torch.func``). Forward-over-reverse would
 need less memory, but PyTorch 2.13 computes it incorrectly for layer normalisation, without an error
-(github.com/pytorch/pytorch/issues/196700). Fused attention has no second derivatives and is switched off meanwhile.
+(github.com/pytorch/pytorch/issues/196700). Fused attention has no second derivatives and is switched off.
 """
 
 from __future__ import annotations
@@ -30,15 +30,12 @@ from hf_elmix.training.model_support import base_model, check_class_logits, logi
 
 __all__ = ["Eigenvalue", "LossSurface", "constant_losses", "top_eigenvalues"]
 
-SAME = 1e-3  # relative difference of a mean loss between passes that is tolerated; float32 needs a thousandth of it
+SAME = 1e-3  # tolerated relative difference of a mean loss between passes; float32 needs a thousandth of it
 PRECISION = 1e-3  # error, relative to the largest eigenvalue, at which iterations stop
 
 
 def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
-    """List losses that do not change over training: each phase of a schedule by itself, each once.
-
-    Args:
-        losses: Losses, or their texts.
+    """List the losses of all phases of the given losses or texts, without repeats.
 
     Raises:
         UsageError: If one is not a loss, or more than a function of logits and labels.
@@ -57,11 +54,11 @@ def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """An eigenvalue of a Hessian, as far as it has converged.
+    """An approximate eigenvalue of a Hessian.
 
     Attributes:
         value: The Ritz value.
-        error: Norm of its residual: a true eigenvalue is at most this far from the value.
+        error: Norm of its residual: some true eigenvalue is at most this far from the value.
     """
 
     value: float
@@ -111,8 +108,8 @@ def top_eigenvalues(
 class LossSurface:
     """Losses as functions of a model's weights, each the mean over the rows of a loader.
 
-    Only weights with ``requires_grad`` count, and dropout is off. The loader is read again in each pass. The order of
-    the rows may change between passes, but the rows must not.
+    Only weights with ``requires_grad`` count, and dropout is off. The loader is read again in each pass. The rows must
+    stay the same between passes; their order may change.
 
     Args:
         model: Returns class logits (N, C), in float32 or float64.
@@ -147,12 +144,10 @@ class LossSurface:
 
     @contextmanager
     def prepared(self, title: str, passes: int, progress: bool = True) -> Iterator[None]:
-        """Prepare for derivatives and restore the mode of the model and the random state afterwards.
-
-        A first pass counts the rows and averages the losses.
+        """Count rows and average losses in a first pass; at exit restore the model's mode and the random state.
 
         Args:
-            title: Of the progress bar.
+            title: Title of the progress bar.
             passes: Total number of passes over the loader, including the first.
             progress: Show the bar if standard error is a terminal.
 
@@ -174,12 +169,12 @@ class LossSurface:
                 sums += torch.stack([part.double().sum().cpu() for part in row_losses])
                 self.max_p = max(self.max_p, float((-ce(logits, labels, reduction="none")).exp().max()))
             if not rows:
-                raise UsageError("Expected a loader with rows, but it gave none.")
+                raise UsageError("Expected a loader with rows, but it is empty.")
             self.rows, self.means = rows, (sums / rows).tolist()
             yield
 
     def gradients(self, factors: Tensor) -> list[Tensor]:
-        """Compute the mean over rows of a factor times the row's gradient, (P,) for each loss.
+        """Average the gradients of all rows, each times a factor, into a vector (P,) for each loss.
 
         Args:
             factors: Shape (rows,).
@@ -220,19 +215,18 @@ class LossSurface:
         squares = [0.0 for _ in self.losses]
         for batch in self._batches():
             for k, (loss, vector) in enumerate(zip(self.losses, vectors, strict=True)):
-                product, along = self._hessian_vector_product(loss, batch, vector)
+                product, along = self._hessian_vector_product(loss, *batch, vector)
                 products[k] += product / self.rows
                 squares[k] += float(along.double().square().sum()) / self.rows
         return list(zip(products, squares, strict=True))
 
     def _hessian_vector_product(
-        self, loss: Loss, batch: tuple[dict[str, Any], Tensor], vector: Tensor
+        self, loss: Loss, inputs: dict[str, Any], labels: Tensor, vector: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """For the sum over the rows of a batch, (P,); and the derivative of each row in that direction, (N,).
+        """The product (P,) for the sum of a batch, and the derivative of each row's loss along the vector, (N,).
 
         The second is the derivative of the same gradient in a factor on each row.
         """
-        inputs, labels = batch
 
         def total(weights: Tensor, factors: Tensor) -> Tensor:
             return (factors * loss(self._logits(inputs, weights), labels, reduction="none")).sum()
@@ -249,7 +243,6 @@ class LossSurface:
             ) from error
 
     def _row_losses(self, weights: Tensor, inputs: dict[str, Any], labels: Tensor) -> Tensor:
-        """Each loss of each row, (losses, N)."""
         logits = self._logits(inputs, weights)
         return torch.stack([loss(logits, labels, reduction="none") for loss in self.losses])
 
@@ -259,7 +252,7 @@ class LossSurface:
         return logits_of(functional_call(self.model, named, kwargs=inputs), "labels" in inputs)
 
     def _batches(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """Read the loader; after the first pass, it must give as many rows again."""
+        """Read the loader. After the first pass, it must give the same number of rows again."""
         rows = 0
         for batch in self.loader:
             inputs, labels = split_labels(batch, self.model, self.weights.device)

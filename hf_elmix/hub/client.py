@@ -21,10 +21,10 @@ __all__ = [
     "HTTPError",
     "ModelSource",
     "access_token",
-    "find_model",
     "hub_errors",
     "is_temporary",
     "model_files",
+    "pin_model",
     "with_retries",
 ]
 
@@ -70,7 +70,7 @@ class ModelSource:
         return _download(self.name, self.revision, self.files)
 
 
-def find_model(name: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
+def pin_model(name: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """Find a model on the Hub or in a folder, and pin it.
 
     If the Hub cannot be reached, the newest cached version is used.

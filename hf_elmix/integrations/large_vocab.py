@@ -1,8 +1,7 @@
 """A Trainer for language models with a large vocabulary that never holds all logits.
 
 While the loss is computed, the model's head is replaced by a function that returns the loss instead of the logits
-(`hf_elmix.losses.linear`). The model does everything else itself, inside whatever wraps it, and nothing here depends
-on its architecture.
+(`hf_elmix.losses.linear`). The rest of the model and its wrappers run unchanged, whatever the architecture.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def linear_head(model: nn.Module) -> nn.Linear:
     This is tried on two tokens: the head is made to return known numbers, and the model must return exactly these.
 
     Args:
-        model: The model without any wrapper.
+        model: The model without a wrapper.
 
     Raises:
         UsageError: If the model has no such head.
@@ -69,14 +68,14 @@ def head_replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iter
 
 
 class LinearLossMixin(MixedLossMixin):
-    """`MixedLossMixin` for a decoder-only language model, which never holds the logits of all tokens.
+    """`MixedLossMixin` for decoder-only language models that never holds the logits of all tokens.
 
-    The loss, its gradients and the logs are the same, up to the order of additions. Logits are computed as usual where
+    The loss, its gradients and the logs are the same, up to the order of additions. Logits are computed where
     predictions are needed: in evaluation with `compute_metrics`, and in `predict`.
 
     Args:
         *args: Arguments of the Trainer.
-        kernel: A fused kernel to use for the cross entropy (see `hf_elmix.losses.linear.HeadOptions`).
+        kernel: A fused kernel for the cross entropy (see `hf_elmix.losses.linear.HeadOptions`).
         **kwargs: Arguments of the Trainer, and of `MixedLossMixin`.
 
     Raises:
@@ -109,7 +108,7 @@ class LinearLossMixin(MixedLossMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As that of `MixedLossMixin`."""
+        """See `MixedLossMixin`."""
         self._replaced = inputs.get("labels") is not None and (self._loss_only or not return_outputs)
         if not self._replaced:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -142,7 +141,7 @@ class LinearLossMixin(MixedLossMixin):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As that of `MixedLossMixin`."""
+        """See `MixedLossMixin`."""
         self._loss_only = prediction_loss_only
         try:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
@@ -151,7 +150,7 @@ class LinearLossMixin(MixedLossMixin):
 
 
 class LinearLossTrainer(LinearLossMixin, Trainer):
-    """The Hugging Face Trainer with the mixed loss for language models of a large vocabulary.
+    """The Hugging Face Trainer with the mixed loss for language models with a large vocabulary.
 
     Example:
         ```python

@@ -13,13 +13,13 @@ __all__ = ["MixedCrossEncoderLoss"]
 
 
 class MixedCrossEncoderLoss(CrossEntropyLoss):
-    """The mixed loss, or another, as the `CrossEntropyLoss` of sentence-transformers for pairs of texts with a class.
+    """The mixed loss, or another, in place of the `CrossEntropyLoss` of sentence-transformers.
 
-    As there, it is a mean over the pairs of a batch, and cross entropy in evaluation.
+    It is a mean over the text pairs of a batch, and cross entropy in evaluation.
 
     Args:
         model: A model with two classes or more.
-        function: The result of `hf_elmix.mixed_loss_func`, which has to be one of the Trainer's callbacks, too.
+        function: The result of `hf_elmix.mixed_loss_func`, which must be a callback of the Trainer too.
 
     Raises:
         UsageError: If the model has a single score instead of classes.
@@ -36,11 +36,11 @@ class MixedCrossEncoderLoss(CrossEntropyLoss):
         super().__init__(model)
         if model.num_labels == 1:
             raise UsageError("Expected a CrossEncoder with num_labels of 2 or more, but got one with a single score.")
-        self.ce_loss = _OfBatch(function)
+        self.ce_loss = _BatchMean(function)
 
 
-class _OfBatch(nn.CrossEntropyLoss):
-    """A loss function as a mean over one batch, which the Trainer then averages over a step."""
+class _BatchMean(nn.CrossEntropyLoss):
+    """A loss function as a mean over one batch, which the Trainer averages over a step."""
 
     def __init__(self, function: MixedLossFunction) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The mixed loss in TRL's `SFTTrainer`, without another forward pass.
 
-That Trainer computes the log-probability of each token without holding the logits, and its loss is minus their sum.
-The mixed loss is a function of that log-probability alone (see `hf_elmix.losses.mixed`), so it replaces it. The
-Trainer's metrics, counts and load-balancing loss stay the same. Source: trl/trainer/sft_trainer.py, 1.16.0.
+`SFTTrainer` computes the log-probability of each token without holding the logits, and its loss is minus their sum.
+The mixed loss is a function of the log-probability alone (see `hf_elmix.losses.mixed`), so minus the mixed loss
+replaces it. Metrics, counts and the load-balancing loss stay the same. Source: trl/trainer/sft_trainer.py, 1.16.0.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["MixedSFTTrainer"]
 class MixedSFTTrainer(SFTTrainer):
     """TRL's `SFTTrainer` with the mixed loss ``alpha * CE + beta * EL`` of each token (Eq. 12), or another.
 
-    Packing, completion-only and assistant-only losses, and PEFT work as there. The logs are those of
+    Packing, completion-only and assistant-only losses, and PEFT work as before. The logs are those of
     `hf_elmix.MixedLossMixin`; ``eval_loss`` is the cross entropy in every phase.
 
     Args:
         *args: Arguments of the `SFTTrainer`.
-        mixing: A `MixingSchedule` or its text: a short form of ``loss="mix:..."``.
+        mixing: A `MixingSchedule` or its text: short for ``loss="mix:..."``.
         loss: Any function of the cross entropy alone that `hf_elmix.parse_loss` reads; ``"mix:0-0.5"`` by default.
         **kwargs: Arguments of the `SFTTrainer`.
 
@@ -41,7 +41,7 @@ class MixedSFTTrainer(SFTTrainer):
         mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
-        UsageError: If there is no such loss, it needs the logits, or another argument sets the loss:
+        UsageError: If the loss does not exist or needs the logits, or another argument sets the loss:
             `compute_loss_func`, label smoothing, ``loss_type="dft"``, sequence parallelism.
     """
 
@@ -75,7 +75,7 @@ class MixedSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As the `SFTTrainer`'s; during training, with the loss of each token replaced."""
+        """See the `SFTTrainer`. During training, the loss of each token is replaced."""
         call = functools.partial(self._with_loss, model, num_items_in_batch) if model.training else model
         return super().compute_loss(call, inputs, return_outputs, num_items_in_batch)
 
@@ -91,7 +91,7 @@ class MixedSFTTrainer(SFTTrainer):
         return outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, with the values of the loss and both terms added to the training logs."""
+        """Log as the Trainer does, and add the values of the loss and both terms to the training logs."""
         if "loss" in logs:
             logs.update(self.mixing.logs(device_scale(self.args, self.get_tp_size())))
         super().log(logs, start_time)

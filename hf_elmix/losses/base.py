@@ -1,6 +1,6 @@
-"""Losses and schedules as objects: a loss is a stateless function, a schedule says which loss holds when.
+"""Losses and schedules as objects: a loss is a stateless function, a schedule says which loss is used when.
 
-PyTorch is imported when a loss is first computed, so that losses can be named and compared without it.
+PyTorch is imported only when a loss is computed, so that losses can be parsed and compared without it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ IGNORED = -100  # the label of a sample that does not count
 class Loss(ABC):
     """A function of (logits, labels) to minimise; its fields are its arguments.
 
-    A subclass implements `per_sample`, or is a `CrossEntropyFunction`. Calling the object checks the batch, leaves out
-    ignored labels and reduces. Losses that are equal are the same training.
+    A subclass implements `per_sample`, or `CrossEntropyFunction.of_ce`. Calling the object checks the batch, leaves
+    out ignored labels and reduces. Equal losses give the same training.
 
     Attributes:
-        name: Its name in the loss registry.
-        smooths: Whether label smoothing can be applied to it.
+        name: Name in the loss registry.
+        smooths: Whether label smoothing can be applied.
     """
 
     name: ClassVar[str]
@@ -46,7 +46,7 @@ class Loss(ABC):
             labels: Shape (N,), class ids in [0, C), or -100 for samples that do not count.
 
         Returns:
-            Shape (N,); what is returned for samples that do not count is discarded.
+            Shape (N,); values of samples that do not count are discarded.
         """
 
     def __call__(
@@ -59,23 +59,7 @@ class Loss(ABC):
         weight: Tensor | None = None,
         num_items: int | Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch; the keyword arguments are described in `hf_elmix.losses.Reductions`.
-
-        Args:
-            logits: Shape (..., C), of any floating type; half precision becomes float32.
-            labels: Shape (...), integer class ids in [0, C) or `ignore_index`.
-            reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-            ignore_index: Label of samples that do not count.
-            weight: Shape (C,), class weights.
-            num_items: Divisor of the mean.
-
-        Returns:
-            A scalar, or shape (...) with ``reduction="none"``. A mean over no labels at all is 0, with zero gradient.
-
-        Raises:
-            TypeError: If the labels are not integers.
-            ValueError: If the shapes do not match, or an argument is outside its range.
-        """
+        """The loss of a batch; arguments, shapes and errors are those of `hf_elmix.losses.mixed_loss`."""
         from hf_elmix.losses.reduction import reduced, samples
 
         batch = samples(logits, labels, ignore_index, weight)
@@ -86,11 +70,11 @@ class Loss(ABC):
 
     @property
     def learning_rate_factor(self) -> float:
-        """What the learning rate is multiplied by in the steps that use this loss."""
+        """Factor by which the learning rate is multiplied in the steps that use this loss."""
         return 1.0
 
     def logged(self) -> dict[str, float]:
-        """What the training logs say of it, by name."""
+        """Values for the training logs, by name."""
         return {}
 
     def __str__(self) -> str:
@@ -101,7 +85,7 @@ class Loss(ABC):
 class CrossEntropyFunction(Loss):
     """A loss that depends on a sample's cross entropy alone, as the mixed loss does.
 
-    Whoever has the cross entropy already, or computes it without holding all logits, needs `of_ce` only.
+    Where the cross entropy is known, or computed without holding all logits, `of_ce` is enough.
     """
 
     @abstractmethod
@@ -116,7 +100,7 @@ class CrossEntropyFunction(Loss):
         """
 
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Loss`, from one call of PyTorch's cross entropy."""
+        """See `Loss.per_sample`. Calls PyTorch's cross entropy once."""
         from torch.nn.functional import cross_entropy
 
         return self.of_ce(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"))
@@ -127,21 +111,21 @@ class FunctionLoss(Loss):
     """A custom function as a loss.
 
     Attributes:
-        name: Its name.
+        name: Name in the loss registry, or of the function.
         function: Called with logits (N, C), labels (N,) and the arguments; returns the loss of each sample, (N,). It
-            sees neither samples that do not count nor logits in half precision.
-        arguments: Its arguments, by name.
+            only receives samples that count, with logits in float32 or wider.
+        arguments: Names and values of keyword arguments.
     """
 
-    name: str  # type: ignore[misc]  # of each object, where other losses have one for the class
+    name: str  # type: ignore[misc]  # per object; other losses have one per class
     function: Callable[..., Tensor]
     arguments: tuple[tuple[str, float], ...] = ()
 
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Loss`.
+        """See `Loss.per_sample`.
 
         Raises:
-            ValueError: If the function returns anything but one number for each sample.
+            ValueError: If the function does not return one number for each sample.
         """
         counted = labels != IGNORED
         ids = labels[counted]
@@ -160,27 +144,27 @@ AnyLoss = TypeVar("AnyLoss", bound=Loss, covariant=True)
 
 
 class Schedule(ABC, Generic[AnyLoss]):
-    """Which loss holds when: a step function of training progress. `hf_elmix.parse_loss` reads its `str` back."""
+    """The loss as a step function of training progress. `hf_elmix.parse_loss` reads its `str` back."""
 
     @property
     @abstractmethod
     def parts(self) -> tuple[tuple[Fraction, AnyLoss], ...]:
-        """Each loss after its start, a share of training in [0, 1); the first starts at 0."""
+        """Pairs (start, loss) in order; a start is a share of training in [0, 1), and the first is 0."""
 
     @property
     def losses(self) -> tuple[AnyLoss, ...]:
-        """The losses in their order."""
+        """The losses in order."""
         return tuple(loss for _, loss in self.parts)
 
     def at(self, step: int, max_steps: int) -> AnyLoss:
         """The loss of the optimizer step that follows `step` completed ones.
 
-        A part is entered at the first step with ``step / max_steps >= start``, compared exactly. After the last step
-        the last part stays.
+        A part begins at the first step with ``step / max_steps >= start``, compared exactly. The last part also holds
+        after the last step.
 
         Args:
             step: Completed optimizer steps, 0 or more.
-            max_steps: Optimizer steps of the whole training, 1 or more.
+            max_steps: Optimizer steps in the whole training, 1 or more.
 
         Raises:
             ValueError: If `step` is negative or `max_steps` is not positive.
@@ -190,18 +174,14 @@ class Schedule(ABC, Generic[AnyLoss]):
         return next(loss for start, loss in reversed(self.parts) if step >= start * max_steps)
 
     def changes(self, max_steps: int) -> list[int]:
-        """Numbers of completed optimizer steps, of `max_steps`, after which another part begins, without the first."""
+        """Steps, of `max_steps`, at which a part other than the first begins."""
         entries = [math.ceil(start * max_steps) for start, _ in self.parts[1:]]
         return [step for step in entries if step < max_steps]
 
 
 @dataclass(frozen=True)
 class ConstantSchedule(Schedule[Loss]):
-    """One loss throughout.
-
-    Attributes:
-        loss: The loss.
-    """
+    """One loss throughout."""
 
     loss: Loss
 

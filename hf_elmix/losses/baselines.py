@@ -1,10 +1,8 @@
 """The other losses that the paper names, as objects and as functions of (logits, labels).
 
-Most of them are, like the mixed loss, functions of the cross entropy CE = −log p_y of a sample
-(`hf_elmix.losses.base.CrossEntropyFunction`). Arguments outside their range raise a UsageError. The functions take the
-keyword arguments of `hf_elmix.losses.Reductions` besides their own, and treat ignored labels, half precision and
-extreme logits as `hf_elmix.losses.mixed_loss` does. They raise a TypeError if the labels are not integers, and a
-ValueError if the shapes do not match or an argument is outside its range.
+Most of them are, like the mixed loss, functions of the cross entropy CE = −log p_y of a sample. A UsageError is raised
+for an argument outside its range. The functions also take the keyword arguments of `hf_elmix.losses.Reductions`, raise
+the errors of `hf_elmix.losses.mixed_loss`, and treat ignored labels, half precision and extreme logits as it does.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from hf_elmix.losses.reduction import Reductions
 
 __all__ = [
+    "BASELINES",
     "ComplementEntropy",
     "Focal",
     "GeneralizedCrossEntropy",
@@ -45,7 +44,7 @@ class Focal(CrossEntropyFunction):
     With ``gamma=0`` it is `alpha` times cross entropy. The paper uses ``gamma=2, alpha=0.25``.
 
     Attributes:
-        gamma: How strongly samples with a high p_y are weighted down, 0 or more.
+        gamma: How strongly samples with a high p_y are down-weighted, 0 or more.
         alpha: A constant factor, above 0.
     """
 
@@ -60,17 +59,14 @@ class Focal(CrossEntropyFunction):
             )
 
     def of_ce(self, ce: Tensor) -> Tensor:  # noqa: D102
-        # At p_y = 1 the power has no finite slope for gamma < 1; there the loss and its slope are 0.
+        # For gamma < 1 the power has an infinite slope at p_y = 1, where the loss and its slope are 0.
         wrong = -(-ce).expm1()
         return self.alpha * wrong.where(wrong > 0, 1).pow(self.gamma) * ce
 
 
 @dataclass(frozen=True)
 class MeanAbsoluteError(CrossEntropyFunction):
-    """Mean absolute error ``|onehot(y) - p|_1 = 2 (1 - p_y)`` (Eq. 3; Ghosh et al. 2017, arXiv:1712.09482).
-
-    It is twice the expectation loss.
-    """
+    """Mean absolute error ``|onehot(y) - p|_1 = 2 (1 - p_y)``, twice EL (Eq. 3; Ghosh et al. 2017, 1712.09482)."""
 
     name: ClassVar[str] = "mae"
 
@@ -82,12 +78,12 @@ class MeanAbsoluteError(CrossEntropyFunction):
 class GeneralizedCrossEntropy(CrossEntropyFunction):
     """Generalised cross entropy ``L_q = (1 - p_y^q) / q`` (Zhang and Sabuncu 2018, arXiv:1805.07836).
 
-    With ``q=0`` it is cross entropy, the limit; with ``q=1``, expectation loss. Given `k`, it is the truncated form:
-    constant, without gradient, where ``p_y <= k``.
+    With ``q=0`` it is cross entropy (the limit); with ``q=1``, expectation loss. With `k`, it is truncated: constant,
+    without gradient, where ``p_y <= k``.
 
     Attributes:
-        q: In [0, 1]; 0.7 in its source.
-        k: Probability in (0, 1) up to which a sample has no gradient; 0.5 in its source. None: all samples have one.
+        q: Exponent in [0, 1]; 0.7 in the source.
+        k: Probability in (0, 1) at which the loss is truncated; 0.5 in the source. None: not truncated.
     """
 
     q: float = 0.7
@@ -142,21 +138,18 @@ class MaximumProbabilityCrossEntropy(Loss):
         log_p = logits.log_softmax(-1)
         log_p_y = _of_label(log_p, labels)
         top = log_p.max(dim=-1).values
-        # max p - p_y as a product, so that it is exactly 0 where both are the same, and exact where they are close.
+        # max p - p_y as a product, so that it is exactly 0 where both are equal, and accurate where they are close.
         return -top.exp() * -(log_p_y - top).expm1() * log_p_y
 
 
 @dataclass(frozen=True)
 class ComplementEntropy(Loss):
-    """Minus the entropy of the incorrect classes, which complement objective training maximises (Eq. 6).
-
-    It belongs to a procedure of two steps for each batch; see `hf_elmix.ComplementTrainer`.
-    """
+    """Minus the entropy of the incorrect classes, which `hf_elmix.ComplementTrainer` maximises (Eq. 6)."""
 
     name: ClassVar[str] = "cot"
 
     def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Loss`.
+        """See `Loss.per_sample`.
 
         Raises:
             ValueError: If there are fewer than three classes.
@@ -164,8 +157,8 @@ class ComplementEntropy(Loss):
         classes = logits.shape[-1]
         if classes < 3:
             raise ValueError(
-                f"Expected three classes or more, but got {classes}: with one incorrect class its share of the "
-                "remaining probability is always 1, and the complement entropy 0."
+                f"Expected three classes or more, but got {classes}: a single incorrect class always has the whole "
+                "remaining probability, and the complement entropy is 0."
             )
         others = logits.scatter(-1, _index(labels), -math.inf)
         log_share = others.log_softmax(-1)
@@ -176,8 +169,8 @@ class ComplementEntropy(Loss):
 class MaxMahalanobis(Loss):
     """The Max-Mahalanobis centre loss (Eq. 5): half the squared distance of the features from the centre of the class.
 
-    Its logits are minus these distances from all centres, as from a
-    `hf_elmix.training.mahalanobis_head.MahalanobisHead`, which the Trainer puts into the model.
+    It expects logits that are minus this value for each class. The Trainer gives the model a head that returns them:
+    `hf_elmix.training.mahalanobis_head.MahalanobisHead`.
 
     Attributes:
         scale: Length of the centres.
@@ -194,6 +187,11 @@ class MaxMahalanobis(Loss):
         return -_of_label(logits, labels)
 
 
+_OF_CE: tuple[type[Loss], ...] = (Focal, GeneralizedCrossEntropy, MeanAbsoluteError, TamedCrossEntropy)
+_OF_LOGITS: tuple[type[Loss], ...] = (ComplementEntropy, MaxMahalanobis, MaximumProbabilityCrossEntropy)
+BASELINES = {loss.name: loss for loss in (*_OF_CE, *_OF_LOGITS)}
+
+
 def focal_loss(
     logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 1.0, **reductions: Unpack[Reductions]
 ) -> Tensor:
@@ -202,7 +200,7 @@ def focal_loss(
 
 
 def mae_loss(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
-    """`MeanAbsoluteError` of logits (..., C) and labels (...), in [0, 2] if nothing is weighted."""
+    """`MeanAbsoluteError` of logits (..., C) and labels (...), in [0, 2] without weights."""
     return MeanAbsoluteError()(logits, labels, **reductions)
 
 
@@ -224,26 +222,18 @@ def mpce_loss(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) 
 
 
 def complement_entropy(logits: Tensor, labels: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
-    """Entropy of ``p_j / (1 - p_y)`` over the classes j ≠ y, divided by C - 1 (Eq. 6; Chen et al. 2019).
+    """Entropy of ``p_j / (1 - p_y)`` over the classes j ≠ y, divided by C - 1 (Eq. 6; Chen et al. 2019, 1903.01182).
 
-    Complement objective training (arXiv:1903.01182) maximises it in a second pass after each step on cross entropy.
-
-    Args:
-        logits: Shape (..., C) with three classes or more.
-        labels: Shape (...).
-        **reductions: As in `mixed_loss`.
-
-    Returns:
-        A scalar, or shape (...) with ``reduction="none"``; in nats, from 0 to ``log(C - 1) / (C - 1)``.
+    Logits have shape (..., C) with three classes or more, labels (...). In nats, from 0 to ``log(C - 1) / (C - 1)``.
     """
     return 0 - ComplementEntropy()(logits, labels, **reductions)  # a negation would give -0.0 for ignored labels
 
 
 def _index(labels: Tensor) -> Tensor:
-    """Labels that can be looked up, shape (N, 1): class 0 for samples that do not count."""
+    """Labels for indexing, shape (N, 1): class 0 for samples that do not count."""
     return labels.masked_fill(labels == IGNORED, 0)[:, None]
 
 
 def _of_label(values: Tensor, labels: Tensor) -> Tensor:
-    """The value of each sample (N, C) at its label, shape (N,)."""
+    """The values (N, C) at the labels, shape (N,)."""
     return values.gather(-1, _index(labels)).squeeze(-1)

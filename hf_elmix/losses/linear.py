@@ -1,12 +1,11 @@
 """Losses of a language model's head that never hold the logits of all tokens.
 
-With a large vocabulary the logits are the largest tensor in training: N tokens times V words, several times over. A
-loss that is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), needs no more
-of them than cross entropy does: its gradient in the logits is f'(c) times that of cross entropy, and f'(c) is known as
-soon as c is. So one pass over chunks of tokens gives the loss and all gradients, with the three matrix products that
-cross entropy takes, and the only large tensors are the gradients and one chunk of logits. (The fused kernels of
-PyTorch and Liger do the same, but for cross entropy alone; to pass the cross entropy of each token on to f, they have
-to compute the logits a second time: see `kernel`.)
+With a large vocabulary the logits are the largest tensors in training: N tokens times V words, several times over. If
+a loss is a function f of a token's cross entropy c, as the mixed loss is (`hf_elmix.losses.mixed`), its gradient in
+the logits is f'(c) times that of cross entropy, and f'(c) is known as soon as c is. So one pass over chunks of tokens
+gives the loss and all gradients, with the three matrix products that cross entropy takes, and the only large tensors
+are the gradients and one chunk of logits. (The fused kernels of PyTorch and Liger do the same for cross entropy alone;
+with another f they compute the logits twice: see `HeadOptions`.)
 
 Shapes, in every function: ``hidden`` (..., D), the input of the head; ``weight`` (V, D) and ``bias`` (V,) of the head;
 ``labels`` (...) of word ids in [0, V) or ``ignore_index``. Ignored tokens cost nothing.
@@ -27,8 +26,8 @@ from hf_elmix.losses.reduction import check_class_ids, reduced
 
 __all__ = ["HeadOptions", "Kernel", "LinearLoss", "linear_loss", "linear_mixed_loss"]
 
-# Smaller chunks take longer on a CPU (tests/benchmarks/bench_linear.py --chunks): each reads the whole weight and
-# writes its whole gradient, which the products have to outweigh.
+# Smaller chunks are slower on a CPU (tests/benchmarks/bench_linear.py --chunks), because each reads the whole weight
+# and writes its whole gradient.
 MIN_CHUNK = 128
 HALF = (torch.float16, torch.bfloat16)
 
@@ -36,7 +35,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class LinearLoss(NamedTuple):
-    """A loss, and both terms of the mixed loss to log beside it.
+    """A loss, and both terms of the mixed loss for the logs.
 
     Attributes:
         loss: A scalar, in float32 or wider.
@@ -53,17 +52,16 @@ class HeadOptions(TypedDict, total=False):
     """The keyword arguments of both functions.
 
     Attributes:
-        bias: Shape (V,), of the head.
+        bias: Shape (V,).
         reduction: ``"mean"`` over the labels that count (the default), or ``"sum"``.
         ignore_index: Label of tokens that do not count; -100 by default.
-        num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
-            accumulation, several devices). Only with ``reduction="mean"``.
-        chunk_tokens: Tokens in a chunk; by default D / 2, and at least 128: its logits then take half as much memory
+        num_items: Divisor of the mean, as in `hf_elmix.losses.Reductions`.
+        chunk_tokens: Tokens in a chunk; by default D / 2 and at least 128, so that its logits take half as much memory
             as the gradient of the weight.
         kernel: A function of (hidden (N, D), weight, labels (N,)) that returns the cross entropy of each token, shape
             (N,), to use instead of chunks; differentiable, also with a different factor for each token. Examples are
             ``functools.partial(torch.nn.functional.linear_cross_entropy, reduction="none", options=...)`` and the
-            kernels of Liger and cut-cross-entropy. A bias has to be bound to the kernel.
+            kernels of Liger and cut-cross-entropy. Bind any bias to the kernel.
     """
 
     bias: Tensor | None
@@ -83,12 +81,12 @@ def linear_mixed_loss(
         hidden: Shape (..., D).
         weight: Shape (V, D).
         labels: Shape (...), integer word ids in [0, V) or ``ignore_index``.
-        alpha: Weight of the cross entropy; ``alpha=1, beta=0`` is cross entropy.
+        alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
         **options: See `HeadOptions`.
 
     Returns:
-        The loss, and both of its terms. A mean over no labels at all is 0, with zero gradient.
+        The loss and both of its terms. A mean over no labels at all is 0, with zero gradient.
 
     Raises:
         TypeError: If the labels are not integers.
@@ -97,7 +95,7 @@ def linear_mixed_loss(
     return linear_loss(hidden, weight, labels, lambda ce: mix(ce, -torch.expm1(-ce), alpha, beta), **options)
 
 
-def linear_loss(  # noqa: D417  # the rest is in HeadOptions
+def linear_loss(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -110,22 +108,15 @@ def linear_loss(  # noqa: D417  # the rest is in HeadOptions
     chunk_tokens: int | None = None,
     kernel: Kernel | None = None,
 ) -> LinearLoss:
-    """Any function of a token's cross entropy, as `linear_mixed_loss`; options as in `HeadOptions`.
+    """`linear_mixed_loss` for any function `of` of a token's cross entropy; see `HeadOptions` for the options.
+
+    `of` returns the loss of each token from its cross entropy in nats, both of shape (n,), as
+    `hf_elmix.losses.CrossEntropyFunction.of_ce` does.
 
     Unless gradients are off, those of `hidden`, `weight` and `bias` are computed along with the loss, and cannot be
-    differentiated again (`create_graph`). A second backward pass through a retained graph recomputes them. The
-    products are in half precision if the weight is, or autocast asks for it; softmax, loss and the sum of the weight's
+    differentiated again (`create_graph`). A second backward pass through a retained graph recomputes them. Matrix
+    products are in half precision if the weight is, or under autocast; softmax, loss and the sum of the weight's
     gradient over chunks are in float32.
-
-    Args:
-        hidden: Shape (..., D).
-        weight: Shape (V, D).
-        labels: Shape (...).
-        of: The loss of each token from its cross entropy in nats, both of shape (n,), such as
-            `hf_elmix.losses.CrossEntropyFunction.of_ce`. Each value depends on its own token only.
-
-    Returns:
-        The loss, and both terms of the mixed loss.
     """
     _check(hidden, weight, bias, labels, reduction, chunk_tokens, kernel)
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).long()
@@ -163,7 +154,7 @@ def _check(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"Expected bias of shape ({len(weight)},), but got {tuple(bias.shape)}.")
     if bias is not None and kernel is not None:
-        raise ValueError("A kernel takes its bias itself. Bind it with functools.partial, and leave `bias` out.")
+        raise ValueError("A kernel has its own bias. Bind it with functools.partial, and leave `bias` out.")
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"Expected chunk_tokens to be 1 or more, but got {chunk_tokens}.")
     if reduction not in ("mean", "sum"):
@@ -171,7 +162,7 @@ def _check(
 
 
 class _InChunks(torch.autograd.Function):
-    """Sums over the tokens of the loss, the cross entropy and the expectation loss; only the first has a gradient."""
+    """Sums of the loss, the cross entropy and the expectation loss over tokens; only the first has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Pass) -> tuple[Tensor, ...]:
@@ -184,7 +175,7 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True, for which the gradients of the forward pass are constants
+        if torch.is_grad_enabled():  # create_graph=True, to which the gradients of the forward pass are constants
             raise RuntimeError(
                 "The gradients of this loss cannot be differentiated again; use mixed_loss of the logits."
             )
@@ -200,29 +191,20 @@ class _InChunks(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over chunks of tokens.
+    """One pass over chunks of tokens."""
 
-    Attributes:
-        tokens: Indices of the tokens that count, shape (n,).
-        labels: Of all tokens, shape (N,).
-        of: The loss of each token from its cross entropy.
-        dtype: Type of the matrix products.
-        wide: Type of everything else.
-        size: Tokens in a chunk.
-    """
-
-    tokens: Tensor
-    labels: Tensor
+    tokens: Tensor  # indices of the tokens that count, shape (n,)
+    labels: Tensor  # of all tokens, shape (N,)
     of: Callable[[Tensor], Tensor]
-    dtype: torch.dtype
-    wide: torch.dtype
-    size: int
+    dtype: torch.dtype  # of the matrix products
+    wide: torch.dtype  # of everything else
+    size: int  # tokens in a chunk
 
     def run(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """The three sums, shape (3,), and the gradients of the first in those inputs that need one."""
-        # A sum over several chunks needs more digits than its terms; within one chunk the product takes care of it.
+        """The three sums, shape (3,), and the gradients of the first in the inputs that need one."""
+        # A sum over several chunks needs more digits than its terms; within one chunk the matrix product sums.
         sum_type = weight.dtype if len(self.tokens) <= self.size else self.wide
         gradients = tuple(
             torch.zeros_like(x, dtype=dtype) if x is not None and wanted else None
@@ -240,7 +222,7 @@ class _Pass:
         return sums, gradients
 
     def _sums(self, logits: Tensor, index: Tensor, wanted: bool) -> Tensor:
-        """The three sums of some logits, which are overwritten by the gradient of the first if it is wanted."""
+        """The three sums for a chunk of logits, which are overwritten by the gradient of the first if `wanted`."""
         logits -= logits.amax(-1, keepdim=True)
         of_label = logits.gather(-1, index)
         total = logits.exp_().sum(-1, keepdim=True)
@@ -250,7 +232,7 @@ class _Pass:
         with torch.enable_grad():
             loss = self.of(ce.requires_grad_())
             (slope,) = torch.autograd.grad(loss.sum(), ce)
-        # slope * (p - [j = y]), the softmax p being the exponentials over their total
+        # slope * (p - [j = y]), where the softmax p is the exponentials divided by their total
         logits.mul_(slope[:, None] / total).scatter_add_(-1, index, -slope[:, None])
         return torch.stack((loss.detach().sum(), *_terms(ce)))
 

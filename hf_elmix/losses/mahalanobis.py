@@ -2,10 +2,8 @@
 
 Each class has a fixed centre, as far as possible from all others: the centres are the corners of a regular simplex
 around 0 (Pang et al. 2018, arXiv:1802.09308). The loss of a sample is half the squared distance of its features from
-the centre of its class, and the predicted class is that of the nearest centre.
-
-Minus half the squared distances serve as logits: the largest is that of the nearest centre, and the loss is minus the
-logit of the label. They differ from linear logits ``z·μ_j`` only by a term that all classes share.
+the centre of its class, and the predicted class is that of the nearest centre. If minus half the squared distances are
+the logits, the loss is minus the logit of the label.
 """
 
 from __future__ import annotations
@@ -33,18 +31,16 @@ def max_mahalanobis_centers(
 ) -> Tensor:
     """Centres of the classes: vectors of length `scale` whose pairwise cosine is ``-1 / (C - 1)``.
 
-    This is the papers' simplex, rotated. In their construction each class but the last has one feature in which it
-    alone is positive; the last has none, and features from C on are 0. That suits features of any sign and size, such
-    as theirs, which come from a linear layer. After a ReLU, however, the last class could not be distinguished from
-    the first, and after a tanh no centre of length 10 could be reached. Rotated by a cosine transform, every centre
-    uses all features, with both signs. Lengths and angles stay the same.
+    This is the papers' simplex, rotated by a cosine transform so that every centre uses all features, with both signs.
+    In the papers' coordinates, which suit the output of a linear layer, the last class could not be predicted after a
+    ReLU, and no centre of length 10 could be reached after a tanh.
 
     Args:
         num_classes: C, 2 or more.
-        dim: Number of features, C - 1 or more (C or more for features that are never negative).
+        dim: Number of features, C - 1 or more (C or more for non-negative features).
         scale: Length of each centre; 10 in the papers' code.
-        dtype: Of the result; by default, PyTorch's default type.
-        device: Of the result; by default, PyTorch's default device.
+        dtype: Type of the result; by default, PyTorch's default type.
+        device: Device of the result; by default, PyTorch's default device.
 
     Returns:
         Shape (C, dim), the same on every call. The centres add up to 0.
@@ -65,7 +61,7 @@ def max_mahalanobis_centers(
 
 
 def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Unpack[Reductions]) -> Tensor:
-    """Max-Mahalanobis centre loss ``|z - mu_y|^2 / 2`` (Eq. 5). Its gradient in the features is ``z - mu_y``.
+    """Max-Mahalanobis centre loss ``|z - mu_y|^2 / 2`` (Eq. 5), whose gradient in the features is ``z - mu_y``.
 
     Args:
         features: z, shape (..., dim), of any floating type.
@@ -89,10 +85,10 @@ def mmc_loss(features: Tensor, labels: Tensor, centers: Tensor, **reductions: Un
 
 
 def center_logits(features: Tensor, centers: Tensor) -> Tensor:
-    """Logits ``-|z - mu_j|^2 / 2``, of which the largest is that of the nearest centre.
+    """Logits ``-|z - mu_j|^2 / 2``, the largest being that of the nearest centre.
 
-    Their softmax is the probability of each class if all classes are equally frequent and each is normally distributed
-    around its centre with variance 1.
+    Their softmax is the probability of each class if classes are equally frequent and normally distributed around
+    their centres with variance 1. They differ from linear logits ``z·μ_j`` by a term that all classes share.
 
     Args:
         features: z, shape (..., dim), of any floating type.
@@ -112,8 +108,8 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     centers = centers.to(features)
     with torch.autocast(features.device.type, enabled=False):
-        # Expanded, small distances would be lost in the rounding of large squares (and of TF32). So only how much
-        # farther away the other centres are is computed in that way; the distance of the nearest is computed directly.
+        # From the expanded square alone, small distances would be lost in the rounding of large squares (and of TF32).
+        # It only gives how much farther away the other centres are; the nearest distance is computed directly.
         scores = F.linear(features, centers, -centers.square().sum(-1) / 2)
         best = scores.max(-1, keepdim=True)
         nearest = (features - centers[best.indices.squeeze(-1)]).square().sum(-1, keepdim=True) / 2
@@ -123,8 +119,7 @@ def center_logits(features: Tensor, centers: Tensor) -> Tensor:
 def _simplex(num_classes: int) -> Tensor:
     """Unit vectors of shape (C, C - 1), in float64: the closed form of the papers' recursion.
 
-    Class j is the first to use coordinate j. All later classes have the same value there, minus an equal share of its
-    value, so that each column adds up to 0.
+    Class j is the first to use coordinate j. All later classes share one value there, which makes the column sum 0.
     """
     later = _steps(num_classes - 1).flip(0)  # classes after j
     first = (num_classes * later / ((num_classes - 1) * (later + 1))).sqrt()
@@ -139,5 +134,5 @@ def _cosines(count: int, dim: int) -> Tensor:
 
 
 def _steps(count: int) -> Tensor:
-    """1, 2, ..., `count`, on the CPU, because not every device has float64."""
+    """1, 2, ..., `count` in float64, on the CPU because not every device has that type."""
     return torch.arange(1, count + 1, dtype=torch.float64, device="cpu")

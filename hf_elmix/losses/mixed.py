@@ -1,12 +1,11 @@
 """Cross entropy, expectation loss and their mixture, as functions of (logits, labels).
 
-Everything rests on one identity. With CE = −log p_y for one sample, p_y = exp(−CE), so the mixed loss (Eq. 12) is a
-scalar function of the per-sample cross entropy,
+Since CE = −log p_y for one sample, p_y = exp(−CE), and the mixed loss (Eq. 12) is a function of the cross entropy,
 
     L = α · CE + β · (1 − exp(−CE)),
 
-and its gradient is the cross-entropy gradient (Eq. 8) times α + β · p_y (Eq. 13). It takes a single cross-entropy
-call: no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
+and its gradient is that of the cross entropy (Eq. 8) times α + β · p_y (Eq. 13). It takes a single cross-entropy call:
+no second softmax, stable for any logits, and an ignored label (CE = 0) contributes nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def mixed_loss(
     Its gradient in the logit of class j is ``(alpha + beta * p_y) * (p_j - [j = y])`` (Eq. 13).
 
     Args:
-        logits: Shape (..., C).
+        logits: Shape (..., C), of any floating type; half precision is reduced in float32.
         labels: Shape (...), integer class ids in [0, C) or ``ignore_index``.
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
@@ -84,20 +83,11 @@ def loss_terms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both terms of the mixed loss for each sample, from one cross-entropy call.
 
-    Args:
-        logits: Shape (..., C).
-        labels: Shape (...).
-        ignore_index: Label of samples that do not count.
-        weight: Shape (C,), class weights.
-        label_smoothing: Smoothing of the cross entropy.
+    The arguments and errors are those of `mixed_loss`.
 
     Returns:
         Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight of each sample in a mean
         (0 if ignored), each of shape (...).
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not match, or an argument is outside its range.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"Expected label_smoothing to be in [0, 1], but got {label_smoothing}.")
@@ -113,7 +103,7 @@ def loss_terms(
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term of weight 0 is left out, because 0 * inf is NaN."""
+    """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term with weight 0 is left out, because 0 * inf is NaN."""
     if not beta:
         return alpha * ce
     return alpha * ce + beta * el if alpha else beta * el
@@ -122,13 +112,12 @@ def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
 def _smoothed_cross_entropy(batch: Samples, weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
     """Plain (unweighted) and smoothed (weighted) cross entropy of each sample, from one log-softmax.
 
-    With class weights, each class's share of the smoothed target has its own weight, as in PyTorch.
+    With class weights, each class's share of the smoothed target has the weight of that class, as in PyTorch.
     """
     minus_log_p = -F.log_softmax(batch.logits, dim=-1)
-    index = batch.index
-    ce = minus_log_p.gather(-1, index[:, None]).squeeze(-1).where(batch.counted, 0)
+    ce = minus_log_p.gather(-1, batch.index[:, None]).squeeze(-1).where(batch.counted, 0)
     if weight is None:
         return ce, (1 - smoothing) * ce + smoothing * minus_log_p.mean(-1).where(batch.counted, 0)
     weight = weight.to(minus_log_p)
     spread = (minus_log_p @ weight / minus_log_p.shape[-1]).where(batch.counted, 0)
-    return ce, (1 - smoothing) * ce * weight[index] + smoothing * spread
+    return ce, (1 - smoothing) * ce * weight[batch.index] + smoothing * spread

@@ -1,4 +1,4 @@
-"""What all losses share: checking a batch, counting its labels, and reducing losses of samples to one number."""
+"""What all losses share: checking a batch, counting its labels, and reducing the losses of its samples."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class Reductions(TypedDict, total=False):
     """The keyword arguments that every loss function takes.
 
     Attributes:
-        reduction: ``"mean"`` over the labels that count (by their class weight if ``weight`` is given, as in
-            ``torch.nn.functional.cross_entropy``; this is the default), ``"sum"``, or ``"none"`` for a tensor shaped
-            like the labels.
+        reduction: ``"mean"`` over the labels that count (the default; weighted if ``weight`` is given, as in
+            ``torch.nn.functional.cross_entropy``), ``"sum"``, or ``"none"`` for a tensor shaped like the labels.
         ignore_index: Label of samples that do not count; -100 by default.
         weight: Shape (C,), a factor for every sample of a class.
         num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
@@ -39,36 +38,22 @@ class Samples:
     Attributes:
         logits: Shape (N, C), in float32 or wider.
         labels: Shape (N,); samples that do not count keep their label.
+        index: Shape (N,), the labels for indexing: class 0 for samples that do not count.
         counts: Shape (N,), the weight of each sample in a mean; 0 if it is ignored.
-        counted: Shape (N,), whether the sample counts at all.
+        counted: Shape (N,), whether the sample counts.
         shape: Shape of the labels before flattening.
     """
 
     logits: Tensor
     labels: Tensor
+    index: Tensor
     counts: Tensor
     counted: Tensor
     shape: torch.Size
 
-    @property
-    def index(self) -> Tensor:
-        """Labels that can be looked up, shape (N,): class 0 for samples that do not count."""
-        return self.labels.where(self.counted, 0)
-
 
 def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Tensor | None = None) -> Samples:
-    """Check a batch and flatten it.
-
-    Args:
-        logits: Shape (..., C), of any floating type; half precision becomes float32.
-        labels: Shape (...), integer class ids in [0, C) or `ignore_index`.
-        ignore_index: Label of samples that do not count.
-        weight: Shape (C,), class weights.
-
-    Raises:
-        TypeError: If the labels are not integers.
-        ValueError: If the shapes do not match.
-    """
+    """Check a batch and flatten it; the arguments and errors are those of `hf_elmix.losses.mixed_loss`."""
     check_class_ids(labels)
     if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
         raise ValueError(
@@ -85,10 +70,10 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     counted = labels.ne(ignore_index)
-    counts = counted.to(logits.dtype)
+    index, counts = labels.where(counted, 0), counted.to(logits.dtype)
     if weight is not None:
-        counts = counts * weight.to(counts)[labels.where(counted, 0)]
-    return Samples(logits, labels, counts, counted, shape)
+        counts = counts * weight.to(counts)[index]
+    return Samples(logits, labels, index, counts, counted, shape)
 
 
 def reduced(
@@ -97,10 +82,13 @@ def reduced(
     """Reduce the losses of samples as `Reductions` describes. A mean over no labels at all is 0, with zero gradient.
 
     Args:
-        loss: Of each sample, of any shape; weighted, and 0 for samples that do not count.
-        counts: The weight of each sample in a mean, of the same shape.
-        reduction: How to reduce.
+        loss: Losses of samples, of any shape; weighted, and 0 for samples that do not count.
+        counts: Weight of each sample in a mean, of the same shape.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         num_items: Divisor of a mean in place of the sum of `counts`.
+
+    Raises:
+        ValueError: If `reduction` or `num_items` is not one of these.
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"Expected reduction to be 'mean', 'sum' or 'none', but got {reduction!r}.")
@@ -115,13 +103,13 @@ def reduced(
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:
-    """The divisor of a mean over `count` labels: as `total_of`, but 1 if no label counts, so that the mean is 0."""
+    """The divisor of a mean over `count` labels: `total_of`, but 1 if no label counts, which makes the mean 0."""
     total = total_of(count, like)
     return total.where(total > 0, 1)
 
 
 def total_of(count: int | Tensor, like: Tensor) -> Tensor:
-    """A number of labels, or the sum of a tensor of them, as a scalar of the type and on the device of `like`."""
+    """A number of labels, or the sum of a tensor of numbers, as a scalar of the type and on the device of `like`."""
     return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 
 

@@ -1,18 +1,14 @@
-"""The mixed loss (Eq. 12), and schedules that change its weights over training.
-
-Nothing here needs PyTorch until a loss is computed.
-"""
+"""The mixed loss (Eq. 12), and schedules that change its weights over training."""
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.losses.base import CrossEntropyFunction, Schedule
 from hf_elmix.losses.weights import (
     exact,
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REGIMES", "Mixed", "MixingSchedule", "Phase", "RescaledCrossEntropy", "RescaledSchedule"]
 
-# The paper's regimes (section "Scheduling") and its two single losses, each in the general form.
+# The paper's regimes (section "Scheduling") and the two terms on their own, each as a list of phases.
 REGIMES = {
     "ce": "1:0",
     "el": "0:1",
@@ -51,12 +47,8 @@ LOGITS = ("true", "other")
 class Mixed(CrossEntropyFunction):
     """The mixed loss ``alpha * CE + beta * EL`` (Eq. 12). Cross entropy is ``Mixed(1, 0)``.
 
-    Attributes:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-
     Raises:
-        UsageError: If one is negative or both are 0.
+        UsageError: If a weight is negative or both are 0.
     """
 
     alpha: Fraction
@@ -72,7 +64,7 @@ class Mixed(CrossEntropyFunction):
         return self.of_terms(ce, -(-ce).expm1())
 
     def of_terms(self, ce: Tensor, el: Tensor) -> Tensor:
-        """The loss of each sample from its cross entropy, which may be smoothed, and its expectation loss."""
+        """The loss of each sample from its cross entropy, possibly smoothed, and its expectation loss."""
         from hf_elmix.losses.mixed import mix
 
         return mix(ce, el, float(self.alpha), float(self.beta))
@@ -92,7 +84,7 @@ class RescaledCrossEntropy(CrossEntropyFunction):
     Attributes:
         alpha: Weight of the cross entropy in the mixed loss.
         beta: Weight of the expectation loss.
-        logit: Where the areas V are measured: ``"true"``, at the logit of the true label (i = j), or ``"other"``
+        logit: The logit at which the areas V are measured: ``"true"``, that of the true label (i = j), or ``"other"``
             (i ≠ j).
     """
 
@@ -118,15 +110,15 @@ class RescaledCrossEntropy(CrossEntropyFunction):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with constant weights.
+    """A part of training with constant weights.
 
     Attributes:
-        start: Where it starts, as a share of training in [0, 1).
+        start: Share of training in [0, 1) after which it begins.
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
 
     Raises:
-        UsageError: If the start is not a number, or the weights are not those of a mixed loss.
+        UsageError: If the start is not a number, a weight is negative, or both are 0.
     """
 
     start: Fraction
@@ -144,10 +136,10 @@ class MixingSchedule(Schedule[Mixed]):
     """The mixed loss with weights (alpha, beta) that are a step function of training progress.
 
     Attributes:
-        phases: In the order of their starts; the first starts at 0.
+        phases: Phases with increasing starts, the first of which is 0.
 
     Raises:
-        UsageError: If the phases do not make a schedule.
+        UsageError: If the starts do not begin at 0, do not increase, or reach 1.
     """
 
     phases: tuple[Phase, ...]
@@ -168,7 +160,7 @@ class MixingSchedule(Schedule[Mixed]):
         Args:
             text: A name from the paper (``ce``, ``el``, ``0``, ``0,0.5``, ``0-0.5``), or phases separated by spaces:
                 ``0@0 0.3@0.5 0.5@0.9``, ``ce@0 0.5@5/6``, ``1:1@0 1:2.5@0.5``, ``0 0.25 0.5`` (equal lengths), with
-                or without ``mix:`` before them. A number is a focus; a schedule is returned as it is.
+                or without the prefix ``mix:``. A number is a focus; a schedule is returned unchanged.
 
         Raises:
             UsageError: If the text is not a schedule; the message says what is accepted.
@@ -183,8 +175,7 @@ class MixingSchedule(Schedule[Mixed]):
         words = REGIMES.get(text.strip(), text).split()
         if not words:
             _refuse(text)
-        placed = ["@" in word for word in words]
-        if any(placed) and not all(placed):
+        if len({"@" in word for word in words}) > 1:
             _refuse(text, "either every phase has a start ('@') or none has")
         pairs = [word.split("@", 1) if "@" in word else [word, f"{k}/{len(words)}"] for k, word in enumerate(words)]
         try:
@@ -194,11 +185,11 @@ class MixingSchedule(Schedule[Mixed]):
 
     @cached_property
     def parts(self) -> tuple[tuple[Fraction, Mixed], ...]:
-        """The mixed loss of each phase after its start."""
+        """The start and mixed loss of each phase."""
         return tuple((phase.start, Mixed(phase.alpha, phase.beta)) for phase in self.phases)
 
     def weights(self, step: int, max_steps: int) -> tuple[float, float]:
-        """Weights (alpha, beta) of the optimizer step that follows `step` completed ones of `max_steps`; see `at`."""
+        """Weights (alpha, beta) of the loss that `at` returns."""
         loss = self.at(step, max_steps)
         return float(loss.alpha), float(loss.beta)
 
@@ -219,14 +210,11 @@ class MixingSchedule(Schedule[Mixed]):
 
 @dataclass(frozen=True)
 class RescaledSchedule(Schedule[RescaledCrossEntropy]):
-    """Cross entropy whose learning rate is multiplied as if the mixed loss followed a schedule.
+    """`RescaledCrossEntropy` under a schedule of the mixed loss.
 
     Attributes:
         of: The schedule of the mixed loss.
-        logit: As in `RescaledCrossEntropy`.
-
-    Raises:
-        UsageError: If `logit` is neither ``"true"`` nor ``"other"``.
+        logit: ``"true"`` or ``"other"``; any other value raises a UsageError.
     """
 
     of: MixingSchedule
@@ -238,7 +226,7 @@ class RescaledSchedule(Schedule[RescaledCrossEntropy]):
 
     @cached_property
     def parts(self) -> tuple[tuple[Fraction, RescaledCrossEntropy], ...]:
-        """The loss of each phase after its start."""
+        """The start and loss of each phase."""
         return tuple((p.start, RescaledCrossEntropy(p.alpha, p.beta, self.logit)) for p in self.of.phases)
 
     def __str__(self) -> str:
@@ -246,7 +234,7 @@ class RescaledSchedule(Schedule[RescaledCrossEntropy]):
 
 
 def _weights(word: str) -> tuple[Fraction, Fraction]:
-    """Weights of one phase: a name, a bare pair, or a focus."""
+    """The weights of one phase, from a name, a bare pair, or a focus."""
     if word in ("ce", "el"):
         word = REGIMES[word]
     alpha, colon, beta = word.partition(":")
@@ -254,7 +242,5 @@ def _weights(word: str) -> tuple[Fraction, Fraction]:
 
 
 def _refuse(text: str, reason: str = "") -> NoReturn:
-    close = difflib.get_close_matches(text, REGIMES, n=1, cutoff=0.6)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     why = f" ({reason})" if reason else ""
-    raise UsageError(f"Unknown mixing {text!r}{why}. Expected {GRAMMAR}.{hint}") from None
+    raise UsageError(f"Unknown mixing {text!r}{why}. Expected {GRAMMAR}.{did_you_mean(text, REGIMES)}") from None

@@ -1,7 +1,6 @@
-"""The weights (alpha, beta) of the mixed loss and the focus they stand for, in exact arithmetic.
+"""The weights (alpha, beta) of the mixed loss and the focus that they give, in exact arithmetic.
 
-Numbers are fractions (`fractions.Fraction`), so that a phase starts at exactly the step it should, for any number of
-steps. Nothing here needs PyTorch.
+Numbers are fractions (`fractions.Fraction`), so that a phase starts at the exact step for any number of steps.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Number = numbers.Real | float | str
 
 HALF = Fraction(1, 2)
 
-# A plain decimal or fraction. Bounded, because an exact '1e999999999' would fill the memory.
+# A plain decimal or fraction, of limited length because an exact '1e999999999' would fill the memory.
 DIGITS = 40
 EXACT = Context(prec=2 * DIGITS)
 NUMBER = re.compile(rf"\d{{1,{DIGITS}}}(\.\d{{1,{DIGITS}}})?(/0*[1-9]\d{{0,{DIGITS}}})?|\.\d{{1,{DIGITS}}}")
@@ -39,7 +38,7 @@ def focus_to_weights(focus: Number) -> tuple[float, float]:
     """Weights (alpha, beta) whose gradient is largest where the true label has probability `focus` (Eq. 14).
 
     Args:
-        focus: F in [0, 0.5]. A float stands for the decimal it prints as, so that 0.4 gives exactly (1, 5).
+        focus: F in [0, 0.5]. A float is read as the decimal it prints as, so 0.4 gives exactly (1, 5).
 
     Returns:
         ``(1, 1 / (1 - 2F))`` for F < 0.5, and ``(0, 1)`` for F = 0.5.
@@ -54,38 +53,27 @@ def focus_to_weights(focus: Number) -> tuple[float, float]:
 def focus_of(alpha: float, beta: float) -> float:
     """Probability of the true label at which the gradient of the mixed loss is largest, in [0, 0.5].
 
-    It is ``(1 - alpha / beta) / 2``, the inverse of Eq. 14, and 0 where that is negative: if cross entropy outweighs
-    expectation loss, the gradient is largest for the samples with the lowest probability of the true label.
-
-    Args:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
+    It is ``(1 - alpha / beta) / 2``, the inverse of Eq. 14, or 0 if that is negative, because the gradient then only
+    falls as the probability of the true label grows.
     """
     return max(0.0, (1 - alpha / beta) / 2) if beta else 0.0
 
 
 def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) -> Fraction:
-    """``M = V_mixed / V_CE``: by how much the mixed loss has the larger gradient, measured by area (Eqs. 20-22).
+    """``M = V_mixed / V_CE``, the ratio of the areas under the gradients of the mixed loss and CE (Eqs. 20-22).
 
-    V is the area under the gradient (Eq. 13) at the logit of the true label (i = j, over p_y in [0, 1]; then
-    M = α + β/3), or at another logit (i ≠ j, over p_y and p_j in [0, 1]²; then M = α + β/2). V_CE is ½ in both cases.
-
-    Args:
-        alpha: Weight of the cross entropy.
-        beta: Weight of the expectation loss.
-        true_label: Whether to measure at the logit of the true label.
-
-    Raises:
-        UsageError: If a weight is not a number.
+    V is the area under the gradient (Eq. 13) at the logit of the true label (`true_label`; i = j, over p_y in [0, 1]),
+    which gives M = α + β/3, or at another logit (i ≠ j, over p_y and p_j in [0, 1]²), which gives M = α + β/2. V_CE is
+    ½ in both cases. A UsageError is raised if a weight is not a number.
     """
     return exact(alpha) + exact(beta) / (3 if true_label else 2)
 
 
 def exact(number: Number) -> Fraction:
-    """A number, or a text such as ``0.25`` or ``1/3``, as a fraction; a float stands for the decimal it prints as.
+    """A number, or a text such as ``0.25`` or ``1/3``, as a fraction; a float is read as the decimal it prints as.
 
     Raises:
-        UsageError: If it is negative or anything else.
+        UsageError: If it is anything else, or negative and not a fraction.
     """
     if isinstance(number, Fraction):
         return number
@@ -98,11 +86,7 @@ def exact(number: Number) -> Fraction:
 
 
 def exact_weights(alpha: Number, beta: Number) -> tuple[Fraction, Fraction]:
-    """Both weights as fractions.
-
-    Raises:
-        UsageError: If one is negative or both are 0.
-    """
+    """Both weights as fractions; a UsageError is raised if one is negative or both are 0."""
     alpha, beta = exact(alpha), exact(beta)
     if alpha < 0 or beta < 0 or alpha == beta == 0:
         raise UsageError(
@@ -113,14 +97,14 @@ def exact_weights(alpha: Number, beta: Number) -> tuple[Fraction, Fraction]:
 
 
 def weights_of_focus(focus: Fraction) -> tuple[Fraction, Fraction]:
-    """As `focus_to_weights`, in fractions."""
+    """`focus_to_weights` in fractions."""
     if not 0 <= focus <= HALF:
         raise UsageError(f"Expected a focus in [0, 0.5], but got {to_text(focus)}.")
     return (Fraction(0), Fraction(1)) if focus == HALF else (Fraction(1), 1 / (1 - 2 * focus))
 
 
 def to_text(number: Fraction) -> str:
-    """A number as `exact` reads it back: a decimal if it terminates, else a fraction."""
+    """A text that `exact` reads back: a decimal if it terminates, else a fraction."""
     for places in range(DIGITS):
         scaled = number * 10**places
         if scaled.denominator == 1:
@@ -129,7 +113,7 @@ def to_text(number: Fraction) -> str:
 
 
 def weights_to_text(alpha: Fraction, beta: Fraction) -> str:
-    """A focus if the weights are those of Eq. 14 and it is no longer than the pair, else the pair ``alpha:beta``."""
+    """The focus if the weights are those of Eq. 14 and its text is no longer, else the pair ``alpha:beta``."""
     pair = f"{to_text(alpha)}:{to_text(beta)}"
     if beta:
         focus = (1 - alpha / beta) / 2

@@ -1,4 +1,4 @@
-"""What a model predicts for each evaluation row: recording during training, files, cohorts of rows.
+"""Predictions for each evaluation row: recording during training, files, cohorts of rows.
 
 Names are imported on first use. Import the function `predict` from the module of the same name.
 """

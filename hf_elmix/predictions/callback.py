@@ -1,7 +1,7 @@
-"""Record how predictions change during training: which rows are correct, and the p_y of those that are not.
+"""Record how predictions change during training: which rows are correct, and the p_y of each.
 
 This reproduces the paper's motivating example: of the rows that are incorrect at some epoch, those with p_y > 0.2 are
-often correct at the end, those below rarely.
+often correct at the end, the others rarely.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_elmix.errors import UsageError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CohortCallback"]
 
-TOLERANCE = 1e-6  # epochs; the Trainer's epochs are sums of fractions
+TOLERANCE = 1e-6  # in epochs, which the Trainer computes as sums of fractions
 SPEED = "_samples_per_second"  # suffix of a metric that the Trainer adds for each evaluation set
 
 
@@ -39,13 +39,13 @@ class CohortCallback(TrainerCallback):
     evaluation cannot be recorded, it warns and training continues.
 
     Args:
-        at: Epochs to record, such as ``[70]``: for each, the first evaluation at or after it; the last evaluation is
-            always recorded. By default every evaluation is.
+        at: Epochs to record, such as ``[70]``: for each, the first evaluation at or after it, besides the last
+            evaluation. By default every evaluation is recorded.
         threshold: The p_y that separates near from far incorrect rows in `transitions`, in (0, 1).
 
     Attributes:
-        predictions: What was recorded so far, by the name of the evaluation set (``""`` if there is only one); in the
-            main process only.
+        predictions: The predictions recorded so far, by the name of the evaluation set (``""`` if there is only one);
+            in the main process only.
 
     Example:
         ```python
@@ -70,13 +70,10 @@ class CohortCallback(TrainerCallback):
         self._recorder, self._training_began = Recorder(), False
 
     def transitions(self, name: str = "") -> pd.DataFrame:
-        """Count how the rows of each cohort end up; see `transition_table`.
-
-        Args:
-            name: Name of the evaluation set, if it has one.
+        """Count how the rows of each cohort of an evaluation set end up; see `transition_table`.
 
         Raises:
-            UsageError: If this process recorded nothing for that set.
+            UsageError: If this process recorded nothing for the set of that name.
         """
         from hf_elmix.predictions.cohorts import transition_table  # needs the extra `report`
 
@@ -85,9 +82,7 @@ class CohortCallback(TrainerCallback):
             raise UsageError(f"Expected the name of a recorded evaluation set ({known}), but got {name!r}.")
         return transition_table(self.predictions[name], self.threshold)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Attach to the model. When resuming, load what was recorded before the checkpoint."""
         self._recorder.attach(kwargs["model"], args)
         self._training_began = True
@@ -102,21 +97,15 @@ class CohortCallback(TrainerCallback):
         elif late := [epoch for epoch in self.at or () if epoch > state.num_train_epochs]:
             _warn(state, f"Training ends after {state.num_train_epochs} epochs, before epoch {_listed(late)}.")
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Record what the model returned for a batch."""
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Record the output of the model for a batch."""
         self._recorder.record_batch(kwargs["eval_dataloader"])
 
-    def on_predict(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
-    ) -> None:
+    def on_predict(self, args: TrainingArguments, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
         """Discard the recorded batches: `Trainer.predict` is not an evaluation."""
         self._recorder.discard()
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Add the evaluation to the predictions and write the file, unless training has not begun."""
         if not self._training_began:  # the file may be that of an earlier training run
             self._recorder.discard()
@@ -131,10 +120,8 @@ class CohortCallback(TrainerCallback):
         except (UsageError, OSError) as error:
             _warn(state, f"Cannot record the evaluation{f' set {name!r}' if name else ''}: {error}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Warn about epochs that no evaluation followed."""
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Warn about epochs without an evaluation at or after them."""
         last = min((one.epochs[-1] for one in self.predictions.values()), default=math.inf)
         if missed := [epoch for epoch in self.at or () if epoch > last + TOLERANCE]:
             _warn(
@@ -144,7 +131,7 @@ class CohortCallback(TrainerCallback):
             )
 
     def _add(self, name: str, point: Predictions) -> None:
-        """Add a point to an evaluation set; keep only the first point at or after each epoch of `at`, and the last."""
+        """Add a point to an evaluation set. Keep only the last point and the first at or after each epoch of `at`."""
         points = point
         if earlier := self.predictions.get(name):
             if not np.array_equal(earlier.labels, point.labels):
@@ -179,13 +166,13 @@ def _warn(state: TrainerState, text: str) -> None:
 
 def _set_name(metrics: Mapping[str, Any]) -> str:
     """``matched`` if the metrics are named ``eval_matched_...``, and ``""`` if they are named ``eval_...``."""
-    speed = [name for name in metrics if name.endswith(SPEED)]  # the Trainer's own comes last
+    speed = [name for name in metrics if name.endswith(SPEED)]  # the last is that of the Trainer
     prefix = speed[-1].removesuffix(SPEED) if speed else "eval"
     return "" if prefix == "eval" else prefix.removeprefix("eval_")
 
 
 def _recorded_until(step: int, path: Path) -> dict[str, Predictions]:
-    """Read the points up to a step. Logits are NaN unless they are those of the last of these points."""
+    """Read the points up to a step. Logits are NaN if they belong to a later point."""
     recorded = {}
     for name, one in read_predictions(path).items() if path.is_file() else ():
         early = one.steps <= step

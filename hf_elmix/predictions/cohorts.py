@@ -1,4 +1,4 @@
-"""Cohorts of rows at a point of training, and how these rows end up.
+"""Cohorts of rows at a point of training, and whether these rows are correct at the end.
 
 The paper's motivating example groups 10,000 test images at epoch 70 of 90 by the model's predictions. A row is
 *correct*; or incorrect and *near* the boundary, if the probability of its label is above a threshold; or else *far*.
@@ -37,9 +37,9 @@ PAPER = pd.DataFrame(
 def cohorts_of(predictions: Predictions, threshold: float = THRESHOLD) -> np.ndarray:
     """Assign each row to a cohort at each point.
 
-    Recorded probabilities were rounded to half precision, so the threshold is rounded too before the comparison.
-    Rounding keeps the order, hence no row at or below the threshold counts as near. (In double precision a recorded
-    0.3, which is 0.30005, would exceed 0.3.) Rows above it by less than the rounding, 0.00006 at 0.2, count as far.
+    Recorded probabilities are rounded to half precision, and so is the threshold. Rounding keeps the order, hence no
+    row at or below the threshold counts as near (a recorded 0.3 is 0.30005 and would exceed 0.3 in double precision).
+    Rows above it by less than the rounding, 0.00006 at 0.2, count as far.
 
     Args:
         predictions: On an evaluation set.
@@ -89,7 +89,7 @@ def share_table(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         level: Confidence level, in (0, 1).
 
     Returns:
-        The same rows; for each cohort ``_share``, ``_low`` and ``_high`` in [0, 1], NaN if it is empty.
+        The same rows, with ``_share``, ``_low`` and ``_high`` of each cohort in [0, 1]; NaN if it is empty.
     """
     columns = {}
     for name in COHORTS:
@@ -106,7 +106,7 @@ def share_table(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def start_of(predictions: Predictions, start: float | None = None) -> int:
-    """Find the recorded point, not the last, that is nearest to a given epoch.
+    """Find the recorded point, other than the last, that is nearest to a given epoch.
 
     Args:
         predictions: On an evaluation set.
@@ -154,8 +154,7 @@ def histogram_table(predictions: Predictions, bins: int = 20) -> pd.DataFrame:
         bins: Number of bins of equal width over [0, 1].
 
     Returns:
-        A row for each point, indexed by ``epoch``; columns are the left edges of the bins. Probabilities that are NaN
-        are not counted.
+        A row for each point, indexed by ``epoch``; columns are the left edges of the bins. NaN is not counted.
     """
     edges = np.linspace(0, 1, bins + 1)
     counts = [np.histogram(row[np.isfinite(row)].astype(float), edges)[0] for row in predictions.p_true]

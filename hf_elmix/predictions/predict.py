@@ -1,4 +1,4 @@
-"""Labelled batches of a data loader through a classifier."""
+"""Run a classifier over the labelled batches of a data loader."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["evaluation_mode", "predict", "split_labels"]
 
 
 def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: bool = True) -> Predictions:
-    """Run a classifier over the rows of a loader: text, images or anything else with one class per row.
+    """Run a classifier over the rows of a loader: texts, images or anything else with one class per row.
 
     Args:
-        model: Returns logits (N, C); on the device to use. It is left as it was.
+        model: Returns logits (N, C); on the device to use. It is left unchanged.
         loader: Batches of model inputs with ``labels`` (N,), class ids.
         progress: Show a progress bar if standard error is a terminal.
 
@@ -42,17 +42,13 @@ def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: 
             logits.append(logits_of(model(**inputs), "labels" in inputs).float().cpu().numpy())
             check_class_labels(labels[-1], logits[-1].shape)
     if not logits:
-        raise UsageError("Expected a loader with rows, but it gave none.")
+        raise UsageError("Expected a loader with rows, but it is empty.")
     return Predictions.from_logits(np.concatenate(logits), np.concatenate(labels))
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; afterwards restore the mode of each module.
-
-    Args:
-        model: The model.
-    """
+    """Put a model in evaluation mode; afterwards restore the mode of each module."""
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -63,7 +59,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def split_labels(batch: Mapping[str, Any], model: nn.Module, device: torch.device) -> tuple[dict[str, Any], Tensor]:
-    """Split a batch into model inputs and labels; the inputs keep the labels if the model cannot be called without.
+    """Split a batch into model inputs and labels. The inputs keep the labels if the model requires them.
 
     Args:
         batch: Model inputs with ``labels``.

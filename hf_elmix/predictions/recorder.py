@@ -1,4 +1,4 @@
-"""Record what a model returns for each row while a Trainer evaluates it anyway."""
+"""Record the predictions of a model while a Trainer evaluates it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LABELS = ("labels", "label", "label_ids")  # columns from which the Trainer's co
 CHUNK = 64  # rows that are collated at a time to get their labels
 CACHED_SETS = 8  # evaluation sets whose collated labels are kept
 
-_Batch = tuple[Tensor, Tensor | None] | str  # logits (n, C) and labels (n,), or what the model returned instead
+_Batch = tuple[Tensor, Tensor | None] | str  # logits (n, C) and labels (n,), or a description of other outputs
 
 
 class Recorder:
-    """Records what a model returns for each row during a Trainer's evaluations, without changing them.
+    """Records the logits and labels of each row during a Trainer's evaluations, without changing them.
 
-    The Trainer does not show a callback what the model returns. So a forward hook keeps the latest output in
-    evaluation mode, and `record_batch`, called after each evaluation batch, takes it. Any other forward pass in
-    between, such as one in a user's callback, is overwritten by the next batch.
+    The Trainer does not pass the outputs of the model to its callbacks. So a forward hook keeps the latest output in
+    evaluation mode, and `record_batch`, called after each evaluation batch, takes it. The output of any other forward
+    pass, such as one in a user's callback, is overwritten by the next batch.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Recorder:
         """Observe a model instead of the previous one.
 
         Args:
-            model: As the Trainer passes it to its callbacks.
-            args: The Trainer's, which may name other label inputs.
+            model: The model that the Trainer passes to its callbacks.
+            args: The arguments of the Trainer, which may name other label inputs.
         """
         self._label_names = (*(args.label_names or ()), *LABELS)
         if model is not self._model:
@@ -61,7 +61,7 @@ class Recorder:
             self._model, self._hook = model, model.register_forward_hook(self._keep_latest, with_kwargs=True)
 
     def _keep_latest(self, model: nn.Module, inputs: Any, named: dict[str, Any], outputs: Any) -> None:
-        """Keep the logits and labels of a forward pass; any others, which may be large, only in words."""
+        """Keep the logits and labels of a forward pass, or describe other outputs, which may be large."""
         if model.training:
             return
         labels = next((named[name] for name in self._label_names if named.get(name) is not None), None)
@@ -105,7 +105,7 @@ class Recorder:
             Logits (N, C) in float32 and class ids (N,); None unless `main`.
 
         Raises:
-            UsageError: If the batches do not give class logits and class ids of all rows in order.
+            UsageError: If the batches do not hold class logits and class ids of all rows in order.
         """
         loader, recorded = self._loader, self._batches
         self.discard()
@@ -138,7 +138,7 @@ class Recorder:
         return logits.cpu().numpy(), ids
 
     def _dataset_labels(self, loader: Any) -> np.ndarray:
-        """Labels that the model does not receive: a column of class ids if there is one, else as they are collated."""
+        """Read labels that the model does not receive: a column of class ids if there is one, else collated labels."""
         dataset, columns = loader.dataset, getattr(loader.dataset, "column_names", None) or ()
         column = next((name for name in self._label_names if name in columns), None)
         labels = np.empty(0) if column is None else np.asarray(dataset.with_format(None)[column][:])
@@ -159,7 +159,7 @@ class Recorder:
 
 
 def _check_order(loader: Any) -> None:
-    """Refuse an evaluation whose rows may not come in the order of the dataset."""
+    """Refuse an evaluation whose rows may be in another order than those of the dataset."""
     sampler: Any = getattr(loader, "batch_sampler", None)
     while type(sampler) in (BatchSampler, BatchSamplerShard):
         sampler = sampler.sampler if type(sampler) is BatchSampler else sampler.batch_sampler
@@ -173,7 +173,7 @@ def _check_order(loader: Any) -> None:
 
 
 def _gathered(parts: list[Tensor], sizes: list[int]) -> Tensor:
-    """Batches of all processes in the order of the rows, followed by the rows that pad the last batches.
+    """Gather the batches of all processes in the order of the rows, followed by the padding of the last batches.
 
     Processes take turns, one batch each, and their batches have equal sizes.
     """

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 FILE = "predictions.safetensors"
-THRESHOLD = 0.2  # p_y that separates incorrect rows near the boundary from those far from it; the paper's, 100 classes
+THRESHOLD = 0.2  # p_y that separates incorrect rows near the boundary from those far; the paper's, for 100 classes
 TYPES = {
     "steps": np.int64,
     "epochs": np.float64,
@@ -88,30 +88,18 @@ class Predictions:
         return cls(np.array([step]), np.array([epoch]), labels, p_true[None], correct[None], logits)
 
     def at(self, points: np.ndarray) -> Predictions:
-        """Keep some points.
-
-        Args:
-            points: Which to keep, shape (T,) of bool.
-        """
+        """Keep the points at which `points`, of shape (T,), is True."""
         return replace(self, **{name: getattr(self, name)[points] for name in SERIES})
 
     def followed_by(self, point: Predictions) -> Predictions:
-        """Append a later point of the same rows; a point at the same step is replaced.
-
-        Args:
-            point: Predictions at one point.
-        """
+        """Append a single point of the same rows; recorded points at or after its step are dropped."""
         earlier = self.steps < point.steps[0]
         series = {name: np.concatenate((getattr(self, name)[earlier], getattr(point, name))) for name in SERIES}
         return replace(point, **series)
 
 
 def check_class_labels(labels: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse labels that do not give one class for each row of logits.
-
-    Args:
-        labels: Should have shape (N,) and hold class ids.
-        shape: Shape of the logits; should be (N, C).
+    """Refuse labels that are not class ids (N,) for logits of a shape (N, C).
 
     Raises:
         UsageError: If there are fewer than two classes, or labels are missing, of another type or out of range.
@@ -132,20 +120,12 @@ def check_class_labels(labels: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def to_bytes(sets: Mapping[str, Predictions]) -> bytes:
-    """Serialize predictions.
-
-    Args:
-        sets: Predictions by the name of their evaluation set; ``""`` if there is only one.
-    """
+    """Serialise predictions, by the name of their evaluation set, as `write_predictions` writes them."""
     return save({_tensor_name(name, kind): getattr(one, kind) for name, one in sets.items() for kind in TYPES})
 
 
 def from_bytes(data: bytes, source: str = "the file") -> dict[str, Predictions]:
-    """Deserialize predictions, by the name of their evaluation set.
-
-    Args:
-        data: Content of a predictions file.
-        source: Name of the file for error messages.
+    """Read the content of a predictions file; `source` names it in error messages.
 
     Raises:
         UsageError: If the data does not hold predictions.

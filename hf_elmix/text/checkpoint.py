@@ -1,4 +1,4 @@
-"""A trained classifier and rows for it, which diagnostics examine."""
+"""A trained classifier and its rows, which diagnostics examine."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from hf_elmix.text.tokens import tokenise
 
 __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
-FILE = "rows"  # what the only split of a file is called
-BATCH_SIZE = 32  # of the training of a model that is not a run
+FILE = "rows"  # name of the only split of a file
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows to examine; what is left out follows from the run, or from the columns and splits of the dataset.
+    """Which rows to examine; by default those of the run, or what the columns and splits of the dataset suggest.
 
     Attributes:
         dataset_name: Dataset id or folder.
@@ -98,10 +97,10 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
     tokens = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length))[split]
     model: nn.Module = load_trained(source)
-    # What the arguments of a study leave out has the Trainer's default.
-    arguments = {"per_device_train_batch_size": BATCH_SIZE} if record is None else settings.get("arguments", {})
+    # Arguments that a study does not set have the Trainer's defaults.
+    arguments = {"per_device_train_batch_size": 32} if record is None else settings.get("arguments", {})
     return Checkpoint(
-        # In half precision neither second derivatives nor probabilities near 1 would have any digits left.
+        # In half precision, second derivatives and probabilities near 1 would have no correct digits.
         model.float().to("cuda" if torch.cuda.is_available() else "cpu"),
         DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)),
         f"{target}: {len(tokens)} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
@@ -111,7 +110,7 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
 
 
 def _record_in(folder: Path) -> RunRecord | None:
-    """The record in the folder of a run that kept its model; None if there is no record, as in a model's folder."""
+    """The record in the folder of a run, which must have kept its model; None for another folder."""
     path = folder / RECORD
     if not path.is_file():
         return None
@@ -125,7 +124,7 @@ def _record_in(folder: Path) -> RunRecord | None:
 
 
 def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, DatasetDict]:
-    """The rows of a run, or as many of them as are wanted."""
+    """The rows of a run: its task, the split and the rows."""
     settings = record.settings
     if not {"text", "dataset"} <= settings.keys():
         raise UsageError(
@@ -143,11 +142,11 @@ def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, Datase
             f"The rows of {task.name} in {settings['dataset']!r} have changed since {record.key} was trained. Name "
             "the rows you want with --dataset_name or --file."
         )
-    return task, split, DatasetDict({split: first_rows(rows[split], wanted.max_samples)})
+    return task, split, DatasetDict({split: first_rows(rows, split, wanted.max_samples, task.name)})
 
 
 def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, DatasetDict]:
-    """The rows that are named, whose task follows from their columns."""
+    """The rows that the user named: the task that follows from their columns, the split and the rows."""
     if wanted.file:
         if wanted.dataset_name or wanted.split:
             other = "dataset_name" if wanted.dataset_name else "split"
@@ -157,11 +156,7 @@ def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, 
         rows = read_dataset(wanted.dataset_name, wanted.dataset_config_name)
         name = wanted.dataset_config_name or Path(wanted.dataset_name).expanduser().resolve().stem
         (split, *_) = find_splits(rows, wanted.split)
-        if split not in rows:
-            raise UsageError(
-                f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. Name one "
-                "of them with --split."
-            )
+        first_rows(rows, split, None, name, "Name one of them with --split.")
     else:
         raise UsageError("Expected rows to examine: --dataset_name or --file.")
     task, rows = custom_task(

@@ -1,4 +1,4 @@
-"""Custom rows, from files or any dataset on the Hub; the task follows from their columns."""
+"""Custom rows from files or any dataset on the Hub, and the task that follows from their columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from hf_elmix.errors import UsageError
 from hf_elmix.text.labels import class_names, with_ids
 from hf_elmix.text.loading import loading
-from hf_elmix.text.rows import check_rows, first_rows, without_unknown_labels
+from hf_elmix.text.rows import checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["custom_task", "find_splits", "read_files"]
@@ -33,8 +33,6 @@ PAIRS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-EVALUATION = (("validation",), ("validation_matched", "validation_mismatched"))
-TEST = (("test",), ("test_matched", "test_mismatched"))
 
 
 def read_files(files: Mapping[str, str]) -> DatasetDict:
@@ -62,17 +60,12 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
 
 
 def find_splits(rows: DatasetDict, given: str | None, *, test: bool = False) -> tuple[str, ...]:
-    """The splits of a dataset to evaluate or to predict: the one that is given, else those with the usual names.
-
-    Args:
-        rows: The dataset.
-        given: Name of the split if the user gave one.
-        test: Find the splits to predict.
-    """
+    """The splits of a dataset to evaluate or, with `test`, to predict: the one given, else those with usual names."""
     if given is not None:
         return (given,)
-    known = TEST if test else EVALUATION
-    return next((splits for splits in known if set(splits) <= set(rows)), known[0])
+    usual = "test" if test else "validation"
+    two = (f"{usual}_matched", f"{usual}_mismatched")
+    return two if usual not in rows and set(two) <= set(rows) else (usual,)
 
 
 def custom_task(
@@ -86,7 +79,7 @@ def custom_task(
     label_column: str | None = None,
     labels: tuple[str, ...] = (),
 ) -> tuple[TextTask, DatasetDict]:
-    """Infer the task of some rows, and bring the rows into its form, checked.
+    """Infer a task from the columns of rows; check the rows and replace their labels by class ids.
 
     Args:
         rows: All splits.
@@ -98,33 +91,30 @@ def custom_task(
         label_column: The column of labels; by default it is found.
         labels: Names of the classes if only splits to predict are used.
 
+    Returns:
+        The task, and the splits that are used.
+
     Raises:
         UsageError: If a split or column is missing, it is not clear which columns hold the text, or rows or labels
             cannot be used.
     """
-    for split in limits:
-        if split not in rows:
-            flag = "--test_split_name" if split in test_splits else "--validation_split_name"
-            hint = "Choose another dataset" if split == "train" else f"Name one of them with {flag}"
-            raise UsageError(
-                f"Expected {name} to have the split {split!r}, but it has only {', '.join(map(str, rows))}. {hint}."
-            )
-    unlabelled = set(test_splits) - set(splits)
-    first = next(iter(limits))
+    used = DatasetDict()
+    for split, limit in limits.items():
+        flag = "--test_split_name" if split in test_splits else "--validation_split_name"
+        hint = "Choose another dataset." if split == "train" else f"Name one of them with {flag}."
+        used[split] = first_rows(rows, split, limit, name, hint)
+    first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
     labelled = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if labelled else label_column or "label"
     columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)
     if labelled:
         labels = class_names(rows[first], column, f"split {first!r} of {name}")
     task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
-    used = DatasetDict()
-    for split, limit in limits.items():
-        place, test = f"split {split!r} of {name}", split in unlabelled
-        part = first_rows(rows[split], limit)
+    for split, part in used.items():
+        place, known = f"split {split!r} of {name}", split not in unlabelled
         if column in part.column_names:
-            part = with_ids(part, column, labels, place, known=not test)
-        used[split] = without_unknown_labels(part, task) if test else part
-        check_rows(used[split], task, place, labelled=not test)
+            part = with_ids(part, column, labels, place, known=known)
+        used[split] = checked_rows(part, task, place, labelled=known)
     return task, used
 
 

@@ -1,9 +1,10 @@
-"""From the labels of custom rows to class ids, and to the ids that a model has given to the same classes."""
+"""Class ids for the labels of custom rows, and for those of a model that has the same classes in another order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -60,7 +61,7 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
         column: Their column of labels.
         labels: Names of the classes; empty for a regression.
         place: What to call the rows in an error.
-        known: Refuse a label that is not among the classes; otherwise it becomes -1.
+        known: Refuse a label that is not among the classes, rather than replace it by -1.
 
     Raises:
         UsageError: If a label is not among the classes.
@@ -68,11 +69,8 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
     feature = dataset.features[column]
     values = dataset.with_format("arrow")[:][column].to_pylist()
     if labels:
-        names = values
-        if isinstance(feature, ClassLabel):
-            declared = dict(enumerate(feature.names))
-            names = [declared.get(value) for value in values]
-        names = [None if name is None else str(name) for name in names]
+        decoded = map(dict(enumerate(feature.names)).get, values) if isinstance(feature, ClassLabel) else values
+        names: list[Any] = [None if name is None else str(name) for name in decoded]
         ids = {name: index for index, name in enumerate(labels)}
         values = [ids.get(name, UNKNOWN) for name in names]
         if known and UNKNOWN in values:
@@ -92,14 +90,10 @@ def named_labels(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def in_order_of(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
-    """The task and its rows with the class ids of a model that has the same classes, whatever their case.
+    """The task and its rows with the class ids of a model that has the same classes; case does not matter.
 
-    A model that was fine-tuned on MNLI elsewhere may have its three classes in another order than the dataset.
-
-    Args:
-        config: Configuration of the model; with other classes, the task and its rows stay as they are.
-        task: The task.
-        rows: Its rows.
+    A model that was fine-tuned on MNLI elsewhere may have its three classes in another order than the dataset. If the
+    model has other classes, the task and its rows are returned as they are.
     """
     theirs, ours = ([name.lower() for name in names] for names in (named_labels(config), task.labels))
     if theirs == ours or sorted(theirs) != sorted(ours):
@@ -111,13 +105,8 @@ def in_order_of(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> 
 def within(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
     """The task and its rows with the class ids of a trained model, which may have classes that the rows lack.
 
-    Labels must be names of the model's classes, whatever their case, or its class ids. For a model without names, as
-    many labels as it has classes are taken in their order.
-
-    Args:
-        config: Configuration of the model.
-        task: The task.
-        rows: Its rows.
+    Labels must be names of the model's classes, in any case, or its class ids. If the model has no names, labels are
+    used in their order, provided that there are as many of them as classes.
 
     Raises:
         UsageError: If the rows have a class that the model lacks.
@@ -137,7 +126,7 @@ def within(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple
 
 
 def _aligned(rows: DatasetDict, task: TextTask, labels: Sequence[str]) -> DatasetDict:
-    """Rows whose class ids are indices into other labels, which include the task's up to case."""
+    """The rows with class ids that are indices into other labels, which contain those of the task in any order."""
     feature, ids = ClassLabel(names=list(task.labels)), {name: index for index, name in enumerate(labels)}
     labelled = {split: part.cast_column("label", feature) for split, part in rows.items() if "label" in part.features}
     aligned = {split: part.align_labels_with_mapping(ids, "label") for split, part in labelled.items()}

@@ -36,17 +36,14 @@ def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: 
 
 
 def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Reduce the outputs of a regression to the predicted number of each row (rows,), as `predicted_classes` does."""
+    """Reduce the outputs of a regression to the predicted number of each row (rows,); see `predicted_classes`."""
     return _logits(outputs).squeeze(-1)
 
 
 def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The Trainer's `compute_metrics` for a task.
+    """The Trainer's `compute_metrics` for a task, which names its metrics (see `METRICS`).
 
     It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).
-
-    Args:
-        task: The task, which names its metrics (see `METRICS`).
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

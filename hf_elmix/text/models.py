@@ -15,8 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_elmix.hub import client as hub
-from hf_elmix.hub.client import ModelSource
+from hf_elmix.hub.client import ModelSource, pin_model
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
@@ -24,16 +23,14 @@ __all__ = ["find_model", "load_config", "load_model", "load_tokenizer", "load_tr
 
 T = TypeVar("T")
 
-EXPECTED = (
-    "Expected a model id such as 'google-bert/bert-base-uncased' or a folder with a saved model and its tokenizer."
-)
+EXPECTED = "Expected a model id such as 'google-bert/bert-base-uncased', or a folder with a model and its tokenizer."
 
 
 def find_model(name: str | ModelSource, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """Find a model on the Hub or in a folder and pin its revision, so that every run loads the same files.
 
     Args:
-        name: Model id or folder, or a model that has been found.
+        name: Model id or folder; a model that has been found is returned as it is.
         revision: Branch, tag or commit on the Hub; by default the main branch.
         code: Allow Python code of the model to be run.
 
@@ -43,25 +40,25 @@ def find_model(name: str | ModelSource, revision: str | None = None, *, code: bo
     if isinstance(name, ModelSource):
         return name
     with loading(f"the model {name!r}", EXPECTED):
-        return hub.find_model(name, revision, code=code)
+        return pin_model(name, revision, code=code)
 
 
 def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, given by name or found by `find_model`.
+    """Load the tokenizer of a model, given its name or what `find_model` returned.
 
     Raises:
         UsageError: If it cannot be loaded.
     """
-    return _load(AutoTokenizer.from_pretrained, find_model(model))
+    return _load(AutoTokenizer.from_pretrained, model)
 
 
 def load_config(model: str | ModelSource) -> PreTrainedConfig:
-    """Load the configuration of a model, given by name or found by `find_model`.
+    """Load the configuration of a model, given its name or what `find_model` returned.
 
     Raises:
         UsageError: If it cannot be loaded.
     """
-    return _load(AutoConfig.from_pretrained, find_model(model))
+    return _load(AutoConfig.from_pretrained, model)
 
 
 def load_model(
@@ -69,8 +66,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load an encoder with a fresh classifier for the labels of a task, or with a regression head.
 
-    The head is initialised while the model is loaded, so the seed is set first: all methods start a seed from the same
-    weights. A head of the right size that the model already has is kept.
+    The head is initialised while the model is loaded, so the seed is set first: all methods with the same seed start
+    from the same weights. If the model already has a head of the right size, it is kept.
 
     Args:
         model: Model id or folder, or a model that has been found.
@@ -99,11 +96,11 @@ def load_model(
                 "replaces it by a fresh one"
             ) from None
 
-    return _load(load, find_model(model), ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return _load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes)
 
 
 def load_trained(model: str | ModelSource) -> PreTrainedModel:
-    """Load a model with the classifier that it was trained with, given by name or found by `find_model`.
+    """Load a model with the classifier that it was trained with, given its name or what `find_model` returned.
 
     Raises:
         UsageError: If it cannot be loaded, or lacks weights such as those of a classifier.
@@ -112,16 +109,16 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
     def load(folder: Any, **kwargs: Any) -> PreTrainedModel:
         kind = AutoModelForSequenceClassification
         network, found = kind.from_pretrained(folder, output_loading_info=True, **kwargs)
-        if found["missing_keys"]:
-            missing = ", ".join(sorted(found["missing_keys"])[:3])
-            raise ValueError(f"it was never trained as a classifier: it has no {missing}.")
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"it was never trained as a classifier: it has no {', '.join(missing[:3])}.")
         return network
 
-    return _load(load, find_model(model))
+    return _load(load, model)
 
 
-def _load(load: Callable[..., T], source: ModelSource, **kwargs: Any) -> T:
+def _load(load: Callable[..., T], model: str | ModelSource, **kwargs: Any) -> T:
     """Load from the files on this machine, but under the name that was given rather than a path in a cache."""
+    source = find_model(model)
     with loading(f"the model {source.name!r}", EXPECTED):
         # If trust_remote_code were left open, transformers would ask on the terminal whether to run a model's code.
         loaded: Any = load(source.folder(), trust_remote_code=source.code, **kwargs)

@@ -37,10 +37,10 @@ LAST_INPUT = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a padded batch are after its rows have been concatenated.
+    """The positions of the tokens of a padded batch before and after its rows are concatenated.
 
     Attributes:
-        shape: Layout and columns of the padded batch.
+        shape: Rows and columns of the padded batch.
         tokens: Index of each token in the flattened padded batch (T,).
         first: Index of the first token of each row among the tokens (rows,).
         mask: Whether each position of the padded batch holds a token (rows, 1, 1, columns).
@@ -76,13 +76,10 @@ def can_drop_padding(config: PreTrainedConfig) -> bool:
 
 
 def drop_padding(model: PreTrainedModel) -> None:
-    """Make a sequence classifier process batches without padding, in training and in evaluation.
-
-    Args:
-        model: A sequence classifier that `can_drop_padding` accepts; its batches must be padded on the right.
+    """Make a sequence classifier process batches, which must be padded on the right, without their padding.
 
     Raises:
-        ValueError: If it is not supported.
+        ValueError: If it is not a sequence classifier that `can_drop_padding` accepts.
     """
     kind = model.config.model_type
     if not can_drop_padding(model.config) or not type(model).__name__.endswith("ForSequenceClassification"):
@@ -96,7 +93,7 @@ def drop_padding(model: PreTrainedModel) -> None:
     narrow = last.get_submodule(LAST_INPUT[kind])
     encoder.register_forward_pre_hook(_concatenate, with_kwargs=True)
     # On a part of the layer rather than the layer itself, because gradient checkpointing runs only its inside again.
-    last.attention.register_forward_pre_hook(partial(_tell, narrow), with_kwargs=True)
+    last.attention.register_forward_pre_hook(partial(_store_first, narrow), with_kwargs=True)
     narrow.register_forward_pre_hook(_keep_first)
     layers.register_forward_hook(_one_row_each, with_kwargs=True)
 
@@ -142,8 +139,8 @@ def _attention(
     return layout.select(mixed.transpose(1, 2)), None
 
 
-def _tell(narrow: Any, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before the last attention: tell the part after it where the first tokens are."""
+def _store_first(narrow: Any, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before the last attention: store the positions of the first tokens for the part of the layer after it."""
     layout: Layout | None = kwargs.get(LAYOUT)
     narrow.first_tokens = None if layout is None else layout.first
 
@@ -155,7 +152,7 @@ def _keep_first(narrow: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | N
 
 
 def _one_row_each(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    """After the last layer: return a batch (rows, 1, width), of which the classifier reads the first tokens."""
+    """After the last layer: return a batch (rows, 1, width) with the first tokens, which the classifier reads."""
     layout: Layout | None = kwargs.get(LAYOUT)
     if layout is None:
         return

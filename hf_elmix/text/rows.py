@@ -18,7 +18,7 @@ from hf_elmix.hub.client import with_retries
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["check_rows", "digest", "first_rows", "load_task", "read_dataset", "revision", "without_unknown_labels"]
+__all__ = ["checked_rows", "digest", "first_rows", "load_task", "read_dataset", "revision"]
 
 # A commit in the address of a file on the Hub, and in its path in the cache of `datasets`.
 COMMIT = re.compile(r"(?:@|/\d+\.\d+\.\d+/)([0-9a-f]{40})/")
@@ -51,7 +51,7 @@ def load_task(
         UsageError: If the data cannot be loaded, a limit is below 1, a split is missing or empty, a column is missing,
             or a label is not one of the task's.
     """
-    rows = read_dataset(dataset_name, task.name)
+    rows, name = read_dataset(dataset_name, task.name), f"task {task.name} in {dataset_name!r}"
     limits = {
         "train": max_train_samples,
         **dict.fromkeys(task.splits, max_eval_samples),
@@ -59,14 +59,8 @@ def load_task(
     }
     kept = DatasetDict()
     for split in ("train", *task.splits) if splits is None else splits:
-        if split not in rows:
-            raise UsageError(
-                f"Expected {dataset_name!r} to have the split {split!r} for task {task.name}, but it has only "
-                f"{', '.join(map(str, rows))}."
-            )
-        part, test = first_rows(rows[split], limits.get(split)), split in task.test_splits
-        kept[split] = without_unknown_labels(part, task) if test else part
-        check_rows(kept[split], task, f"split {split!r} of task {task.name} in {dataset_name!r}", labelled=not test)
+        part, labelled = first_rows(rows, split, limits.get(split), name), split not in task.test_splits
+        kept[split] = checked_rows(part, task, f"split {split!r} of {name}", labelled=labelled)
     return kept
 
 
@@ -80,7 +74,7 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
     Raises:
         UsageError: If it cannot be loaded.
     """
-    what = f"{name!r}" if config is None else f"task {config} from {name!r}"
+    what = repr(name) if config is None else f"task {config} from {name!r}"
     expected = "Expected a dataset id such as 'stanfordnlp/imdb' or a folder laid out like a dataset on the Hub."
     if config is None:
         expected += " If it has several configurations, choose one with --dataset_config_name."
@@ -90,45 +84,48 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
             return load_dataset(str(folder), config, cache_dir=_cache_of(folder))
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"{name} is not a folder.")
-        # Offline, what is not in the cache now will not be there after a while either.
+        # Offline, a file that is not in the cache now will not be there later either.
         return load_dataset(name, config) if HF_HUB_OFFLINE else with_retries(partial(load_dataset, name, config))
 
 
-def first_rows(dataset: Dataset, limit: int | None) -> Dataset:
-    """The first `limit` rows, or all of them.
+def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint: str = "") -> Dataset:
+    """The first `limit` rows of a split, or all of them.
+
+    Args:
+        rows: All splits.
+        split: The split.
+        limit: How many rows; None for all.
+        name: What to call the splits in an error.
+        hint: What to do if the split does not exist.
 
     Raises:
-        UsageError: If the limit is below 1.
+        UsageError: If the split does not exist, or the limit is below 1.
     """
+    if split not in rows:
+        only = f"it has only {', '.join(map(str, rows))}. {hint}".rstrip()
+        raise UsageError(f"Expected {name} to have the split {split!r}, but {only}")
     if limit is not None and limit < 1:
         raise UsageError(f"Expected to keep 1 row or more, but got {limit}.")
-    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+    return rows[split] if limit is None else rows[split].select(range(min(limit, len(rows[split]))))
 
 
-def without_unknown_labels(dataset: Dataset, task: TextTask) -> Dataset:
-    """The rows without the column of labels if any label is unknown, as in test sets whose labels are all -1."""
-    if "label" not in dataset.column_names:
-        return dataset
-    column = dataset.with_format("arrow")[:]["label"]
-    labels = np.asarray(column)
-    known = labels.dtype.kind in "iuf" and not column.null_count and not len(_outside(labels, task))
-    if known and not (task.regression and (labels == -1).all()):
-        return dataset
-    return dataset.remove_columns("label")
-
-
-def check_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool = True) -> None:
-    """Refuse rows on which no model can be trained, before anything is trained.
+def checked_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool) -> Dataset:
+    """Refuse rows that a model cannot be trained on or used with, before anything is trained.
 
     Args:
         dataset: The rows.
         task: The task, which says what their columns and labels must be.
         place: What to call the rows in an error.
-        labelled: Whether they must have labels.
+        labelled: Whether the rows must have labels.
+
+    Returns:
+        The rows. If they need no labels, the column of labels is kept only if all of them are known.
 
     Raises:
         UsageError: If there are no rows, a column or a text is missing, or a label is not one of the task's.
     """
+    if not labelled and "label" in dataset.column_names and not _all_known(dataset, task):
+        dataset = dataset.remove_columns("label")
     expected = (*task.columns, "label") if labelled else task.columns
     missing = [column for column in expected if column not in dataset.column_names]
     if missing:
@@ -144,7 +141,8 @@ def check_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool =
         if kind not in ("string", "large_string") or empty:
             raise UsageError(f"Expected text in the column {column!r} of {place}, but got {kind}, {empty} rows empty.")
     if labelled:
-        _check_labels(np.asarray(dataset.with_format("numpy")["label"]), task, place)
+        _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, place)
+    return dataset
 
 
 def digest(rows: Dataset, task: TextTask) -> str:
@@ -164,12 +162,21 @@ def revision(rows: Dataset) -> str | None:
 def _cache_of(folder: Path) -> str:
     """A separate cache for each state of a local folder.
 
-    `datasets` 5.2 names the cache of a folder after its last component and its README alone: other rows in the same
-    place, or in a folder of the same name, would silently be replaced by those that were loaded first.
+    `datasets` 5.2 names the cache of a folder after its last component and its README alone: rows that were loaded
+    once would silently replace other rows in the same place, or in a folder of the same name.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return str(Path(HF_DATASETS_CACHE, "local", hashlib.sha256(repr(state).encode()).hexdigest()[:16]))
+
+
+def _all_known(dataset: Dataset, task: TextTask) -> bool:
+    """Whether each row has a label of the task; in test sets, all labels may be -1."""
+    column = dataset.with_format("arrow")[:]["label"]
+    labels = np.asarray(column)
+    if labels.dtype.kind not in "iuf" or column.null_count or len(_outside(labels, task)):
+        return False
+    return not (task.regression and (labels == -1).all())
 
 
 def _check_labels(labels: np.ndarray, task: TextTask, place: str) -> None:

@@ -1,10 +1,9 @@
-"""A text task as a task of a study: its rows tokenised, a pre-trained model, and everything a record must name."""
+"""A text task as a task of a study: tokenised rows, a pre-trained model, and everything that a record must state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -22,8 +21,6 @@ from hf_elmix.text.tokens import count_tokens, tokenise
 
 __all__ = ["collator_for", "possible_padding", "text_task"]
 
-NO_KINDS: Mapping[str, str] = MappingProxyType({})
-
 
 def text_task(
     task: TextTask,
@@ -34,7 +31,7 @@ def text_task(
     max_length: int = MAX_LENGTH,
     padding: str = PADDINGS[0],
     in_memory: bool = False,
-    kinds: Mapping[str, str] = NO_KINDS,
+    kinds: Mapping[str, str] | None = None,
 ) -> Task:
     """Make a task of a study from a text task, its rows and a pre-trained model; rows are tokenised once for all runs.
 
@@ -44,7 +41,7 @@ def text_task(
         model: Model id or folder, or a model that has been found.
         origin: Settings that say where the rows come from: ``dataset``, and limits such as ``max_train_samples``.
         max_length: Tokens to which a row is truncated.
-        padding: One of `PADDINGS`; the settings record what is really done (see `possible_padding`).
+        padding: One of `PADDINGS`; the settings record the padding that is used (see `possible_padding`).
         in_memory: Hold the rows in memory, so that a pickled task contains them.
         kinds: Values of the column ``kind`` of the training rows, each with a description. The model is also evaluated
             on the training rows of each kind, and the score on them becomes a secondary metric.
@@ -52,7 +49,7 @@ def text_task(
     Raises:
         UsageError: If the model, the padding or the maximum length cannot be used, or a kind has no rows.
     """
-    source = find_model(model)
+    source, kinds = find_model(model), kinds or {}
     tokenizer = load_tokenizer(source)
     padding = possible_padding(padding, source, tokenizer)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
@@ -61,7 +58,7 @@ def text_task(
     settings = {
         "text": task.to_settings(),
         "model": source.name,
-        # Weights and rows determine the result whatever they are called: with others it is another run.
+        # The weights and rows determine the result, whatever they are called: with others it is a different run.
         "weights": source.fingerprint,
         "max_length": max_length,
         "padding": padding,
@@ -78,10 +75,10 @@ def text_task(
 
 
 def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The padding that is asked for, or ``longest`` for ``free`` if the model is not known to work without padding.
+    """The given padding, or ``longest`` instead of ``free`` if the model is not known to work without padding.
 
     Raises:
-        UsageError: If there is no such padding.
+        UsageError: If it is not one of `PADDINGS`.
     """
     if padding not in PADDINGS:
         raise UsageError(f"Expected --padding to be one of {', '.join(PADDINGS)}, but got {padding!r}.")
@@ -120,7 +117,7 @@ def _inputs(
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:
-    kinds = rows["kind"] if "kind" in rows.column_names else []
+    kinds = rows["kind"][:] if "kind" in rows.column_names else []
     found = [place for place, value in enumerate(kinds) if value == kind]
     if not found:
         raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")

@@ -40,15 +40,12 @@ class TextTask:
         return not self.labels
 
     def to_settings(self) -> dict[str, Any]:
-        """The task as plain JSON values, which a record keeps so that it can be read without a table of tasks."""
+        """The task as plain JSON values; a record keeps them, so that reading it does not require a table of tasks."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> TextTask:
-        """The task from which `to_settings` made plain values.
-
-        Args:
-            values: The plain values, which a record holds in its settings under ``text``.
+        """The task with the values of `to_settings`, which a record holds in its settings under ``text``.
 
         Raises:
             TypeError: If they are not the values of a task.

@@ -1,4 +1,4 @@
-"""Token ids of rows, made once and then read from the cache of `datasets`, in any process."""
+"""Token ids of rows, computed once and then read from the cache of `datasets` by any process."""
 
 from __future__ import annotations
 
@@ -41,11 +41,8 @@ def tokenise(
     """
     if max_length < 1:
         raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
-    tokens = {}
-    for split, part in rows.items():
-        path = _tokenised(part, task, tokenizer, max_length)
-        tokens[split] = Dataset.from_file(str(path), in_memory=in_memory)
-    return DatasetDict(tokens)
+    paths = {split: str(_tokenised(part, task, tokenizer, max_length)) for split, part in rows.items()}
+    return DatasetDict({split: Dataset.from_file(path, in_memory=in_memory) for split, path in paths.items()})
 
 
 def count_tokens(rows: Dataset) -> int:
@@ -55,7 +52,7 @@ def count_tokens(rows: Dataset) -> int:
 
 
 def _tokenised(rows: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path:
-    """The cached file with the tokens of some rows, which is written if there is none or it is damaged."""
+    """The cached file with the tokens of some rows, which is written if it does not exist or is damaged."""
     software = {name: version(name) for name in SOFTWARE}
     labels = repr(rows.features.get("label"))
     contents = [software, digest(rows, task), labels, task.columns, max_length, _definition(tokenizer)]
@@ -68,7 +65,7 @@ def _tokenised(rows: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase
         return dict(tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written under another name first, so that neither an interruption nor another process does any harm.
+    # Written under another name first, so that an interruption or another process does no harm.
     draft = path.with_name(f"{name}-{uuid.uuid4().hex}.arrow")
     drop = [column for column in rows.column_names if column != "label"]
     try:
@@ -81,9 +78,9 @@ def _tokenised(rows: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase
 
 
 def _definition(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What a tokenizer does, as JSON values that are equal for equal tokenizers in any process."""
+    """The rules of a tokenizer as JSON values, which are equal for equal tokenizers in any process."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # one written in Python may keep its rules anywhere, so it never equals another
+    if backend is None:  # a tokenizer written in Python may keep its rules anywhere, so it never equals another
         return [uuid.uuid4().hex]
     rules = {name: value for name, value in json.loads(backend.to_str()).items() if name not in LAST_CALL}
     return [type(tokenizer).__qualname__, rules, tokenizer.model_input_names, tokenizer.truncation_side]

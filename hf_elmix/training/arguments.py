@@ -19,15 +19,15 @@ DEFAULT_MIXING = "0-0.5"
 
 @dataclass
 class MixedLossArguments(TrainingArguments):
-    """`TrainingArguments` and the loss; everything else is as documented there.
+    """`TrainingArguments` with a loss.
 
     Attributes:
         loss: Any loss that `hf_elmix.parse_loss` reads; ``"mix:0-0.5"`` by default.
-        mixing: A short form of ``loss="mix:..."``: what `MixingSchedule.parse` reads. It is folded into `loss` and
-            then None.
+        mixing: Short for ``loss="mix:..."``: anything that `MixingSchedule.parse` reads. It is moved to `loss` and set
+            to None.
 
     Raises:
-        UsageError: If there is no such loss, or both are given and differ.
+        UsageError: If the loss does not exist, or both are given and differ.
     """
 
     mixing: str | None = field(
@@ -41,17 +41,10 @@ class MixedLossArguments(TrainingArguments):
 
 
 def choose_loss(mixing: Any, loss: Any) -> Schedule:
-    """The loss that one of two arguments asks for.
-
-    Args:
-        mixing: What `MixingSchedule.parse` reads, or None.
-        loss: What `hf_elmix.parse_loss` reads, or None.
-
-    Returns:
-        The loss; the mixed loss under ``0-0.5`` if both are None.
+    """The loss that one of the arguments `mixing` and `loss` names; ``mix:0-0.5`` if both are None.
 
     Raises:
-        UsageError: If there is no such loss, or both are given and differ.
+        UsageError: If the loss does not exist, or both are given and differ.
     """
     if loss is None:
         return MixingSchedule.parse(DEFAULT_MIXING if mixing is None else mixing)

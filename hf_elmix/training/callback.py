@@ -1,4 +1,4 @@
-"""The callback that changes the loss during training, and what all Trainers share beside it."""
+"""The callback that changes the loss during training, and functions that the Trainers share."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from hf_elmix.losses.schedules import Mixed
 
 __all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
-BOUND = (ComplementEntropy, MaxMahalanobis)  # losses that need a Trainer or a head of their own
+BOUND = (ComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
 
 
 class MixingCallback(TrainerCallback):
     """Sets the loss of every optimizer step, and averages both terms of the mixed loss between two logs.
 
-    It is the one object that the loss and the training loop share: the loop reports its progress, the loss reads
-    `current` and reports both terms. The current loss is computed from the Trainer's state at each step, so resuming
-    needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
+    The Trainer reads `current` and reports both terms. The current loss is computed from the Trainer's state at each
+    step, so resuming needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
 
     Args:
-        loss: What `hf_elmix.parse_loss` reads.
+        loss: Anything that `hf_elmix.parse_loss` reads.
 
     Attributes:
         loss: The loss as a schedule.
         current: The loss of the current optimizer step.
 
     Raises:
-        UsageError: If there is no such loss.
+        UsageError: If the loss does not exist.
     """
 
     def __init__(self, loss: Any) -> None:
@@ -46,7 +45,7 @@ class MixingCallback(TrainerCallback):
         self._rates: list[Any] = []
 
     def check_one_step(self, label_smoothing: float) -> None:
-        """Refuse a loss that takes two steps for each batch, or that the label smoothing cannot be applied to."""
+        """Refuse a loss that takes two steps for each batch, or to which label smoothing cannot be applied."""
         if isinstance(self.current, ComplementEntropy):
             raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
         if label_smoothing and not self.current.smooths:
@@ -56,34 +55,34 @@ class MixingCallback(TrainerCallback):
         """Discard the terms of an earlier training, and follow `args.loss`, which a search may have changed.
 
         Raises:
-            UsageError: If there is no such loss, or it needs another Trainer or head.
+            UsageError: If that loss does not exist, or needs another Trainer or head.
         """
         asked = next((v for v in (getattr(args, name, None) for name in ("mixing", "loss")) if v is not None), None)
-        if asked not in (None, str(self.loss)):  # the text of a custom function cannot be parsed, nor need it be
+        if asked not in (None, str(self.loss)):  # the text of a custom function cannot be parsed
             loss = parse_loss(asked)
             if loss != self.loss and (isinstance(self.current, BOUND) or isinstance(loss.at(0, 1), BOUND)):
                 raise UsageError(
                     f"A search cannot change the loss from {str(self.loss)!r} to {str(loss)!r}: one of them needs a "
-                    "Trainer or a head of its own. Build a Trainer for each."
+                    "special Trainer or head. Build a Trainer for each."
                 )
             self.loss, self.current = loss, loss.at(0, 1)
             args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
         self.take_terms()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Set the loss of the optimizer step that begins; called once for all its accumulated batches."""
+        """Set the loss of the optimizer step that begins; called once for all accumulated batches."""
         self.current = self.loss.at(state.global_step, state.max_steps)
         self._steps += 1
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Multiply the learning rate for one step, if the loss asks for it."""
+        """Multiply the learning rate by the factor of the loss, for one step."""
         groups, factor = kwargs["optimizer"].param_groups, self.current.learning_rate_factor
         self._rates = [group["lr"] for group in groups] if factor != 1 else []
         for group, rate in zip(groups, self._rates, strict=False):
             group["lr"] = rate * factor
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Restore the learning rate, which the scheduler owns."""
+        """Restore the learning rate for the scheduler."""
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
             group["lr"] = rate
 
@@ -93,7 +92,7 @@ class MixingCallback(TrainerCallback):
         Args:
             ce: Cross entropy of each sample, of any shape.
             el: Expectation loss of each sample, of the same shape.
-            per: Number of labels that their sums are divided by, a scalar.
+            per: Number of labels by which the sums are divided, a scalar.
         """
         terms = torch.stack((ce.sum(), el.sum())).detach() / per
         self._terms = terms if self._terms is None else self._terms + terms
@@ -103,7 +102,7 @@ class MixingCallback(TrainerCallback):
         return self._terms, self._steps
 
     def resume(self, terms: Tensor | None, steps: int) -> None:
-        """Continue from what `pending` returned when training was interrupted."""
+        """Continue with the values that `pending` returned when training was interrupted."""
         self._terms, self._steps = terms, steps
 
     def take_terms(self) -> Tensor | None:
@@ -113,10 +112,9 @@ class MixingCallback(TrainerCallback):
         return mean
 
     def logs(self, scale: int) -> dict[str, float]:
-        """Values of the loss, ``loss_ce`` and ``loss_el`` since the last call, the same in all processes.
+        """Values of the loss, and ``loss_ce`` and ``loss_el`` since the last call, the same in all processes.
 
-        Args:
-            scale: The value of `device_scale`.
+        The terms are multiplied by `scale`, the result of `device_scale`.
         """
         terms = self.take_terms()
         if terms is None:
@@ -126,22 +124,14 @@ class MixingCallback(TrainerCallback):
 
 
 def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample, from the terms alone if they suffice: they are computed in any case.
-
-    Args:
-        loss: The loss.
-        ce: Cross entropy of each sample, smoothed under label smoothing, shape (...).
-        el: Expectation loss of each sample, shape (...).
-        logits: Shape (..., C).
-        labels: Shape (...).
-    """
+    """The loss of each sample, shape (...), from both terms (...) if they suffice, else from logits (..., C)."""
     if isinstance(loss, Mixed):
         return loss.of_terms(ce, el)
     return loss.of_ce(ce) if isinstance(loss, CrossEntropyFunction) else loss(logits, labels, reduction="none")
 
 
 def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
-    """The loss, unless it needs more than the cross entropy; then a UsageError is raised."""
+    """The loss itself; a UsageError is raised if it needs more than the cross entropy."""
     if not isinstance(loss, CrossEntropyFunction):
         raise UsageError(
             f"The loss {str(loss)!r} needs all logits, but only the cross entropy of each label is computed here."
@@ -150,11 +140,9 @@ def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:
 
 
 def device_scale(args: TrainingArguments, tp_size: int) -> int:
-    """What the Trainer multiplies the loss by, which has been divided by the number of labels on all devices.
+    """Factor by which the Trainer multiplies a loss that was divided by the number of labels on all devices.
 
-    Args:
-        args: Arguments of the Trainer.
-        tp_size: Number of processes that share one copy of the model, and its batch.
+    `tp_size` is the number of processes that share one copy of the model, and a batch.
     """
     if not args.average_tokens_across_devices:
         return 1

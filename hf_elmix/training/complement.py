@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import ComplementEntropy
+from hf_elmix.losses.reduction import divisor
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.training.model_support import number_of_labels
 from hf_elmix.training.trainer import MixedLossTrainer
@@ -24,10 +25,10 @@ CROSS_ENTROPY = parse_loss("ce").at(0, 1)
 class ComplementTrainer(MixedLossTrainer):
     """Complement objective training (COT; Chen et al. 2019, arXiv:1903.01182; Eq. 6 of the paper).
 
-    Each optimizer step on the cross entropy of its batches is followed by a second one, with its own forward pass,
-    that *maximises* the `complement_entropy` of the same batches. Both use the same optimizer and learning rate; the
-    Trainer counts, schedules, logs and saves them as one step. Training logs contain ``complement_entropy`` (mean
-    since the last log, in nats), besides what `MixedLossMixin` logs.
+    Each optimizer step on the cross entropy is followed by a second one, with another forward pass, that *maximises*
+    the `complement_entropy` of the same batches. Both use the same optimizer and learning rate; the Trainer counts,
+    schedules, logs and saves them as one step. Training logs also contain ``complement_entropy`` (mean since the last
+    log, in nats).
 
     Args:
         *args: Arguments of the Trainer.
@@ -56,13 +57,13 @@ class ComplementTrainer(MixedLossTrainer):
         if number_of_labels(self._model) == 2:
             raise UsageError(
                 "Expected three classes or more, but the model has 2. Complement objective training evens out the "
-                "probabilities of the incorrect classes, of which there is only one. Use another loss."
+                "probabilities of the incorrect classes, and here there is only one. Use another loss."
             )
         if self.is_deepspeed_enabled:
             raise UsageError("DeepSpeed takes one step for each batch; complement objective training needs two.")
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
-        """As the Trainer's; the batches are kept for their second pass."""
+        """See the Trainer. The batches are kept for the second pass."""
         self._batches, self._count = super().get_batch_samples(*args, **kwargs)
         return self._batches, self._count
 
@@ -70,15 +71,13 @@ class ComplementTrainer(MixedLossTrainer):
     def _objective(self) -> Loss:
         return self.mixing.current if self._second else CROSS_ENTROPY
 
-    def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
-        if not self._second:
-            super()._note_terms(ce, el, per)
-
-    def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
-        return loss if self._second else super()._with_router_loss(loss, outputs)
+    def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
+        if self._second:  # the terms and the load-balancing loss belong to the first step
+            return loss.sum() / divisor(count, ce)
+        return super()._over_step(loss, ce, el, count, outputs)
 
     def second_pass(self) -> None:
-        """Take the step on the complement entropy, on the batches of the optimizer step that has just been taken."""
+        """Take a step on the complement entropy of the batches of the optimizer step just taken."""
         losses = []
         self._second = True
         try:
@@ -86,14 +85,13 @@ class ComplementTrainer(MixedLossTrainer):
             for batch in self._batches:
                 # Devices exchange gradients with the last batch only.
                 last = batch is self._batches[-1]
-                wait = contextlib.nullcontext() if last else self.accelerator.no_sync(model=self.model_wrapped)
-                with wait:
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(model=self.model_wrapped):
                     losses.append(self.training_step(self.model_wrapped, batch, self._count))
         finally:
             self._second = False
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(self.model_wrapped)
-        assert self.optimizer is not None, "there is one during training"
+        assert self.optimizer is not None, "training has an optimizer"
         self.optimizer.step()
         self._entropy.append(-torch.stack(losses).sum())
 
@@ -101,18 +99,17 @@ class ComplementTrainer(MixedLossTrainer):
         logs, entropy = super()._mixing_logs(), self._entropy
         self._entropy = []
         if logs and entropy:
-            mean = self.accelerator.gather(torch.stack(entropy).mean()).mean()
-            logs["complement_entropy"] = mean.item()
+            logs["complement_entropy"] = self.accelerator.gather(torch.stack(entropy).mean()).mean().item()
         return logs
 
 
 def trainer_for(loss: Any) -> type[MixedLossTrainer]:
-    """The Trainer for a loss, given as `hf_elmix.parse_loss` reads it."""
+    """The Trainer class for a loss, which is anything that `hf_elmix.parse_loss` reads."""
     return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), ComplementEntropy) else MixedLossTrainer
 
 
 class _SecondPass(TrainerCallback):
-    """Starts the second pass when the first step has been taken, before the learning rate changes."""
+    """Starts the second pass after the first step, before the learning rate changes."""
 
     def __init__(self, trainer: ComplementTrainer) -> None:
         self.trainer = trainer

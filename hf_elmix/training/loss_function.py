@@ -30,29 +30,19 @@ USE_MIXIN = "Use hf_elmix.MixedLossMixin instead of a loss function."
 
 
 class MixedLossFunction(MixingCallback):
-    """A `compute_loss_func` and the callback that updates it, in one object; see `mixed_loss_func`.
-
-    Args:
-        loss: What `hf_elmix.parse_loss` reads.
-
-    Attributes:
-        parts: Batches in an optimizer step, over all devices, for a Trainer that does not count labels.
-
-    Raises:
-        UsageError: If there is no such loss.
-    """
+    """A `compute_loss_func` and the callback that updates it, in one object; see `mixed_loss_func`."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__(loss)
         self._shifts: bool | None = None
         self._smoothing = 0.0
-        self.parts = 1
+        self.parts = 1  # batches in an optimizer step, over all devices, for a Trainer that does not count labels
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Inspect the model, once the Trainer has it.
+        """Inspect the model once the Trainer has it.
 
         Raises:
-            UsageError: If the loss cannot be computed for it, or not without the batch.
+            UsageError: If the loss cannot be computed for the model, or only by a `MixedLossMixin`.
         """
         model = base_model(kwargs["model"])
         self._smoothing = args.label_smoothing_factor
@@ -72,11 +62,7 @@ class MixedLossFunction(MixingCallback):
         self._shifts = predicts_next_token(model)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """As a `MixingCallback`; also inspects the model, and whether it is given decoder inputs.
-
-        Raises:
-            UsageError: As for `on_init_end`.
-        """
+        """Do what a `MixingCallback` does, inspect the model again, and check for decoder inputs."""
         super().on_train_begin(args, state, control, **kwargs)
         self.on_init_end(args, state, control, **kwargs)
         if makes_decoder_inputs(base_model(kwargs["model"])):
@@ -94,7 +80,7 @@ class MixedLossFunction(MixingCallback):
             A scalar.
 
         Raises:
-            UsageError: If it is not a callback of the Trainer, or there are no labels.
+            UsageError: If the function is not a callback of the Trainer, or there are no labels.
         """
         if self._shifts is None:
             raise UsageError(
@@ -108,7 +94,7 @@ class MixedLossFunction(MixingCallback):
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
         count = counts if num_items_in_batch is None else num_items_in_batch
         if not torch.is_grad_enabled():
-            return ce.sum() / total_of(count, ce)  # NaN if no label counts, which the Trainer leaves out
+            return ce.sum() / total_of(count, ce)  # NaN if no label counts; the Trainer leaves it out of its mean
         per = divisor(count, ce)
         self.add_terms(ce, el, per)
         return loss_of_terms(self.current, ce, el, logits, labels).sum() / per
@@ -119,25 +105,25 @@ class MixedLossFunction(MixingCallback):
         if "loss" not in logs:
             return
         ours = self.logs(_device_scale(args, kwargs["model"]))
-        logs.update(ours)  # for the callbacks that come after this one
+        logs.update(ours)  # for later callbacks
         state.log_history[-1].update(ours)
 
 
 def mixed_loss_func(loss: Any = DEFAULT_MIXING) -> MixedLossFunction:
-    """The mixed loss, or another, for a Trainer that cannot be subclassed; it is passed to the Trainer twice.
+    """The mixed loss, or another, for a Trainer that cannot be subclassed; pass it to the Trainer twice.
 
     If you can write a subclass, `hf_elmix.MixedLossMixin` does more: ``eval_loss_el``, tracker logs, models that need
-    their labels. Here the Trainer counts the labels of a step. For causal language models that it does not know to
-    shift their labels (`GPT2LMHeadModel`), it counts one too many in each row whose first label counts.
+    their labels. Here the Trainer counts the labels of a step; if it does not know that a causal language model shifts
+    its labels (`GPT2LMHeadModel`), it counts one too many in each row whose first label counts.
 
     Args:
-        loss: What `hf_elmix.parse_loss` reads, such as ``"0-0.5"``, ``"ce"`` or ``"focal:gamma=2"``.
+        loss: Anything that `hf_elmix.parse_loss` reads, such as ``"0-0.5"``, ``"ce"`` or ``"focal:gamma=2"``.
 
     Returns:
         A function of (outputs, labels, num_items_in_batch) that is also a callback.
 
     Raises:
-        UsageError: If there is no such loss.
+        UsageError: If the loss does not exist.
 
     Example:
         ```python
@@ -153,17 +139,17 @@ def _device_scale(args: TrainingArguments, model: nn.Module) -> int:
 
 
 def _check_decoder_inputs(model: nn.Module) -> None:
-    """Refuse the first call of an encoder-decoder if it has no decoder inputs.
+    """Make the first call of an encoder-decoder fail if it has no decoder inputs.
 
-    The model would make them from its labels; without these, BART and similar models silently train on something else.
+    The model would make them from labels; without labels, BART and similar models silently train on something else.
     """
 
     def check(model: nn.Module, args: Any, given: dict[str, Any]) -> None:
         handle.remove()
         if given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
             raise UsageError(
-                "Expected the batches of an encoder-decoder to have 'decoder_input_ids', because it is given no "
-                "labels to make them from. Give the collator the model: DataCollatorForSeq2Seq(tokenizer, model). "
+                "Expected the batches of an encoder-decoder to have 'decoder_input_ids', because the model is given "
+                "no labels to make them from. Give the collator the model: DataCollatorForSeq2Seq(tokenizer, model). "
                 f"Or: {USE_MIXIN}"
             )
 

@@ -20,19 +20,19 @@ SCALE = 10.0
 class MahalanobisHead(nn.Linear):
     """Max-Mahalanobis centres in place of a linear classifier; the logits are ``-|z - mu_j|^2 / 2`` (`center_logits`).
 
-    The largest logit is that of the nearest centre, and minus the logit of the label is the loss of a sample (Eq. 5;
-    `hf_elmix.losses.mmc_loss`). The centres are the weight, and are not trained.
+    The loss of a sample is minus the logit of the label (Eq. 5; `hf_elmix.losses.mmc_loss`). The centres are the
+    weight, and are not trained.
 
-    In a checkpoint it has the names and shapes of the linear layer that it replaces. Loaded into that layer, it
-    predicts the same with the same probabilities: all logits are then larger by ``(|z|^2 + scale^2) / 2``.
+    The parameters have the names and shapes of the linear layer that they replace. Loaded into that layer, they
+    predict the same probabilities, because all logits are then larger by ``(|z|^2 + scale^2) / 2``.
 
     Args:
         in_features: Number of features, ``num_classes - 1`` or more.
         num_classes: C, 2 or more.
         scale: Length of each centre.
-        bias: Whether to have a bias (which stays 0), as the layer that it replaces.
-        device: Of the centres.
-        dtype: Of the centres. Half precision rounds them; logits are computed and returned in float32.
+        bias: Whether to have a bias (which stays 0), as in the layer that it replaces.
+        device: Device of the centres.
+        dtype: Type of the centres. Half precision rounds them; logits are computed and returned in float32.
 
     Raises:
         ValueError: If there are too few features or classes, or `scale` is not a number above 0.
@@ -50,10 +50,10 @@ class MahalanobisHead(nn.Linear):
         self.scale = float(scale)
         super().__init__(in_features, num_classes, bias, device, dtype)
         self.requires_grad_(False)
-        self._is_hf_initialized = True  # which transformers checks before it draws random weights
+        self._is_hf_initialized = True  # so that transformers draws no random weights
 
     def reset_parameters(self) -> None:
-        """Set the weight to the centres, instead of random numbers."""
+        """Set the weight to the centres instead of random numbers."""
         centers = max_mahalanobis_centers(self.out_features, self.in_features, self.scale)
         with torch.no_grad():
             self.weight.copy_(centers)
@@ -65,26 +65,26 @@ class MahalanobisHead(nn.Linear):
         return center_logits(input, self.weight)
 
     def extra_repr(self) -> str:
-        """As that of a linear layer, with the scale."""
+        """The text of a linear layer, with the scale."""
         return f"{super().extra_repr()}, scale={self.scale:g}"
 
 
 def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> MahalanobisHead:
-    """Put a `MahalanobisHead` in place of the classifier of a model of transformers.
+    """Replace the classifier of a transformers model by a `MahalanobisHead`.
 
-    Then ``F.nll_loss(logits, labels)`` of its logits is the Max-Mahalanobis centre loss. The saved model loads without
-    this package and predicts the same; call this function again to train it further. The scale is written into the
-    model's config (``mahalanobis_scale``). No random numbers are drawn.
+    Then ``F.nll_loss(logits, labels)`` is the Max-Mahalanobis centre loss. The saved model loads without this package
+    and predicts the same; call this function again to train it further. The scale is stored in the model's config
+    (``mahalanobis_scale``). No random numbers are drawn.
 
     Args:
-        model: A sequence or image classifier, not wrapped, before it is passed to a Trainer.
-        scale: Length of each centre; by default the one in the config, else 10.
+        model: A sequence or image classifier that is not wrapped or passed to a Trainer yet.
+        scale: Length of each centre; by default that in the config, else 10.
 
     Returns:
         The head, which is now part of the model.
 
     Raises:
-        UsageError: If the model has no such classifier or more than one, is for regression or multi-label
+        UsageError: If the model does not have exactly one classifier, is for regression or multi-label
             classification, has too few features, or is wrapped by PEFT.
     """
     if base_model(model) is not model:

@@ -1,6 +1,6 @@
-"""What a loss has to know about a model: whether it gives class probabilities, and what else it needs labels for.
+"""What a loss must know about a model: whether it returns class logits, and what else it needs labels for.
 
-Except in `base_model`, a model is meant without its PEFT wrapper.
+Except in `base_model`, `model` is a model without a PEFT wrapper.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ USE_TRAINER = "The loss needs the probability p_y of one true class: use transfo
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model without a PEFT wrapper, which has the class, the config and the signature."""
+    """The model without a PEFT wrapper, which hides the class and the signature."""
     get_base_model: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
 
@@ -56,11 +56,11 @@ def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
     ``{"logits": ...}`` or a tuple that starts with them.
 
     Args:
-        model: As passed to the Trainer, without any PEFT wrapper.
-        label_names: Names of the label inputs, as the Trainer sees them.
+        model: The model.
+        label_names: Names of the label inputs, as the Trainer infers them.
 
     Raises:
-        UsageError: If the head is for regression or multi-label classification, or has no classes at all.
+        UsageError: If the head is for regression or multi-label classification, or returns no class logits.
     """
     name, config, loss = type(model).__name__, getattr(model, "config", None), _loss_function(model)
     problem = getattr(config, "problem_type", None)
@@ -76,13 +76,12 @@ def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
 
 
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
-    """Refuse a dataset that declares floats in its label column (regression or multi-label classification).
+    """Refuse a dataset, or a dictionary of them, whose label column has floats (regression, multi-label).
 
-    Of a dictionary, all datasets are checked. Only the declared features are read, never a row: reading one could draw
-    from a random transform.
+    Only the declared features are read, never a row, because reading a row could draw from a random transform.
 
     Args:
-        dataset: As passed to the Trainer, or None.
+        dataset: The dataset as passed to the Trainer, or None.
         model: The model, for the message.
 
     Raises:
@@ -94,7 +93,7 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
     features = getattr(dataset, "features", None) or {}
     column = next((name for name in ("labels", "label", "label_ids") if name in features), "")
     feature: Any = features.get(column)
-    while hasattr(feature, "feature"):  # a list: what its elements are
+    while hasattr(feature, "feature"):  # the elements of a list
         feature = feature.feature
     kind = str(getattr(feature, "dtype", ""))
     if "float" in kind:
@@ -107,7 +106,7 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
 def number_of_labels(model: nn.Module) -> int | None:
     """Number of classes of a sequence (or image, audio) or token classifier, or None for any other head."""
     if _loss_function(model) not in (ForSequenceClassificationLoss, ForTokenClassification):
-        return None  # every config has num_labels, those of language models included
+        return None  # even the config of a language model has num_labels
     return getattr(getattr(model, "config", None), "num_labels", None)
 
 
@@ -124,10 +123,7 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def makes_decoder_inputs(model: nn.Module) -> bool:
-    """Whether this is an encoder-decoder that makes its decoder inputs from its labels.
-
-    One that classifies sequences makes them from its inputs.
-    """
+    """Whether this is an encoder-decoder that makes its decoder inputs from labels (sequence classifiers do not)."""
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     classifies = any("SequenceClassifier" in kind.__name__ for kind in _output_classes(model))
     return encoder_decoder and not classifies
@@ -143,8 +139,7 @@ def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
     """The logits (..., C) among the outputs of a model.
 
     Args:
-        outputs: A mapping with ``logits``, a tuple that starts with them (after a loss, if there is one), or the
-            logits themselves.
+        outputs: A mapping with ``logits``, a tuple that starts with them (after any loss), or the logits themselves.
         labels_passed: Whether the model was given labels, so that a tuple starts with its loss.
 
     Raises:
@@ -158,7 +153,7 @@ def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
 
 
 def without_loss(outputs: Any) -> tuple[Any, ...]:
-    """Outputs of a model that was given no labels, as a tuple that starts with the logits."""
+    """The outputs of a model that was given no labels, as a tuple that starts with the logits."""
     if isinstance(outputs, Tensor):
         return (outputs,)
     return tuple(outputs[1:] if outputs[0] is None else outputs)
@@ -169,7 +164,7 @@ def labels_for(logits: Tensor, labels: Tensor, shift: bool) -> Tensor:
 
     Args:
         logits: Shape (..., C).
-        labels: As in the batch: shape (...), or (N, 1) for logits (N, C), which heads take as (N,).
+        labels: Labels of the batch, shape (...), or (N, 1) for logits (N, C), which are squeezed to (N,).
         shift: Whether logits at one position predict the label of the next.
 
     Returns:
@@ -186,7 +181,7 @@ def _loss_function(model: nn.Module) -> Any:
 
 
 def _output_classes(model: nn.Module) -> list[Any]:
-    """Classes of outputs that `forward` is annotated with."""
+    """The output classes in the annotation of `forward`."""
     try:
         hint = typing.get_type_hints(inspect.unwrap(type(model).forward)).get("return")
     except (NameError, TypeError):

@@ -43,20 +43,20 @@ else:
 class MixedLossMixin(_Base):
     """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12) on a schedule, or another loss.
 
-    Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. Compared with the Trainer it
-    extends,
+    Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. It changes the Trainer as
+    follows:
 
-    - the labels are withheld from the model, so that its own loss is not computed and thrown away;
-    - the loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
-      devices, whatever the model does with ``num_items_in_batch``;
-    - training logs contain ``alpha``, ``beta``, ``focus`` (of the last step; other losses have other values or none)
-      and ``loss_ce``, ``loss_el`` (means since the last log, as ``loss``, for every loss);
-    - evaluation reports the Trainer's own ``eval_loss``, the cross entropy, in every phase (smoothed if
-      ``label_smoothing_factor`` is set, as the Trainer's), and the expectation loss beside it as ``eval_loss_el``.
+    - Labels are withheld from the model, so that it does not compute its own loss.
+    - The loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
+      devices, whatever the model does with ``num_items_in_batch``.
+    - Training logs also contain ``alpha``, ``beta``, ``focus`` (of the last step; other losses have other values or
+      none) and, for every loss, ``loss_ce`` and ``loss_el`` (means since the last log, like ``loss``).
+    - In every phase ``eval_loss`` is the cross entropy, as without the mixin (smoothed if ``label_smoothing_factor``
+      is set), and ``eval_loss_el`` is the expectation loss.
 
     Args:
         *args: Arguments of the Trainer.
-        mixing: A `MixingSchedule` or its text: a short form of ``loss="mix:..."``.
+        mixing: A `MixingSchedule` or its text: short for ``loss="mix:..."``.
         loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a custom function. By default
             that of the `MixedLossArguments`, else ``"mix:0-0.5"``.
         **kwargs: Arguments of the Trainer.
@@ -65,11 +65,11 @@ class MixedLossMixin(_Base):
         mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
-        UsageError: If there is no such loss, the model or the data has no single true class, or a
+        UsageError: If the loss does not exist, the model or the data has no single true class, or a
             ``compute_loss_func`` is given too.
     """
 
-    # The loss is divided by the number of labels in the whole step, so there is nothing left to divide by.
+    # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -87,11 +87,11 @@ class MixedLossMixin(_Base):
             self.args.loss = str(self.mixing.loss)
         self._inspect()
         self.add_callback(self.mixing)
-        # With a loss function of its own, the Trainer counts the labels of a step for every model.
+        # Given a loss function, the Trainer counts the labels of a step for every model.
         self.compute_loss_func = self._mixed_loss
-        # The labels are withheld, so a model need not even take them; without a name, evaluation would skip the loss.
+        # A model need not accept labels, because they are withheld; without a name, evaluation would skip the loss.
         self.label_names = self.label_names or ["labels"]
-        # What the loss function has to know about the batch, besides its outputs and labels.
+        # What the loss function must know about the batch, besides outputs and labels.
         self._training = True
         self._labels_passed = False
         self._shift_labels: Tensor | None = None
@@ -99,21 +99,20 @@ class MixedLossMixin(_Base):
         self._el_of_batches: list[Tensor] = []
 
     def _inspect(self) -> None:
-        """Refuse what the mixed loss cannot be used with, and note what the loss must know about the model."""
+        """Check that the loss can be used, and note what it must know about the model."""
         if self.compute_loss_func is not None:
             raise UsageError(
                 "Expected either a loss or `compute_loss_func`, but got both: the loss would replace your function. "
                 "Leave `compute_loss_func` out, or use the Trainer without the mixed loss."
             )
-        plugin = getattr(self.accelerator, "parallelism_config", None)
-        if plugin is not None and plugin.sp_enabled:
+        if getattr(getattr(self.accelerator, "parallelism_config", None), "sp_enabled", False):
             raise UsageError(
-                "Sequence parallelism computes the model's own loss; the mixed loss cannot be used with it."
+                "The mixed loss cannot be used with sequence parallelism, which uses the model's own loss."
             )
         model = self._model
         self._config = getattr(model, "config", None)
         self._requires_labels = requires_labels(model)
-        # For a model that shifts its labels without the Trainer knowing, it would count the first label of each row.
+        # If the Trainer does not know that the model shifts its labels, it counts the first label of each row.
         self._loss_shifts_labels = predicts_next_token(model)
         self._check_loss()
         check_class_logits(model, self.label_names)
@@ -122,14 +121,14 @@ class MixedLossMixin(_Base):
             check_labels_of(dataset, model)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """As the Trainer's; the model of each trial gets the head that the loss needs."""
+        """See the Trainer. The model of each trial gets the head that the loss needs."""
         model = super().call_model_init(trial)
-        if hasattr(self, "mixing"):  # else the Trainer is being built, and inspects its model later
+        if hasattr(self, "mixing"):  # else the Trainer is being built and inspects its model later
             self._give_head(model)
         return model
 
     def _give_head(self, model: nn.Module) -> None:
-        """Replace the classifier by the centres, if the loss is the distance from them."""
+        """Replace the classifier by Max-Mahalanobis centres if the loss needs them."""
         if isinstance(self.mixing.current, MaxMahalanobis):
             use_mahalanobis_head(model, self.mixing.current.scale)
 
@@ -147,9 +146,9 @@ class MixedLossMixin(_Base):
         """The loss of a batch during training (Eq. 12), and cross entropy during evaluation (Eq. 1).
 
         Args:
-            model: The model, in whatever wraps it.
+            model: The model, possibly wrapped.
             inputs: The batch, with ``labels`` of shape (...) for logits (..., C).
-            return_outputs: Also return the outputs of the model.
+            return_outputs: Whether to return the outputs of the model too.
             num_items_in_batch: Labels that count in the whole optimizer step; by default, those of the batch.
 
         Returns:
@@ -169,12 +168,12 @@ class MixedLossMixin(_Base):
         call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         if not (isinstance(outputs, Mapping) or self._labels_passed):
-            # If labels are given, a tuple starts with the loss; the Trainer's prediction step relies on it.
+            # With labels, a tuple starts with the loss; the Trainer's prediction step relies on that.
             outputs = (loss, *without_loss(outputs))
         return (loss, outputs) if return_outputs else loss
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The `compute_loss_func`: sum over the labels that count, divided by their number in the whole step."""
+        """The `compute_loss_func`: the sum over the labels that count, divided by their number in the whole step."""
         logits = logits_of(outputs, self._labels_passed)
         labels = self._aligned(logits, labels)
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
@@ -182,15 +181,15 @@ class MixedLossMixin(_Base):
         return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
-        """A batch's share of the loss of a step; the losses and terms are those of its samples, or their sums."""
-        # Under DataParallel there is one count for each GPU, and the Trainer multiplies the loss by their number:
-        # dividing by the sum of the entries is correct there and everywhere else.
-        # In evaluation, a batch in which no label counts is NaN, which the Trainer leaves out of its means.
-        per = divisor(count, ce) if self._training else total_of(count, ce)
+        """A batch's share of the loss of a step, from the loss and terms of samples or their sums."""
+        # Under DataParallel there is one count per GPU, and the Trainer multiplies the loss by the number of GPUs, so
+        # dividing by the sum of the counts is correct there and everywhere else.
         if not self._training:
+            per = total_of(count, ce)  # 0 if no label counts: the Trainer leaves the NaN out of its means
             self._el = (el.sum() / per).detach() * self._device_scale
             return loss.sum() / per
-        self._note_terms(ce, el, per)
+        per = divisor(count, ce)
+        self.mixing.add_terms(ce, el, per)
         return self._with_router_loss(loss.sum() / per, outputs)
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -208,10 +207,6 @@ class MixedLossMixin(_Base):
         """The loss of the current optimizer step."""
         return self.mixing.current
 
-    def _note_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
-        """Keep both terms of a batch for the log."""
-        self.mixing.add_terms(ce, el, per)
-
     def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
         """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
         given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
@@ -221,7 +216,7 @@ class MixedLossMixin(_Base):
     def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
         """Add the load-balancing loss of a mixture of experts, which the model adds only if it is given labels.
 
-        It is not a sum over labels: it is averaged over accumulated batches and devices instead.
+        It is averaged over accumulated batches and devices, because it is not a sum over labels.
         """
         coefficient = getattr(self._config, "router_aux_loss_coef", None)
         router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
@@ -232,11 +227,11 @@ class MixedLossMixin(_Base):
 
     @property
     def _model(self) -> nn.Module:
-        """The model without PEFT, compilation and the wrappers of distributed training."""
+        """The model without wrappers of PEFT, compilation and distributed training."""
         return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, with the values of the loss and both terms added to the training logs."""
+        """Log as the Trainer does, and add the values of the loss and both terms to the training logs."""
         if "loss" in logs:
             logs.update(self._mixing_logs())
         super().log(logs, start_time)
@@ -255,11 +250,11 @@ class MixedLossMixin(_Base):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the Trainer's; the expectation loss of the batch is kept for `eval_loss_el`."""
+        """See the Trainer. The expectation loss of the batch is kept for `eval_loss_el`."""
         self._el = None
         prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         if self._el is not None:
-            # Once for each row and gathered as the Trainer does with its loss, so that both are the same mean.
+            # Repeated and gathered as the Trainer does with its loss, so that both are averaged in the same way.
             self._el_of_batches.append(self.gather_function(self._el.repeat(self.args.eval_batch_size)))
         return prediction
 
@@ -271,7 +266,7 @@ class MixedLossMixin(_Base):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As the Trainer's, with the expectation loss among the metrics."""
+        """See the Trainer. The expectation loss is added to the metrics."""
         self._el_of_batches = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._el_of_batches and output.metrics is not None:
@@ -284,7 +279,7 @@ class MixedLossMixin(_Base):
 
 
 class MixedLossTrainer(MixedLossMixin, Trainer):
-    """The Hugging Face Trainer with the mixed loss: takes every argument of `Trainer`, and `mixing` or `loss`.
+    """The Hugging Face Trainer with the mixed loss. It takes every argument of `Trainer`, and `mixing` or `loss`.
 
     Example:
         ```python

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_elmix import MixedLossTrainer
-from hf_elmix.analysis.predictions import Readers
+from hf_elmix.analysis.predictions import PredictionReaders
 from hf_elmix.predictions.records import Predictions
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -216,7 +216,7 @@ def small_study() -> list[RunRecord]:
 
 
 @pytest.fixture(scope="session")
-def predicted_study(predictions: Callable[..., Predictions]) -> tuple[list[RunRecord], Readers]:
+def predicted_study(predictions: Callable[..., Predictions]) -> tuple[list[RunRecord], PredictionReaders]:
     """Two tasks, three methods, two seeds, and what reads their predictions; one run failed, one left none."""
     records, readers = [], {}
     for k, (task, method, seed) in enumerate(itertools.product(("cola", "rte"), ("ce", "0-0.5", "0.3"), range(2))):

@@ -1,4 +1,4 @@
-"""The sections of a report: each is made by a function of the results, or left out where it returns None."""
+"""The sections of a report. Each is made by a function of the results, which returns None to leave it out."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ SECTIONS = (
 
 
 def sections_of(results: StudyResults) -> list[Section]:
-    """The sections of a study's report, in the order of the page: first the summary, last the list of runs."""
+    """Make the sections of a report in the order of the page, from the summary to the list of runs."""
     return [section for make in SECTIONS if (section := make(results))]

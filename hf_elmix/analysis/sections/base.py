@@ -1,4 +1,4 @@
-"""What a section of a report consists of."""
+"""The parts of a report: sections and their figures."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from matplotlib.axes import Axes
 
 from hf_elmix.analysis.formats import Table
 
-__all__ = ["DRAWN", "HUNDRED", "Picture", "Section"]
+__all__ = ["MAX_DRAWN", "PERCENT", "Picture", "Section"]
 
-DRAWN = 8  # methods, or tasks, of which pictures are drawn
-HUNDRED = 100.0  # shares are shown in percent
+MAX_DRAWN = 8  # methods, or tasks, that have figures
+PERCENT = 100.0  # shares are shown in percent
 
 
 class Picture(NamedTuple):
     """A figure.
 
     Attributes:
-        name: Of its files.
+        name: Name of its files.
         caption: What it shows.
         draw: Draws it on an axis.
-        height: In inches.
-        page_only: Whether it has no files.
+        height: Height in inches.
+        page_only: Whether it is shown on the page only, without files.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Section:
         about: Introduction.
         sentences: Findings, the most important first.
         tables: Its tables.
-        pictures: Its figures, by heading; an empty heading shows none.
+        pictures: Its figures in groups, each with a heading or an empty text.
         data: Its numbers, by the name of their files.
         folded: Whether the page folds all groups of figures but the first.
     """
@@ -55,6 +55,6 @@ class Section:
     about: str = ""
     sentences: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    pictures: Sequence[tuple[str, Sequence[Picture]]] = ()
     data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     folded: bool = False

@@ -11,10 +11,10 @@ import pandas as pd
 from hf_elmix.analysis.comparison import compare
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.frames import BLOCK
-from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
-from hf_elmix.analysis.predictions import BINS, Predicted
+from hf_elmix.analysis.numbers import difference_text, first_upper, number
+from hf_elmix.analysis.predictions import BINS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 
@@ -23,27 +23,22 @@ __all__ = ["MEASURES", "calibration_means", "calibration_pairs", "calibration_se
 Pairs = Mapping[tuple[str, str], pd.DataFrame]
 # Measures, all of which are better when smaller: heading, factor and digits.
 MEASURES = {
-    "ece": ("ECE", HUNDRED, 2),
-    "ece_adaptive": ("adaptive ECE", HUNDRED, 2),
+    "ece": ("ECE", PERCENT, 2),
+    "ece_adaptive": ("adaptive ECE", PERCENT, 2),
     "brier": ("Brier score", 1.0, 4),
     "nll": ("NLL", 1.0, 4),
 }
-HEADINGS = [heading for heading, _, _ in MEASURES.values()]
 
 
 def calibration_section(results: StudyResults) -> Section | None:
-    """Calibration of each method before and after temperature scaling; None if no run has predictions.
-
-    Args:
-        results: The study.
-    """
-    predicted = results.predicted
-    if predicted is None or predicted.calibration.empty:
+    """Make the section of calibration before and after temperature scaling; None if no run has predictions."""
+    summary = results.prediction_summary
+    if summary is None or summary.calibration.empty:
         return None
-    pairs = calibration_pairs(predicted.calibration, results.methods, results.baseline)
-    tables = [_means(calibration_means(predicted.calibration, results.methods))]
-    reliability = pd.concat(predicted.reliability, names=["when", "method", "bin"]).reset_index()
-    data = {"calibration": predicted.calibration, "reliability": reliability}
+    pairs = calibration_pairs(summary.calibration, results.methods, results.baseline)
+    tables = [_means(calibration_means(summary.calibration, results.methods))]
+    reliability = pd.concat(summary.reliability, names=["when", "method", "bin"]).reset_index()
+    data = {"calibration": summary.calibration, "reliability": reliability}
     if pairs:
         tables.append(_pairs(pairs, results.baseline))
         data["calibration_pairs"] = pd.concat(pairs, names=["measure", "when", "method"]).reset_index()
@@ -55,20 +50,16 @@ def calibration_section(results: StudyResults) -> Section | None:
         "the evaluation rows and used on the other.",
         _answers(pairs, results.baseline),
         tables,
-        {"Accuracy by confidence, over all rows of all runs": _pictures(predicted, results.methods)},
+        [("Accuracy by confidence, over all rows of all runs", _pictures(summary, results.methods))],
         data,
     )
 
 
 def calibration_means(calibration: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Average the columns of `calibration_table` over runs; temperatures geometrically.
-
-    Args:
-        calibration: From `reduce_predictions`.
-        methods: In the order of the study.
+    """Average the columns of `calibration_table` over runs (temperatures geometrically), and count the ``runs``.
 
     Returns:
-        A row for each of `WHEN` and method, with the number of ``runs``.
+        A row for each of `WHEN` and method.
     """
     logs = calibration.assign(temperature=np.log(calibration["temperature"]))
     groups = logs.groupby(["when", "method"])
@@ -81,11 +72,6 @@ def calibration_pairs(
     calibration: pd.DataFrame, methods: Sequence[str], baseline: str
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """Compare each method with the baseline in the same blocks; a difference below 0 is the better calibration.
-
-    Args:
-        calibration: From `reduce_predictions`.
-        methods: In the order of the study.
-        baseline: One of them.
 
     Returns:
         For each of `MEASURES` and `WHEN`, the columns of `compare`, and the means over the same blocks, ``value`` and
@@ -109,17 +95,17 @@ def calibration_pairs(
 
 
 def _answers(pairs: Pairs, baseline: str) -> list[str]:
-    """Whether each method is better or worse calibrated than the baseline, by ECE."""
+    """Say of each method whether its ECE is better or worse than the baseline's."""
     base, sentences = method_label(baseline), []
     for method in pairs["ece", WHEN[0]].index if pairs else ():
         label, verdicts = method_label(str(method)), []
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]
             better = "better than" if row["high"] < 0 else "not significantly different from"
-            gain = f"{gain_text(row['difference'], HUNDRED)} points {interval_text(row['low'], row['high'], HUNDRED)}"
+            gain = difference_text(row, PERCENT, unit=" points")
             verdicts.append(
-                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(HUNDRED * row['value'])} % "
-                f"versus {number(HUNDRED * row['base_value'])} %, {gain.rstrip()})"
+                f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(PERCENT * row['value'])} % "
+                f"versus {number(PERCENT * row['base_value'])} %, {gain})"
             )
         said = f"In calibration, {label} is {' and '.join(verdicts)}."
         sentences.append(said if row["pairs"] else f"{label} and {base} have no block in common.")
@@ -127,60 +113,44 @@ def _answers(pairs: Pairs, baseline: str) -> list[str]:
 
 
 def _means(means: pd.DataFrame) -> Table:
-    rows = [
-        [
-            Cell(method_label(row.method)),
-            Cell(row.when),
-            Cell(f"{row.runs}", row.runs),
-            Cell(number(HUNDRED * row.accuracy), row.accuracy),
-            *(
-                Cell(number(scale * getattr(row, measure), digits), getattr(row, measure))
-                for measure, (_, scale, digits) in MEASURES.items()
-            ),
-            Cell(number(row.temperature), row.temperature),
-        ]
-        for row in means.reset_index().itertuples()
-    ]
+    columns = {"accuracy": ("accuracy", PERCENT, 2), **MEASURES, "temperature": ("temperature", 1.0, 2)}
+    rows = []
+    for (when, method), row in means.iterrows():
+        rows.append([Cell(method_label(method)), Cell(when), Cell(f"{row['runs']:.0f}", row["runs"])])
+        rows[-1] += [Cell(number(scale * row[k], digits), row[k]) for k, (_, scale, digits) in columns.items()]
     caption = (
-        f"Means over runs at their end; smaller is better. ECE, in percent, is the mean difference of confidence and "
-        f"accuracy over {BINS} bins of confidence, of equal width or (adaptive) of equally many rows. Brier score and "
-        "NLL (in nats) are those of all classes. With few rows ECE is above 0 even for a calibrated model: compare it "
-        "only with that of another method on the same rows."
+        "Means over runs at the end of training; smaller ECE, Brier score and NLL are better. ECE, in percent, is the "
+        f"mean difference of confidence and accuracy over {BINS} bins of confidence, of equal width or (adaptive) of "
+        "equally many rows. Brier score and NLL (in nats) are those of all classes. With few rows ECE is above 0 even "
+        "for a calibrated model: compare it only with that of another method on the same rows."
     )
-    header = ["method", "logits", "runs", "accuracy", *HEADINGS, "temperature"]
+    header = ["method", "logits", "runs", *(heading for heading, _, _ in columns.values())]
     return Table("calibration", "Calibration before and after temperature scaling", caption, header, rows)
 
 
 def _pairs(pairs: Pairs, baseline: str) -> Table:
-    """A row for each method, before and after; a column for each measure."""
-    rows = [
-        [Cell(method_label(method)), Cell(when), *(_pair_cell(pairs[k, when].loc[method], k) for k in MEASURES)]
-        for when in WHEN
-        for method in pairs["ece", when].index
-    ]
+    rows = []
+    for when in WHEN:
+        for method in pairs["ece", when].index:
+            rows.append([Cell(method_label(method)), Cell(when)])
+            for measure, (_, scale, digits) in MEASURES.items():
+                row = pairs[measure, when].loc[method]
+                rows[-1].append(Cell(difference_text(row, scale, digits), row["difference"]))
     base = method_label(baseline)
     caption = (
         f"Each method minus {base} in the same blocks, with the 95 % interval of the mean: above 0 the method is "
         "worse. ECE in percentage points."
     )
-    return Table(
-        "calibration-pairs", f"Calibration compared with {base}", caption, ["method", "logits", *HEADINGS], rows
-    )
+    header = ["method", "logits", *(heading for heading, _, _ in MEASURES.values())]
+    return Table("calibration-pairs", f"Calibration compared with {base}", caption, header, rows)
 
 
-def _pair_cell(row: pd.Series, measure: str) -> Cell:
-    _, scale, digits = MEASURES[measure]
-    low, middle, high = (number(scale * row[name], digits) for name in ("low", "difference", "high"))
-    sign = "+" if row["difference"] >= 0 else ""
-    return Cell(f"{sign}{middle}" if pd.isna(row["low"]) else f"{sign}{middle} [{low}, {high}]", row["difference"])
-
-
-def _pictures(predicted: Predicted, methods: Sequence[str]) -> list[Picture]:
-    known = [method for method in methods if (WHEN[0], method) in predicted.reliability][:DRAWN]
+def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
+    known = [method for method in methods if (WHEN[0], method) in summary.reliability][:MAX_DRAWN]
     height = 4.2 + 0.2 * legend_rows(known)
     pictures = []
     for k, when in enumerate(WHEN, start=1):
-        tables = {method: predicted.reliability[when, method] for method in known}
+        tables = {method: summary.reliability[when, method] for method in known}
         draw = partial(draw_reliability, tables, order=methods)
         pictures.append(Picture(f"reliability-{k}", first_upper(when), draw, height))
     return pictures

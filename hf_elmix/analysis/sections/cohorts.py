@@ -11,10 +11,10 @@ import pandas as pd
 from hf_elmix.analysis.comparison import compare, minimum_detectable_effect
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.frames import BLOCK
-from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, pvalue_text
-from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, Predicted
+from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, pvalue_text
+from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import DRAWN, HUNDRED, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
 from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
@@ -26,27 +26,23 @@ PAPER_ROW = "the paper: CE, ResNet32 on CIFAR-100"
 
 
 def cohort_section(results: StudyResults) -> Section | None:
-    """How the rows that are correct, near the boundary and far from it end up; None if no run has predictions.
-
-    Args:
-        results: The study.
-    """
-    predicted = results.predicted
-    if predicted is None or predicted.flows.empty:
+    """Make the section on how rows end up, correct, near the boundary or far; None if no run has predictions."""
+    summary = results.prediction_summary
+    if summary is None or summary.flows.empty:
         return None
-    pooled = pooled_transitions(predicted, results.methods)
-    near = near_table(predicted, results.methods, results.baseline, results.seed)
-    low, high = (round(HUNDRED * end) for end in predicted.flows["start"].agg(["min", "max"]))
+    pooled = pooled_transitions(summary, results.methods)
+    near = near_table(summary, results.methods, results.baseline, results.seed)
+    low, high = (round(PERCENT * end) for end in summary.flows["start"].agg(["min", "max"]))
     when = f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
     answers = near.loc["both"].itertuples() if "both" in near.index else ()
     data = {
-        "transitions": predicted.transitions,
+        "transitions": summary.transitions,
         "cohorts": pooled.reset_index(),
-        "cohort_flows": predicted.flows,
-        "histograms": predicted.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
+        "cohort_flows": summary.flows,
+        "histograms": summary.histograms.rename(columns=lambda edge: f"from_{edge:g}").reset_index(),
     }
     if len(near):
-        data |= {"cohort_moves": predicted.near, "cohort_pairs": near.reset_index()}
+        data |= {"cohort_moves": summary.near, "cohort_pairs": near.reset_index()}
     return Section(
         "cohorts",
         "How predictions change during training",
@@ -54,17 +50,13 @@ def cohort_section(results: StudyResults) -> Section | None:
         f"{THRESHOLD:g}; or incorrect and far from it. How do the rows of each cohort at {when} end up?",
         [*(_answer(row, results.baseline) for row in answers), _shares(pooled)],
         [_transitions(pooled, when), *([_near(near, results.baseline)] if len(near) else [])],
-        _pictures(predicted, pooled, when),
+        _pictures(summary, pooled, when),
         data,
     )
 
 
-def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataFrame:
+def pooled_transitions(summary: PredictionSummary, methods: Sequence[str]) -> pd.DataFrame:
     """Count rows of each cohort at the start, and those that are correct at the end, over all runs of each method.
-
-    Args:
-        predicted: The counts of the study.
-        methods: In the order of the study.
 
     Returns:
         A row for each method that has any: ``runs``, the mean share of the training done at the ``start``, counts as
@@ -72,48 +64,37 @@ def pooled_transitions(predicted: Predicted, methods: Sequence[str]) -> pd.DataF
     """
     rows = {}
     for method in methods:
-        part = predicted.flows[predicted.flows["method"] == method]
+        part = summary.flows[summary.flows["method"] == method]
         if len(part):
             rows[method] = {"runs": part.groupby(BLOCK).ngroups, "start": part["start"].mean()}
-            for name, flow in flow_of(predicted, method).iterrows():
+            for name, flow in flow_of(summary, method).iterrows():
                 rows[method] |= {name: int(flow.sum()), f"{name}_end": int(flow["correct"])}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     return table.join(share_table(table))
 
 
-def flow_of(predicted: Predicted, method: str) -> pd.DataFrame:
-    """Sum `flow_table` over all runs of a method.
-
-    Args:
-        predicted: The counts of the study.
-        method: A method that has any.
-    """
-    sums = predicted.flows[predicted.flows["method"] == method].sum(numeric_only=True)
+def flow_of(summary: PredictionSummary, method: str) -> pd.DataFrame:
+    """Sum `flow_table` over all runs of a method."""
+    sums = summary.flows[summary.flows["method"] == method].sum(numeric_only=True)
     counts = [[int(sums[f"{before}_{after}"]) for after in COHORTS] for before in COHORTS]
     return pd.DataFrame(counts, pd.Index(COHORTS, name="start"), pd.Index(COHORTS, name="end"))
 
 
-def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
+def near_table(summary: PredictionSummary, methods: Sequence[str], baseline: str, seed: int = 0) -> pd.DataFrame:
     """Compare the share of the rows near the boundary at the start that end correct with that of the baseline.
 
-    The selection of rows matters. Rows near for ``both`` are selected alike for the two methods. If each method has
-    its own rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
-    any other method: what is incorrect by chance for one is less often incorrect for another.
-
-    Args:
-        predicted: The counts of the study.
-        methods: In the order of the study.
-        baseline: One of them.
-        seed: Of the simulation behind the minimum detectable effect.
+    The selection of rows matters. Rows near for ``both`` are the same for the two methods. If each method has its own
+    rows (``each``), those of one may be easier. Rows selected because the ``baseline`` was incorrect favour
+    any other method: rows that are incorrect by chance under one are less often incorrect under another.
 
     Returns:
         A row for each of `NEAR_FOR` and each method but the baseline: the ``rows`` over all blocks; the means over
         blocks of the ``share`` of the method and that of the baseline, ``base_share``; the columns of `compare`; and
-        the ``minimum_detectable_effect``. Blocks in which one of the two has no such row are left out.
+        the ``minimum_detectable_effect``. Blocks in which either of the two has no such row are left out.
     """
     parts = {}
-    for who in NEAR_FOR if len(predicted.near) else ():
-        near = predicted.near
+    for who in NEAR_FOR if len(summary.near) else ():
+        near = summary.near
         near = near[(near["near_for"] == who) & (near["rows"] > 0) & (near["base_rows"] > 0)]
         near = near.assign(share=near["correct"] / near["rows"], base_share=near["base_correct"] / near["base_rows"])
         others = [method for method in methods if method in set(near["method"])]
@@ -127,38 +108,39 @@ def near_table(predicted: Predicted, methods: Sequence[str], baseline: str, seed
 
 
 def _answer(row: Any, baseline: str) -> str:
-    """Whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
+    """Say whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
     label, base = method_label(str(row.Index)), method_label(baseline)
+    than = f"of the rows near the boundary than {base} does"
     if row.equal == row.pairs:
         start = f"{label} corrects as many of the rows near the boundary as {base} does"
     elif row.low > 0:
-        start = f"{label} corrects more of the rows near the boundary than {base} does"
+        start = f"{label} corrects more {than}"
     elif row.high < 0:
-        start = f"{label} corrects fewer of the rows near the boundary than {base} does"
+        start = f"{label} corrects fewer {than}"
     elif pd.isna(row.low):
-        start = f"Too few runs show whether {label} corrects more of the rows near the boundary than {base} does"
+        start = f"There are too few runs to say whether {label} corrects more {than}"
     else:
-        start = f"{label} is not significantly different from {base} in the rows near the boundary that it corrects"
-    gain = f"{gain_text(row.difference, HUNDRED)} points {interval_text(row.low, row.high, HUNDRED)}".rstrip()
+        start = f"{label} is not significantly different from {base} in how many rows near the boundary it corrects"
+    gain = difference_text(row, PERCENT, unit=" points")
     of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
     blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
     text = (
-        f"{start}: of those near it for both, {number(HUNDRED * row.share)} % end correct under {label} and "
-        f"{number(HUNDRED * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
+        f"{start}: of those near it for both, {number(PERCENT * row.share)} % end correct under {label} and "
+        f"{number(PERCENT * row.base_share)} % under {base}, {gain} over {blocks} and {row.rows:,} rows."
     )
     effect = row.minimum_detectable_effect
     if not effect > 0 or row.low > 0 or row.high < 0:
         return text
-    least = f"{number(HUNDRED * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
+    least = f"{number(PERCENT * effect)} points" if effect < 1 else "above 100 points: no difference could be detected"
     return f"{text} The minimum detectable effect is {least}."
 
 
 def _shares(pooled: pd.DataFrame) -> str:
-    """The shares of the paper's example, over all rows of each method."""
+    """Say the shares of the paper's example, over all rows of each method."""
     said = []
     for name, words in {"near": "near the boundary", "far": "far from it", "correct": "correct before"}.items():
         column = pooled[f"{name}_share"].dropna()
-        shares = [f"{method_label(str(method))} {number(HUNDRED * share)} %" for method, share in column.items()]
+        shares = [f"{method_label(str(method))} {number(PERCENT * share)} %" for method, share in column.items()]
         said.append(f"{words}: {', '.join(shares) or 'none'}")
     return f"Rows that end correct, of those {'; '.join(said)}."
 
@@ -170,7 +152,7 @@ def _transitions(pooled: pd.DataFrame, when: str) -> Table:
         rows.append([Cell(row["method"]), Cell(f"{row['runs']:.0f}", row["runs"])])
         for name in COHORTS:
             share, low, high = (row[f"{name}_{part}"] for part in ("share", "low", "high"))
-            text = f"{number(HUNDRED * share)} {interval_text(low, high, HUNDRED)}".rstrip()
+            text = f"{number(PERCENT * share)} {interval_text(low, high, PERCENT)}".rstrip()
             rows[-1] += [Cell(f"{row[name]:,.0f}", row[name]), Cell(text, share)]
     caption = (
         f"Rows at {when}, over all runs and evaluation sets, and how many of them are correct at the end, in percent. "
@@ -191,10 +173,10 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
             Cell(near_for[row.near_for]),
             Cell(f"{row.pairs}", row.pairs),
             Cell(f"{row.rows:,}", row.rows),
-            Cell(number(HUNDRED * row.share), row.share),
-            Cell(number(HUNDRED * row.base_share), row.base_share),
-            Cell(gain_text(row.difference, HUNDRED), row.difference),
-            Cell(interval_text(row.low, row.high, HUNDRED) or "n/a", row.low),
+            Cell(number(PERCENT * row.share), row.share),
+            Cell(number(PERCENT * row.base_share), row.base_share),
+            Cell(gain_text(row.difference, PERCENT), row.difference),
+            Cell(interval_text(row.low, row.high, PERCENT) or "n/a", row.low),
             Cell(f"{row.better}/{row.equal}/{row.worse}", row.better),
             Cell(pvalue_text(row.sign_p), row.sign_p),
         ]
@@ -203,21 +185,21 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     caption = (
         f"Rows near the boundary that are correct at the end, in percent, for each method and {base} in the same "
         "blocks (means over the blocks in which both have such rows), with the 95 % interval of the difference and "
-        "the two-sided p-value of the sign test. Rows near for both are selected alike for the two. If each has its "
+        "the two-sided p-value of the sign test. Rows near for both are the same for the two. If each has its "
         f"own, those of one may be easier. Rows selected because {base} was incorrect favour any other method."
     )
     header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _pictures(predicted: Predicted, pooled: pd.DataFrame, when: str) -> dict[str, list[Picture]]:
+def _pictures(summary: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
     """A Sankey diagram and a ridgeline plot for each of the first methods."""
     names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
-    for k, method in enumerate(pooled.index[:DRAWN], start=1):
-        label, histograms = method_label(method), predicted.histograms.loc[method]
-        histograms = histograms.set_axis([f"{HUNDRED * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
-        draw = partial(draw_sankey, flow_of(predicted, method), names=names)
+    for k, method in enumerate(pooled.index[:MAX_DRAWN], start=1):
+        label, histograms = method_label(method), summary.histograms.loc[method]
+        histograms = histograms.set_axis([f"{PERCENT * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
+        draw = partial(draw_sankey, flow_of(summary, method), names=names)
         sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
         draw = partial(draw_ridgeline, histograms, label="training")
         ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))
-    return {f"From {when} to the end": sankey, "Probability of the true label during training": ridgeline}
+    return [(f"From {when} to the end", sankey), ("Probability of the true label during training", ridgeline)]

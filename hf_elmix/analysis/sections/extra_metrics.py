@@ -1,14 +1,15 @@
-"""The section of a report on secondary metrics, such as the share of mislabelled rows that are memorised."""
+"""Report section: secondary metrics, such as the share of mislabelled rows that are memorised."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from hf_elmix.analysis.formats import Table
-from hf_elmix.analysis.numbers import first_upper, gain_text, interval_text, number
+from hf_elmix.analysis.numbers import difference_text, first_upper, number
 from hf_elmix.analysis.plots import plot_curves
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import Picture, Section
@@ -21,11 +22,7 @@ ALL = "all tasks"
 
 
 def extra_metrics_section(results: StudyResults) -> Section | None:
-    """The secondary metrics of the study's tasks; None if they declare none.
-
-    Args:
-        results: The study.
-    """
+    """Make the section of secondary metrics; None if the tasks of the study declare none."""
     metrics, labels = secondary_metrics(results), results.runs_df.attrs.get("secondary_metrics", {})
     if not metrics:
         return None
@@ -39,12 +36,10 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
         header = ["task", *map(method_label, results.methods)]
         tables.append(Table(f"secondary-{place}", label, caption, header, rows))
         if found.curves_df is not None:
-            draw = partial(
-                plot_curves, found.curves_df, name, order=results.methods, scale=found.scale, label=labels[name]
-            )
-            height = 2.8 + 0.2 * legend_rows(results.methods)
+            look: dict[str, Any] = {"order": results.methods, "scale": found.scale, "label": labels[name]}
+            draw = partial(plot_curves, found.curves_df, name, **look)
             caption = f"{label}: mean over all runs of a method at the end of each epoch."
-            pictures.append(Picture(f"secondary-{place}", caption, draw, height))
+            pictures.append(Picture(f"secondary-{place}", caption, draw, 2.8 + 0.2 * legend_rows(results.methods)))
     data = {"secondary_metrics": _stacked(summaries)}
     if results.others:
         data["secondary_pairs"] = _stacked({name: found.pairs_df.reset_index() for name, found in metrics.items()})
@@ -54,32 +49,20 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
         "The summary, the ranks and the performance profile do not take these metrics into account.",
         [metric_sentence(found, labels[name]) for name, found in metrics.items()],
         tables,
-        {"": pictures} if pictures else {},
+        [("", pictures)] if pictures else (),
         data,
     )
 
 
 def secondary_metrics(results: StudyResults) -> dict[str, StudyResults]:
-    """The results of each secondary metric that some run has, by its name.
-
-    Args:
-        results: The study; ``runs_df.attrs["secondary_metrics"]`` has the labels of declared metrics by name.
-    """
-    runs_df = results.runs_df
-    declared = [name for name in runs_df.attrs.get("secondary_metrics", {}) if name in runs_df]
-    return {
-        name: results.with_metric(name)
-        for name in declared
-        if runs_df.loc[runs_df["status"] == "done", name].notna().any()
-    }
+    """Take each declared secondary metric that some completed run has as the score, by its name."""
+    done = results.runs_df[results.runs_df["status"] == "done"]
+    declared = results.runs_df.attrs.get("secondary_metrics", {})
+    return {name: results.with_metric(name) for name in declared if name in done and done[name].notna().any()}
 
 
 def metric_summary(found: StudyResults) -> pd.DataFrame:
-    """`summary_table` of a metric, with rows over all tasks together, named `ALL`, if there are several.
-
-    Args:
-        found: The results of the metric.
-    """
+    """Compute `summary_table` of a metric; if there are several tasks, with rows over all of them, named `ALL`."""
     values, summary = found.scores, found.summary_df
     if summary["task"].nunique() < 2:
         return summary
@@ -89,12 +72,7 @@ def metric_summary(found: StudyResults) -> pd.DataFrame:
 
 
 def metric_sentence(found: StudyResults, label: str) -> str:
-    """The mean of each method, and which differ significantly from the baseline.
-
-    Args:
-        found: The results of the metric.
-        label: What it measures.
-    """
+    """Say the mean of each method, and which differ significantly from the baseline; `label` names the metric."""
     unit, base = " %" if found.scale == 100 else "", method_label(found.baseline)
     means = [
         f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in found.scores.mean().items()
@@ -106,8 +84,7 @@ def metric_sentence(found: StudyResults, label: str) -> str:
         return said
     pairs = found.pairs_df
     different = [
-        f"{method_label(str(row.Index))} {gain_text(row.difference, found.scale)} "
-        f"{interval_text(row.low, row.high, found.scale)}"
+        f"{method_label(str(row.Index))} {difference_text(row, found.scale)}"
         for row in pairs[(pairs["low"] > 0) | (pairs["high"] < 0)].itertuples()
     ]
     if not different:

@@ -1,4 +1,4 @@
-"""The section of a report that lists every run with its settings."""
+"""Report section: every run with its settings and cost."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ LISTED = ("score", "seconds", "steps_trained", "steps_inherited", "error")
 
 
 def runs_section(results: StudyResults) -> Section:
-    """What the runs cost, the list of them, and their settings.
-
-    Args:
-        results: The study.
-    """
+    """Make the section that lists the runs, what they cost and their settings."""
     runs_df, curves_df = results.runs_df, results.curves_df
     settings, shared = _settings(runs_df), shared_settings(runs_df)
     names = dict.fromkeys(name for values in settings.values() for name in values if name not in shared)
@@ -32,7 +28,7 @@ def runs_section(results: StudyResults) -> Section:
             [Cell(str(k), k, anchor=f"settings-{k}"), *(Cell(values.get(name, "")) for name in names)]
             for k, values in enumerate(settings.values(), start=1)
         ]
-        caption = "Settings in which runs differ, by the number that the list of runs shows."
+        caption = "Settings in which runs differ, numbered as in the list of runs."
         tables.append(Table("settings", "Settings that differ", caption, ["number", *names], rows, page_only=True))
     if shared:
         rows = [[Cell(name), Cell(value)] for name, value in shared.items()]
@@ -43,20 +39,15 @@ def runs_section(results: StudyResults) -> Section:
 
 
 def shared_settings(runs_df: pd.DataFrame) -> dict[str, str]:
-    """The settings that are the same for all runs, by full name, such as ``arguments.learning_rate``.
-
-    Args:
-        runs_df: From `runs_table`.
-    """
+    """Find the settings that are the same for all runs, by full name, such as ``arguments.learning_rate``."""
     found = list(_settings(runs_df).values())
     names = dict.fromkeys(name for values in found for name in values)
     return {name: found[0][name] for name in names if len({values.get(name) for values in found}) == 1}
 
 
 def _settings(runs_df: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """The distinct settings of the runs by their text: values by full name."""
-    texts = runs_df["settings"].dropna().drop_duplicates() if "settings" in runs_df else []
-    return {text: _flat(text) for text in texts}
+    """Parse each distinct settings text of the runs into values by full name."""
+    return {text: _flat(text) for text in runs_df["settings"].dropna().unique()} if "settings" in runs_df else {}
 
 
 def _flat(text: str) -> dict[str, str]:
@@ -76,7 +67,6 @@ def _flat(text: str) -> dict[str, str]:
 
 
 def _runs(runs_df: pd.DataFrame, numbers: dict[str, int], *, linked: bool) -> Table:
-    """Every run: its score, what it cost, and the number of its settings."""
     columns = [name for name in LISTED if name in runs_df and runs_df[name].notna().any()]
     parts = {
         "task": runs_df["task"].astype(str).map(Cell),
@@ -101,7 +91,6 @@ def _cells(column: pd.Series) -> pd.Series:
 
 
 def _cost(runs_df: pd.DataFrame) -> str:
-    """What all runs cost together, as far as it is known."""
     texts = {
         "seconds": "{:,.0f} seconds of work",
         "steps_trained": "{:,.0f} steps trained",

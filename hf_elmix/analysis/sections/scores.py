@@ -1,11 +1,11 @@
-"""The section of a report on the scores of each task."""
+"""Report section: the scores of each task."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.numbers import gain_text, interval_text, number
+from hf_elmix.analysis.numbers import difference_text, number
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import Section
 from hf_elmix.plotting import method_label
@@ -14,20 +14,15 @@ __all__ = ["mean_rows", "score_table", "scores_section"]
 
 
 def scores_section(results: StudyResults) -> Section:
-    """Scores, and differences from the baseline, by task.
-
-    Args:
-        results: The study.
-    """
+    """Make the section of scores, and of differences from the baseline, by task."""
     tables = [score_table(results)]
     data = {"scores": results.scores.reset_index(), "summary": results.summary_df}
     if results.others:
         base = method_label(results.baseline)
         found: dict[str, list[Cell]] = {}
         for row in results.gains_df.reset_index().itertuples():
-            interval = interval_text(row.low, row.high, results.scale)
-            text = f"{gain_text(row.difference, results.scale)} {interval}".rstrip()
-            found.setdefault(str(row.task), [Cell(str(row.task))]).append(Cell(text, row.difference))
+            cell = Cell(difference_text(row, results.scale), row.difference)
+            found.setdefault(str(row.task), [Cell(str(row.task))]).append(cell)
         caption = f"Mean difference from {base} on each task, in points, with its 95 % interval."
         header = ["task", *map(method_label, results.others)]
         tables.append(Table("gains", "Differences by task", caption, header, list(found.values())))
@@ -36,11 +31,7 @@ def scores_section(results: StudyResults) -> Section:
 
 
 def score_table(results: StudyResults) -> Table:
-    """Mean score of each method on each task.
-
-    Args:
-        results: The study.
-    """
+    """Tabulate the mean score of each method on each task."""
     unit = " in percent" if results.scale == 100 else ""
     caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs."
     rows = mean_rows(results.summary_df, results.methods, results.scale)
@@ -48,13 +39,7 @@ def score_table(results: StudyResults) -> Table:
 
 
 def mean_rows(summary_df: pd.DataFrame, methods: list[str], scale: float) -> list[list[Cell]]:
-    """Mean, standard deviation and number of runs: a row per task, a cell per method.
-
-    Args:
-        summary_df: From `summary_table`.
-        methods: The columns.
-        scale: Factor on the values.
-    """
+    """Format a `summary_table` as rows: the task, then mean, standard deviation and runs of each method."""
     cells = {}
     for row in summary_df.itertuples():
         count = f"({row.runs})" if row.runs == row.expected else f"({row.runs}/{row.expected})"

@@ -1,4 +1,4 @@
-"""The summary of a report: did it help, by how much, how certain is that, and on which tasks?"""
+"""Report section: does a method help, by how much, how certain is that, and on which tasks?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from hf_elmix.analysis.comparison import seeds_needed
 from hf_elmix.analysis.formats import Cell, Table
-from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number, p_equals, pvalue_text
+from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, p_equals, pvalue_text
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
 from hf_elmix.analysis.profile import performance_profile, profile_bands
 from hf_elmix.analysis.results import StudyResults
@@ -21,11 +21,7 @@ TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 
 
 def summary_section(results: StudyResults) -> Section:
-    """The verdict, the figures of the paper, and the tables behind them.
-
-    Args:
-        results: The study.
-    """
+    """Make the section with the verdict, the figures of the paper and the tables behind them."""
     tables = [_methods(results), _profile(results)]
     data = {
         "profile": results.profile.reset_index(),
@@ -40,16 +36,11 @@ def summary_section(results: StudyResults) -> Section:
             "conover": results.conover.rename_axis("method").reset_index(),
             "friedman": pd.DataFrame([results.friedman._asdict()]),
         }
-    sentences = verdict(results)
-    return Section("summary", "Summary", "", sentences, tables, {"": _pictures(results)}, data)
+    return Section("summary", "Summary", "", verdict(results), tables, [("", _pictures(results))], data)
 
 
 def verdict(results: StudyResults) -> list[str]:
-    """What the study found, a sentence each; the best method first.
-
-    Args:
-        results: The study.
-    """
+    """Say what the study found, in a sentence for each method, the best first, and sentences on the whole."""
     if not results.others:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
     gains = results.pairs_df["difference"].sort_values(ascending=False, kind="stable", na_position="last")
@@ -75,16 +66,15 @@ def _comparison(results: StudyResults, method: str) -> str:
         start = f"{label} and {base} have only one block in common"
     else:
         start = f"{label} is not significantly different from {base}"
-    gain = f"{gain_text(row['difference'], results.scale)} points"
-    interval = interval_text(row["low"], row["high"], results.scale)
+    gain = difference_text(row, results.scale, unit=" points")
     gains = results.gains_df.xs(method, level="method")["difference"].dropna()
     ties = f", equal on {equal}" if (equal := int((gains == 0).sum())) else ""
     higher = f"{int((gains > 0).sum())} of {counted(len(gains), 'task')}"
-    return f"{start}: {gain} {interval}".rstrip() + f", higher on {higher}{ties}."
+    return f"{start}: {gain}, higher on {higher}{ties}."
 
 
 def _detectable(results: StudyResults, method: str) -> str:
-    """How small a gain of the best method the study could have detected, and what it would take to detect its gain."""
+    """Say which gain the study could have detected, and how many seeds would detect the gain of the best method."""
     row, scale = results.pairs_df.loc[method], results.scale
     effect = row["minimum_detectable_effect"]
     if pd.isna(effect):
@@ -135,7 +125,7 @@ def _runs(results: StudyResults) -> str:
 
 
 def _pictures(results: StudyResults) -> list[Picture]:
-    """Fig. 2, and if there is something to compare, the differences and Fig. 3."""
+    """The performance profile (Fig. 2) and, with several methods, their differences and ranks (Fig. 3)."""
     legend = 0.2 * legend_rows(results.methods)
     pictures = [
         Picture(

@@ -23,8 +23,8 @@ def test_no_held_out_text_is_used(samples) -> None:
 
 def test_there_are_singles_companions_and_strangers(samples) -> None:
     for sample in samples:
-        assert len(sample.texts) == 2 or sample.stranger == IGNORED
-    share = {kind: sum(sample.stranger == kind for sample in samples) / 2_000 for kind in (IGNORED, 0, 1)}
+        assert len(sample.texts) == 2 or sample.unrelated == IGNORED
+    share = {kind: sum(sample.unrelated == kind for sample in samples) / 2_000 for kind in (IGNORED, 0, 1)}
     assert min(share.values()) > 0.1
     assert share[0] == pytest.approx(share[1], abs=0.1)
 

@@ -24,7 +24,7 @@ def rows_of(task: str, split: str) -> list[Row]:
 def test_every_task_has_a_recipe_that_is_torn_between_two_of_its_labels() -> None:
     assert set(RECIPES) == set(TASKS)
     for name, recipe in RECIPES.items():
-        assert len(set(recipe.torn) & set(TASKS[name].labels)) == 2
+        assert len(set(recipe.candidates) & set(TASKS[name].labels)) == 2
 
 
 @pytest.mark.parametrize(("task", "split"), SPLITS)

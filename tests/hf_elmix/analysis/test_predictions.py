@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.predictions import BINS, reduce_predictions
+from hf_elmix.analysis.predictions import BINS, summarise_predictions
 from hf_elmix.diagnostics.calibration import WHEN, calibration_table, reliability_table, temperature_scaled
 from hf_elmix.errors import UsageError
 from hf_elmix.predictions.cohorts import COHORTS, transition_table
@@ -43,7 +43,7 @@ def near_rows(p: Predictions) -> set[int]:
 
 
 def test_transitions_are_those_of_each_run_and_set(sets):
-    table = reduce_predictions(readers_of(sets), METHODS, "ce").transitions
+    table = summarise_predictions(readers_of(sets), METHODS, "ce").transitions
     groups = table.groupby(["task", "method", "seed", "set"])
     assert len(groups) == 5 + 2 * 6
     for (task, method, seed, name), part in groups:
@@ -52,7 +52,7 @@ def test_transitions_are_those_of_each_run_and_set(sets):
 
 
 def test_flows_by_a_plain_loop(sets):
-    flows = reduce_predictions(readers_of(sets), METHODS, "ce").flows
+    flows = summarise_predictions(readers_of(sets), METHODS, "ce").flows
     assert set(flows["start"]) == {5 / 6}
     for flow in flows.itertuples():
         p = sets[RunKey(flow.task, flow.method, flow.seed)][flow.set]
@@ -62,7 +62,7 @@ def test_flows_by_a_plain_loop(sets):
 
 
 def test_near_rows_by_a_plain_loop(sets):
-    near = reduce_predictions(readers_of(sets), METHODS, "ce").near
+    near = summarise_predictions(readers_of(sets), METHODS, "ce").near
     assert len(near) == 3 * 7  # of the eight runs with a baseline run, one has no file
     assert near["rows"].max() > near["rows"].min() >= 0
     for found in near.itertuples():
@@ -82,7 +82,7 @@ def test_near_rows_by_a_plain_loop(sets):
 
 
 def test_histograms_are_sums_over_runs_at_sixths(sets):
-    table = reduce_predictions(readers_of(sets), METHODS, "ce").histograms
+    table = summarise_predictions(readers_of(sets), METHODS, "ce").histograms
     assert sorted(table.index) == [(method, sixth) for method in sorted(METHODS) for sixth in range(1, 7)]
     assert list(table.loc["ce"].index) == [1, 2, 3, 4, 5, 6]
     all_p = [p.p_true[2] for key, run in sets.items() for p in run.values() if key.method == "0"]
@@ -92,12 +92,12 @@ def test_histograms_are_sums_over_runs_at_sixths(sets):
 @pytest.mark.parametrize(("points", "sixths"), [(1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (12, [1, 2, 3, 4, 5, 6])])
 def test_points_count_at_the_nearest_sixth(predictions, points, sixths):
     seen = {RunKey("a", "ce", 0): lambda: {"": predictions(9, points=points)}}
-    assert list(reduce_predictions(seen, ["ce"], "ce").histograms.loc["ce"].index) == sixths
+    assert list(summarise_predictions(seen, ["ce"], "ce").histograms.loc["ce"].index) == sixths
 
 
 def test_a_run_of_one_point_has_no_start(predictions):
     ends = {RunKey("a", method, 0): lambda: {"": predictions(9, points=1)} for method in ("ce", "0")}
-    predicted = reduce_predictions(ends, ["ce", "0"], "ce")
+    predicted = summarise_predictions(ends, ["ce", "0"], "ce")
     assert predicted.transitions.empty
     assert predicted.flows.empty
     assert predicted.near.empty
@@ -105,7 +105,7 @@ def test_a_run_of_one_point_has_no_start(predictions):
 
 def test_a_baseline_without_predictions(sets):
     without = {key: one for key, one in sets.items() if key.method != "ce"}
-    predicted = reduce_predictions(readers_of(without), METHODS, "ce")
+    predicted = summarise_predictions(readers_of(without), METHODS, "ce")
     assert predicted.near.empty
     assert set(predicted.flows["method"]) == {"0", "0-0.5"}
 
@@ -115,19 +115,19 @@ def test_different_rows_are_not_compared(sets):
     one = sets[key][""]
     for other in ({"": replace(one, labels=one.labels[::-1])}, {"test": one}):
         with pytest.raises(UsageError, match="a 0-0.5 seed 1: Expected .* on the same rows"):
-            reduce_predictions(readers_of({**sets, key: other}), METHODS, "ce")
+            summarise_predictions(readers_of({**sets, key: other}), METHODS, "ce")
 
 
 def test_an_error_names_the_run(predictions):
     unlabelled = replace(predictions(3), labels=[0, 1, -100])
     with pytest.raises(UsageError, match="a ce seed 7: Expected class ids from 0 to 2"):
-        reduce_predictions({RunKey("a", "ce", 7): lambda: {"": unlabelled}}, ["ce"], "ce")
+        summarise_predictions({RunKey("a", "ce", 7): lambda: {"": unlabelled}}, ["ce"], "ce")
 
 
 @pytest.mark.parametrize("left", [None, {}])
 def test_a_missing_or_empty_file_is_skipped(predictions, left):
     readers = {RunKey("a", "ce", 0): lambda: left, RunKey("a", "0", 0): lambda: {"": predictions(9)}}
-    predicted = reduce_predictions(readers, ["ce", "0"], "ce")
+    predicted = summarise_predictions(readers, ["ce", "0"], "ce")
     assert set(predicted.flows["method"]) == {"0"}
     assert predicted.near.empty
 
@@ -144,7 +144,7 @@ def test_no_more_than_two_runs_are_held_at_once(predictions):
         return {"": one}
 
     keys = [RunKey("a", method, seed) for seed in range(4) for method in METHODS]
-    reduce_predictions({key: lambda k=k: read(k) for k, key in enumerate(keys)}, METHODS, "ce")
+    summarise_predictions({key: lambda k=k: read(k) for k, key in enumerate(keys)}, METHODS, "ce")
     assert len(alive) == len(keys)  # each is read once
     assert most <= 2
 
@@ -152,7 +152,7 @@ def test_no_more_than_two_runs_are_held_at_once(predictions):
 def calibration_of(*runs: dict[str, Predictions]):
     """The calibration and reliability of runs of one method."""
     readers = {RunKey("a", "ce", seed): lambda run=run: run for seed, run in enumerate(runs)}
-    predicted = reduce_predictions(readers, ["ce"], "ce")
+    predicted = summarise_predictions(readers, ["ce"], "ce")
     return predicted.calibration, predicted.reliability
 
 

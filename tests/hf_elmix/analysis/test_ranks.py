@@ -20,7 +20,7 @@ from hf_elmix.analysis.ranks import conover, friedman, groups, mean_rank, wins
 
 NAN = math.nan
 
-unhurried = settings(deadline=None, max_examples=60)
+unhurried = settings(deadline=None, max_examples=30)
 
 # Twelve homeowners rank four grasses, with ties: Conover, Practical Nonparametric Statistics, 3rd ed. 1999, section
 # 5.8, example 1. The book gives the statistic 8.097 and, at 0.05, the critical difference 11.49 of two rank sums.

@@ -219,7 +219,13 @@ def test_the_page_has_the_verdict_first_and_everything_of_its_sections(small_stu
                 assert text in page.text
     assert "Reproduce\nmake it" in page.text
     assert len(page.of("svg")) == 3 + 2 * 2 + 1  # and two of curves for each task, and the weights
-    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.of("svg"))
+    captions = {
+        f"{heading}: {picture.caption}" if heading else picture.caption
+        for section in sections_of(results)
+        for heading, pictures in section.pictures
+        for picture in pictures
+    }
+    assert {svg["aria-label"] for svg in page.of("svg") if svg["role"] == "img"} == captions
 
 
 def test_nothing_is_loaded_from_elsewhere(html):
@@ -315,7 +321,7 @@ def test_the_numbers_of_predictions_can_be_read_again(shown, predicted_study):
     flows = read_csv(folder / "data/cohort_flows.csv").drop(columns=["start", "seed"])
     assert flows.sum(numeric_only=True).sum() == 60 * 10  # rows of each run with a file
     pairs = read_csv(folder / "data/calibration_pairs.csv").set_index(["measure", "when", "method"])
-    expected = calibration_pairs(results.predicted.calibration, results.methods, "ce")["brier", "as trained"]
+    expected = calibration_pairs(results.prediction_summary.calibration, results.methods, "ce")["brier", "as trained"]
     difference = pairs.loc[("brier", "as trained", ODD), "difference"]
     assert difference == pytest.approx(expected.loc[ODD, "difference"], rel=1e-15)
 

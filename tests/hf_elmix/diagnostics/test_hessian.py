@@ -159,7 +159,7 @@ class Shifting:
 @pytest.mark.parametrize(
     ("loader", "said"),
     [
-        (lambda whole: [], "Expected a loader with rows, but it gave none"),
+        (lambda whole: [], "Expected a loader with rows, but it is empty"),
         (lambda whole: iter([whole.rows(3)]), "the loader gave 3 and then 0. Pass a DataLoader"),
         (lambda whole: Shifting(whole, 3, 4), "the loader gave 3 and then 4"),
         (lambda whole: Shifting(whole, 3), "Use no random augmentation"),

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from hf_elmix.hub.client import find_model, is_temporary, with_retries
+from hf_elmix.hub.client import is_temporary, pin_model, with_retries
 
 WEIGHTS = "model.safetensors"
 
@@ -93,37 +93,36 @@ def test_waits_longer_each_time(monkeypatch):
 
 
 def test_a_folder_is_known_by_what_is_in_it(encoder, tmp_path):
-    source = find_model(encoder)
+    source = pin_model(encoder)
     assert source.revision is None
     assert source.folder() == Path(encoder)
     copy = shutil.copytree(encoder, tmp_path / "copy")
     (copy / "all_results.json").write_text("{}")  # what a finished run leaves there changes nothing
-    assert find_model(str(copy)).fingerprint == source.fingerprint
+    assert pin_model(str(copy)).fingerprint == source.fingerprint
     weights = bytearray((copy / WEIGHTS).read_bytes())
     weights[-1] ^= 1
     (copy / WEIGHTS).write_bytes(weights)
-    assert find_model(str(copy)).fingerprint != source.fingerprint
+    assert pin_model(str(copy)).fingerprint != source.fingerprint
 
 
 def test_pickles_are_left_alone_where_there_are_safetensors(tmp_path):
     for name in ("config.json", "pytorch_model.bin", "training_args.bin"):
         (tmp_path / name).write_text(name)
-    assert find_model(str(tmp_path)).files == ("config.json", "pytorch_model.bin")
+    assert pin_model(str(tmp_path)).files == ("config.json", "pytorch_model.bin")
     (tmp_path / WEIGHTS).write_text("weights")
-    assert find_model(str(tmp_path)).files == ("config.json", WEIGHTS)
+    assert pin_model(str(tmp_path)).files == ("config.json", WEIGHTS)
 
 
 RUN = """
 import json, pickle, sys, time
 time.sleep = lambda seconds: None  # between tries
-from glue_runs.study import glue_task
-from glue_runs.tasks import TASKS
+from glue_runs.study import glue_study
 
 path, *roles = sys.argv[1:]
 for role in roles:
     if role == "driver":
-        task = glue_task(TASKS["rte"], "owner/encoder", "nyu-mll/glue", 32, max_train_samples=8, in_memory=True)
-        pickle.dump(task, open(path, "wb"))
+        options = {"model": "owner/encoder", "max_length": 32, "max_train_samples": 8, "in_memory": True}
+        pickle.dump(glue_study(["rte"], **options).tasks[0], open(path, "wb"))
     task = pickle.load(open(path, "rb"))
     inputs = task.inputs(0)
     model = inputs.trainer["model"]
@@ -160,7 +159,7 @@ def test_a_hub_that_fails_a_third_of_the_requests(hub, encoder, tmp_path):
         commits = [first["model_revision"], first["data_revision"]]
         assert [len(commit) for commit in commits] == [40, 40]
         assert first["name"] == first["model"] == "owner/encoder"
-        assert first["weights"] == find_model(encoder).fingerprint
+        assert first["weights"] == pin_model(encoder).fingerprint
         assert worker == (first, [])  # a worker asks nobody
         assert again == first
         assert not any(WEIGHTS in line for line in more)

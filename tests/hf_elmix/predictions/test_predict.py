@@ -72,7 +72,7 @@ def test_a_custom_module_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("model", "batch", "words"),
     [
-        (bert, None, "a loader with rows, but it gave none"),
+        (bert, None, "a loader with rows, but it is empty"),
         (bert, {"input_ids": torch.ones(2, 3).long()}, "'labels', but got one with input_ids"),
         (lambda: bert(1), {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2)}, "which is regression"),
         (multi, {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2, 3)}, "multi_label"),

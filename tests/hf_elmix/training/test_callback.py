@@ -28,14 +28,6 @@ def test_weights_depend_on_the_state_alone():
     assert begin(walked, 0, 60) == (1, 1)  # a second training
 
 
-def test_focus():
-    callback = MixingCallback(MixingSchedule.parse("0.3@0 ce@0.5"))
-    begin(callback, 0, 2)
-    assert callback.current.logged()["focus"] == pytest.approx(0.3)
-    begin(callback, 1, 2)
-    assert callback.current.logged()["focus"] == 0
-
-
 def add(callback: MixingCallback, ce: float) -> None:
     """A batch of two samples with one label that counts, in a step of two."""
     callback.add_terms(torch.tensor([2.0 * ce, 0]), torch.tensor([0, 2.0]), torch.tensor(2))
@@ -102,7 +94,3 @@ def test_resuming_with_nothing_pending_starts_afresh():
     assert callback.take_terms() is None
     stepped(callback, 2)
     assert callback.take_terms().tolist() == [2.0, 1.0]
-
-
-def test_a_text_is_parsed():
-    assert MixingCallback("0,0.5").loss == MixingSchedule.parse("0,0.5")

@@ -279,11 +279,6 @@ def test_both_a_loss_function_and_mixing_are_refused(kit):
             MixedLossTrainer(model=kit.sequence_model(), args=args, compute_loss_func=lambda *_, **__: 0, **given)
 
 
-def test_unknown_mixing_is_refused_at_construction(kit):
-    with pytest.raises(UsageError, match="Did you mean '0-0.5'"):
-        kit.trainer(mixing="0-0.6")
-
-
 def test_labels_of_shape_n_by_1_are_accepted(kit, difference):
     column = kit.sequence_rows(16).map(lambda row: {"labels": [row["labels"]]})
     stock = kit.train(Trainer, model=kit.sequence_model(), train_dataset=column)

@@ -78,7 +78,7 @@ def test_differences_have_intervals_in_their_own_units(results):
 
 
 def test_the_diagram_is_that_of_all_rows(results):
-    before, after = calibration_section(results).pictures.popitem()[1]
+    before, after = calibration_section(results).pictures[0][1]
     assert (before.name, after.name) == ("reliability-1", "reliability-2")
     ax = before.draw(Figure().subplots())
     lines = {line.get_label(): line for line in ax.get_lines()}

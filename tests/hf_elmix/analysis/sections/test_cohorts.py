@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from hf_elmix.analysis.frames import runs_table
-from hf_elmix.analysis.predictions import Predicted, reduce_predictions
+from hf_elmix.analysis.predictions import PredictionSummary, summarise_predictions
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.cohorts import cohort_section, flow_of, near_table, pooled_transitions
 from hf_elmix.predictions.cohorts import COHORTS, flow_table
@@ -43,7 +43,7 @@ def answers(results: StudyResults) -> list[str]:
         ([0.05, 0.1, 0.1], "F = 0 corrects fewer of the rows near the boundary than CE does: "),
         (
             [0.0, 0.55, 0.6],
-            "F = 0 is not significantly different from CE in the rows near the boundary that it corrects: ",
+            "F = 0 is not significantly different from CE in how many rows near the boundary it corrects: ",
         ),
         ([0.3, 0.35, 0.4], "F = 0 corrects as many of the rows near the boundary as CE does: "),
     ],
@@ -62,8 +62,9 @@ def test_the_answer(record, share, start):
 def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
-        "Too few runs show whether F = 0 corrects more of the rows near the boundary than CE does: of those near it "
-        "for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and 40 rows."
+        "There are too few runs to say whether F = 0 corrects more of the rows near the boundary than CE does: of "
+        "those near it for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and "
+        "40 rows."
     )
 
 
@@ -124,13 +125,13 @@ def test_one_method_is_compared_with_nothing(record):
 def test_pictures_are_those_of_each_method(predicted_study):
     records, readers = predicted_study
     results = StudyResults(runs_table(records), predictions=readers)
-    sankey, ridgeline = cohort_section(results).pictures.values()
+    (_, sankey), (_, ridgeline) = cohort_section(results).pictures
     for pictures, name in ((sankey, "sankey"), (ridgeline, "ridgeline")):
         assert [picture.name for picture in pictures] == [f"{name}-{k}" for k in (1, 2, 3)]
         assert [picture.caption for picture in pictures] == ["CE", "F = 0-0.5", "F = 0.3"]
     shown = [text.get_text() for text in sankey[1].draw(Figure().subplots()).texts]
     assert (shown[0], shown[4]) == ("67 %\nof the training", "end")
-    correct = flow_of(results.predicted, "0-0.5").loc["correct"].sum()
+    correct = flow_of(results.prediction_summary, "0-0.5").loc["correct"].sum()
     assert any(text.startswith(f"correct\n{correct} (") for text in shown)
     ticks = [label.get_text() for label in ridgeline[0].draw(Figure().subplots()).get_yticklabels()]
     assert ticks == ["33 %", "67 %", "100 %"]
@@ -138,7 +139,7 @@ def test_pictures_are_those_of_each_method(predicted_study):
 
 def test_of_many_methods_eight_have_pictures(record):
     section = cohort_section(results_of(record, {f"m{k}": [0.5] for k in range(10)}))
-    assert [len(pictures) for pictures in section.pictures.values()] == [8, 8]
+    assert [len(pictures) for _, pictures in section.pictures] == [8, 8]
     assert len(section.tables[0].rows) == 11
 
 
@@ -163,11 +164,11 @@ def test_no_section_without_two_points(record, predictions, points):
 NOTHING = pd.DataFrame()
 
 
-def of_near(near: dict[str, list[tuple[str, str, int, int, int, int, int]]]) -> Predicted:
+def of_near(near: dict[str, list[tuple[str, str, int, int, int, int, int]]]) -> PredictionSummary:
     """From (task, method, seed, rows, correct, base_rows, base_correct), by whom they are near for."""
     names = ["task", "method", "seed", "rows", "correct", "base_rows", "base_correct"]
     rows = [dict(zip(names, row, strict=True), near_for=who) for who, part in near.items() for row in part]
-    return Predicted(NOTHING, NOTHING, pd.DataFrame(rows), NOTHING, NOTHING, {})
+    return PredictionSummary(NOTHING, NOTHING, pd.DataFrame(rows), NOTHING, NOTHING, {})
 
 
 def test_pooled_counts_and_shares(predictions):
@@ -175,7 +176,7 @@ def test_pooled_counts_and_shares(predictions):
         RunKey("a", method, seed): {"": predictions(400, seed=seed)} for method in ("ce", "0") for seed in range(3)
     }
     sets[RunKey("b", "ce", 0)] = {"x": predictions(30), "y": predictions(20, points=2)}
-    predicted = reduce_predictions({key: lambda one=one: one for key, one in sets.items()}, ["ce", "0"], "ce")
+    predicted = summarise_predictions({key: lambda one=one: one for key, one in sets.items()}, ["ce", "0"], "ce")
     pooled = pooled_transitions(predicted, ["ce", "0", "el"])
     assert pooled.index.tolist() == ["ce", "0"]
     assert pooled["runs"].tolist() == [4, 3]
@@ -236,7 +237,7 @@ def test_rows_selected_by_the_baseline_favour_the_other_method():
         for place, method in enumerate(("ce", "same"))
         for seed in range(30)
     }
-    table = near_table(reduce_predictions(readers, ["ce", "same"], "ce"), ["ce", "same"], "ce").xs("same", level=1)
+    table = near_table(summarise_predictions(readers, ["ce", "same"], "ce"), ["ce", "same"], "ce").xs("same", level=1)
     assert table.loc["baseline", "low"] > 0.1
     for near_for in ("both", "each"):
         assert abs(table.loc[near_for, "difference"]) < 0.03

@@ -93,7 +93,7 @@ def test_the_section(records):
         ["b", "37.50 ± 17.68 (2)", "6.25 ± 8.84 (2)"],
         ["all tasks", "50.00 ± 20.41 (4)", "15.62 ± 11.97 (4)"],
     ]
-    ((picture,),) = section.pictures.values()
+    ((_, (picture,)),) = section.pictures
     lines = picture.draw(Figure().subplots()).get_lines()
     assert lines[0].get_ydata().tolist() == [62.5, 50.0]
     summary = section.data["secondary_metrics"].set_index(["metric", "task", "method"])
@@ -106,7 +106,7 @@ def test_one_task_needs_no_row_of_all_and_one_method_no_comparison(records):
     section = extra_metrics_section(StudyResults(runs_table(records[:2])))
     assert list(section.data["secondary_metrics"]["task"]) == ["a"]
     assert "secondary_pairs" not in section.data
-    assert section.pictures == {}
+    assert not section.pictures
 
 
 def test_metrics_that_nothing_declares_or_no_run_has(records, small_study):

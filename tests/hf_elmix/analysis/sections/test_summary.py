@@ -157,11 +157,11 @@ def test_methods_and_pairs_by_hand(record):
     taus = [f"τ = {tau}" for tau in ("1", "0.99", "0.98", "0.95", "0.9", "0.8", "0.5")]
     assert tables["profile"].header == ["method", *taus]
     assert tables["profile"].texts()[0][1].startswith("0.50 [")
-    assert [picture.name for picture in section.pictures[""]] == ["profile", "differences", "ranks"]
+    assert [picture.name for picture in section.pictures[0][1]] == ["profile", "differences", "ranks"]
 
 
 def test_one_method_has_a_profile_and_no_comparison(record):
     section = summary_section(StudyResults(runs_table([record("a", "ce", 0, 0.5)])))
     assert [table.name for table in section.tables] == ["methods", "profile"]
-    assert [picture.name for picture in section.pictures[""]] == ["profile"]
+    assert [picture.name for picture in section.pictures[0][1]] == ["profile"]
     assert set(section.data) == {"methods", "profile", "profile_low", "profile_high"}
