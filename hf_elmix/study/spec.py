@@ -96,7 +96,7 @@ class Method:
         arguments: Training arguments that override the study's.
         loss: Anything that `hf_elmix.losses.registry.parse_loss` accepts; the parsed loss replaces it. By default the
             name. A custom function must be importable by other processes.
-        sweep: Candidates: further argument overrides, of which the best by validation counts (see `choose_runs`).
+        sweep: Further overrides, one for each candidate; the best by validation counts (see `choose_runs`).
 
     Raises:
         UsageError: If the loss does not exist.
