@@ -21,7 +21,7 @@ from glue_runs.protocol import ARGUMENTS, GLUE
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource
-from hf_elmix.hub.facts import ModelFacts, model_facts, scores_on
+from hf_elmix.hub.facts import ModelFacts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
@@ -71,7 +71,7 @@ def finetune(words: Sequence[str]) -> int:
     if args.process_index == 0:
         print(_summary(task, rows))
         if hub is not None:
-            claim_repo(mark=model_mark(facts({})), create=False, **hub)
+            claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
     length = min(data.max_seq_length, tokenizer.model_max_length)
     tokens = tokenise(rows, task, tokenizer, length)
@@ -293,4 +293,4 @@ def _facts(
     for split, suffix in zip(task.splits, SUFFIXES, strict=False):
         on_split = {name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)}
         scores += scores_on(split, task.metrics, on_split)
-    return model_facts(task.name, settings, provenance, scores, args.seed)
+    return ModelFacts(task.name, args.seed, settings, provenance, scores)

@@ -15,7 +15,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.protocol import BERT, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS
-from hf_elmix.cli.training_flags import FlagParser, check_arguments, name_of_flag
+from hf_elmix.cli.base import name_of_flag
+from hf_elmix.cli.training_flags import FlagParser, check_arguments
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.tasks import PADDINGS
 from hf_elmix.training.arguments import MixedLossArguments
