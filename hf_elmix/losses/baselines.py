@@ -187,11 +187,6 @@ class MaxMahalanobis(Loss):
         return -_of_label(logits, labels)
 
 
-_OF_CE: tuple[type[Loss], ...] = (Focal, GeneralizedCrossEntropy, MeanAbsoluteError, TamedCrossEntropy)
-_OF_LOGITS: tuple[type[Loss], ...] = (ComplementEntropy, MaxMahalanobis, MaximumProbabilityCrossEntropy)
-BASELINES = {loss.name: loss for loss in (*_OF_CE, *_OF_LOGITS)}
-
-
 def focal_loss(
     logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float = 1.0, **reductions: Unpack[Reductions]
 ) -> Tensor:
@@ -237,3 +232,15 @@ def _index(labels: Tensor) -> Tensor:
 def _of_label(values: Tensor, labels: Tensor) -> Tensor:
     """The values (N, C) at the labels, shape (N,)."""
     return values.gather(-1, _index(labels)).squeeze(-1)
+
+
+# The loss registry reads these by name: `hf_elmix.parse_loss`.
+BASELINES: tuple[type[Loss], ...] = (
+    Focal,
+    GeneralizedCrossEntropy,
+    MeanAbsoluteError,
+    TamedCrossEntropy,
+    ComplementEntropy,
+    MaxMahalanobis,
+    MaximumProbabilityCrossEntropy,
+)

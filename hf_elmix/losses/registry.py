@@ -21,7 +21,8 @@ __all__ = ["EXAMPLES", "LOSS_SETS", "expand_losses", "mixing_of", "parse_loss", 
 # The six methods of the paper's Table 4, in its order.
 LOSS_SETS: Mapping[str, tuple[str, ...]] = {"table4": ("ce", "0", "0,0.5", "0-0.5", "el", "focal:gamma=2,alpha=0.25")}
 
-KNOWN = ("ce", "el", "mix", "ce-rescaled", *BASELINES)
+BASELINE_BY_NAME = {loss.name: loss for loss in BASELINES}
+KNOWN = ("ce", "el", "mix", "ce-rescaled", *BASELINE_BY_NAME)
 GROUP = "hf_elmix.losses"  # of entry points
 EXAMPLES = "mix:0-0.5, focal:gamma=2,alpha=0.25, gce:q=0.7,k=0.5, ce-rescaled:0-0.5"
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -60,11 +61,11 @@ def parse_loss(text: Any) -> Schedule:
     if name == "ce-rescaled":
         mixing, _, logit = rest.partition(",logit=")
         return RescaledSchedule(MixingSchedule.parse(mixing), logit or "true")
-    if name not in BASELINES:
+    if name not in BASELINE_BY_NAME:
         return _custom(name, _registered.get(name) or _from_entry_point(name, text), rest, text)
-    arguments = _arguments(rest, inspect.signature(BASELINES[name]).parameters, text)
+    arguments = _arguments(rest, inspect.signature(BASELINE_BY_NAME[name]).parameters, text)
     try:
-        return ConstantSchedule(BASELINES[name](**arguments))
+        return ConstantSchedule(BASELINE_BY_NAME[name](**arguments))
     except UsageError as error:
         raise UsageError(f"Cannot use the loss {text!r}: {error}") from None
 
