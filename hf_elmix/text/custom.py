@@ -1,4 +1,4 @@
-"""Custom rows from files or any dataset on the Hub, and the task that follows from their columns."""
+"""Read a dataset from local files, and infer its task from its columns."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
 
 
 def find_splits(rows: DatasetDict, given: str | None, *, test: bool = False) -> tuple[str, ...]:
-    """The splits of a dataset to evaluate or, with `test`, to predict: the one given, else those with usual names."""
+    """The splits to evaluate or, with `test`, to predict: the given one, otherwise the conventional ones."""
     if given is not None:
         return (given,)
-    usual = "test" if test else "validation"
-    two = (f"{usual}_matched", f"{usual}_mismatched")
-    return two if usual not in rows and set(two) <= set(rows) else (usual,)
+    split = "test" if test else "validation"
+    pair = (f"{split}_matched", f"{split}_mismatched")  # as in MNLI
+    return pair if split not in rows and set(pair) <= set(rows) else (split,)
 
 
 def custom_task(
     rows: DatasetDict,
     name: str,
     *,
-    splits: tuple[str, ...],
-    test_splits: tuple[str, ...],
-    limits: Mapping[str, int | None],
+    splits: tuple[str, ...] = TextTask.splits,
+    test_splits: tuple[str, ...] = TextTask.test_splits,
+    limits: Mapping[str, int | None] | None = None,
     text_columns: str | None = None,
     label_column: str | None = None,
     labels: tuple[str, ...] = (),
@@ -86,7 +86,7 @@ def custom_task(
         name: What to call the task.
         splits: The evaluation splits.
         test_splits: The splits to predict.
-        limits: The splits to use, and how many of the first rows of each to keep (None: all).
+        limits: The splits to use, and how many of the first rows of each to keep (None: all); by default all rows.
         text_columns: The text column, or the two of a pair with a comma between them; by default they are found.
         label_column: The column of labels; by default it is found.
         labels: Names of the classes if only splits to predict are used.
@@ -98,23 +98,23 @@ def custom_task(
         UsageError: If a split or column is missing, it is not clear which columns hold the text, or rows or labels
             cannot be used.
     """
-    used = DatasetDict()
+    used, limits = DatasetDict(), dict.fromkeys(rows) if limits is None else limits
     for split, limit in limits.items():
         flag = "--test_split_name" if split in test_splits else "--validation_split_name"
         hint = "Choose another dataset." if split == "train" else f"Name one of them with {flag}."
         used[split] = first_rows(rows, split, limit, name, hint)
     first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
-    labelled = first not in unlabelled
-    column = _label_column(rows[first], label_column, name) if labelled else label_column or "label"
+    has_labels = first not in unlabelled
+    column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
     columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)
-    if labelled:
+    if has_labels:
         labels = class_names(rows[first], column, f"split {first!r} of {name}")
     task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
     for split, part in used.items():
-        place, known = f"split {split!r} of {name}", split not in unlabelled
+        where, labelled = f"split {split!r} of {name}", split not in unlabelled
         if column in part.column_names:
-            part = with_ids(part, column, labels, place, known=known)
-        used[split] = checked_rows(part, task, place, labelled=known)
+            part = with_ids(part, column, labels, where, strict=labelled)
+        used[split] = checked_rows(part, task, where, labelled=labelled)
     return task, used
 
 

@@ -20,13 +20,13 @@ UNKNOWN = -1  # as datasets mark the labels of test rows
 SHOWN = 10  # labels in an error
 
 
-def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
+def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
     """Names of the classes in a column of labels in the order of their ids: declared, else sorted; empty for floats.
 
     Args:
         dataset: The rows.
         column: The column.
-        place: What to call the rows in an error.
+        where: What to call the rows in an error.
 
     Raises:
         UsageError: If a row has no label or several, or there are fewer than two classes.
@@ -38,30 +38,30 @@ def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
     if values.null_count:
         row = next(index for index, value in enumerate(values) if not value.is_valid)
         raise UsageError(
-            f"Expected a label in each row of {place}, but row {row} has none ({values.null_count} rows)."
+            f"Expected a label in each row of {where}, but row {row} has none ({values.null_count} rows)."
         )
     if pa.types.is_floating(values.type):
         return ()
     if not any(is_kind(values.type) for is_kind in CLASSES):
         raise UsageError(
-            f"Expected one class or number in the column {column!r} of {place}, but it holds {values.type}. Several "
+            f"Expected one class or number in the column {column!r} of {where}, but it holds {values.type}. Several "
             "labels at once (multi-label) have no single true class."
         )
     names = tuple(map(str, sorted(values.unique().to_pylist())))
     if len(names) < 2:
-        raise UsageError(f"Expected two classes or more in the column {column!r} of {place}, but it has only {names}.")
+        raise UsageError(f"Expected two classes or more in the column {column!r} of {where}, but it has only {names}.")
     return names
 
 
-def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *, known: bool = True) -> Dataset:
+def with_ids(dataset: Dataset, column: str, labels: Sequence[str], where: str, *, strict: bool = True) -> Dataset:
     """Replace a column of labels by the column ``label`` with class ids; the numbers of a regression are kept.
 
     Args:
         dataset: The rows.
         column: Their column of labels.
         labels: Names of the classes; empty for a regression.
-        place: What to call the rows in an error.
-        known: Refuse a label that is not among the classes, rather than replace it by -1.
+        where: What to call the rows in an error.
+        strict: Refuse a label that is not among the classes, rather than replace it by -1.
 
     Raises:
         UsageError: If a label is not among the classes.
@@ -73,10 +73,10 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], place: str, *
         names: list[Any] = [None if name is None else str(name) for name in decoded]
         ids = {name: index for index, name in enumerate(labels)}
         values = [ids.get(name, UNKNOWN) for name in names]
-        if known and UNKNOWN in values:
+        if strict and UNKNOWN in values:
             row = values.index(UNKNOWN)
             raise UsageError(
-                f"Expected the labels of {place} to be among {_listed(labels)}, but row {row} has {names[row]!r} "
+                f"Expected the labels of {where} to be among {_listed(labels)}, but row {row} has {names[row]!r} "
                 f"({values.count(UNKNOWN)} such rows)."
             )
     rest = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import (
@@ -26,7 +27,7 @@ T = TypeVar("T")
 EXPECTED = "Expected a model id such as 'google-bert/bert-base-uncased', or a folder with a model and its tokenizer."
 
 
-def find_model(name: str | ModelSource, revision: str | None = None, *, code: bool = False) -> ModelSource:
+def find_model(name: str | Path | ModelSource, revision: str | None = None, *, code: bool = False) -> ModelSource:
     """Find a model on the Hub or in a folder and pin its revision, so that every run loads the same files.
 
     Args:
@@ -39,8 +40,8 @@ def find_model(name: str | ModelSource, revision: str | None = None, *, code: bo
     """
     if isinstance(name, ModelSource):
         return name
-    with loading(f"the model {name!r}", EXPECTED):
-        return pin_model(name, revision, code=code)
+    with loading(f"the model {str(name)!r}", EXPECTED):
+        return pin_model(str(name), revision, code=code)
 
 
 def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:

@@ -109,13 +109,13 @@ def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint
     return rows[split] if limit is None else rows[split].select(range(min(limit, len(rows[split]))))
 
 
-def checked_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool) -> Dataset:
+def checked_rows(dataset: Dataset, task: TextTask, where: str, *, labelled: bool) -> Dataset:
     """Refuse rows that a model cannot be trained on or used with, before anything is trained.
 
     Args:
         dataset: The rows.
         task: The task, which says what their columns and labels must be.
-        place: What to call the rows in an error.
+        where: What to call the rows in an error.
         labelled: Whether the rows must have labels.
 
     Returns:
@@ -130,18 +130,18 @@ def checked_rows(dataset: Dataset, task: TextTask, place: str, *, labelled: bool
     missing = [column for column in expected if column not in dataset.column_names]
     if missing:
         raise UsageError(
-            f"Expected the columns {', '.join(expected)} in {place}, but it has no {', '.join(missing)}; it has "
+            f"Expected the columns {', '.join(expected)} in {where}, but it has no {', '.join(missing)}; it has "
             f"{', '.join(dataset.column_names)}."
         )
     if not len(dataset):
-        raise UsageError(f"Expected rows in {place}, but it is empty.")
+        raise UsageError(f"Expected rows in {where}, but it is empty.")
     for column in task.columns:
         kind = getattr(dataset.features[column], "dtype", dataset.features[column])
         empty = dataset.with_format("arrow")[:][column].null_count
         if kind not in ("string", "large_string") or empty:
-            raise UsageError(f"Expected text in the column {column!r} of {place}, but got {kind}, {empty} rows empty.")
+            raise UsageError(f"Expected text in the column {column!r} of {where}, but got {kind}, {empty} rows empty.")
     if labelled:
-        _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, place)
+        _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, where)
     return dataset
 
 
@@ -179,16 +179,16 @@ def _all_known(dataset: Dataset, task: TextTask) -> bool:
     return not (task.regression and (labels == -1).all())
 
 
-def _check_labels(labels: np.ndarray, task: TextTask, place: str) -> None:
+def _check_labels(labels: np.ndarray, task: TextTask, where: str) -> None:
     if labels.dtype.kind not in ("iuf" if task.regression else "iu"):
         wanted = "numbers" if task.regression else "whole numbers"
-        raise UsageError(f"Expected {wanted} as labels in {place}, but got {labels.dtype} (row 0: {labels[0]!r}).")
+        raise UsageError(f"Expected {wanted} as labels in {where}, but got {labels.dtype} (row 0: {labels[0]!r}).")
     outside = _outside(labels, task)
     if len(outside):
         row = int(outside[0])
         wanted = "numbers" if task.regression else f"from 0 to {len(task.labels) - 1} ({', '.join(task.labels)})"
         raise UsageError(
-            f"Expected labels {wanted} in {place}, but row {row} has {labels[row]} ({len(outside)} such rows)."
+            f"Expected labels {wanted} in {where}, but row {row} has {labels[row]} ({len(outside)} such rows)."
         )
 
 

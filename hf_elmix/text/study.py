@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -25,7 +26,7 @@ __all__ = ["collator_for", "possible_padding", "text_task"]
 def text_task(
     task: TextTask,
     rows: DatasetDict,
-    model: str | ModelSource,
+    model: str | Path | ModelSource,
     *,
     origin: Mapping[str, Any],
     max_length: int = MAX_LENGTH,
@@ -118,7 +119,7 @@ def _inputs(
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:
     kinds = rows["kind"][:] if "kind" in rows.column_names else []
-    found = [place for place, value in enumerate(kinds) if value == kind]
+    found = [index for index, value in enumerate(kinds) if value == kind]
     if not found:
         raise UsageError(f"Expected training rows of task {task.name} with {kind!r} in a column 'kind', but got none.")
     return rows.select(found)

@@ -65,8 +65,7 @@ def splits(**parts):
 
 
 def task_of(rows, **options):
-    limits = options.pop("limits", dict.fromkeys(rows))
-    return custom_task(rows, "mine", splits=("validation",), test_splits=("test",), limits=limits, **options)
+    return custom_task(rows, "mine", **options)
 
 
 def test_the_task_is_inferred_from_the_columns():

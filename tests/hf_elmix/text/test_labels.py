@@ -60,13 +60,13 @@ def test_a_label_that_was_not_in_training():
     dataset = rows(["a", "c", "c"])
     with pytest.raises(UsageError, match=r"labels of rows to be among a, b, but row 1 has 'c' \(2 such rows\)"):
         with_ids(dataset, "label", ("a", "b"), "rows")
-    assert with_ids(dataset, "label", ("a", "b"), "rows", known=False)["label"][:] == [0, -1, -1]
+    assert with_ids(dataset, "label", ("a", "b"), "rows", strict=False)["label"][:] == [0, -1, -1]
 
 
 def test_unknown_class_ids():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
     dataset = Dataset.from_dict({"text": ["x", "y"], "label": [-1, 1]}, features)
-    assert with_ids(dataset, "label", ("a", "b"), "rows", known=False)["label"][:] == [-1, 1]
+    assert with_ids(dataset, "label", ("a", "b"), "rows", strict=False)["label"][:] == [-1, 1]
 
 
 def test_names_of_a_model():

@@ -28,13 +28,12 @@ def test_custom_rows_become_a_task_of_a_study(encoder):
         train=Dataset.from_dict({"review": ["so good", "so bad"] * 3, "label": ["up", "down"] * 3}),
         validation=Dataset.from_dict({"review": ["so good"], "label": ["up"]}),
     )
-    text, rows = custom_task(
-        rows, "mood", splits=("validation",), test_splits=(), limits={"train": 4, "validation": None}
-    )
-    task = text_task(text, rows, encoder, origin={"dataset": "org/mood"})
+    text, rows = custom_task(rows, "mood", limits={"train": 4, "validation": None})
+    task = text_task(text, rows, Path(encoder), origin={"dataset": "org/mood"})
     assert (task.name, task.select.scored_metric) == ("mood", "accuracy")
     assert TextTask.from_settings(task.settings["text"]) == text
-    assert (task.settings["dataset"], task.settings["max_length"]) == ("org/mood", MAX_LENGTH)
+    named = ("model", "dataset", "max_length")
+    assert [task.settings[name] for name in named] == [encoder, "org/mood", MAX_LENGTH]
     inputs = task.inputs(0)
     assert inputs.provenance["data_rows"] == {"train": 4, "validation": 1}
     assert inputs.trainer["model"].config.id2label == {0: "down", 1: "up"}
