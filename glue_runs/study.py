@@ -8,7 +8,7 @@ from typing import Any
 from glue_runs.protocol import ARGUMENTS, BERT, GLUE, MAX_LENGTH, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.tasks import find_task
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.baselines import ComplementEntropy
+from hf_elmix.losses.baselines import NegativeComplementEntropy
 from hf_elmix.losses.registry import expand_losses
 from hf_elmix.study.spec import Method, Study
 from hf_elmix.text.models import find_model
@@ -71,7 +71,7 @@ def glue_study(
 def _check_complement(methods: Iterable[Method], tasks: Iterable[TextTask]) -> None:
     """Refuse complement objective training on a task with only one incorrect class."""
     pairs = [task.name for task in tasks if len(task.labels) == 2]
-    if pairs and any(isinstance(method.loss.at(0, 1), ComplementEntropy) for method in methods):
+    if pairs and any(isinstance(method.loss.at(0, 1), NegativeComplementEntropy) for method in methods):
         raise UsageError(
             f"The loss 'cot' evens out the probabilities of the incorrect classes, and {pairs[0]} has only one. Of "
             "GLUE's tasks it can be used with --tasks mnli."

@@ -15,7 +15,7 @@ import torch
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.base import Loss, Schedule
-from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
+from hf_elmix.losses.baselines import MaxMahalanobis, NegativeComplementEntropy
 from hf_elmix.losses.registry import mixing_of, parse_loss
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RANGE = 12.0  # of the log odds of the true label, which are evenly spaced to re
 POINTS = 601
 NO_GRADIENT = {
     MaxMahalanobis: "it is a distance between features, and the prediction is the nearest centre",
-    ComplementEntropy: "it alternates two steps, and its own step acts on the other labels",
+    NegativeComplementEntropy: "it alternates two steps, and its own step acts on the other labels",
 }
 
 

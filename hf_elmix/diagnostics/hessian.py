@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.base import Loss
-from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
+from hf_elmix.losses.baselines import MaxMahalanobis, NegativeComplementEntropy
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import RescaledCrossEntropy
 from hf_elmix.predictions.predict import evaluation_mode, split_labels
@@ -44,7 +44,7 @@ def constant_losses(losses: Iterable[str | Loss]) -> list[Loss]:
     for given in losses:
         schedule = parse_loss(given)
         found += schedule.losses
-        if isinstance(found[-1], ComplementEntropy | MaxMahalanobis | RescaledCrossEntropy):
+        if isinstance(found[-1], NegativeComplementEntropy | MaxMahalanobis | RescaledCrossEntropy):
             raise UsageError(
                 f"The loss {str(schedule)!r} is more than a function of logits and labels. Expected one such as ce, "
                 "el, mix:0.3 or focal:gamma=2."

@@ -125,7 +125,7 @@ class LinearLossMixin(MixedLossMixin):
 
     def _check_loss(self) -> None:
         super()._check_loss()
-        cross_entropy_function(self.mixing.current)
+        cross_entropy_function(self.mixing_callback.current_loss)
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if not self._replaced:

@@ -33,12 +33,12 @@ class MixedSFTTrainer(SFTTrainer):
 
     Args:
         *args: Arguments of the `SFTTrainer`.
-        mixing: A `MixingSchedule` or its text: short for ``loss="mix:..."``.
+        mixing: A `MixingSchedule` or its string: short for ``loss="mix:..."``.
         loss: Any function of the cross entropy alone that `hf_elmix.parse_loss` reads; ``"mix:0-0.5"`` by default.
         **kwargs: Arguments of the `SFTTrainer`.
 
     Attributes:
-        mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
+        mixing_callback: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
         UsageError: If the loss does not exist or needs the logits, or another argument sets the loss:
@@ -53,9 +53,9 @@ class MixedSFTTrainer(SFTTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.mixing = MixingCallback(choose_loss(mixing, loss))
-        self.mixing.check_one_step(0.0)
-        cross_entropy_function(self.mixing.current)
+        self.mixing_callback = MixingCallback(choose_loss(mixing, loss))
+        self.mixing_callback.check_one_step(0.0)
+        cross_entropy_function(self.mixing_callback.current_loss)
         parallelism, loss_type = self.accelerator.parallelism_config, getattr(self.args, "loss_type", "nll")
         others = {
             "compute_loss_func": self.compute_loss_func is not None,
@@ -66,7 +66,7 @@ class MixedSFTTrainer(SFTTrainer):
         given = [name for name, is_given in others.items() if is_given]
         if given:
             raise UsageError(f"{given[0]} sets another loss, which the mixed loss would replace. Leave it out.")
-        self.add_callback(self.mixing)
+        self.add_callback(self.mixing_callback)
 
     def compute_loss(
         self,
@@ -85,13 +85,13 @@ class MixedSFTTrainer(SFTTrainer):
         if not inputs.get("fused_lm_head"):
             return outputs  # with the logits, for `return_outputs`
         ce = -outputs.log_probs
-        per = divisor(outputs.label_mask if count is None else count, ce)
-        self.mixing.add_terms(ce, -torch.expm1(-ce), per)
-        outputs.log_probs = -cross_entropy_function(self.mixing.current).of_ce(ce)
+        denominator = divisor(outputs.label_mask if count is None else count, ce)
+        self.mixing_callback.add_terms(ce, -torch.expm1(-ce), denominator)
+        outputs.log_probs = -cross_entropy_function(self.mixing_callback.current_loss).of_ce(ce)
         return outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the Trainer does, and add the values of the loss and both terms to the training logs."""
         if "loss" in logs:
-            logs.update(self.mixing.logs(device_scale(self.args, self.get_tp_size())))
+            logs.update(self.mixing_callback.logs(device_scale(self.args, self.get_tp_size())))
         super().log(logs, start_time)

@@ -1,11 +1,11 @@
 from .base import ConstantSchedule, CrossEntropyFunction, FunctionLoss, Loss, Schedule
 from .baselines import (
-    ComplementEntropy,
     Focal,
     GeneralizedCrossEntropy,
     MaximumProbabilityCrossEntropy,
     MaxMahalanobis,
     MeanAbsoluteError,
+    NegativeComplementEntropy,
     TamedCrossEntropy,
     complement_entropy,
     focal_loss,
@@ -16,11 +16,10 @@ from .baselines import (
 )
 from .mahalanobis import center_logits, max_mahalanobis_centers, mmc_loss
 from .mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
-from .reduction import Reduction, Reductions, divisor, total_of
+from .reduction import Reduction, Reductions, divisor, scalar_sum
 from .schedules import Mixed, MixingSchedule, RescaledCrossEntropy, RescaledSchedule
 
 __all__ = [
-    "ComplementEntropy",
     "ConstantSchedule",
     "CrossEntropyFunction",
     "Focal",
@@ -32,6 +31,7 @@ __all__ = [
     "MeanAbsoluteError",
     "Mixed",
     "MixingSchedule",
+    "NegativeComplementEntropy",
     "Reduction",
     "Reductions",
     "RescaledCrossEntropy",
@@ -52,6 +52,6 @@ __all__ = [
     "mixed_loss",
     "mmc_loss",
     "mpce_loss",
+    "scalar_sum",
     "tamed_cross_entropy",
-    "total_of",
 ]

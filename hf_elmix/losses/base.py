@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IGNORED", "ConstantSchedule", "CrossEntropyFunction", "FunctionLoss", "Loss", "Schedule"]
 
-IGNORED = -100  # the label of a sample that does not count
+IGNORED = -100  # the label of an ignored sample
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Loss(ABC):
 
         Args:
             logits: Shape (N, C), in float32 or wider.
-            labels: Shape (N,), class ids in [0, C), or -100 for samples that do not count.
+            labels: Shape (N,), class ids in [0, C), or -100 for ignored samples.
 
         Returns:
-            Shape (N,); values of samples that do not count are discarded.
+            Shape (N,); values of ignored samples are discarded.
         """
 
     def __call__(
@@ -78,8 +78,8 @@ class Loss(ABC):
         return {}
 
     def __str__(self) -> str:
-        """Text that `hf_elmix.parse_loss` reads back."""
-        return _text(self.name, {field.name: getattr(self, field.name) for field in fields(self)})
+        """String that `hf_elmix.parse_loss` reads back."""
+        return _spec(self.name, {field.name: getattr(self, field.name) for field in fields(self)})
 
 
 class CrossEntropyFunction(Loss):
@@ -93,7 +93,7 @@ class CrossEntropyFunction(Loss):
         """The loss of each sample.
 
         Args:
-            ce: Cross entropy in nats, of any shape; 0 for samples that do not count.
+            ce: Cross entropy in nats, of any shape; 0 for ignored samples.
 
         Returns:
             The same shape; each value depends on its own cross entropy only.
@@ -113,7 +113,7 @@ class FunctionLoss(Loss):
     Attributes:
         name: Name in the loss registry, or of the function.
         function: Called with logits (N, C), labels (N,) and the arguments; returns the loss of each sample, (N,). It
-            only receives samples that count, with logits in float32 or wider.
+            only receives non-ignored samples, with logits in float32 or wider.
         arguments: Names and values of keyword arguments.
     """
 
@@ -137,7 +137,7 @@ class FunctionLoss(Loss):
         return logits.new_zeros(labels.shape).masked_scatter(counted, loss.to(logits.dtype))
 
     def __str__(self) -> str:
-        return _text(self.name, dict(self.arguments))
+        return _spec(self.name, dict(self.arguments))
 
 
 AnyLoss = TypeVar("AnyLoss", bound=Loss, covariant=True)
@@ -194,6 +194,6 @@ class ConstantSchedule(Schedule[Loss]):
         return str(self.loss)
 
 
-def _text(name: str, arguments: Mapping[str, Any]) -> str:
+def _spec(name: str, arguments: Mapping[str, Any]) -> str:
     given = [f"{key}={repr(value).removesuffix('.0')}" for key, value in arguments.items() if value is not None]
     return f"{name}:{','.join(given)}" if given else name

@@ -1,4 +1,4 @@
-"""The other losses that the paper names, as objects and as functions of (logits, labels).
+"""Baseline losses from the paper, as classes and as functions of (logits, labels).
 
 Most of them are, like the mixed loss, functions of the cross entropy CE = −log p_y of a sample. A UsageError is raised
 for an argument outside its range. The functions also take the keyword arguments of `hf_elmix.losses.Reductions`, raise
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASELINES",
-    "ComplementEntropy",
     "Focal",
     "GeneralizedCrossEntropy",
     "MaxMahalanobis",
     "MaximumProbabilityCrossEntropy",
     "MeanAbsoluteError",
+    "NegativeComplementEntropy",
     "TamedCrossEntropy",
     "complement_entropy",
     "focal_loss",
@@ -143,8 +143,11 @@ class MaximumProbabilityCrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
-class ComplementEntropy(Loss):
-    """Minus the entropy of the incorrect classes, which `hf_elmix.ComplementTrainer` maximises (Eq. 6)."""
+class NegativeComplementEntropy(Loss):
+    """Negative entropy of the incorrect classes, divided by C - 1 (Eq. 6): minus `complement_entropy`.
+
+    Minimising it maximises the entropy, as `hf_elmix.ComplementTrainer` does.
+    """
 
     name: ClassVar[str] = "cot"
 
@@ -221,11 +224,11 @@ def complement_entropy(logits: Tensor, labels: Tensor, **reductions: Unpack[Redu
 
     Logits have shape (..., C) with three classes or more, labels (...). In nats, from 0 to ``log(C - 1) / (C - 1)``.
     """
-    return 0 - ComplementEntropy()(logits, labels, **reductions)  # a negation would give -0.0 for ignored labels
+    return 0 - NegativeComplementEntropy()(logits, labels, **reductions)  # minus 0 would be -0.0 for ignored labels
 
 
 def _index(labels: Tensor) -> Tensor:
-    """Labels for indexing, shape (N, 1): class 0 for samples that do not count."""
+    """Labels for indexing, shape (N, 1); ignored samples are mapped to class 0."""
     return labels.masked_fill(labels == IGNORED, 0)[:, None]
 
 
@@ -240,7 +243,7 @@ BASELINES: tuple[type[Loss], ...] = (
     GeneralizedCrossEntropy,
     MeanAbsoluteError,
     TamedCrossEntropy,
-    ComplementEntropy,
+    NegativeComplementEntropy,
     MaxMahalanobis,
     MaximumProbabilityCrossEntropy,
 )

@@ -53,8 +53,8 @@ class HeadOptions(TypedDict, total=False):
 
     Attributes:
         bias: Shape (V,).
-        reduction: ``"mean"`` over the labels that count (the default), or ``"sum"``.
-        ignore_index: Label of tokens that do not count; -100 by default.
+        reduction: ``"mean"`` over the non-ignored labels (the default), or ``"sum"``.
+        ignore_index: Label of ignored tokens; -100 by default.
         num_items: Divisor of the mean, as in `hf_elmix.losses.Reductions`.
         chunk_tokens: Tokens in a chunk; by default D / 2 and at least 128, so that its logits take half as much memory
             as the gradient of the weight.
@@ -193,7 +193,7 @@ class _InChunks(torch.autograd.Function):
 class _Pass:
     """One pass over chunks of tokens."""
 
-    tokens: Tensor  # indices of the tokens that count, shape (n,)
+    tokens: Tensor  # indices of the non-ignored tokens, shape (n,)
     labels: Tensor  # of all tokens, shape (N,)
     of: Callable[[Tensor], Tensor]
     dtype: torch.dtype  # of the matrix products

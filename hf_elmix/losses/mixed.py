@@ -58,7 +58,7 @@ def mixed_loss(
         alpha: Weight of the cross entropy.
         beta: Weight of the expectation loss.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``; see `Reductions`.
-        ignore_index: Label of samples that do not count.
+        ignore_index: Label of ignored samples.
         weight: Shape (C,), a factor for every sample of a class, in both terms.
         label_smoothing: Share of the target spread evenly over the classes, in the cross-entropy term only.
         num_items: Divisor of the mean in place of the local count; see `Reductions`.

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
-__all__ = ["Reduction", "Reductions", "Samples", "check_class_ids", "divisor", "reduced", "samples", "total_of"]
+__all__ = ["Reduction", "Reductions", "Samples", "check_class_ids", "divisor", "reduced", "samples", "scalar_sum"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -17,9 +17,9 @@ class Reductions(TypedDict, total=False):
     """The keyword arguments that every loss function takes.
 
     Attributes:
-        reduction: ``"mean"`` over the labels that count (the default; weighted if ``weight`` is given, as in
+        reduction: ``"mean"`` over the non-ignored labels (the default; weighted if ``weight`` is given, as in
             ``torch.nn.functional.cross_entropy``), ``"sum"``, or ``"none"`` for a tensor shaped like the labels.
-        ignore_index: Label of samples that do not count; -100 by default.
+        ignore_index: Label of ignored samples; -100 by default.
         weight: Shape (C,), a factor for every sample of a class.
         num_items: Divisor to use instead of the local count, for a mean over more than this batch (gradient
             accumulation, several devices). Only with ``reduction="mean"``.
@@ -37,10 +37,10 @@ class Samples:
 
     Attributes:
         logits: Shape (N, C), in float32 or wider.
-        labels: Shape (N,); samples that do not count keep their label.
-        index: Shape (N,), the labels for indexing: class 0 for samples that do not count.
+        labels: Shape (N,); ignored samples keep their label.
+        index: Shape (N,), the labels for indexing; ignored samples are mapped to class 0.
         counts: Shape (N,), the weight of each sample in a mean; 0 if it is ignored.
-        counted: Shape (N,), whether the sample counts.
+        counted: Shape (N,), False for ignored samples.
         shape: Shape of the labels before flattening.
     """
 
@@ -82,7 +82,7 @@ def reduced(
     """Reduce the losses of samples as `Reductions` describes. A mean over no labels at all is 0, with zero gradient.
 
     Args:
-        loss: Losses of samples, of any shape; weighted, and 0 for samples that do not count.
+        loss: Losses of samples, of any shape; weighted, and 0 for ignored samples.
         counts: Weight of each sample in a mean, of the same shape.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         num_items: Divisor of a mean in place of the sum of `counts`.
@@ -103,12 +103,12 @@ def reduced(
 
 
 def divisor(count: int | Tensor, like: Tensor) -> Tensor:
-    """The divisor of a mean over `count` labels: `total_of`, but 1 if no label counts, which makes the mean 0."""
-    total = total_of(count, like)
+    """The divisor of a mean over `count` labels: `scalar_sum`, but 1 instead of 0, so that a mean of none is 0."""
+    total = scalar_sum(count, like)
     return total.where(total > 0, 1)
 
 
-def total_of(count: int | Tensor, like: Tensor) -> Tensor:
+def scalar_sum(count: int | Tensor, like: Tensor) -> Tensor:
     """A number of labels, or the sum of a tensor of numbers, as a scalar of the type and on the device of `like`."""
     return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
 

@@ -1,4 +1,4 @@
-"""The loss registry: turns a text such as ``focal:gamma=2,alpha=0.25`` into an object that computes the loss."""
+"""The loss registry: turns a string such as ``focal:gamma=2,alpha=0.25`` into an object that computes the loss."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _registered: dict[str, Callable[..., Tensor]] = {}
 
 
-def parse_loss(text: Any) -> Schedule:
+def parse_loss(spec: Any) -> Schedule:
     """Read a loss, such as ``ce``, ``mix:0-0.5``, ``focal:gamma=2,alpha=0.25``, ``gce:q=0.7,k=0.5`` or ``tce:a=0.2``.
 
     Args:
-        text: A name, with any arguments after a colon; anything that `MixingSchedule.parse` reads, for the mixed loss;
+        spec: A name, with any arguments after a colon; anything that `MixingSchedule.parse` reads, for the mixed loss;
             a function of (logits, labels); a `Loss` or a `Schedule`.
 
     Returns:
@@ -44,38 +44,38 @@ def parse_loss(text: Any) -> Schedule:
     Raises:
         UsageError: If the loss does not exist, or an argument is invalid.
     """
-    if isinstance(text, Schedule):
-        return text
-    if isinstance(text, Mixed):
-        return MixingSchedule((Phase(0, text.alpha, text.beta),))  # type: ignore[arg-type]
-    if isinstance(text, Loss):
-        return ConstantSchedule(text)
-    if callable(text):
-        return _custom(getattr(text, "__name__", type(text).__name__), text, "", "")
-    if not isinstance(text, str):
-        return MixingSchedule.parse(text)
-    name, _, rest = text.strip().partition(":")
+    if isinstance(spec, Schedule):
+        return spec
+    if isinstance(spec, Mixed):
+        return MixingSchedule((Phase(0, spec.alpha, spec.beta),))  # type: ignore[arg-type]
+    if isinstance(spec, Loss):
+        return ConstantSchedule(spec)
+    if callable(spec):
+        return _custom(getattr(spec, "__name__", type(spec).__name__), spec, "", "")
+    if not isinstance(spec, str):
+        return MixingSchedule.parse(spec)
+    name, _, rest = spec.strip().partition(":")
     name = name.strip().lower()
     if name in ("ce", "el", "mix") or not NAME.fullmatch(name):
-        return MixingSchedule.parse(text)
+        return MixingSchedule.parse(spec)
     if name == "ce-rescaled":
         mixing, _, logit = rest.partition(",logit=")
         return RescaledSchedule(MixingSchedule.parse(mixing), logit or "true")
     if name not in BASELINE_BY_NAME:
-        return _custom(name, _registered.get(name) or _from_entry_point(name, text), rest, text)
-    arguments = _arguments(rest, inspect.signature(BASELINE_BY_NAME[name]).parameters, text)
+        return _custom(name, _registered.get(name) or _from_entry_point(name, spec), rest, spec)
+    arguments = _arguments(rest, inspect.signature(BASELINE_BY_NAME[name]).parameters, spec)
     try:
         return ConstantSchedule(BASELINE_BY_NAME[name](**arguments))
     except UsageError as error:
-        raise UsageError(f"Cannot use the loss {text!r}: {error}") from None
+        raise UsageError(f"Cannot use the loss {spec!r}: {error}") from None
 
 
-def mixing_of(text: str) -> str | None:
+def mixing_of(spec: str) -> str | None:
     """The mixing of a mixed loss, from the `str` of its schedule, or None for any other loss.
 
-    The text is not parsed, because a custom loss may be registered only where it was trained.
+    The string is not parsed, because a custom loss may be registered only where it was trained.
     """
-    return text.removeprefix("mix:") if text.partition(":")[0] in ("mix", "ce", "el") else None
+    return spec.removeprefix("mix:") if spec.partition(":")[0] in ("mix", "ce", "el") else None
 
 
 def register_loss(name: str, function: Callable[..., Tensor]) -> None:
@@ -86,7 +86,7 @@ def register_loss(name: str, function: Callable[..., Tensor]) -> None:
     Args:
         name: Lower-case letters, digits, hyphens and underscores.
         function: A function of logits (N, C), labels (N,) and keyword arguments that returns the loss of each sample,
-            shape (N,). The text can set the arguments that have a number as default.
+            shape (N,). The string can set the arguments that have a number as default.
 
     Raises:
         UsageError: If the name is invalid or already taken.
@@ -99,17 +99,17 @@ def register_loss(name: str, function: Callable[..., Tensor]) -> None:
 
 
 def expand_losses(names: Iterable[str]) -> list[str]:
-    """Texts of losses without duplicates, with ``table4`` replaced by the methods of the paper's Table 4."""
-    return list(dict.fromkeys(text for name in names for text in LOSS_SETS.get(name.strip().lower(), (name,))))
+    """Loss strings without duplicates, with ``table4`` replaced by the methods of the paper's Table 4."""
+    return list(dict.fromkeys(spec for name in names for spec in LOSS_SETS.get(name.strip().lower(), (name,))))
 
 
-def _custom(name: str, function: Callable[..., Tensor], rest: str, text: str) -> ConstantSchedule:
+def _custom(name: str, function: Callable[..., Tensor], rest: str, spec: str) -> ConstantSchedule:
     """A custom function as a loss, tried on two samples; arguments that are not given have their default."""
     import torch
 
     parameters = list(inspect.signature(function).parameters.values())[2:]
     defaults = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    arguments = {**defaults, **_arguments(rest, defaults, text)}
+    arguments = {**defaults, **_arguments(rest, defaults, spec)}
     numbers = tuple((key, value) for key, value in arguments.items() if isinstance(value, int | float))
     loss = FunctionLoss(name, function, numbers)
     try:
@@ -119,34 +119,34 @@ def _custom(name: str, function: Callable[..., Tensor], rest: str, text: str) ->
     return ConstantSchedule(loss)
 
 
-def _arguments(rest: str, accepted: Iterable[str], text: str) -> dict[str, float]:
+def _arguments(rest: str, accepted: Iterable[str], spec: str) -> dict[str, float]:
     """Numbers by name, from ``gamma=2,alpha=0.25``."""
     pairs = [part.partition("=")[::2] for part in rest.split(",")] if rest.strip() else []
     try:
         numbers = {name.strip(): float(value) for name, value in pairs}
     except ValueError:
-        _refuse(text, "arguments look like gamma=2,alpha=0.25")
+        _refuse(spec, "arguments look like gamma=2,alpha=0.25")
     if len(numbers) < len(pairs):
-        _refuse(text, "an argument is given twice")
+        _refuse(spec, "an argument is given twice")
     if not set(numbers) <= set(accepted):
-        _refuse(text, f"its arguments are {', '.join(accepted) or 'none'}")
+        _refuse(spec, f"its arguments are {', '.join(accepted) or 'none'}")
     return numbers
 
 
-def _from_entry_point(name: str, text: str) -> Callable[..., Tensor]:
+def _from_entry_point(name: str, spec: str) -> Callable[..., Tensor]:
     for point in entry_points(group=GROUP, name=name):
         try:
             return point.load()
         except Exception as error:  # the package can raise anything
             raise UsageError(f"Cannot load the loss {name!r} from {point.value}: {in_one_line(error)}") from error
-    _refuse(text)
+    _refuse(spec)
 
 
-def _refuse(text: str, reason: str = "") -> NoReturn:
+def _refuse(spec: str, reason: str = "") -> NoReturn:
     names = [*KNOWN, *_registered, *(point.name for point in entry_points(group=GROUP))]
-    name = text.strip().partition(":")[0].lower()
+    name = spec.strip().partition(":")[0].lower()
     hint = "" if name in names else did_you_mean(name, [*names, *REGIMES])
     why = f" ({reason})" if reason else ""
     raise UsageError(
-        f"Unknown loss {text!r}{why}. Expected one of {', '.join(names)}, as in {EXAMPLES}.{hint}"
+        f"Unknown loss {spec!r}{why}. Expected one of {', '.join(names)}, as in {EXAMPLES}.{hint}"
     ) from None

@@ -154,34 +154,34 @@ class MixingSchedule(Schedule[Mixed]):
             raise UsageError(f"Expected the starts of the phases to grow and stay below 1, but got {shown}.")
 
     @classmethod
-    def parse(cls, text: str | numbers.Real | float | MixingSchedule) -> MixingSchedule:
+    def parse(cls, spec: str | numbers.Real | float | MixingSchedule) -> MixingSchedule:
         """Read a schedule from its name or its phases; `str` of the result reads back to an equal schedule.
 
         Args:
-            text: A name from the paper (``ce``, ``el``, ``0``, ``0,0.5``, ``0-0.5``), or phases separated by spaces:
+            spec: A name from the paper (``ce``, ``el``, ``0``, ``0,0.5``, ``0-0.5``), or phases separated by spaces:
                 ``0@0 0.3@0.5 0.5@0.9``, ``ce@0 0.5@5/6``, ``1:1@0 1:2.5@0.5``, ``0 0.25 0.5`` (equal lengths), with
                 or without the prefix ``mix:``. A number is a focus; a schedule is returned unchanged.
 
         Raises:
-            UsageError: If the text is not a schedule; the message says what is accepted.
+            UsageError: If the string is not a schedule; the message says what is accepted.
         """
-        if isinstance(text, MixingSchedule):
-            return text
-        if isinstance(text, numbers.Real):
-            text = to_text(exact(text))
-        if not isinstance(text, str):
-            raise UsageError(f"Expected mixing to be a text or a MixingSchedule, but got {text!r}.")
-        text = text.strip().lower().removeprefix("mix:")
-        words = REGIMES.get(text.strip(), text).split()
+        if isinstance(spec, MixingSchedule):
+            return spec
+        if isinstance(spec, numbers.Real):
+            spec = to_text(exact(spec))
+        if not isinstance(spec, str):
+            raise UsageError(f"Expected mixing to be a string or a MixingSchedule, but got {spec!r}.")
+        spec = spec.strip().lower().removeprefix("mix:")
+        words = REGIMES.get(spec.strip(), spec).split()
         if not words:
-            _refuse(text)
+            _refuse(spec)
         if len({"@" in word for word in words}) > 1:
-            _refuse(text, "either every phase has a start ('@') or none has")
+            _refuse(spec, "either every phase has a start ('@') or none has")
         pairs = [word.split("@", 1) if "@" in word else [word, f"{k}/{len(words)}"] for k, word in enumerate(words)]
         try:
             return cls(tuple(Phase(exact(start), *_weights(weight)) for weight, start in pairs))
         except ValueError as error:
-            _refuse(text, str(error).rstrip("."))
+            _refuse(spec, str(error).rstrip("."))
 
     @cached_property
     def parts(self) -> tuple[tuple[Fraction, Mixed], ...]:
@@ -195,14 +195,14 @@ class MixingSchedule(Schedule[Mixed]):
 
     @property
     def mixing(self) -> str:
-        """The shortest text that reads back to this schedule, without ``mix:``."""
+        """The shortest string that reads back to this schedule, without ``mix:``."""
         for name in REGIMES:
             if MixingSchedule.parse(name) == self:
                 return name
         weights = [weights_to_text(phase.alpha, phase.beta) for phase in self.phases]
         if all(phase.start == Fraction(k, len(weights)) for k, phase in enumerate(self.phases)):
             return " ".join(weights)
-        return " ".join(f"{text}@{to_text(phase.start)}" for text, phase in zip(weights, self.phases, strict=True))
+        return " ".join(f"{weight}@{to_text(phase.start)}" for weight, phase in zip(weights, self.phases, strict=True))
 
     def __str__(self) -> str:
         return self.mixing if self.mixing in ("ce", "el") else f"mix:{self.mixing}"
@@ -241,6 +241,6 @@ def _weights(word: str) -> tuple[Fraction, Fraction]:
     return (exact(alpha), exact(beta)) if colon else weights_of_focus(exact(alpha))
 
 
-def _refuse(text: str, reason: str = "") -> NoReturn:
+def _refuse(spec: str, reason: str = "") -> NoReturn:
     why = f" ({reason})" if reason else ""
-    raise UsageError(f"Unknown mixing {text!r}{why}. Expected {GRAMMAR}.{did_you_mean(text, REGIMES)}") from None
+    raise UsageError(f"Unknown mixing {spec!r}{why}. Expected {GRAMMAR}.{did_you_mean(spec, REGIMES)}") from None

@@ -70,7 +70,7 @@ def rescaling_factor(alpha: Number, beta: Number, *, true_label: bool = True) ->
 
 
 def exact(number: Number) -> Fraction:
-    """A number, or a text such as ``0.25`` or ``1/3``, as a fraction; a float is read as the decimal it prints as.
+    """A number, or a string such as ``0.25`` or ``1/3``, as a fraction; a float is read as the decimal it prints as.
 
     Raises:
         UsageError: If it is anything else, or negative and not a fraction.
@@ -104,7 +104,7 @@ def weights_of_focus(focus: Fraction) -> tuple[Fraction, Fraction]:
 
 
 def to_text(number: Fraction) -> str:
-    """A text that `exact` reads back: a decimal if it terminates, else a fraction."""
+    """A string that `exact` reads back: a decimal if it terminates, else a fraction."""
     for places in range(DIGITS):
         scaled = number * 10**places
         if scaled.denominator == 1:
@@ -113,7 +113,7 @@ def to_text(number: Fraction) -> str:
 
 
 def weights_to_text(alpha: Fraction, beta: Fraction) -> str:
-    """The focus if the weights are those of Eq. 14 and its text is no longer, else the pair ``alpha:beta``."""
+    """The focus if the weights are those of Eq. 14 and its string is no longer, else the pair ``alpha:beta``."""
     pair = f"{to_text(alpha)}:{to_text(beta)}"
     if beta:
         focus = (1 - alpha / beta) / 2

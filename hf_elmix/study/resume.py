@@ -62,7 +62,7 @@ class PauseCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add what the Trainer leaves out."""
         self.checkpoint = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
-        terms, steps = self.trainer.mixing.pending()
+        terms, steps = self.trainer.mixing_callback.pending()
         # If an epoch ends here, the next one draws from the current state.
         rng = torch.get_rng_state() if _ends_epoch(state) else self.epoch_rng
         tensors = {"loss": self.trainer._tr_loss.detach(), "rng": rng}
@@ -80,7 +80,7 @@ class PauseCallback(TrainerCallback):
         _copy_predictions(checkpoint, Path(trainer.args.output_dir or ""))
         callbacks = trainer.callback_handler.callbacks
         # After the mixing callback, which resets itself; before one that pauses again and saves the restored state.
-        callbacks.insert(callbacks.index(trainer.mixing) + 1, _ResumeCallback(trainer, checkpoint))
+        callbacks.insert(callbacks.index(trainer.mixing_callback) + 1, _ResumeCallback(trainer, checkpoint))
 
 
 class _ResumeCallback(TrainerCallback):
@@ -97,7 +97,7 @@ class _ResumeCallback(TrainerCallback):
         loss = {name: tensor.to(args.device) for name, tensor in self.tensors.items()}
         self.trainer._tr_loss += loss["loss"]
         self.trainer._globalstep_last_logged = self.counts["last_logged"]
-        self.trainer.mixing.resume(loss.get("terms"), self.counts["steps"])
+        self.trainer.mixing_callback.resume(loss.get("terms"), self.counts["steps"])
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the sampler draw the order of the current epoch again; the Trainer then restores the generator."""

@@ -11,45 +11,45 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import CrossEntropyFunction, Loss
-from hf_elmix.losses.baselines import ComplementEntropy, MaxMahalanobis
+from hf_elmix.losses.baselines import MaxMahalanobis, NegativeComplementEntropy
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import Mixed
 
 __all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
-BOUND = (ComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
+BOUND = (NegativeComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
 
 
 class MixingCallback(TrainerCallback):
     """Sets the loss of every optimizer step, and averages both terms of the mixed loss between two logs.
 
-    The Trainer reads `current` and reports both terms. The current loss is computed from the Trainer's state at each
-    step, so resuming needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
+    The Trainer reads `current_loss` and reports both terms. It is computed from the Trainer's state at each step, so
+    resuming needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
 
     Args:
         loss: Anything that `hf_elmix.parse_loss` reads.
 
     Attributes:
-        loss: The loss as a schedule.
-        current: The loss of the current optimizer step.
+        schedule: The loss as a schedule.
+        current_loss: The loss of the current optimizer step.
 
     Raises:
         UsageError: If the loss does not exist.
     """
 
     def __init__(self, loss: Any) -> None:
-        self.loss = parse_loss(loss)
-        self.current = self.loss.at(0, 1)
+        self.schedule = parse_loss(loss)
+        self.current_loss = self.schedule.at(0, 1)
         self._terms: Tensor | None = None
         self._steps = 0
         self._rates: list[Any] = []
 
     def check_one_step(self, label_smoothing: float) -> None:
         """Refuse a loss that takes two steps for each batch, or to which label smoothing cannot be applied."""
-        if isinstance(self.current, ComplementEntropy):
+        if isinstance(self.current_loss, NegativeComplementEntropy):
             raise UsageError("The loss 'cot' takes two steps for each batch. Use hf_elmix.ComplementTrainer for it.")
-        if label_smoothing and not self.current.smooths:
-            raise UsageError(f"Label smoothing cannot be applied to the loss {str(self.loss)!r}. Leave it out.")
+        if label_smoothing and not self.current_loss.smooths:
+            raise UsageError(f"Label smoothing cannot be applied to the loss {str(self.schedule)!r}. Leave it out.")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Discard the terms of an earlier training, and follow `args.loss`, which a search may have changed.
@@ -58,25 +58,25 @@ class MixingCallback(TrainerCallback):
             UsageError: If that loss does not exist, or needs another Trainer or head.
         """
         asked = next((v for v in (getattr(args, name, None) for name in ("mixing", "loss")) if v is not None), None)
-        if asked not in (None, str(self.loss)):  # the text of a custom function cannot be parsed
+        if asked not in (None, str(self.schedule)):  # the spec of a custom function cannot be parsed
             loss = parse_loss(asked)
-            if loss != self.loss and (isinstance(self.current, BOUND) or isinstance(loss.at(0, 1), BOUND)):
+            if loss != self.schedule and (isinstance(self.current_loss, BOUND) or isinstance(loss.at(0, 1), BOUND)):
                 raise UsageError(
-                    f"A search cannot change the loss from {str(self.loss)!r} to {str(loss)!r}: one of them needs a "
-                    "special Trainer or head. Build a Trainer for each."
+                    f"A search cannot change the loss from {str(self.schedule)!r} to {str(loss)!r}: one of them "
+                    "needs a special Trainer or head. Build a Trainer for each."
                 )
-            self.loss, self.current = loss, loss.at(0, 1)
+            self.schedule, self.current_loss = loss, loss.at(0, 1)
             args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
         self.take_terms()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Set the loss of the optimizer step that begins; called once for all accumulated batches."""
-        self.current = self.loss.at(state.global_step, state.max_steps)
+        self.current_loss = self.schedule.at(state.global_step, state.max_steps)
         self._steps += 1
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Multiply the learning rate by the factor of the loss, for one step."""
-        groups, factor = kwargs["optimizer"].param_groups, self.current.learning_rate_factor
+        groups, factor = kwargs["optimizer"].param_groups, self.current_loss.learning_rate_factor
         self._rates = [group["lr"] for group in groups] if factor != 1 else []
         for group, rate in zip(groups, self._rates, strict=False):
             group["lr"] = rate * factor
@@ -86,15 +86,15 @@ class MixingCallback(TrainerCallback):
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=False):
             group["lr"] = rate
 
-    def add_terms(self, ce: Tensor, el: Tensor, per: Tensor) -> None:
+    def add_terms(self, ce: Tensor, el: Tensor, denominator: Tensor) -> None:
         """Add a batch's share of both terms; they stay on their device until they are logged.
 
         Args:
             ce: Cross entropy of each sample, of any shape.
             el: Expectation loss of each sample, of the same shape.
-            per: Number of labels by which the sums are divided, a scalar.
+            denominator: Number of labels by which the sums are divided, a scalar.
         """
-        terms = torch.stack((ce.sum(), el.sum())).detach() / per
+        terms = torch.stack((ce.sum(), el.sum())).detach() / denominator
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:
@@ -120,7 +120,7 @@ class MixingCallback(TrainerCallback):
         if terms is None:
             return {}
         ce, el = (gather(terms).view(-1, 2).mean(0) * scale).tolist()
-        return {**self.current.logged(), "loss_ce": ce, "loss_el": el}
+        return {**self.current_loss.logged(), "loss_ce": ce, "loss_el": el}
 
 
 def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
-from hf_elmix.losses.baselines import ComplementEntropy
+from hf_elmix.losses.baselines import NegativeComplementEntropy
 from hf_elmix.losses.reduction import divisor
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.training.model_support import number_of_labels
@@ -48,9 +48,10 @@ class ComplementTrainer(MixedLossTrainer):
         self.add_callback(_SecondPass(self))
 
     def _check_loss(self) -> None:
-        if not isinstance(self.mixing.current, ComplementEntropy):
+        if not isinstance(self.mixing_callback.current_loss, NegativeComplementEntropy):
             raise UsageError(
-                f"Expected the loss 'cot', but got {str(self.mixing.loss)!r}. Use MixedLossTrainer for it."
+                f"Expected the loss 'cot', but got {str(self.mixing_callback.schedule)!r}. "
+                "Use MixedLossTrainer for it."
             )
         if self.label_smoother is not None:
             raise UsageError("Label smoothing cannot be applied to the loss 'cot'. Leave it out.")
@@ -69,7 +70,7 @@ class ComplementTrainer(MixedLossTrainer):
 
     @property
     def _objective(self) -> Loss:
-        return self.mixing.current if self._second else CROSS_ENTROPY
+        return self.mixing_callback.current_loss if self._second else CROSS_ENTROPY
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
         if self._second:  # the terms and the load-balancing loss belong to the first step
@@ -105,7 +106,7 @@ class ComplementTrainer(MixedLossTrainer):
 
 def trainer_for(loss: Any) -> type[MixedLossTrainer]:
     """The Trainer class for a loss, which is anything that `hf_elmix.parse_loss` reads."""
-    return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), ComplementEntropy) else MixedLossTrainer
+    return ComplementTrainer if isinstance(parse_loss(loss).at(0, 1), NegativeComplementEntropy) else MixedLossTrainer
 
 
 class _SecondPass(TrainerCallback):

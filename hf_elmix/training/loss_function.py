@@ -11,7 +11,7 @@ from transformers import TrainerState, TrainingArguments
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
-from hf_elmix.losses.reduction import divisor, total_of
+from hf_elmix.losses.reduction import divisor, scalar_sum
 from hf_elmix.training.arguments import DEFAULT_MIXING
 from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
 from hf_elmix.training.model_support import (
@@ -47,8 +47,8 @@ class MixedLossFunction(MixingCallback):
         model = base_model(kwargs["model"])
         self._smoothing = args.label_smoothing_factor
         self.check_one_step(self._smoothing)
-        if isinstance(self.current, MaxMahalanobis):
-            raise UsageError(f"The loss {str(self.loss)!r} needs its own head. Use MixedLossTrainer, which adds it.")
+        if isinstance(self.current_loss, MaxMahalanobis):
+            raise UsageError(f"The loss {str(self.schedule)!r} needs a special head. Use MixedLossTrainer for it.")
         check_class_logits(model, args.label_names or ["labels"])
         # The Trainer withholds the labels from the model.
         name, config = type(model).__name__, getattr(model, "config", None)
@@ -69,12 +69,12 @@ class MixedLossFunction(MixingCallback):
             _check_decoder_inputs(kwargs["model"])
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The loss of a batch during training (Eq. 12), and cross entropy during evaluation (Eq. 1).
+        """The configured loss in training (by default Eq. 12), plain cross entropy in evaluation (Eq. 1).
 
         Args:
             outputs: Outputs of the model, with logits of shape (..., C).
             labels: Shape (...).
-            num_items_in_batch: Labels that count in the whole optimizer step; by default, those of the batch.
+            num_items_in_batch: Number of non-ignored labels in the whole optimizer step; by default, in the batch.
 
         Returns:
             A scalar.
@@ -94,10 +94,10 @@ class MixedLossFunction(MixingCallback):
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
         count = counts if num_items_in_batch is None else num_items_in_batch
         if not torch.is_grad_enabled():
-            return ce.sum() / total_of(count, ce)  # NaN if no label counts; the Trainer leaves it out of its mean
-        per = divisor(count, ce)
-        self.add_terms(ce, el, per)
-        return loss_of_terms(self.current, ce, el, logits, labels).sum() / per
+            return ce.sum() / scalar_sum(count, ce)  # NaN if all are ignored; the Trainer leaves it out of its mean
+        denominator = divisor(count, ce)
+        self.add_terms(ce, el, denominator)
+        return loss_of_terms(self.current_loss, ce, el, logits, labels).sum() / denominator
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Add the values of the loss and both terms to the training logs."""
@@ -114,7 +114,7 @@ def mixed_loss_func(loss: Any = DEFAULT_MIXING) -> MixedLossFunction:
 
     If you can write a subclass, `hf_elmix.MixedLossMixin` does more: ``eval_loss_el``, tracker logs, models that need
     their labels. Here the Trainer counts the labels of a step; if it does not know that a causal language model shifts
-    its labels (`GPT2LMHeadModel`), it counts one too many in each row whose first label counts.
+    its labels (`GPT2LMHeadModel`), it counts one too many in each row whose first label is not ignored.
 
     Args:
         loss: Anything that `hf_elmix.parse_loss` reads, such as ``"0-0.5"``, ``"ce"`` or ``"focal:gamma=2"``.

@@ -65,7 +65,7 @@ class MahalanobisHead(nn.Linear):
         return center_logits(input, self.weight)
 
     def extra_repr(self) -> str:
-        """The text of a linear layer, with the scale."""
+        """The representation of a linear layer, with the scale."""
         return f"{super().extra_repr()}, scale={self.scale:g}"
 
 
@@ -94,15 +94,15 @@ def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> Mahala
             "task_type (SEQ_CLS copies the classifier)."
         )
     check_class_logits(model, [])
-    place = _classifier(model)
-    old, config = cast(nn.Linear, model.get_submodule(place)), cast(PreTrainedConfig, model.config)
+    path = _classifier(model)
+    old, config = cast(nn.Linear, model.get_submodule(path)), cast(PreTrainedConfig, model.config)
     scale = getattr(config, "mahalanobis_scale", SCALE) if scale is None else scale
     shape = (old.in_features, old.out_features, scale, old.bias is not None)
     try:
         head = MahalanobisHead(*shape, old.weight.device, old.weight.dtype)
     except ValueError as error:
         raise UsageError(f"{type(model).__name__} cannot have a Max-Mahalanobis head. {error}") from error
-    model.set_submodule(place, head)
+    model.set_submodule(path, head)
     config.mahalanobis_scale = head.scale
     return head
 

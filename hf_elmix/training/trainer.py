@@ -16,7 +16,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
-from hf_elmix.losses.reduction import divisor, total_of
+from hf_elmix.losses.reduction import divisor, scalar_sum
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.training.arguments import choose_loss
 from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
@@ -47,7 +47,7 @@ class MixedLossMixin(_Base):
     follows:
 
     - Labels are withheld from the model, so that it does not compute its own loss.
-    - The loss is a mean over the labels that count in the whole optimizer step, over all accumulated batches and
+    - The loss is a mean over the non-ignored labels of the whole optimizer step, over all accumulated batches and
       devices, whatever the model does with ``num_items_in_batch``.
     - Training logs also contain ``alpha``, ``beta``, ``focus`` (of the last step; other losses have other values or
       none) and, for every loss, ``loss_ce`` and ``loss_el`` (means since the last log, like ``loss``).
@@ -56,13 +56,13 @@ class MixedLossMixin(_Base):
 
     Args:
         *args: Arguments of the Trainer.
-        mixing: A `MixingSchedule` or its text: short for ``loss="mix:..."``.
+        mixing: A `MixingSchedule` or its string: short for ``loss="mix:..."``.
         loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a custom function. By default
             that of the `MixedLossArguments`, else ``"mix:0-0.5"``.
         **kwargs: Arguments of the Trainer.
 
     Attributes:
-        mixing: The `MixingCallback` that holds the schedule and the loss of the current step.
+        mixing_callback: The `MixingCallback` that holds the schedule and the loss of the current step.
 
     Raises:
         UsageError: If the loss does not exist, the model or the data has no single true class, or a
@@ -82,11 +82,11 @@ class MixedLossMixin(_Base):
         super().__init__(*args, **kwargs)
         if mixing is None and loss is None:
             mixing, loss = getattr(self.args, "mixing", None), getattr(self.args, "loss", None)
-        self.mixing = MixingCallback(choose_loss(mixing, loss))
+        self.mixing_callback = MixingCallback(choose_loss(mixing, loss))
         if hasattr(self.args, "loss"):
-            self.args.loss = str(self.mixing.loss)
+            self.args.loss = str(self.mixing_callback.schedule)
         self._inspect()
-        self.add_callback(self.mixing)
+        self.add_callback(self.mixing_callback)
         # Given a loss function, the Trainer counts the labels of a step for every model.
         self.compute_loss_func = self._mixed_loss
         # A model need not accept labels, because they are withheld; without a name, evaluation would skip the loss.
@@ -99,7 +99,7 @@ class MixedLossMixin(_Base):
         self._el_of_batches: list[Tensor] = []
 
     def _inspect(self) -> None:
-        """Check that the loss can be used, and note what it must know about the model."""
+        """Validate the loss against model and data, cache what it needs, and install any Max-Mahalanobis head."""
         if self.compute_loss_func is not None:
             raise UsageError(
                 "Expected either a loss or `compute_loss_func`, but got both: the loss would replace your function. "
@@ -123,18 +123,18 @@ class MixedLossMixin(_Base):
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """See the Trainer. The model of each trial gets the head that the loss needs."""
         model = super().call_model_init(trial)
-        if hasattr(self, "mixing"):  # else the Trainer is being built and inspects its model later
+        if hasattr(self, "mixing_callback"):  # else the Trainer is being built and inspects its model later
             self._give_head(model)
         return model
 
     def _give_head(self, model: nn.Module) -> None:
         """Replace the classifier by Max-Mahalanobis centres if the loss needs them."""
-        if isinstance(self.mixing.current, MaxMahalanobis):
-            use_mahalanobis_head(model, self.mixing.current.scale)
+        if isinstance(self.mixing_callback.current_loss, MaxMahalanobis):
+            use_mahalanobis_head(model, self.mixing_callback.current_loss.scale)
 
     def _check_loss(self) -> None:
         """Refuse a loss that this Trainer cannot use."""
-        self.mixing.check_one_step(self._smoothing)
+        self.mixing_callback.check_one_step(self._smoothing)
 
     def compute_loss(
         self,
@@ -143,13 +143,13 @@ class MixedLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a batch during training (Eq. 12), and cross entropy during evaluation (Eq. 1).
+        """The configured loss in training (by default Eq. 12), plain cross entropy in evaluation (Eq. 1).
 
         Args:
             model: The model, possibly wrapped.
             inputs: The batch, with ``labels`` of shape (...) for logits (..., C).
             return_outputs: Whether to return the outputs of the model too.
-            num_items_in_batch: Labels that count in the whole optimizer step; by default, those of the batch.
+            num_items_in_batch: Number of non-ignored labels in the whole optimizer step; by default, in the batch.
 
         Returns:
             The loss, a scalar; with `return_outputs`, the loss and the outputs.
@@ -161,10 +161,10 @@ class MixedLossMixin(_Base):
             raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
         inputs = dict(inputs)
         prepare: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
-        if prepare is not None and self._makes_decoder_inputs(inputs):
+        if prepare is not None and self._lacks_decoder_inputs(inputs):
             inputs["decoder_input_ids"] = prepare(labels=inputs["labels"])
         self._training, self._shift_labels = model.training, inputs.get("shift_labels")
-        self._labels_passed = self._requires_labels or self._makes_decoder_inputs(inputs)
+        self._labels_passed = self._requires_labels or self._lacks_decoder_inputs(inputs)
         call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         if not (isinstance(outputs, Mapping) or self._labels_passed):
@@ -173,7 +173,7 @@ class MixedLossMixin(_Base):
         return (loss, outputs) if return_outputs else loss
 
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The `compute_loss_func`: the sum over the labels that count, divided by their number in the whole step."""
+        """The `compute_loss_func`: the sum over non-ignored labels, divided by their number in the whole step."""
         logits = logits_of(outputs, self._labels_passed)
         labels = self._aligned(logits, labels)
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
@@ -181,16 +181,19 @@ class MixedLossMixin(_Base):
         return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
-        """A batch's share of the loss of a step, from the loss and terms of samples or their sums."""
+        """Normalise a batch's summed loss: by the whole step's label count in training, by the batch's in evaluation.
+
+        The arguments are values per sample or their sums. Also records both terms for the logs.
+        """
         # Under DataParallel there is one count per GPU, and the Trainer multiplies the loss by the number of GPUs, so
         # dividing by the sum of the counts is correct there and everywhere else.
         if not self._training:
-            per = total_of(count, ce)  # 0 if no label counts: the Trainer leaves the NaN out of its means
-            self._el = (el.sum() / per).detach() * self._device_scale
-            return loss.sum() / per
-        per = divisor(count, ce)
-        self.mixing.add_terms(ce, el, per)
-        return self._with_router_loss(loss.sum() / per, outputs)
+            denominator = scalar_sum(count, ce)  # 0 if all are ignored: the Trainer leaves the NaN out of its means
+            self._el = (el.sum() / denominator).detach() * self._device_scale
+            return loss.sum() / denominator
+        denominator = divisor(count, ce)
+        self.mixing_callback.add_terms(ce, el, denominator)
+        return self._with_router_loss(loss.sum() / denominator, outputs)
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""
@@ -205,10 +208,10 @@ class MixedLossMixin(_Base):
     @property
     def _objective(self) -> Loss:
         """The loss of the current optimizer step."""
-        return self.mixing.current
+        return self.mixing_callback.current_loss
 
-    def _makes_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
-        """Whether this is an encoder-decoder that would make its decoder inputs from the labels."""
+    def _lacks_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
+        """Whether the batch lacks decoder inputs, which an encoder-decoder would make from the labels."""
         given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
         sequences = inputs["labels"].dim() > 1
         return sequences and not given and getattr(self._config, "is_encoder_decoder", False)
@@ -237,7 +240,7 @@ class MixedLossMixin(_Base):
         super().log(logs, start_time)
 
     def _mixing_logs(self) -> dict[str, float]:
-        return self.mixing.logs(self._device_scale)
+        return self.mixing_callback.logs(self._device_scale)
 
     @property
     def _device_scale(self) -> int:

@@ -102,7 +102,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 
 def some(labels: torch.Tensor) -> torch.Tensor:
-    """Labels of which many do not count, among them the first of each row, which nothing predicts."""
+    """Labels of which many are ignored, among them the first of each row, which nothing predicts."""
     generator = torch.Generator().manual_seed(0)
     ignored = torch.rand(labels.shape, generator=generator) < torch.rand(ROWS, 1, generator=generator)
     ignored[:, 0] = True

@@ -183,7 +183,7 @@ def test_changing_the_class_name_is_enough(kit, tmp_path, monkeypatch):
     """By default, the gradual schedule is used."""
     monkeypatch.chdir(tmp_path)
     trainer = MixedLossTrainer(model=kit.sequence_model(), train_dataset=kit.sequence_rows(8))
-    assert str(trainer.mixing.loss) == "mix:0-0.5"
+    assert str(trainer.mixing_callback.schedule) == "mix:0-0.5"
     assert trainer.args.output_dir == "tmp_trainer" or trainer.args.output_dir.endswith("trainer_output")
 
 

@@ -50,7 +50,7 @@ def model(name: str) -> nn.Module:
 
 
 def rows(count: int, seed: int = 0) -> Dataset:
-    """Token sequences with prompts that do not count, and rows without any label that counts."""
+    """Token sequences with ignored prompts, and rows in which all labels are ignored."""
     ids = torch.randint(3, WORDS, (count, 10), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
     labels[:, :4] = -100

@@ -82,7 +82,7 @@ def trained(*args: Any, **given: Any) -> Any:
 
 
 def by_hand(tokenizer: Any, whole: bool, of_p: Any) -> tuple[torch.nn.Module, float]:
-    """One step on the mean over all tokens that count, with one forward pass for each row."""
+    """One step on the mean over all non-ignored tokens, with one forward pass for each row."""
     model, losses = llama(), []
     for row in ROWS:
         prompt = tokenizer(row["prompt"]).input_ids

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_elmix import losses
-from hf_elmix.losses import ComplementEntropy, CrossEntropyFunction, Focal, MaxMahalanobis, Mixed
+from hf_elmix.losses import CrossEntropyFunction, Focal, MaxMahalanobis, Mixed, NegativeComplementEntropy
 from hf_elmix.losses.registry import parse_loss
 
 LOGITS = 3 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -19,7 +19,7 @@ LABELS[::6] = -100
 
 def test_cot_is_what_is_minimised():
     expected = -losses.complement_entropy(LOGITS, LABELS, reduction="none")
-    torch.testing.assert_close(ComplementEntropy()(LOGITS, LABELS, reduction="none"), expected)
+    torch.testing.assert_close(NegativeComplementEntropy()(LOGITS, LABELS, reduction="none"), expected)
 
 
 def test_the_distance_from_the_centre_is_minus_the_logit_of_the_label():

@@ -18,7 +18,7 @@ CLOSE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
 def head(*shape: int, dtype: torch.dtype = torch.float64, ignored: bool = True, scale: float = 1.0):
-    """Hidden states, weight, bias and labels; three tenths of the labels do not count."""
+    """Hidden states, weight, bias and labels; three tenths of the labels are ignored."""
     generator = torch.Generator().manual_seed(len(shape))
     draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
     tensors = (scale * draw(*shape, WIDTH), scale * draw(WORDS, WIDTH), draw(WORDS))

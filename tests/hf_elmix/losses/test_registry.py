@@ -132,7 +132,7 @@ def test_a_loss_of_an_installed_package(monkeypatch):
         ("cot:a=1", "its arguments are none"),
         ("mmc:q=1", "its arguments are scale"),
         ("mmc:scale=0", "scale to be above 0, but got 0"),
-        (None, "Expected mixing to be a text"),
+        (None, "Expected mixing to be a string"),
         (lambda logits, labels: F.cross_entropy(logits, labels), "one number for each sample"),
         (lambda logits, labels: 1 / 0, "Cannot use the loss '<lambda>': division by zero"),
     ],

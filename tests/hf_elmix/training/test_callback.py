@@ -15,7 +15,7 @@ def at(step: int, steps: int) -> TrainerState:
 
 def begin(callback: MixingCallback, step: int, steps: int) -> tuple[float, float]:
     callback.on_step_begin(None, at(step, steps), TrainerControl())
-    return float(callback.current.alpha), float(callback.current.beta)
+    return float(callback.current_loss.alpha), float(callback.current_loss.beta)
 
 
 def test_weights_depend_on_the_state_alone():
@@ -29,7 +29,7 @@ def test_weights_depend_on_the_state_alone():
 
 
 def add(callback: MixingCallback, ce: float) -> None:
-    """A batch of two samples with one label that counts, in a step of two."""
+    """A batch of two samples with one non-ignored label, in a step of two."""
     callback.add_terms(torch.tensor([2.0 * ce, 0]), torch.tensor([0, 2.0]), torch.tensor(2))
 
 

@@ -37,7 +37,7 @@ def test_it_trains_as_the_mixin_does(kit, difference, logged, loss):
     given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "logging_steps": 2}
     function, mixin = trained(kit, loss, **given), kit.train(loss=loss, **given)
     assert difference(function, mixin) <= 1e-7
-    for name in ("loss", "loss_ce", "loss_el", *mixin.mixing.current.logged()):
+    for name in ("loss", "loss_ce", "loss_el", *mixin.mixing_callback.current_loss.logged()):
         np.testing.assert_allclose(logged(function, name), logged(mixin, name), rtol=1e-6, err_msg=name)
         assert logged(function, name)
 
@@ -161,5 +161,5 @@ def test_sequence_parallelism_is_refused(kit):
 
 def test_a_loss_that_needs_its_own_head_is_refused(kit):
     f = mixed_loss_func("mmc:scale=3")
-    with pytest.raises(UsageError, match="'mmc:scale=3' needs its own head. Use MixedLossTrainer"):
+    with pytest.raises(UsageError, match="'mmc:scale=3' needs a special head. Use MixedLossTrainer"):
         kit.trainer(Trainer, compute_loss_func=f, callbacks=[f])

@@ -110,7 +110,7 @@ def test_mixing_comes_from_the_keyword_then_the_arguments_then_the_default(kit):
     args = {"output_dir": str(kit.folder), "report_to": "none", "use_cpu": True}
 
     def schedule(args, **given):
-        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing.loss.mixing)
+        return str(MixedLossTrainer(model=kit.sequence_model(), args=args, **given).mixing_callback.schedule.mixing)
 
     assert schedule(TrainingArguments(**args)) == "0-0.5"
     assert schedule(MixedLossArguments(**args, mixing="el")) == "el"
@@ -295,7 +295,7 @@ def test_a_search_over_the_loss_trains_what_it_says(kit, logged, name):
     setattr(trainer.args, name, "el")  # as `hyperparameter_search` does before it trains
     trainer.train()
     assert logged(trainer, "alpha") == [0, 0]
-    assert str(trainer.mixing.loss) == trainer.args.loss == "el"
+    assert str(trainer.mixing_callback.schedule) == trainer.args.loss == "el"
 
 
 def test_the_arguments_say_what_is_trained(kit):
@@ -370,13 +370,15 @@ def test_label_smoothing_with_a_loss_that_has_none_is_refused(kit, loss):
 
 
 def test_mixing_is_a_short_form_of_loss(kit, tmp_path):
-    assert kit.trainer(loss="mix:0,0.5").mixing.loss == kit.trainer(mixing="0,0.5").mixing.loss
+    assert (
+        kit.trainer(loss="mix:0,0.5").mixing_callback.schedule == kit.trainer(mixing="0,0.5").mixing_callback.schedule
+    )
     with pytest.raises(UsageError, match="Expected mixing or loss, but got mixing '0' and loss 'focal'"):
         kit.trainer(mixing="0", loss="focal")
     args = MixedLossArguments(str(tmp_path), loss="focal:gamma=1", report_to="none", use_cpu=True)
     assert (args.mixing, args.loss) == (None, "focal:gamma=1,alpha=1")
     trainer = MixedLossTrainer(model=kit.sequence_model(), args=args)
-    assert str(trainer.mixing.loss) == "focal:gamma=1,alpha=1"
+    assert str(trainer.mixing_callback.schedule) == "focal:gamma=1,alpha=1"
     assert MixedLossTrainer(kit.sequence_model(), args, loss=squared).args.loss == "squared:power=2"
 
 
