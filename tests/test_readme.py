@@ -146,7 +146,7 @@ def test_finetune_commands_are_understood(monkeypatch):
 
 
 def test_the_flags_of_run_glue_are_what_the_table_says():
-    """A flag is there, or refused with what to type instead."""
+    """A flag exists, or its error says what to use instead."""
     rows = re.findall(r"^\| (`--.*?) \| ([\w ]+) \|", (PAGES / "run_glue.md").read_text(), flags=re.MULTILINE)
     kinds = (DataArguments, ModelArguments, FinetuneArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"config"}
@@ -161,8 +161,8 @@ def test_the_flags_of_run_glue_are_what_the_table_says():
 def test_the_tables_of_schedules_and_losses_parse():
     rows = re.findall(r"^\| `([^`]+)` \|", (PAGES / "losses.md").read_text(), flags=re.MULTILINE)
     assert len(rows) >= 20
-    for text in rows:
-        parse_loss(text)
+    for spec in rows:
+        parse_loss(spec)
 
 
 def test_the_architecture_names_every_module():
