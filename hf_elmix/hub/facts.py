@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -12,12 +13,20 @@ import numpy as np
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 
-__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "model_facts", "public_record", "scores_on"]
+__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "model_facts", "public_record", "public_settings", "scores_on"]
 
 # Settings that a card lists before the training arguments; it mentions the other settings elsewhere.
 LISTED = ("max_length", "padding", "max_train_samples", "max_eval_samples")
-# Endings and beginnings of arguments that do not describe the training: folders, secrets and publishing.
-UNLISTED_ENDINGS, UNLISTED_STARTS = ("_dir", "_token", "resume_from_checkpoint"), ("hub_", "push_to_hub")
+# Settings whose text is published: words from a list, names that the model's own files state, too, and fingerprints.
+# Of all others only numbers are, because any text may hold a folder, an address or a password.
+WORDS = {
+    *("loss", "padding", "rows", "secondary_metrics", "select", "text", "versions", "weights"),
+    *("eval_strategy", "logging_strategy", "lr_scheduler_type", "metric_for_best_model", "optim", "save_strategy"),
+    *("torch_compile_backend", "torch_compile_mode", "train_sampling_strategy"),
+}
+# In a path or URL; a slash between digits is a fraction in a schedule.
+PLACE = re.compile(r"[\\~]|(?<!\d)/|/(?!\d)")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SOFTWARE = {"commit": "hf_elmix commit", "dirty": "uncommitted changes", "device": "device"}
 
 
@@ -36,7 +45,9 @@ class Origin:
     @classmethod
     def of(cls, name: str, revision: str | None) -> Origin:
         """Make an origin from a name as given by the user, which is a folder if it has no commit."""
-        return cls(name if revision else PurePath(name).name, revision)
+        if revision and HUB_ID.fullmatch(name):
+            return cls(name, revision)
+        return cls(PurePath(name.partition("?")[0]).name)
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,8 @@ def model_facts(
         seed: Seed of the run.
         notes: Sentences about the scores.
     """
-    arguments = {
-        name: value
-        for name, value in settings.get("arguments", {}).items()
-        if not name.endswith(UNLISTED_ENDINGS) and not name.startswith(UNLISTED_STARTS)
-    }
     text = settings.get("text", {})
-    listed = {"seed": seed, **{name: settings.get(name) for name in LISTED}, **arguments}
+    listed = {"seed": seed, **{name: settings.get(name) for name in LISTED}, **settings.get("arguments", {})}
     software = {label: provenance.get(name) for name, label in SOFTWARE.items()}
     origins = {
         name: Origin.of(settings[name], provenance.get(revision)) if name in settings else None
@@ -127,13 +133,13 @@ def model_facts(
         base=origins["model"],
         data=origins["dataset"],
         config=settings.get("config", task if text else None),
-        rows=provenance.get("data_rows", {}),
+        rows=_known(provenance.get("data_rows", {})),
         columns=tuple(text.get("columns", ())),
         labels=tuple(text.get("labels", ())),
         loss=settings["loss"],
         scores=tuple(scores),
         settings=_known(listed),
-        versions=_known({**provenance.get("versions", {}), **software}),
+        versions=_known({**provenance.get("versions", {}), **software}, "versions"),
         notes=tuple(notes),
     )
 
@@ -172,15 +178,43 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
 
 
 def public_record(record: RunRecord) -> RunRecord:
-    """Return a record without what should not be published: where folders are, and the traceback of an error."""
+    """Return what is published of a record: numbers, settings that describe the run, the class of an error."""
     revisions = {"model": record.provenance.get("model_revision"), "dataset": record.provenance.get("data_revision")}
     names = {
         name: Origin.of(record.settings[name], revision).name
         for name, revision in revisions.items()
         if name in record.settings
     }
-    error = None if record.error is None else record.error.splitlines()[0]
-    return replace(record, settings={**record.settings, **names}, error=error)
+    kind = re.match(r"\w+(?=:|$)", record.error or "")
+    return replace(
+        record,
+        scores={name: kept for name, values in record.scores.items() for kept in _public("", values)},
+        training=[kept for log in record.training for kept in _public("", log)],
+        settings={**public_settings(record.settings), **names},
+        provenance={},
+        cost=public_settings(record.cost),
+        error=None if record.error is None else kind[0] if kind else "error",
+    )
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are published: numbers at any depth, and the texts of those in `WORDS`."""
+    (kept,) = _public("", settings)
+    return kept
+
+
+def _public(name: str, value: Any) -> Iterator[Any]:
+    """Yield what is published of a setting, if there is anything."""
+    if value is None or isinstance(value, int | float):
+        yield value
+    elif isinstance(value, str):
+        yield from [value] if name in WORDS and not PLACE.search(value) else []
+    elif isinstance(value, Mapping):
+        parts = {part: name if name in WORDS else part for part in value if not PLACE.search(part)}
+        yield {part: kept for part, group in parts.items() for kept in _public(group, value[part])}
+    elif isinstance(value, list | tuple):
+        kept = [one for item in value for one in _public(name, item)]
+        yield from [kept] if len(kept) == len(value) else []
 
 
 def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
@@ -199,5 +233,6 @@ def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
     return notes
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _known(values: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    (kept,) = _public(group, values)
+    return {name: value for name, value in kept.items() if value is not None}
