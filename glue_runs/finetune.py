@@ -42,7 +42,10 @@ __all__ = ["finetune"]
 LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest checkpoint in the output folder
 SUFFIXES = ("", "_mm")  # of metrics on the first and on the second evaluation set, as in run_glue
 # Prefixes of arguments that have no influence on the model, and of those that its card mentions elsewhere.
-NO_EFFECT = ("dataloader_", "disable_tqdm", "do_", "eval_", "log", "project", "report_to", "run_name", "save_", "use_")
+NO_EFFECT = (
+    *("dataloader_", "disable_tqdm", "do_", "eval_", "hub_", "log", "project", "report_to", "run_name", "save_"),
+    "use_",
+)
 MENTIONED = ("loss", "mixing", "seed")
 
 
@@ -90,7 +93,7 @@ def finetune(words: Sequence[str]) -> int:
         folder, card = Path(args.output_dir or ""), facts(metrics)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
         if hub is not None:
-            print(publish_files(files_of_model(folder), mark=model_mark(card), **hub))
+            print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))
     return 0
 
 

@@ -59,7 +59,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def good_rows(task: str, count: int = 12) -> list[dict[str, Any]]:
     """Rows that can be trained on."""
     columns, labels = TASKS[task].columns, len(TASKS[task].labels)
-    words = ["the dog sleeps", "a cat sees the bird", "every child likes music"]
+    words = ["the dog sleeps", "a doctor saw the dog", "five people loved music"]
     return [
         {**{column: words[(row + k) % 3] for k, column in enumerate(columns)}, "label": row % labels, "idx": row}
         for row in range(count)

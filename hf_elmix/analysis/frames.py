@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.numbers import counted
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
 from hf_elmix.study.select import choose_runs
@@ -77,9 +80,14 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         A table like that of `runs_table`. The status is ``done`` or ``missing``; without a column, all seeds are 0.
 
     Raises:
-        UsageError: If a column is missing, a score is not a number or a run is given twice.
+        UsageError: If a line has more or fewer cells than the header, a column is missing or given twice, a score is
+            not a number, or a run is given twice.
     """
     table = _read(Path(path)).rename(columns={"experiment": "task"})
+    if table.columns.has_duplicates:
+        name = table.columns[table.columns.duplicated()][0]
+        also = " (also called experiment)" if name == "task" else ""
+        raise UsageError(f"Expected each column of {path} once, but {name!r}{also} is given twice.")
     if not {"task", "method", "score"} <= set(table):
         raise UsageError(
             f"Expected the columns task (or experiment), method and score in {path}, separated by commas, but got "
@@ -167,12 +175,31 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        # As text: a method may be called '0' or 'NA'.
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return _read_csv(path)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # pandas and pyarrow derive their errors from it
+    except (ValueError, csv.Error) as error:  # pandas and pyarrow derive their errors from ValueError
         raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read all cells as text, since a method may be called '0' or 'NA'; pandas would shift lines that are too long."""
+    rows: list[list[str]] = []
+    line = 1
+    with fsspec.open(str(path), "rt", encoding="utf-8-sig", newline="", compression="infer") as file:
+        reader = csv.reader(file, strict=True)
+        for row in reader:
+            if row and rows and len(row) != len(rows[0]):
+                raise ValueError(
+                    f"line {line} has {counted(len(row), 'cell')}, and the header {len(rows[0])}. Look for a trailing "
+                    "comma, or a comma in a text without quotes."
+                )
+            rows += [row] if row else []  # blank lines do not count
+            line = reader.line_num + 1  # a quoted cell may contain several lines
+    if not rows:
+        raise ValueError("No columns to parse from file.")
+    # The index that pandas writes has no name.
+    return pd.DataFrame(rows[1:], columns=[name or f"Unnamed: {k}" for k, name in enumerate(rows[0])], dtype=str)
 
 
 def _numbers(column: pd.Series, path: str | Path) -> pd.Series:

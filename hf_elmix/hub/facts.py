@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -12,12 +13,20 @@ import numpy as np
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 
-__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "public_record", "scores_on"]
+__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "public_record", "public_settings", "scores_on"]
 
 # Settings that a card lists before the training arguments; it mentions the other settings elsewhere.
 LISTED = ("max_length", "padding", "max_train_samples", "max_eval_samples")
-# Endings and beginnings of arguments that do not describe the training: folders, secrets and publishing.
-UNLISTED_ENDINGS, UNLISTED_STARTS = ("_dir", "_token", "resume_from_checkpoint"), ("hub_", "push_to_hub")
+# Settings whose text is published: words from a list, names that the model's own files state, too, and fingerprints.
+# Of all others only numbers are, because any text may hold a folder, an address or a password.
+WORDS = {
+    *("loss", "padding", "rows", "secondary_metrics", "select", "text", "versions", "weights"),
+    *("eval_strategy", "logging_strategy", "lr_scheduler_type", "metric_for_best_model", "optim", "save_strategy"),
+    *("torch_compile_backend", "torch_compile_mode", "train_sampling_strategy"),
+}
+# In a path or URL; a slash between digits is a fraction in a schedule.
+PLACE = re.compile(r"[\\~]|(?<!\d)/|/(?!\d)")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SOFTWARE = {"commit": "hf_elmix commit", "dirty": "uncommitted changes", "device": "device"}
 REVISIONS = {"model": "model_revision", "dataset": "data_revision"}
 
@@ -67,7 +76,10 @@ class ModelFacts:
         for name, revision in REVISIONS.items():
             if name in self.settings:
                 commit = self.provenance.get(revision)
-                found[name] = Origin(self.settings[name] if commit else PurePath(self.settings[name]).name, commit)
+                if commit and HUB_ID.fullmatch(self.settings[name]):
+                    found[name] = Origin(self.settings[name], commit)
+                else:
+                    found[name] = Origin(PurePath(self.settings[name].partition("?")[0]).name)
         return found
 
     @property
@@ -78,18 +90,19 @@ class ModelFacts:
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The seed, the settings in `LISTED` and the training arguments that describe the training."""
-        arguments = {
-            name: value
-            for name, value in self.settings.get("arguments", {}).items()
-            if not name.endswith(UNLISTED_ENDINGS) and not name.startswith(UNLISTED_STARTS)
-        }
-        return _known({"seed": self.seed, **{name: self.settings.get(name) for name in LISTED}, **arguments})
+        return _known(
+            {
+                "seed": self.seed,
+                **{name: self.settings.get(name) for name in LISTED},
+                **self.settings.get("arguments", {}),
+            }
+        )
 
     @property
     def versions(self) -> dict[str, Any]:
         """Versions of software by name, commit and device."""
         software = {label: self.provenance.get(name) for name, label in SOFTWARE.items()}
-        return _known({**self.provenance.get("versions", {}), **software})
+        return _known({**self.provenance.get("versions", {}), **software}, "versions")
 
 
 def scores_on(
@@ -126,10 +139,38 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
 
 
 def public_record(record: RunRecord) -> RunRecord:
-    """Return a record without what should not be published: the paths of folders and the traceback of an error."""
-    origins = facts_of(record).origins
-    settings = {**record.settings, **{name: origin.name for name, origin in origins.items()}}
-    return replace(record, settings=settings, error=record.error and record.error.splitlines()[0])
+    """Return what is published of a record: numbers, settings that describe the run, the class of an error."""
+    names = {name: origin.name for name, origin in facts_of(record).origins.items()}
+    kind = re.match(r"\w+(?=:|$)", record.error or "")
+    return replace(
+        record,
+        scores={name: kept for name, values in record.scores.items() for kept in _public("", values)},
+        training=[kept for log in record.training for kept in _public("", log)],
+        settings={**public_settings(record.settings), **names},
+        provenance={},
+        cost=public_settings(record.cost),
+        error=None if record.error is None else kind[0] if kind else "error",
+    )
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are published: numbers at any depth, and the texts of those in `WORDS`."""
+    (kept,) = _public("", settings)
+    return kept
+
+
+def _public(name: str, value: Any) -> Iterator[Any]:
+    """Yield what is published of a setting, if there is anything."""
+    if value is None or isinstance(value, int | float):
+        yield value
+    elif isinstance(value, str):
+        yield from [value] if name in WORDS and not PLACE.search(value) else []
+    elif isinstance(value, Mapping):
+        parts = {part: name if name in WORDS else part for part in value if not PLACE.search(part)}
+        yield {part: kept for part, group in parts.items() for kept in _public(group, value[part])}
+    elif isinstance(value, list | tuple):
+        kept = [one for item in value for one in _public(name, item)]
+        yield from [kept] if len(kept) == len(value) else []
 
 
 def _notes(record: RunRecord, others: Iterable[RunRecord]) -> list[str]:
@@ -148,5 +189,6 @@ def _notes(record: RunRecord, others: Iterable[RunRecord]) -> list[str]:
     return notes
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _known(values: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    (kept,) = _public(group, values)
+    return {name: value for name, value in kept.items() if value is not None}

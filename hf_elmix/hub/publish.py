@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from json import JSONDecodeError
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, metadata_load
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from pyarrow.parquet import read_table
 
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import access_token, hub_errors, model_files, with_retries
@@ -90,7 +93,7 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
     """
     repo = _Repo(repo_id, dict(mark), **options)
     for name, content in files.items():
-        if _contains(content, repo.token.encode()):
+        if _contains(content, repo.token.encode()) or any(repo.token in text for text in _texts(_read(name, content))):
             raise UsageError(f"{name} contains the access token, so nothing was published. Remove the token from it.")
     with hub_errors(repo_id, repo.token):
         repo.complete_id()
@@ -110,19 +113,26 @@ def own_namespace(token: str | None = None) -> str:
         return with_retries(HfApi(token=token).whoami, WAITS)["name"]
 
 
-def files_of_model(folder: Any) -> dict[str, Content]:
+def files_of_model(folder: Any, root: Any = None) -> dict[str, Content]:
     """Return the files of a model, its tokenizer and its card, if it has one: no pickles, checkpoints or logs.
 
     Args:
         folder: A local `Path`, or a `UPath` at a URL, whose files are read.
+        root: The folder of the study, if there is one.
 
     Raises:
-        UsageError: If there is no model in safetensors.
+        UsageError: If there is no model in safetensors; or if a file, the folder or one between it and the root is a
+            link, behind which there may be anything.
     """
     held = [path.name for path in folder.iterdir() if path.is_file()]
     names = [*model_files(held, pickles=False), *(name for name in (CARD, PICTURE) if name in held)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UsageError(f"Expected a model in {str(folder)!r}, but it has no .safetensors file.")
+    for place in (folder, *(folder / name for name in names), *(one for one in folder.parents if root in one.parents)):
+        if place.is_symlink():
+            raise UsageError(
+                f"Expected a file or folder, but {str(place)!r} is a link. Replace it by what it leads to."
+            )
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}
 
 
@@ -161,7 +171,7 @@ class _Repo:
         options: dict[str, Any] = {"repo_type": self.repo_type, "parent_commit": info.sha, "commit_message": message}
         try:
             commit = self.api.create_commit(self.id, operations, **options).oid
-        except JSONDecodeError as error:  # the client parses a response before it looks at its status
+        except json.JSONDecodeError as error:  # the client parses a response before it looks at its status
             raise ConnectionError("The response was not JSON") from error
         return None if commit == self.first_commit else commit
 
@@ -208,3 +218,32 @@ def _contains(content: Content, secret: bytes) -> bool:
         return False
     with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return mapped.find(secret) >= 0
+
+
+def _read(name: str, content: Content) -> Any:
+    """Return what a reader finds in a table, JSON or Markdown file; None in any other, or if it cannot be read."""
+    kind = PurePath(name).suffix
+    if kind not in (".json", ".md", ".parquet"):
+        return None
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    try:
+        if kind == ".parquet":
+            table = read_table(BytesIO(data))
+            return {name: table[name].unique().to_pylist() for name in table.column_names}
+        return json.loads(data) if kind == ".json" else data.decode().replace("\\", "")  # without Markdown's escapes
+    except (ValueError, RecursionError):
+        return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a value from a file, and those in JSON inside them."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
+        if value.startswith(("{", "[", '"')):
+            with suppress(ValueError, RecursionError):
+                yield from _texts(json.loads(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import string
@@ -16,7 +15,7 @@ from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
-from hf_elmix.hub.facts import facts_of, public_record
+from hf_elmix.hub.facts import PLACE, WORDS, facts_of, public_record
 from hf_elmix.hub.model_card import card_files, model_mark
 from hf_elmix.hub.publish import Published, claim_repo, files_of_model, own_namespace, publish_files
 from hf_elmix.study.select import best_first, choose_runs
@@ -26,6 +25,11 @@ from hf_elmix.study.store import MODEL, Store
 __all__ = ["push_models", "push_results", "repo_ids"]
 
 PLACEHOLDERS = ("model", "task", "mixing", "seed")
+
+# Of a command, its own words, numbers and the values of these flags are published, and the last part of folders.
+CHOICES = {"", "executor", "keep", "losses", "mixings", "report_to", "tasks"}
+PLACES = {"dataset_name", "model_name_or_path", "output_dir"}
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", re.IGNORECASE)
 
 
 def push_models(store: Store, template: str, **options: Any) -> Iterator[Published]:
@@ -62,7 +66,10 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
     for repo_id, known in facts.items():
         claim_repo(repo_id, model_mark(known), **options)
     for repo_id, known in facts.items():
-        files = {**files_of_model(store.folder_of(ids[repo_id].key) / MODEL), **card_files(known, repo_id)}
+        files = {
+            **files_of_model(store.folder_of(ids[repo_id].key) / MODEL, store.folder),
+            **card_files(known, repo_id),
+        }
         yield publish_files(files, repo_id, model_mark(known), **options)
 
 
@@ -79,7 +86,8 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
     """
     records, expected = [public_record(record) for record in _records(store)], store.asked()
     results = StudyResults(runs_table(records, expected), curves_table(records, expected))
-    commands = [_public_command(command) for command in store.declaration()["commands"]]
+    names = {record.settings[name] for record in records for name in ("model", "dataset") if name in record.settings}
+    commands = [_public_command(command, names) for command in store.declaration()["commands"]]
     options["repo_type"] = "dataset"
     repo_id = claim_repo(repo_id, DATASET_MARK, **options)
     return publish_files(dataset_files(results, repo_id, commands), repo_id, DATASET_MARK, **options)
@@ -136,11 +144,27 @@ def _method_of(record: RunRecord) -> tuple[str, str]:
     return record.key.task, record.key.reported.method
 
 
-def _public_command(command: str) -> str:
-    """Return a command without the paths of folders: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
-    words = []
+def _public_command(command: str, names: set[str]) -> str:
+    """Return a command with ``…`` for values that do not describe the study, and folders by their last part.
+
+    Args:
+        command: The command as typed.
+        names: The models and datasets that the published records name.
+    """
+    words, flag = [], ""
     for word in shlex.split(command):
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_path = "://" in value or value.startswith(("/", ".", "~")) or os.path.exists(value)
-        words.append(flag + equals + (PurePath(value).name or value if is_path else value))
+        head, value = "", word
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            head = flag + equals
+        words.append(
+            head + (value if not value or value in names else _public_value(flag[2:].replace("-", "_"), value))
+        )
     return shlex.join(words)
+
+
+def _public_value(name: str, value: str) -> str:
+    if name in PLACES:
+        return PurePath(value.partition("?")[0]).name
+    plain = name in CHOICES | WORDS or NUMBER.fullmatch(value)
+    return value if plain and not PLACE.search(value) else "…"

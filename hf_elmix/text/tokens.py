@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from datasets.config import HF_DATASETS_CACHE
 from transformers import PreTrainedTokenizerBase
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.rows import digest
 from hf_elmix.text.tasks import TextTask
 
@@ -22,6 +23,8 @@ __all__ = ["count_tokens", "tokenise"]
 
 SOFTWARE = ("datasets", "tokenizers", "transformers")
 LAST_CALL = ("truncation", "padding")  # state of a tokenizer's last call, not part of its definition
+SAMPLE = 1000  # rows of each split in which unknown tokens are counted
+REFUSED, WARNED = 0.5, 0.05  # shares of unknown tokens
 
 
 def tokenise(
@@ -37,10 +40,12 @@ def tokenise(
         in_memory: Hold the tokens in memory, so that a pickle contains them rather than the path of a file.
 
     Raises:
-        UsageError: If the length is below 1.
+        UsageError: If the length is below 1, or the tokenizer does not know the words of a split.
     """
     if max_length < 1:
         raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
+    for split, part in rows.items():
+        _check_vocabulary(part, split, task, tokenizer, max_length)
     paths = {split: str(_tokenised(part, task, tokenizer, max_length)) for split, part in rows.items()}
     return DatasetDict({split: Dataset.from_file(path, in_memory=in_memory) for split, path in paths.items()})
 
@@ -49,6 +54,38 @@ def count_tokens(rows: Dataset) -> int:
     """Number of tokens in all rows together."""
     ids = rows.with_format("arrow")[:].column("input_ids")
     return sum(len(chunk.flatten()) for chunk in ids.chunks)
+
+
+def _check_vocabulary(
+    rows: Dataset, split: str, task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> None:
+    """Refuse a tokenizer that does not know the words of the first rows, and warn if it does not know some.
+
+    For a model without a tokenizer, transformers makes one with an empty vocabulary: each word is unknown or, in
+    byte-level tokenizers, no token at all.
+    """
+    texts = [text for column in task.columns for text in rows[column][:SAMPLE] if text.strip()]
+    name = tokenizer.name_or_path
+    try:
+        options: dict[str, Any] = {"add_special_tokens": False, "truncation": True, "max_length": max_length}
+        found = tokenizer(texts, **options)["input_ids"] if texts else []
+    except Exception as error:  # the base class is what `tokenizers` raises
+        raise UsageError(
+            f"Cannot tokenise the split {split!r} with the tokenizer of {name!r}: {in_one_line(error)}"
+        ) from error
+    tokens = [token for ids in found for token in ids or [None]]
+    share = sum(token in (None, tokenizer.unk_token_id) for token in tokens) / max(len(tokens), 1)
+    if share <= WARNED:
+        return
+    unknown = f"{share:.0%} of the tokens in the split {split!r} (first {min(SAMPLE, len(rows)):,} rows) are unknown"
+    if share < REFUSED:
+        warnings.warn(f"{unknown} to the tokenizer of {name!r}: it may be that of another language.", stacklevel=3)
+        return
+    raise UsageError(
+        f"Expected the tokenizer of {name!r} to know the words of the data, but {unknown} to it, so the model cannot "
+        "distinguish texts. Check that the model has its tokenizer's files, such as tokenizer.json, and that both are "
+        "for the language of the data."
+    )
 
 
 def _tokenised(rows: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path:

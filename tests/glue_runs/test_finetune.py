@@ -103,7 +103,7 @@ def test_mnli_has_both_sets(glue, good_rows, encoder, tmp_path):
 
 
 def test_a_regression_has_the_stock_loss(glue, encoder, tmp_path):
-    texts = ["the dog sleeps", "a cat sees the bird", "every child likes music", "the film was awful"]
+    texts = ["the dog sleeps", "a doctor saw the dog", "five people loved music", "the film was awful"]
     rows = [{"sentence1": texts[k % 4], "sentence2": texts[k % 3], "label": k / 2, "idx": k} for k in range(10)]
     parts = {"train": rows, "validation": rows, "test": unlabelled(rows)}
     with pytest.raises(UsageError, match="stsb is a regression.*Add --mixing none"):
@@ -143,9 +143,11 @@ def write_csv(path, rows):
 
 
 def test_custom_files(encoder, tmp_path):
-    rows = [{"id": k, "text": ["so good", "so bad"][k % 2], "label": ["up", "down"][k % 2]} for k in range(8)]
+    rows = [
+        {"id": k, "text": ["very charming", "very awful"][k % 2], "label": ["up", "down"][k % 2]} for k in range(8)
+    ]
     train, validation = (write_csv(tmp_path / f"{name}.csv", rows) for name in ("mood", "validation"))
-    test = write_csv(tmp_path / "test.csv", [{"id": k, "text": "so good"} for k in range(3)])
+    test = write_csv(tmp_path / "test.csv", [{"id": k, "text": "very charming"} for k in range(3)])
     line = ["--train_file", train, "--validation_file", validation, "--test_file", test, "--do_train", "--do_eval"]
     line += ["--do_predict", "--model_name_or_path", encoder, "--output_dir", str(tmp_path / "out"), *QUICK]
     assert finetune(line) == 0

@@ -222,6 +222,17 @@ def test_scores_of_any_study(tmp_path):
     assert_frame_equal(runs_df.drop(columns="gpu"), pd.DataFrame(expected, columns=runs_df.columns[:5]))
 
 
+def test_cells_may_be_quoted_and_the_index_of_pandas_has_no_name(tmp_path):
+    table = pd.DataFrame(
+        {"task": ["a", "b"], "method": ["0,0.5", "ce"], "score": [1.0, 2.0], "note": ['x\n"y",\n', ""]}
+    )
+    for name in ("scores.csv", "scores.csv.gz"):
+        table.to_csv(tmp_path / name)
+        runs_df = read_scores(tmp_path / name)
+        assert_frame_equal(runs_df[list(table)], table, check_dtype=False)
+        assert runs_df["Unnamed: 0"].tolist() == ["0", "1"]
+
+
 def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
     text = "experiment,method,score,seed\na,ce,1,10\na,ce,2,9\n"
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == [9, 10]
@@ -264,6 +275,13 @@ def test_parquet_is_read_too(tmp_path):
         ("experiment,method,score,seed\na,ce,1,0\na,ce,2,0.0\n", "is given twice"),
         ("", "to be a CSV or Parquet file, but No columns"),
         ('experiment,method,score\na,"ce,1\n', "to be a CSV or Parquet file"),
+        ("task,method,score\na,ce,1,\na,el,2,\n", "line 2 has 4 cells, and the header 3. Look for a trailing comma"),
+        ("task,method,score\na,ce,0,5\na,el,0,6\n", "line 2 has 4 cells, and the header 3"),
+        ("task,method,score\na,ce,1\n\na,el\n", "line 4 has 2 cells, and the header 3"),
+        ("task,method,score\na\n", "line 2 has 1 cell, and the header 3"),
+        ('task,method,score,note\na,ce,1,"x\n\ny"\na,el,2\n', "line 5 has 3 cells, and the header 4"),
+        ("task,method,score,score\na,ce,1,2\n", "each column of .* once, but 'score' is given twice"),
+        ("task,experiment,method,score\na,b,ce,1\n", r"'task' \(also called experiment\) is given twice"),
     ],
 )
 def test_a_file_that_is_not_one_of_scores_is_refused_in_one_line(tmp_path, text, message):

@@ -19,7 +19,11 @@ def test_escape_of_a_run_is_that_of_its_training_rows(kept_run, tmp_path, capsys
 
 
 def test_escape_of_a_model_on_rows_of_a_file(kept_run, tmp_path, capsys):
-    rows = {"one": ["a cat", "a dog", "music"], "two": ["b", "c", "d"], "label": ["neutral", "entailment", "neutral"]}
+    rows = {
+        "one": ["a doctor", "a dog", "music"],
+        "two": ["a boat", "a car", "a bike"],
+        "label": ["neutral", "entailment", "neutral"],
+    }
     pd.DataFrame(rows).to_csv(tmp_path / "mine.csv", index=False)
     words = ["--file", str(tmp_path / "mine.csv"), "--probes", "2", "--noise_batch_size", "1"]
     assert main(["escape", str(kept_run / "model"), *words]) == 0

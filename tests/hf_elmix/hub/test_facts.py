@@ -85,16 +85,73 @@ def test_neither_places_nor_secrets_are_told(run_of):
     assert "learning\\_rate" in text
 
 
+SECRETS = {
+    "accelerator_config": {"split_batches": True, "file": "secret.json"},
+    "deepspeed": "/home/secret/ds.json",
+    "fsdp_config": {"/home/secret": 1},
+    "hub_token": "hf_secret",
+    "logging_dir": "secret",
+    "optim_args": "path=secret",
+    "report_to": ["secret"],
+    "lr_scheduler_type": "../secret",
+}
+
+
 def test_a_record_for_everybody(run_of):
-    record = run_of(status="failed", error="ValueError: bad\nTraceback: /home/secret/file.py")
-    record.settings.update(model="/home/secret/encoder")
-    record.provenance.update(model_revision=None)
+    record = run_of(status="failed", error="ValueError: secret\nTraceback: /home/secret/file.py")
+    record.settings.update(model="/home/secret/encoder", url="https://secret", note="secret")
+    record.settings["arguments"].update(SECRETS, optim="adamw_torch", bf16=True, adam_betas=[0.9, 0.99])
+    record.provenance.update(model_revision=None, host="secret")
+    record.training[0].update(note="secret")
     shown = public_record(record)
     assert "secret" not in json.dumps(shown.to_dict())
     assert shown.settings["model"] == "encoder"
     assert shown.settings["dataset"] == "nyu-mll/glue"
-    assert shown.error == "ValueError: bad"
+    for name in ("loss", "max_length", "padding", "select", "text", "weights"):
+        assert shown.settings[name] == record.settings[name]
+    kept = {"learning_rate": 2e-5, "num_train_epochs": 6, "optim": "adamw_torch", "bf16": True}
+    kept |= {"adam_betas": [0.9, 0.99], "accelerator_config": {"split_batches": True}, "fsdp_config": {}}
+    assert shown.settings["arguments"] == kept
+    assert (shown.error, shown.scores, shown.cost) == ("ValueError", record.scores, record.cost)
+    assert shown.training == [{name: value for name, value in record.training[0].items() if name != "note"}]
     assert record.settings["model"] == "/home/secret/encoder"
+
+
+def test_a_card_has_no_texts_but_those_that_describe_the_training(run_of):
+    record = run_of()
+    record.settings["arguments"].update(SECRETS, optim="adamw_torch")
+    record.provenance["versions"]["torch"] = "/home/secret/torch"
+    facts = facts_of(record)
+    text = card_files(facts, "org/x")[CARD].decode()
+    assert "secret" not in text
+    assert facts.hyperparameters["optim"] == "adamw_torch"
+    assert facts.versions["python"] == "3.11"
+
+
+def test_the_schedule_of_a_public_record_may_have_fractions(run_of):
+    record = run_of(mixing="ce@0 1:2@1/6 1:4@5/6")
+    assert public_record(record).settings["loss"] == record.settings["loss"]
+    assert "1/6" in record.settings["loss"]
+
+
+@pytest.mark.parametrize("error", ["/home/secret/x.py: failed", "secret failed", ""])
+def test_an_error_without_a_class(run_of, error):
+    assert public_record(run_of(status="failed", error=error)).error == "error"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "shown"),
+    [
+        ("org/model", COMMIT, "org/model"),
+        ("/home/secret/model", COMMIT, "model"),
+        ("secret/model", None, "model"),
+        ("https://secret@host/model?token=secret", COMMIT, "model"),
+    ],
+)
+def test_an_origin_is_an_id_or_the_last_part_of_a_place(run_of, name, revision, shown):
+    record = run_of()
+    record.settings["model"], record.provenance["model_revision"] = name, revision
+    assert facts_of(record).origins["model"].name == shown
 
 
 @pytest.mark.parametrize("task", TASKS)

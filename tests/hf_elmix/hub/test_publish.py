@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from huggingface_hub import HfApi, constants
 
@@ -312,6 +314,51 @@ def test_a_file_that_holds_the_token_is_not_published(local_hub, model, name):
     assert not local_hub.history()
     with pytest.raises(UsageError, match="contains the access token"):
         publish_files({CARD: local_hub.token.encode()}, REPO, MARK)
+
+
+def parquet(*texts: str) -> bytes:
+    out = io.BytesIO()
+    pd.DataFrame({"n": range(len(texts)), "text": texts}).to_parquet(out, compression="gzip")
+    return out.getvalue()
+
+
+def escaped(text: str) -> str:
+    """A JSON text with each character as its code."""
+    return '"' + "".join(f"\\u{ord(sign):04x}" for sign in text) + '"'
+
+
+@pytest.mark.parametrize("kind", ["table", "JSON in a table", "JSON", "key", "UTF-16", "Markdown"])
+def test_a_token_that_only_a_reader_finds(local_hub, kind):
+    token, many = local_hub.token, [f"text {k}" for k in range(500)]
+    name, content = {
+        "table": ("runs.parquet", parquet(*many, f"{many[-1]} {token}", *many)),
+        "JSON in a table": ("runs.parquet", parquet(f'{{"a": [{escaped(token)}]}}')),
+        "JSON": ("config.json", f'{{"a": [1, {{"b": {escaped(token)}}}]}}'.encode()),
+        "key": ("config.json", f"{{{escaped(token)}: 1}}".encode()),
+        "UTF-16": ("config.json", f'["{token}"]'.encode("utf-16")),
+        "Markdown": (CARD, token.replace("_", "\\_").encode()),
+    }[kind]
+    assert token.encode() not in content
+    with pytest.raises(UsageError, match=f"{name} contains the access token"):
+        publish_files({name: content}, REPO, MARK)
+    assert not local_hub.history()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "model.safetensors"])
+def test_a_link_is_not_published(model, tmp_path, name):
+    (tmp_path / "secret").write_text("root:x:0:0")
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UsageError, match=f"{name}' is a link"):
+        files_of_model(model)
+
+
+def test_a_linked_folder_is_not_published_and_other_links_do_not_matter(model, tmp_path):
+    (model / "notes").symlink_to(tmp_path)
+    assert "notes" not in files_of_model(model)
+    (tmp_path / "link").symlink_to(model)
+    with pytest.raises(UsageError, match="link' is a link"):
+        files_of_model(tmp_path / "link")
 
 
 def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, monkeypatch):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -165,6 +166,23 @@ def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
     assert "keep them: glue-runs study --output_dir runs --keep best --overwrite\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["", "model", "model/config.json"])
+def test_a_link_in_a_study_is_not_published(local_hub, runs, run_of, tmp_path, place, capsys):
+    store = runs((run_of(mixing="ce"), True))
+    path = Path(store.folder_of(run_of(mixing="ce").key), place)
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
+    assert f"{str(path)!r} is a link" in capsys.readouterr().err
+    assert not local_hub.history()
+
+
+def test_the_folder_of_a_study_may_be_a_link(local_hub, runs, run_of, tmp_path):
+    store = runs((run_of(mixing="ce"), True))
+    (tmp_path / "link").symlink_to(str(store.folder))
+    assert main(["push", str(tmp_path / "link"), "--hub_id_template", TEMPLATE]) == 0
+
+
 def test_models_behind_a_url(local_hub, run_of):
     from hf_elmix.study.store import Store
 
@@ -184,7 +202,8 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
     failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
     command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
-    declare(store, command)
+    command += " --model_name_or_path google-bert/bert-base-uncased --mixings ce '1:4@5/6' --run_name=secret"
+    declare(store, command + """ --deepspeed secret.json --accelerator_config '{"file": "secret"}'""")
     words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
     assert main(words) == 0
     files = held(local_hub, "org/my-runs", "datasets")
@@ -196,8 +215,12 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
         ("ce", 0, "done"),
         ("ce", 1, "done"),
     ]
+    assert set(table["error"].dropna()) == {"ValueError"}
+    assert "secret" not in table.to_csv() + str(pq.read_schema(io.BytesIO(files["runs.parquet"])).metadata)
     assert not any(b"secret" in content for content in files.values())
-    assert "glue-runs study --output_dir runs --dataset_name=rows --tasks mrpc --lr 0.5" in files["README.md"].decode()
+    shown = "glue-runs study --output_dir runs --dataset_name=rows --tasks mrpc --lr 0.5"
+    shown += " --model_name_or_path google-bert/bert-base-uncased --mixings ce 1:4@5/6 --run_name=…"
+    assert f"{shown} --deepspeed … --accelerator_config …\n" in files["README.md"].decode().replace("'", "")
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{local_hub.url}/datasets/org/my-runs: nothing changed"
 

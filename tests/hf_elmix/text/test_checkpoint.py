@@ -61,7 +61,11 @@ def test_a_model_with_rows_of_a_task(kept_run):
 
 
 def test_rows_of_a_file_may_lack_a_class_and_have_another_order(kept_run, tmp_path):
-    rows = {"one": ["a cat", "a dog", "music"], "two": ["b", "c", "d"], "y": ["Neutral", "entailment", "Neutral"]}
+    rows = {
+        "one": ["a doctor", "a dog", "music"],
+        "two": ["a boat", "a car", "a bike"],
+        "y": ["Neutral", "entailment", "Neutral"],
+    }
     pd.DataFrame(rows).to_csv(tmp_path / "mine.csv", index=False)
     wanted = Rows(file=str(tmp_path / "mine.csv"), label_column_name="y", text_column_names="two,one")
     found = open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4)
@@ -124,7 +128,7 @@ def with_names(folder, tmp_path, **config):
 
 
 def rows_with(labels, tmp_path) -> Rows:
-    texts = ["a cat", "a dog", "music", "a child"][: len(labels)]
+    texts = ["a doctor", "a dog", "music", "a nurse"][: len(labels)]
     pd.DataFrame({"sentence": texts, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
     return Rows(file=str(tmp_path / "rows.csv"))
 

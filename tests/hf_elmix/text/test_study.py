@@ -25,8 +25,8 @@ def made(task: TextTask, encoder: str, folder: str, length: int, **options: Any)
 
 def test_custom_rows_become_a_task_of_a_study(encoder):
     rows = DatasetDict(
-        train=Dataset.from_dict({"review": ["so good", "so bad"] * 3, "label": ["up", "down"] * 3}),
-        validation=Dataset.from_dict({"review": ["so good"], "label": ["up"]}),
+        train=Dataset.from_dict({"review": ["very charming", "very awful"] * 3, "label": ["up", "down"] * 3}),
+        validation=Dataset.from_dict({"review": ["very charming"], "label": ["up"]}),
     )
     text, rows = custom_task(rows, "mood", limits={"train": 4, "validation": None})
     task = text_task(text, rows, Path(encoder), origin={"dataset": "org/mood"})

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from transformers import AutoConfig, ByT5Tokenizer
 
 from glue_runs.tasks import TASKS
+from hf_elmix.errors import UsageError
 from hf_elmix.text import tokens as module
 from hf_elmix.text.models import load_tokenizer
 from hf_elmix.text.rows import load_task
@@ -127,3 +129,52 @@ def test_rows_without_labels_are_tokenised(glue, good_rows, encoder):
     loaded = load_task(TASKS["cola"], glue("cola", test=test), splits=("test",))
     tokens = tokenise(loaded, TASKS["cola"], load_tokenizer(encoder), 64)["test"]
     assert set(tokens.column_names) == {"input_ids", "token_type_ids", "attention_mask"}
+
+
+CONFIGS = {kind: AutoConfig.for_model(kind) for kind in ("bert", "roberta", "deberta", "xlm-roberta", "t5", "mpnet")}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_model_without_a_tokenizer_is_refused(glue, tmp_path, kind):
+    """For which transformers makes a tokenizer that knows no word."""
+    CONFIGS[kind].save_pretrained(tmp_path / "model")
+    tokenizer, rows = load_tokenizer(str(tmp_path / "model")), load_task(TASKS["rte"], glue("rte"))
+    with pytest.raises(UsageError, match="tokenizer of '.*model'") as error:
+        tokenise(rows, TASKS["rte"], tokenizer, 12)
+    assert "\n" not in str(error.value)
+
+
+def with_unknown_words(count: int) -> DatasetDict:
+    """Twenty words in a split, of which some are unknown."""
+    texts = ["the dog sleeps ."] * (5 - count) + ["the dog sleeps xyzzy"] * count
+    return DatasetDict(train=Dataset.from_dict({"sentence": texts, "label": [0] * 5}))
+
+
+def test_a_tokenizer_that_knows_few_words_is_refused(encoder):
+    rows = DatasetDict(test=Dataset.from_dict({"sentence": ["der hund a", "schlaeft tief a", ""]}))
+    message = (
+        r"67 % of the tokens in the split 'test' \(first 3 rows\) are unknown to it, so .* Check that the model has"
+    )
+    with pytest.raises(UsageError, match=message.replace(" %", "%")):
+        tokenise(rows, TASKS["cola"], load_tokenizer(encoder), 12)
+
+
+def test_some_unknown_words_are_a_warning_and_few_are_none(encoder, recwarn):
+    tokenise(with_unknown_words(1), TASKS["cola"], load_tokenizer(encoder), 12)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"10% of the tokens in the split 'train' \(first 5 rows\) are unknown"):
+        tokenise(with_unknown_words(2), TASKS["cola"], load_tokenizer(encoder), 12)
+
+
+def test_the_generated_rows_are_known(pocket, encoder, recwarn):
+    for task in TASKS.values():
+        tokenise(load_task(task, pocket), task, load_tokenizer(encoder), 64)
+    assert not recwarn
+
+
+def test_a_tokenizer_without_an_unknown_token_knows_all_words(glue, tmp_path):
+    tokenizer = ByT5Tokenizer()
+    tokenizer.unk_token = None
+    assert tokenizer.unk_token_id is None
+    tokens = tokenise(load_task(TASKS["cola"], glue("cola")), TASKS["cola"], tokenizer, 12)
+    assert len(tokens["train"]) == 12
