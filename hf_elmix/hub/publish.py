@@ -131,7 +131,7 @@ def files_of_model(folder: Any) -> dict[str, Content]:
     Raises:
         UsageError: If there is no model in safetensors.
     """
-    held = [path.name for path in folder.iterdir() if path.is_file()]
+    held = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
     names = [*model_files(held, pickles=False), *(name for name in (CARD, PICTURE) if name in held)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UsageError(f"Expected a model in {str(folder)!r}, but it has no .safetensors file.")

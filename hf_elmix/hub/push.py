@@ -47,7 +47,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
             of `publish_files`.
     """
     records = _records(store)
-    kept = [run for run in records if run.status == "done" and (store.folder_of(run.key) / MODEL).is_dir()]
+    kept = [run for run in records if run.status == "done" and store.model_files(run.key)]
     if not kept:
         commands = store.declaration()["commands"]
         again = f"Train again and keep them: {commands[0]}" if commands else "Repeat the study with"
