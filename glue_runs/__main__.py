@@ -1,4 +1,4 @@
-"""The program ``glue-runs``: the GLUE study, and what it shares with ``elmix``."""
+"""The program ``glue-runs``: fine-tuning on GLUE and its study, with some commands of ``elmix``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _study(args: argparse.Namespace) -> int:
     """Train every task with every loss and seed, with one record per run.
 
     The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as --bf16, are
-    accepted, too.
+    also accepted.
     """
     arguments = study_training_arguments(args, "glue-runs study")
     check_inputs(args.output_dir, dataset_name=args.dataset_name, model_name_or_path=args.model_name_or_path)

@@ -1,4 +1,4 @@
-"""What the command lines share: commands, one-line errors, suggestions for typing errors, exit codes."""
+"""Programs of several commands: one-line errors, suggestions after typing errors, exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean
 
-__all__ = ["EXIT_FAILED", "Command", "OneLineParser", "exit_code", "make_parser", "run_program", "whole_number"]
+__all__ = ["EXIT_FAILED", "Command", "OneLineParser", "make_parser", "name_of_flag", "run_program", "whole_number"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -23,12 +23,12 @@ class Command:
 
     Attributes:
         run: Runs the command on the parsed arguments and returns the exit code. Its docstring is the command's help.
-            It imports what it needs, so that help and errors show at once. Besides the command's arguments it gets
-            ``typed`` (the command line) and ``rest`` (arguments that the parser does not know).
+            Heavy imports belong in its body, so that help and errors appear at once. The arguments include ``typed``
+            (the command line) and ``rest`` (arguments that the parser does not know).
         add_arguments: Adds the command's arguments to a parser; None if the command parses ``rest`` by itself.
         extra: The extra of this package that the command needs.
-        interrupted: What to say after Ctrl-C.
-        takes_rest: Whether `run` handles arguments that the parser does not know.
+        interrupted: Advice after Ctrl-C.
+        takes_rest: Whether `run` handles ``rest``; otherwise unknown arguments are errors.
     """
 
     run: Callable[[argparse.Namespace], int]
@@ -39,7 +39,7 @@ class Command:
 
 
 class _Help(argparse.HelpFormatter):
-    """Keeps the paragraphs of a description, and shows the default of each argument after its help."""
+    """Help that keeps the paragraphs of a description and ends each argument with its default."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
@@ -52,22 +52,14 @@ class _Help(argparse.HelpFormatter):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without a list of all flags, and suggest what may have been meant."""
+    """A parser whose errors are one line and suggest what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message as an error.
-
-        Raises:
-            UsageError: Always.
-        """
+        """Raise the message as a `UsageError`."""
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     def refuse(self, word: str) -> NoReturn:
-        """Refuse an argument that the command does not have.
-
-        Raises:
-            UsageError: Always.
-        """
+        """Raise a `UsageError` about an unknown argument."""
         hint = did_you_mean(word.split("=")[0], self._option_string_actions)
         raise UsageError(f"Unknown argument {word!r}.{hint} See {self.prog} --help.")
 
@@ -80,20 +72,13 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def make_parser(prog: str, description: str, commands: Mapping[str, Command]) -> OneLineParser:
-    """Make the parser of a program.
-
-    Args:
-        prog: Name of the program.
-        description: What the program does.
-        commands: Its commands by name.
-    """
+    """Return the parser of a program (see `run_program`)."""
     parser = OneLineParser(prog=prog, description=description)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
         about = inspect.cleandoc(command.run.__doc__ or "")
-        summary = about.partition("\n")[0].rstrip(".")
-        shown: dict[str, Any] = {"help": summary, "description": about, "formatter_class": _Help}
-        sub = subparsers.add_parser(name, allow_abbrev=False, **shown)
+        shown: dict[str, Any] = {"help": about.partition("\n")[0].rstrip("."), "description": about}
+        sub = subparsers.add_parser(name, allow_abbrev=False, formatter_class=_Help, **shown)
         sub.set_defaults(command=command, parser=sub)
         if command.add_arguments is not None:
             command.add_arguments(sub)
@@ -101,7 +86,7 @@ def make_parser(prog: str, description: str, commands: Mapping[str, Command]) ->
 
 
 def run_program(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run the command that a command line names.
+    """Run the command that a command line names; an error is printed in one line.
 
     Args:
         prog: Name of the program.
@@ -110,12 +95,11 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         argv: The words after the program's name; by default those of this process.
 
     Returns:
-        The exit code (see `exit_code`).
+        The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = commands.get(words[0]) if words else None
-
-    def run() -> int:
+    try:
         if command is not None and command.add_arguments is None:
             return command.run(argparse.Namespace(rest=words[1:]))
         args, rest = make_parser(prog, description, commands).parse_known_args(words)
@@ -123,46 +107,26 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
             args.parser.refuse(rest[0])
         args.rest, args.typed = rest, shlex.join([prog, *words])
         return args.command.run(args)
-
-    if command is None:
-        return exit_code(prog, run)
-    return exit_code(prog, run, extra=command.extra, interrupted=command.interrupted)
-
-
-def exit_code(prog: str, run: Callable[[], int], *, extra: str = "glue", interrupted: str = "") -> int:
-    """Run a command, and say in one line what stopped it.
-
-    Args:
-        prog: Name of the program, with which the line begins.
-        run: Runs the command and returns its exit code.
-        extra: The extra of this package that the command needs, for the message about a missing module.
-        interrupted: What to say after Ctrl-C.
-
-    Returns:
-        The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
-    """
-    try:
-        return run()
     except UsageError as error:
         message, code = f"{prog}: {error}", EXIT_USAGE
     except ModuleNotFoundError as error:
-        name = "ray" if error.name == "ray" else extra
-        message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{name}]'", EXIT_USAGE
-    except OSError as error:  # such as a full disk or a missing permission: its own message is clear
+        extra = "ray" if error.name == "ray" else (command or Command).extra
+        message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
+    except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
         message, code = f"{prog}: {error}", EXIT_FAILED
     except KeyboardInterrupt:
-        message, code = f"\n{prog}: stopped. {interrupted}".rstrip(), EXIT_INTERRUPTED
+        message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
     print(message, file=sys.stderr)
     return code
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers in a range.
+def name_of_flag(word: str) -> str:
+    """Return the name of a flag: ``max_steps`` for ``--max-steps=3``."""
+    return word.removeprefix("--").split("=")[0].replace("-", "_")
 
-    Args:
-        least: The smallest number.
-        most: The largest number, if there is one.
-    """
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers in a range."""
 
     def number(text: str) -> int:
         if not text.removeprefix("-").isdigit() or int(text) < least or (most is not None and int(text) > most):

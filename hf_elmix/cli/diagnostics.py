@@ -1,8 +1,9 @@
-"""What commands that look at trained models share: the model and its rows, and the picture they save."""
+"""Arguments of the commands that examine trained models, and saving their pictures."""
 
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,15 +21,9 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
-    """Add the arguments that choose a trained classifier and rows for it.
-
-    Args:
-        parser: Parser of the command.
-        split: The split that is read by default, in words.
-        samples: Number of rows that are used by default; None for all.
-    """
+    """Add the arguments that choose a classifier and rows: by default `samples` (None for all) of a split."""
     parser.add_argument("run", help="folder of a run whose model was kept; or a model id or folder, with rows for it")
-    group = parser.add_argument_group("rows", "By default, the rows of the run. A model needs rows.")
+    group = parser.add_argument_group("rows", "Default: the rows of the run. With a model, name the rows.")
     add = group.add_argument
     add("--dataset_name", metavar="DATASET", help="dataset id or folder")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
@@ -43,14 +38,7 @@ def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = 
 
 
 def checkpoint_of(args: argparse.Namespace) -> Checkpoint:
-    """Load the classifier and the rows.
-
-    Args:
-        args: With the arguments of `add_rows`.
-
-    Raises:
-        UsageError: If model or rows cannot be used.
-    """
+    """Load the classifier and the rows that the arguments of `add_rows` choose."""
     from hf_elmix.text.checkpoint import Rows, open_checkpoint
 
     rows = Rows(**{field.name: getattr(args, field.name) for field in fields(Rows)})
@@ -58,39 +46,34 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint:
 
 
 def add_out(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add the flag ``--out``.
-
-    Args:
-        parser: Parser of the command.
-        default: Where the picture goes if the flag is not given; None to draw none.
-    """
+    """Add the flag ``--out``; without a default, no picture is drawn unless the flag is given."""
     more = "" if default else " (default: no picture)"
     text = f"save a picture in this file: {', '.join(FORMATS)}{more}"
     parser.add_argument("--out", type=_picture, default=default, metavar="FILE", help=text)
 
 
 def save_picture(out: str | None, drawings: Sequence[Callable[..., Any]]) -> None:
-    """Draw side by side, and save the picture under its name only when it is complete.
+    """Save a picture of drawings side by side, atomically; None draws nothing.
 
     Args:
-        out: Where to save; None to draw nothing.
+        out: The file.
         drawings: Functions that draw on the axis ``ax`` and return it.
     """
     if out is None:
         return
     from matplotlib.figure import Figure
+    from upath import UPath
+
+    from hf_elmix.study.files import write_bytes
 
     figure = Figure(layout="constrained")
     places = figure.subplots(ncols=len(drawings), squeeze=False).flat
     legends = [draw(ax=ax).get_legend() for draw, ax in zip(drawings, places, strict=True)]
     lines = max(len(legend.texts) if legend else 0 for legend in legends)
     figure.set_size_inches(5.4 * len(drawings), 4.0 + 0.24 * lines)
-    draft = Path(out).with_name(f".{Path(out).name}")
-    try:
-        figure.savefig(draft, dpi=160, format=Path(out).suffix[1:].lower())
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=160, format=Path(out).suffix[1:].lower())
+    write_bytes(UPath(out), picture.getvalue())
     print(f"Picture: {out}")
 
 

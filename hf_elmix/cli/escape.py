@@ -30,13 +30,13 @@ def _run(args: argparse.Namespace) -> int:
     """Measure the escaping efficiency of losses at a trained model.
 
     It is Tr(H Sigma), with the Hessian H and the covariance Sigma of the gradient noise: how fast does training leave
-    the minimum it is in?
+    the current minimum?
     """
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
     from hf_elmix.diagnostics.hessian import constant_losses, top_eigenvalues
     from hf_elmix.losses.registry import expand_losses
 
-    losses = constant_losses(expand_losses(args.losses))  # refuses what it can before anything is loaded
+    losses = constant_losses(expand_losses(args.losses))  # finds mistakes before anything is loaded
     if args.split is None and args.file is None:
         args.split = "train"
     checkpoint = checkpoint_of(args)

@@ -13,7 +13,7 @@ __all__ = ["COMMAND"]
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", help="folder of the study, or its URL")
-    template = "publish the kept models under such ids: name/{model}-{task}-{mixing}, also with {seed}"
+    template = "publish the kept models under ids such as name/{model}-{task}-{mixing}, optionally with {seed}"
     add("--hub_id_template", metavar="ID", help=template)
     add("--results", action="store_true", help="publish the runs as a dataset")
     add("--hub_id", metavar="ID", help="id of the dataset, such as name/my-study")
@@ -25,7 +25,7 @@ def _run(args: argparse.Namespace) -> int:
     """Publish the kept models or all runs of a study on the Hugging Face Hub.
 
     Publishes the models that the study kept (--keep), each with a card, or with --results the runs as a dataset. Only
-    what the Hub does not have yet is uploaded. The access token is that of `hf auth login`, or HF_TOKEN.
+    files that have changed are uploaded. The access token is that of `hf auth login`, or HF_TOKEN.
     """
     needed, other = ("hub_id", "hub_id_template") if args.results else ("hub_id_template", "hub_id")
     if getattr(args, needed) is None or getattr(args, other) is not None:

@@ -13,13 +13,11 @@ from hf_elmix.errors import UsageError
 
 __all__ = ["COMMAND", "report"]
 
-TABLES = (".csv", ".parquet")
-
 
 def report(
     source: str, typed: str, *, output_dir: str | None = None, baseline: str | None = None, title: str | None = None
 ) -> int:
-    """Write the report of a study or a file of scores, and print its findings.
+    """Write the report of a study or a file of scores, print its findings and return the exit code, 0.
 
     Args:
         source: Folder of the study (or its URL), or CSV or Parquet file.
@@ -29,19 +27,17 @@ def report(
         baseline: The method that others are compared with; by default ``ce``, else the first.
         title: Heading of the page.
 
-    Returns:
-        The exit code, 0.
-
     Raises:
         UsageError: If there are no scores, or the source is neither a study nor a file of scores.
     """
+    from hf_elmix.analysis.frames import read_scores
     from hf_elmix.analysis.report import PAGE, write_report
     from hf_elmix.analysis.results import StudyResults
 
     path = Path(source)
-    is_table = path.is_file() and path.suffix in TABLES
-    runs_df, curves_df, commands, predictions = _from_file(path) if is_table else _from_folder(source)
-    gc.freeze()  # the garbage collector need not look through imports and records again: a seventh of the time
+    is_table = path.is_file() and path.suffix in (".csv", ".parquet")
+    runs_df, curves_df, commands, predictions = (read_scores(path), None, [], {}) if is_table else _from_folder(source)
+    gc.freeze()  # a seventh of the time: the garbage collector no longer looks through imports and records
     results = StudyResults(runs_df, curves_df, baseline=baseline, predictions=predictions)
     beside = path if path.is_dir() else path.parent if path.is_file() else Path()
     folder = Path(output_dir or beside / "report")
@@ -51,14 +47,8 @@ def report(
     return 0
 
 
-def _from_file(path: Path) -> tuple[Any, Any, list[str], dict[Any, Any]]:
-    from hf_elmix.analysis.frames import read_scores
-
-    return read_scores(path), None, [], {}
-
-
 def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
-    """Read the tables of runs and curves of a study, the commands that made it, and readers of its predictions."""
+    """Return the tables of runs and curves of a study, the commands that made it, and readers of its predictions."""
     from hf_elmix.analysis.frames import curves_table, runs_table
     from hf_elmix.study.select import choose_runs
     from hf_elmix.study.store import Store
@@ -95,8 +85,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Write a page of figures and tables from a study or a file of scores.
 
-    Which method is better, by how much, how sure is that, and on which tasks? A file has the columns task, method and
-    score, and seed if runs were repeated. Larger scores are better; an empty score is a run without one.
+    Which method is better, by how much, with what certainty and on which tasks? A file has the columns task, method
+    and score, and seed if runs were repeated. Larger scores are better; a run without a score has an empty one.
     """
     return report(args.runs, args.typed, output_dir=args.output_dir, baseline=args.baseline, title=args.title)
 

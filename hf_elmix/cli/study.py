@@ -1,4 +1,4 @@
-"""The arguments that every study has, and running a study with them."""
+"""The arguments of every study, and running a study with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_elmix.cli.base import EXIT_FAILED, whole_number
+from hf_elmix.cli.base import EXIT_FAILED, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES
 from hf_elmix.study.spec import KEEP
@@ -23,7 +23,7 @@ __all__ = ["INTERRUPTED", "add_arguments", "check_inputs", "run_study", "study_t
 
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
-# Training arguments that a study sets by itself, and what to do instead.
+# Training arguments that the study sets, and what to do instead.
 REPLACED = {
     "engine": "type --executor",
     "output_dir": "type --output_dir",
@@ -38,18 +38,12 @@ REPLACED = {
     **dict.fromkeys(("push_to_hub", "hub_token"), "publish with the command push"),
 }
 
-# Training arguments with which the evaluation rows do not come in their order, or not all of them.
+# Training arguments that change the order of the evaluation rows or drop some.
 REORDERING = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
-    """Add the arguments that every study has.
-
-    Args:
-        parser: Parser of the command.
-        seeds: The seeds by default.
-        losses: The losses by default.
-    """
+    """Add the arguments of every study, with default seeds and losses."""
     add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
     add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
@@ -57,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--losses", nargs="+", metavar="LOSS", help=f"any losses, such as {EXAMPLES}; table4 for those of the paper")
     add("--no_sharing", action="store_true", help="train each run from the start, without shared prefixes")
     add("--retry_failed", action="store_true", help="repeat runs that failed")
-    add("--overwrite", action="store_true", help="first delete what the folder holds of these tasks")
+    add("--overwrite", action="store_true", help="first delete all runs of these tasks from the folder")
 
     add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
-    workers = "number of local processes, each with a GPU of its own if there are any"
+    workers = "number of local processes, each on a separate GPU if there are any"
     add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
@@ -76,19 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
 
 
 def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, Any]:
-    """Return the training arguments among the arguments left over.
+    """Return the training arguments among the arguments that the parser of a study does not know.
 
     Args:
         args: With ``rest`` and the arguments of `add_arguments`.
         prog: Name of the command.
 
     Raises:
-        UsageError: If one is unknown, not valid, or set by the study itself; or if arguments contradict each other.
+        UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
     """
     if args.ray_address and args.executor != "ray":
         raise UsageError("--ray_address needs --executor ray.")
     for word in args.rest:
-        name = word.removeprefix("--").split("=")[0].replace("-", "_")
+        name = name_of_flag(word)
         if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
             instead = REPLACED.get(name, REPLACED["push_to_hub"])
             raise UsageError(f"--{name} cannot be used in a study: {instead}.")
@@ -126,14 +120,14 @@ def check_inputs(output_dir: str, **inputs: str) -> None:
 
 
 def run_study(study: Study, args: argparse.Namespace) -> int:
-    """Train the runs of a study that are not done yet, and say how many there are of each status.
+    """Train the runs of a study that are not done yet, and print how many runs have each status.
 
     Args:
         study: The study.
         args: With the arguments of `add_arguments`, and ``typed``.
 
     Returns:
-        The exit code: 1 if runs failed.
+        The exit code, which is 1 if runs failed.
 
     Raises:
         UsageError: If the folder holds another study, or a tracker or cluster cannot be used.

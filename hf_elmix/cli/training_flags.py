@@ -7,27 +7,17 @@ from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_elmix.cli.base import OneLineParser
+from hf_elmix.cli.base import OneLineParser, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["FlagParser", "check_arguments", "name_of_flag", "training_arguments"]
+__all__ = ["FlagParser", "check_arguments", "training_arguments"]
 
 
 class FlagParser(OneLineParser, HfArgumentParser):
-    """The parser of transformers with one-line errors.
-
-    Args:
-        kinds: Dataclasses whose fields are the flags.
-        prog: Name of the command.
-    """
+    """The parser of transformers, which makes flags of the fields of dataclasses, with one-line errors."""
 
     def __init__(self, kinds: Any, prog: str) -> None:
         super().__init__(kinds, prog=prog, allow_abbrev=False)
-
-
-def name_of_flag(word: str) -> str:
-    """Return the name of a flag: ``max_steps`` for ``--max-steps=3``."""
-    return word[2:].split("=")[0].replace("-", "_")
 
 
 def check_arguments(args: TrainingArguments) -> None:
@@ -37,24 +27,18 @@ def check_arguments(args: TrainingArguments) -> None:
         UsageError: If a value is outside its range.
     """
     sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-    lowest = {**dict.fromkeys(sizes, 1), "seed": 0}
-    for name, least in lowest.items():
+    for name, least in {**dict.fromkeys(sizes, 1), "seed": 0}.items():
         if getattr(args, name) < least:
             raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
 
 
 def training_arguments(words: Iterable[str], prog: str) -> dict[str, Any]:
-    """Parse flags of `TrainingArguments`, and return those that were given.
-
-    Args:
-        words: The flags with their values.
-        prog: Name of the command.
+    """Parse flags of `TrainingArguments` and return those that were given by name.
 
     Raises:
         UsageError: If a flag is unknown or its value is not valid.
     """
-    words, kind = list(words), TrainingArguments
-    parser = FlagParser(kind, prog)
+    words, parser = list(words), FlagParser(TrainingArguments, prog)
     parsed, unknown = parser.parse_known_args([*words, "--output_dir", "unused"])
     if unknown:
         parser.refuse(unknown[0])
@@ -63,7 +47,7 @@ def training_arguments(words: Iterable[str], prog: str) -> dict[str, Any]:
     fields = [name if hasattr(parsed, name) else name.removeprefix("no_") for name in names]
     arguments = {name: getattr(parsed, name) for name in fields}
     try:
-        check_arguments(kind(output_dir="unused", **arguments))
+        check_arguments(TrainingArguments(output_dir="unused", **arguments))
     except ValueError as error:
         raise UsageError(in_one_line(error)) from error
     return arguments

@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face Hub: retried when they fail, explained when they are refused; models are pinned."""
+"""Requests to the Hugging Face Hub: retries, clear errors, and models pinned to a commit."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ T = TypeVar("T")
 
 # Seconds between tries. If a third of the requests fail, 8 tries fail together once in about 6,500 requests.
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)
-TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
-# The files that a model and its tokenizer are loaded from. Logs, other formats and the like do not matter.
+# The files that a model and its tokenizer are loaded from.
 CONFIG = "config.json"
 TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 OTHER_VOCABULARIES = ("*.model", "bpe.codes")
@@ -53,7 +52,7 @@ class ModelSource:
         name: Model id on the Hub or folder, as given.
         revision: Commit on the Hub; None for a folder.
         files: Names of the files that are loaded.
-        fingerprint: Hash of the names and contents of the files; it does not depend on where they are.
+        fingerprint: Hash of the names and contents of the files; it does not depend on their location.
         code: Whether Python code among the files may be run.
     """
 
@@ -64,16 +63,14 @@ class ModelSource:
     code: bool = False
 
     def folder(self) -> Path:
-        """Return the local folder with the files, downloading those that are not in the cache."""
+        """Return the local folder with the files; files that are not in the cache are downloaded."""
         if self.revision is None:
             return Path(self.name).expanduser()
         return _download(self.name, self.revision, self.files)
 
 
 def pin_model(name: str, revision: str | None = None, *, code: bool = False) -> ModelSource:
-    """Find a model on the Hub or in a folder, and pin it.
-
-    If the Hub cannot be reached, the newest cached version is used.
+    """Find a model in a folder or on the Hub (without a connection, in the cache), and pin it.
 
     Args:
         name: Model id or folder.
@@ -96,13 +93,7 @@ def pin_model(name: str, revision: str | None = None, *, code: bool = False) -> 
 
 
 def model_files(names: Iterable[str], *, code: bool = False, pickles: bool = True) -> tuple[str, ...]:
-    """Select the files that a model and its tokenizer are loaded from.
-
-    Args:
-        names: Names of all files.
-        code: Include Python code.
-        pickles: Use pickled weights if there are no safetensors.
-    """
+    """Select the files that a model and its tokenizer are loaded from; pickled weights only without safetensors."""
     top_level = sorted(name for name in names if "/" not in name)
 
     def matching(*patterns: str) -> list[str]:
@@ -113,14 +104,11 @@ def model_files(names: Iterable[str], *, code: bool = False, pickles: bool = Tru
 
 
 def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
-    """Call a function, and call it again after a pause if it fails for a temporary reason.
+    """Return the result of a function, which is called again after each of the waits if it fails temporarily.
 
     Args:
         call: The function.
-        waits: Seconds to wait after each failure; the function is called at most once more than their number.
-
-    Returns:
-        What the function returns.
+        waits: Seconds to wait after each failure.
 
     Raises:
         Exception: The first error that is not temporary, or the error of the last call.
@@ -136,17 +124,16 @@ def with_retries(call: Callable[[], T], waits: Iterable[float] = WAITS) -> T:
 
 
 def is_temporary(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the server failed, or there was no connection."""
-    status, chain = _status(error), list(_chain(error))
-    if status is not None:
-        return status == TOO_MANY_REQUESTS or status >= SERVER_ERROR
-    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
-        return False
-    return any(isinstance(link, ConnectionError | TimeoutError | HTTPError) for link in chain)
+    """Return whether the same request may succeed later: the server failed, or there was no connection."""
+    if (status := _status(error)) is not None:
+        return status == 429 or status >= 500
+    chain = list(_chain(error))
+    offline = any(isinstance(link, OfflineModeIsEnabled) for link in chain)
+    return not offline and any(isinstance(link, ConnectionError | TimeoutError | HTTPError) for link in chain)
 
 
 def access_token(token: str | None = None) -> str:
-    """Return the given token, or that of the standard login (``HF_TOKEN``, ``hf auth login``).
+    """Return the given token or else that of the standard login (``HF_TOKEN``, ``hf auth login``).
 
     Raises:
         UsageError: If there is no token.
@@ -161,17 +148,13 @@ def access_token(token: str | None = None) -> str:
 def hub_errors(repo_id: str, token: str) -> Iterator[None]:
     """Turn errors of the Hub into one line that says what to do, without the token, which a response may repeat.
 
-    Args:
-        repo_id: The repository that the requests are about.
-        token: The access token of the requests.
-
     Raises:
         UsageError: If the Hub refuses a request or cannot be reached.
     """
     try:
         yield
     except (HfHubHTTPError, HTTPError, HFValidationError, ConnectionError, RuntimeError) as error:
-        # The client wraps errors during an upload in a RuntimeError; any other RuntimeError is not the Hub's.
+        # The client wraps errors during an upload in a RuntimeError; any other RuntimeError is a bug.
         if isinstance(error, RuntimeError) and _status(error) is None and not is_temporary(error):
             raise
         raise UsageError(_explain(error, repo_id).replace(token, "hf_…")) from None
@@ -185,9 +168,9 @@ def _explain(error: BaseException, repo_id: str) -> str:
         return "HF_HUB_OFFLINE is set, so nothing is sent to the Hub. Unset it to push."
     explanations = {
         None: f"Cannot reach {constants.ENDPOINT}: {text} {again}",
-        401: "The Hugging Face Hub does not know your access token. Type: hf auth login (or set another HF_TOKEN).",
+        401: "The Hub does not recognise your access token. Type: hf auth login (or set another HF_TOKEN).",
         403: f"Your access token does not allow you to write to {repo_id} ({getattr(error, 'server_message', text)}). "
-        "Choose one of your own namespaces, or a token with write access.",
+        "Choose one of your namespaces, or a token with write access.",
         409: f"{repo_id} already exists, and your access token cannot open it. Choose another name.",
         412: f"{repo_id} changed during the push. Run the same command again to start from its new state.",
     }
@@ -195,7 +178,7 @@ def _explain(error: BaseException, repo_id: str) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status behind an error, which libraries wrap in errors of their own; None without a response."""
+    """Return the HTTP status behind an error that libraries may have wrapped; None without a response."""
     responses = (getattr(link, "response", None) for link in _chain(error))
     return next((response.status_code for response in responses if response is not None), None)
 
@@ -207,7 +190,7 @@ def _chain(error: Any) -> Iterator[Any]:
 
 
 def _files_at(name: str, snapshot: Path, code: bool) -> tuple[str, ...]:
-    """Return the files of a model at a cached commit: as the Hub lists them, or as they are cached without the Hub."""
+    """Return the files of a model at a cached commit, from the Hub or, if it cannot be reached, from the cache."""
     try:
         info = with_retries(partial(HfApi().model_info, name, revision=snapshot.name))
     except (OSError, HTTPError):

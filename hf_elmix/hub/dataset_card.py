@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 
@@ -32,13 +31,11 @@ def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] =
     """
     tables = {"runs": results.runs_df, "curves": results.curves_df}
     tables = {name: table for name, table in tables.items() if table is not None and len(table)}
-    files = {}
-    for name, table in tables.items():
-        out = io.BytesIO()
-        table.to_parquet(out, index=False)
-        files[f"{name}.parquet"] = out.getvalue()
-    files[PICTURE] = png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2))
-    return {**files, CARD: _card(results, repo_id, list(tables), commands).encode()}
+    return {
+        **{f"{name}.parquet": table.to_parquet(index=False) for name, table in tables.items()},
+        PICTURE: png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2)),
+        CARD: _card(results, repo_id, list(tables), commands).encode(),
+    }
 
 
 def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequence[str]) -> str:

@@ -1,53 +1,36 @@
-"""The facts in a model card, and how they follow from a run record or a single training."""
+"""The facts in a model card, taken from a run record or from a single training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 
-__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "model_facts", "public_record", "scores_on"]
+__all__ = ["ModelFacts", "Origin", "Score", "facts_of", "public_record", "scores_on"]
 
 # Settings that a card lists before the training arguments; it mentions the other settings elsewhere.
 LISTED = ("max_length", "padding", "max_train_samples", "max_eval_samples")
 # Endings and beginnings of arguments that do not describe the training: folders, secrets and publishing.
 UNLISTED_ENDINGS, UNLISTED_STARTS = ("_dir", "_token", "resume_from_checkpoint"), ("hub_", "push_to_hub")
 SOFTWARE = {"commit": "hf_elmix commit", "dirty": "uncommitted changes", "device": "device"}
+REVISIONS = {"model": "model_revision", "dataset": "data_revision"}
 
 
-@dataclass(frozen=True)
-class Origin:
-    """A model or dataset that was used.
-
-    Attributes:
-        name: Its id on the Hub, or the last part of a local path: a card does not tell where folders are.
-        revision: Its commit on the Hub; None for a folder.
-    """
+class Origin(NamedTuple):
+    """A model or dataset: its id and commit on the Hub, or the last part of a local path without a commit."""
 
     name: str
     revision: str | None = None
 
-    @classmethod
-    def of(cls, name: str, revision: str | None) -> Origin:
-        """Make an origin from a name as given by the user, which is a folder if it has no commit."""
-        return cls(name if revision else PurePath(name).name, revision)
 
-
-@dataclass(frozen=True)
-class Score:
-    """A measured score.
-
-    Attributes:
-        split: The split it was measured on.
-        metric: Name of the metric, as on the Hub.
-        value: Its value.
-    """
+class Score(NamedTuple):
+    """A score: the split on which it was measured, the name of the metric on the Hub, and the value."""
 
     split: str
     metric: str
@@ -56,86 +39,57 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Everything that a model card says.
+    """The facts in a model card.
 
     Attributes:
         task: Name of the task.
-        base: The pre-trained model, if there was one.
-        data: The dataset, if it has a name.
-        config: Configuration of the dataset, if it has any.
-        rows: Number of rows used from each split.
-        columns: The one or two text columns that the model reads; none if the task is not text classification.
-        labels: Names of the classes, in the order of their ids; none for regression.
-        loss: The loss, in the notation of `parse_loss`; None for the Trainer's own loss.
-        scores: Scores at the end of training.
-        settings: Hyperparameters by name.
-        versions: Versions of software by name, commit and device.
+        seed: Seed of the run.
+        settings: As in a record: ``loss`` (None for the Trainer's own loss) and ``arguments`` (training arguments by
+            name); where they exist ``model`` and ``dataset`` as given, ``text`` (the text task as plain values) and
+            those in `LISTED`; and ``config``, the configuration of the dataset if it is not the task's name.
+        provenance: As in a record: ``model_revision``, ``data_revision`` (None for a folder), ``data_rows`` and, as
+            far as known, ``versions``, ``commit``, ``dirty`` and ``device``.
+        scores: Scores at the end of training (see `scores_on`).
         notes: Sentences about the scores.
     """
 
     task: str
-    base: Origin | None
-    data: Origin | None
-    config: str | None
-    rows: Mapping[str, int]
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    loss: str | None
-    scores: tuple[Score, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    seed: int
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    scores: Sequence[Score] = ()
+    notes: Sequence[str] = ()
 
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """The ``model`` and the ``dataset``, if known; of a local path only the last part is public."""
+        found = {}
+        for name, revision in REVISIONS.items():
+            if name in self.settings:
+                commit = self.provenance.get(revision)
+                found[name] = Origin(self.settings[name] if commit else PurePath(self.settings[name]).name, commit)
+        return found
 
-def model_facts(
-    task: str,
-    settings: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    scores: Iterable[Score],
-    seed: int,
-    *,
-    notes: Iterable[str] = (),
-) -> ModelFacts:
-    """Collect the facts of one training.
+    @property
+    def config(self) -> str | None:
+        """The configuration of the dataset; None if it has none."""
+        return self.settings.get("config", self.task if self.settings.get("text") else None)
 
-    Args:
-        task: Name of the task.
-        settings: As in a record: ``loss`` (None for the Trainer's own loss) and ``arguments`` (training arguments by
-            name), and where they exist ``model`` and ``dataset`` as given, ``text`` (the text task as plain values)
-            and ``max_length`` and others that are listed. ``config`` is the configuration of the dataset if it is not
-            the task's name.
-        provenance: As in a record: ``model_revision``, ``data_revision`` (None for a folder), ``data_rows`` and, as
-            far as known, ``versions``, ``commit``, ``dirty`` and ``device``.
-        scores: The scores (see `scores_on`).
-        seed: Seed of the run.
-        notes: Sentences about the scores.
-    """
-    arguments = {
-        name: value
-        for name, value in settings.get("arguments", {}).items()
-        if not name.endswith(UNLISTED_ENDINGS) and not name.startswith(UNLISTED_STARTS)
-    }
-    text = settings.get("text", {})
-    listed = {"seed": seed, **{name: settings.get(name) for name in LISTED}, **arguments}
-    software = {label: provenance.get(name) for name, label in SOFTWARE.items()}
-    origins = {
-        name: Origin.of(settings[name], provenance.get(revision)) if name in settings else None
-        for name, revision in (("model", "model_revision"), ("dataset", "data_revision"))
-    }
-    return ModelFacts(
-        task=task,
-        base=origins["model"],
-        data=origins["dataset"],
-        config=settings.get("config", task if text else None),
-        rows=provenance.get("data_rows", {}),
-        columns=tuple(text.get("columns", ())),
-        labels=tuple(text.get("labels", ())),
-        loss=settings["loss"],
-        scores=tuple(scores),
-        settings=_known(listed),
-        versions=_known({**provenance.get("versions", {}), **software}),
-        notes=tuple(notes),
-    )
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The seed, the settings in `LISTED` and the training arguments that describe the training."""
+        arguments = {
+            name: value
+            for name, value in self.settings.get("arguments", {}).items()
+            if not name.endswith(UNLISTED_ENDINGS) and not name.startswith(UNLISTED_STARTS)
+        }
+        return _known({"seed": self.seed, **{name: self.settings.get(name) for name in LISTED}, **arguments})
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """Versions of software by name, commit and device."""
+        software = {label: self.provenance.get(name) for name, label in SOFTWARE.items()}
+        return _known({**self.provenance.get("versions", {}), **software})
 
 
 def scores_on(
@@ -154,7 +108,7 @@ def scores_on(
 
 
 def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
-    """Collect the facts of a run of a study.
+    """Return the facts of a run of a study.
 
     Args:
         record: The run.
@@ -167,31 +121,26 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
     for split in text.get("splits", ()):
         prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
         scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
-    notes = _notes(record, [run for run in others if run.key != record.key and run.status == "done"])
-    return model_facts(record.key.task, record.settings, record.provenance, scores, record.key.seed, notes=notes)
+    key = record.key
+    return ModelFacts(key.task, key.seed, record.settings, record.provenance, scores, _notes(record, others))
 
 
 def public_record(record: RunRecord) -> RunRecord:
-    """Return a record without what should not be published: where folders are, and the traceback of an error."""
-    revisions = {"model": record.provenance.get("model_revision"), "dataset": record.provenance.get("data_revision")}
-    names = {
-        name: Origin.of(record.settings[name], revision).name
-        for name, revision in revisions.items()
-        if name in record.settings
-    }
-    error = None if record.error is None else record.error.splitlines()[0]
-    return replace(record, settings={**record.settings, **names}, error=error)
+    """Return a record without what should not be published: the paths of folders and the traceback of an error."""
+    origins = facts_of(record).origins
+    settings = {**record.settings, **{name: origin.name for name, origin in origins.items()}}
+    return replace(record, settings=settings, error=record.error and record.error.splitlines()[0])
 
 
-def _notes(record: RunRecord, others: list[RunRecord]) -> list[str]:
+def _notes(record: RunRecord, others: Iterable[RunRecord]) -> list[str]:
     """Say how the score compares with those of the other seeds."""
-    runs = [run for run in [record, *others] if run.score is not None]
+    runs = [run for run in {run.key: run for run in (record, *others)}.values() if run.score is not None]
     if len(runs) < 2 or record.select is None:
         return []
     name, values = record.select.scored_metric, 100 * np.array([run.score for run in runs], dtype=float)
     summary = f"{values.mean():.2f} ± {values.std(ddof=1):.2f} % (mean ± standard deviation, n − 1)"
     notes = [f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}."]
-    if min(runs, key=best_first) is record:
+    if min(runs, key=best_first).key == record.key:
         notes.append(
             f"This is the model of seed {record.key.seed}, the best of them on these rows, so expect a lower score on "
             "new ones."

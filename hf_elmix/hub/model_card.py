@@ -1,14 +1,12 @@
-"""The model card that the Hugging Face Hub shows: text from a template, metadata, and a picture of the schedule.
+"""The model card that the Hugging Face Hub shows: metadata, text from a template and a picture of the schedule.
 
-The template escapes text from elsewhere (names of models, datasets, tasks and labels) for Markdown; the metadata is
-written as YAML by the Hub's client.
+The template escapes the names of models, datasets, tasks and labels for Markdown.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import matplotlib
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from upath import UPath
 
 from hf_elmix.analysis.formats import markdown_text
 from hf_elmix.analysis.plots import plot_schedule
@@ -25,13 +24,13 @@ from hf_elmix.losses.registry import mixing_of
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import method_label
+from hf_elmix.study.files import write_bytes
 
 __all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]
 
 CARD, PICTURE = "README.md", "schedule.png"
 MARK = "hf_elmix"  # the key in a card's metadata that says what the repository holds
 TEMPLATES = Path(__file__).with_name("templates")
-PIPELINE = "text-classification"
 
 # Title, authors, year and number as on https://arxiv.org/abs/2109.05635.
 CITATION = """```bibtex
@@ -48,7 +47,8 @@ CITATION = """```bibtex
 
 def model_mark(facts: ModelFacts) -> dict[str, str]:
     """Return what a repository holds, for the card's metadata: a push replaces only what has the same mark."""
-    return {"model": facts.base.name if facts.base else "none", "task": facts.task, "loss": facts.loss or "none"}
+    base = facts.origins.get("model")
+    return {"model": base.name if base else "none", "task": facts.task, "loss": facts.settings["loss"] or "none"}
 
 
 def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
         facts: What the card says.
         repo_id: The repository, for the title and the example; or the model's folder.
     """
-    mixing = mixing_of(facts.loss or "")
+    mixing = mixing_of(facts.settings["loss"] or "")
     schedule = None if mixing is None else MixingSchedule.parse(mixing)
     files = {CARD: _card(facts, repo_id, schedule).encode()}
     if schedule is not None:
@@ -69,18 +69,11 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
 def write_model_card(folder: str | Path, facts: ModelFacts, repo_id: str) -> None:
     """Write the card and its picture into the folder of a model (see `card_files`)."""
     for name, content in card_files(facts, repo_id).items():
-        temporary = Path(folder, f".{name}.new")
-        temporary.write_bytes(content)
-        os.replace(temporary, Path(folder, name))
+        write_bytes(UPath(folder, name), content)
 
 
 def png(draw: Callable[[Axes], Axes], size: tuple[float, float]) -> bytes:
-    """Draw a figure as PNG; the same numbers give the same bytes.
-
-    Args:
-        draw: Draws on an axis.
-        size: Width and height in inches.
-    """
+    """Draw a figure of a size in inches as PNG; the same numbers give the same bytes."""
     out = io.BytesIO()
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=size, layout="constrained")
@@ -92,8 +85,8 @@ def png(draw: Callable[[Axes], Axes], size: tuple[float, float]) -> bytes:
 def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> str:
     name = repo_id.rpartition("/")[2]
     method = "the Trainer's own loss"
-    if facts.loss is not None:
-        label = method_label(facts.loss)
+    if (loss := facts.settings["loss"]) is not None:
+        label = method_label(loss)
         method = f"the mixed loss (schedule {label})" if schedule else f"the loss {label}"
     card = ModelCard.from_template(
         _metadata(facts, name),
@@ -102,11 +95,14 @@ def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> s
         name=name,
         repo_id=repo_id,
         facts=facts,
+        base=facts.origins.get("model"),
+        data=facts.origins.get("dataset"),
+        text=facts.settings.get("text", {}),
         method=method,
         schedule=schedule,
         phases=_phases(schedule) if schedule else (),
         picture=PICTURE,
-        settings=_plain(facts.settings),
+        settings=_plain(facts.hyperparameters),
         versions=_plain(facts.versions),
         citation=CITATION,
     )
@@ -115,43 +111,44 @@ def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> s
 
 def _metadata(facts: ModelFacts, name: str) -> ModelCardData:
     """Return the metadata; its ``model-index`` holds the scores of text classifiers in full precision."""
-    pipeline = PIPELINE if facts.columns else None
+    base, data = facts.origins.get("model"), facts.origins.get("dataset")
+    pipeline = "text-classification" if facts.settings.get("text") else None
     results = [
         EvalResult(
             task_type=pipeline,
-            dataset_type=facts.data.name,
-            dataset_name=" ".join(filter(None, (facts.data.name, facts.config))),
+            dataset_type=data.name,
+            dataset_name=" ".join(filter(None, (data.name, facts.config))),
             dataset_config=facts.config,
             dataset_split=score.split,
-            dataset_revision=facts.data.revision,
+            dataset_revision=data.revision,
             metric_type=score.metric,
             metric_value=score.value,
         )
         for score in facts.scores
-        if pipeline and facts.data
+        if pipeline and data
     ]
-    data = ModelCardData(
+    card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag=pipeline,
-        base_model=facts.base.name if facts.base and facts.base.revision else None,
-        datasets=[facts.data.name] if facts.data and facts.data.revision else None,
+        base_model=base.name if base and base.revision else None,
+        datasets=[data.name] if data and data.revision else None,
         metrics=list(dict.fromkeys(score.metric for score in facts.scores)) or None,
         tags=["hf_elmix", "mixed-loss"],
         model_name=name,
         eval_results=results or None,
     )
-    data[MARK] = model_mark(facts)
-    return data
+    card_data[MARK] = model_mark(facts)
+    return card_data
 
 
 def _phases(schedule: MixingSchedule) -> list[list[str]]:
     """Return start, end, α, β and focus of each phase of a schedule."""
     starts = [f"{100 * float(phase.start):.4g} %" for phase in schedule.phases]
-    numbers = [(float(phase.alpha), float(phase.beta)) for phase in schedule.phases]
-    return [
-        [start, end, *(f"{value:.4g}" for value in (alpha, beta, focus_of(alpha, beta)))]
-        for start, end, (alpha, beta) in zip(starts, [*starts[1:], "100 %"], numbers, strict=True)
-    ]
+    rows = []
+    for phase, start, end in zip(schedule.phases, starts, [*starts[1:], "100 %"], strict=True):
+        alpha, beta = float(phase.alpha), float(phase.beta)
+        rows.append([start, end, *(f"{value:.4g}" for value in (alpha, beta, focus_of(alpha, beta)))])
+    return rows
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Publishing files on the Hugging Face Hub: in one commit, only over what hf_elmix made, and never an access token."""
+"""Publishing files on the Hugging Face Hub in one commit, without overwriting the work of others by mistake."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import access_token, hub_errors, model_files, with_retries
 from hf_elmix.hub.model_card import CARD, MARK, PICTURE
 
-__all__ = [
-    "Content",
-    "Published",
-    "claim_repo",
-    "files_of_model",
-    "own_namespace",
-    "publish_files",
-]
+__all__ = ["Content", "Published", "claim_repo", "files_of_model", "own_namespace", "publish_files"]
 
 Content = Path | bytes
 
@@ -57,22 +50,17 @@ def claim_repo(
     repo_type: str = "model",
     private: bool | None = None,
     overwrite: bool = False,
-    create: bool = True,
     token: str | None = None,
 ) -> str:
-    """Check that a repository can be pushed to, before there is anything to push.
+    """Check that a repository, which need not exist yet, can be pushed to; return its full id.
 
     Args:
-        repo_id: Its id; without a namespace, the user's own namespace is meant.
+        repo_id: Its id; by default in the user's namespace.
         mark: What the repository holds (see `hf_elmix.hub.model_card.model_mark`).
         repo_type: ``model`` or ``dataset``.
         private: Whether the repository is private; None for the default of its namespace.
         overwrite: Accept a repository that holds something else.
-        create: Create the repository if it does not exist.
         token: Access token; by default that of the standard login (``HF_TOKEN`` or ``hf auth login``).
-
-    Returns:
-        The full id.
 
     Raises:
         UsageError: If the id is malformed; the token is missing, unknown or has no write access; the repository holds
@@ -81,15 +69,15 @@ def claim_repo(
     repo = _Repo(repo_id, dict(mark), repo_type, private, overwrite, token)
     with hub_errors(repo_id, repo.token):
         repo.complete_id()
-        with_retries(partial(repo.check, create=create), WAITS)
+        with_retries(repo.check, WAITS)
     return repo.id
 
 
 def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str, str], **options: Any) -> Published:
-    """Upload files to a repository in one commit, so that nobody ever loads half of them.
+    """Upload files in one commit, so that nobody ever loads half of them; create the repository if needed.
 
-    The client leaves out files that have not changed, and makes no commit if none has. Other files in the repository
-    stay, unless it held something else and is overwritten.
+    Only files that have changed are uploaded. Other files in the repository stay, unless it held something else and is
+    overwritten.
 
     Args:
         files: Contents or local paths, by name in the repository.
@@ -98,7 +86,7 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
         options: ``repo_type``, ``private``, ``overwrite`` and ``token`` of `claim_repo`.
 
     Raises:
-        UsageError: If a file contains the token, or for one of the reasons of `claim_repo`.
+        UsageError: If a file contains the token, or `claim_repo` refuses the repository.
     """
     repo = _Repo(repo_id, dict(mark), **options)
     for name, content in files.items():
@@ -112,7 +100,7 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
 
 
 def own_namespace(token: str | None = None) -> str:
-    """Return the user's own namespace.
+    """Return the user's namespace.
 
     Raises:
         UsageError: If the user is not logged in, or the Hub cannot be reached.
@@ -152,11 +140,7 @@ class _Repo:
 
     def __post_init__(self) -> None:
         self.token = access_token(self.token)
-
-    @property
-    def api(self) -> HfApi:
-        """The client."""
-        return HfApi(token=self.token)
+        self.api = HfApi(token=self.token)
 
     def complete_id(self) -> None:
         """Refuse a malformed id, and add the user's namespace where it is missing."""
@@ -165,12 +149,11 @@ class _Repo:
             self.id = f"{own_namespace(self.token)}/{self.id}"
 
     def push(self, files: Mapping[str, Content]) -> str | None:
-        """Commit the files that changed, and return the new commit, even if an earlier try made it unnoticed.
-
-        Args:
-            files: As for `publish_files`.
-        """
-        info, replaced = self.check(create=True)
+        """Commit the files that changed, and return the new commit, even if an earlier try made it unnoticed."""
+        info, replaced = self.check()
+        if info is None:
+            self.api.create_repo(self.id, repo_type=self.repo_type, private=self.private)
+            info = self.api.repo_info(self.id, repo_type=self.repo_type)
         self.first_commit = self.first_commit or info.sha
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
         operations += [CommitOperationDelete(name) for name in sorted(replaced - files.keys())]
@@ -182,46 +165,35 @@ class _Repo:
             raise ConnectionError("The response was not JSON") from error
         return None if commit == self.first_commit else commit
 
-    def check(self, *, create: bool) -> tuple[Any, set[str]]:
+    def check(self) -> tuple[Any, set[str]]:
         """Check that the repository can be pushed to.
 
-        Args:
-            create: Create it if it does not exist.
-
         Returns:
-            What the Hub knows of it (None if it does not exist), and the files to be replaced if it holds something
+            The Hub's description of it (None if it does not exist), and the files to delete because it holds something
             else.
         """
-        info = self._info()
-        if info is None:
-            if create:
-                self.api.create_repo(self.id, repo_type=self.repo_type, private=self.private)
-                info = self._info()
-            return info, set()
+        try:
+            info: Any = self.api.repo_info(self.id, repo_type=self.repo_type)
+        except RepositoryNotFoundError:
+            return None, set()
         self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
         if self.private and not info.private:
             raise UsageError(f"{self.id} already exists and is public. Make it private in its settings first.")
         files = {file.rfilename for file in info.siblings} - CREATED_BY_HUB
-        mark = self._mark_in(info.sha) if CARD in files else None
-        if not files or mark == self.mark:
+        held = self._mark_in(info.sha) if CARD in files else None
+        if not files or held == self.mark:
             return info, set()
         if not self.overwrite:
-            held = ", ".join(map(repr, mark.values())) if isinstance(mark, Mapping) else "not made by hf_elmix"
+            found = ", ".join(map(repr, held.values())) if isinstance(held, Mapping) else "not made by hf_elmix"
             raise UsageError(
-                f"{self.id} already exists and holds something else ({held}, not "
+                f"{self.id} already exists and holds something else ({found}, not "
                 f"{', '.join(map(repr, self.mark.values()))}). Choose another name, or --overwrite to replace all its "
                 "files."
             )
         return info, files
 
-    def _info(self) -> Any:
-        try:
-            return self.api.repo_info(self.id, repo_type=self.repo_type)
-        except RepositoryNotFoundError:
-            return None
-
     def _mark_in(self, commit: str) -> Any:
-        """Read from its card what the repository holds; None if hf_elmix did not write the card."""
+        """Read from the card what the repository holds; None if hf_elmix did not write the card."""
         path = self.api.hf_hub_download(self.id, CARD, repo_type=self.repo_type, revision=commit)
         try:
             return (metadata_load(path) or {}).get(MARK)

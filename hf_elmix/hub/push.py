@@ -1,4 +1,4 @@
-"""Publishing a folder of runs: the models that were kept, or the runs themselves as a dataset."""
+"""Publishing a study: the models that were kept, or the runs as a dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
 from hf_elmix.hub.facts import facts_of, public_record
 from hf_elmix.hub.model_card import card_files, model_mark
 from hf_elmix.hub.publish import Published, claim_repo, files_of_model, own_namespace, publish_files
-from hf_elmix.study.select import best_first
+from hf_elmix.study.select import best_first, choose_runs
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, Store
 
@@ -31,22 +31,22 @@ PLACEHOLDERS = ("model", "task", "mixing", "seed")
 def push_models(store: Store, template: str, **options: Any) -> Iterator[Published]:
     """Publish the models that were kept beside their records, each with a card.
 
-    Of each task and method, the model of the best seed is published, or with ``{seed}`` in the template that of every
-    seed. All repositories are checked before anything is uploaded.
+    For each task and method, the model of the best seed is published or, with ``{seed}`` in the template, the models
+    of all seeds; for a sweep, those of the chosen candidates (see `choose_runs`). All repositories are checked before
+    anything is uploaded.
 
     Args:
         store: The runs.
         template: Id of each repository, with the placeholders ``{model}``, ``{task}``, ``{mixing}`` and ``{seed}``.
-        options: ``private`` and ``overwrite`` of `publish_files`.
+        options: ``private`` and ``overwrite`` of `claim_repo`.
 
     Yields:
         The result of each push.
 
     Raises:
-        UsageError: If no model was kept, the template does not make valid and distinct ids, or for one of the reasons
-            of `publish_files`.
+        UsageError: If no model was kept, the template does not make valid and distinct ids, or `publish_files` fails.
     """
-    records = _records(store)
+    records = [record for record in choose_runs(_records(store), store.asked()).values() if record is not None]
     kept = [run for run in records if run.status == "done" and store.model_files(run.key)]
     if not kept:
         commands = store.declaration()["commands"]
@@ -55,13 +55,15 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
     if "/" not in template:
         template = f"{own_namespace()}/{template}"
     ids = repo_ids(template, kept)
-    marks = {repo_id: model_mark(facts_of(record)) for repo_id, record in ids.items()}
-    for repo_id, mark in marks.items():
-        claim_repo(repo_id, mark, create=False, **options)
-    for repo_id, record in ids.items():
-        facts = facts_of(record, [other for other in records if _method_of(other) == _method_of(record)])
-        model = files_of_model(store.folder_of(record.key) / MODEL)
-        yield publish_files({**model, **card_files(facts, repo_id)}, repo_id, marks[repo_id], **options)
+    facts = {
+        repo_id: facts_of(record, [other for other in records if _method_of(other) == _method_of(record)])
+        for repo_id, record in ids.items()
+    }
+    for repo_id, known in facts.items():
+        claim_repo(repo_id, model_mark(known), **options)
+    for repo_id, known in facts.items():
+        files = {**files_of_model(store.folder_of(ids[repo_id].key) / MODEL), **card_files(known, repo_id)}
+        yield publish_files(files, repo_id, model_mark(known), **options)
 
 
 def push_results(store: Store, repo_id: str, **options: Any) -> Published:
@@ -70,26 +72,21 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
     Args:
         store: The runs.
         repo_id: Id of the dataset.
-        options: ``private`` and ``overwrite`` of `publish_files`.
+        options: ``private`` and ``overwrite`` of `claim_repo`.
 
     Raises:
-        UsageError: If no run has a score, or for one of the reasons of `publish_files`.
+        UsageError: If no run has a score, or `publish_files` fails.
     """
-    records = [public_record(record) for record in _records(store)]
-    expected = store.asked()
+    records, expected = [public_record(record) for record in _records(store)], store.asked()
     results = StudyResults(runs_table(records, expected), curves_table(records, expected))
     commands = [_public_command(command) for command in store.declaration()["commands"]]
-    repo_id = claim_repo(repo_id, DATASET_MARK, repo_type="dataset", create=False, **options)
-    files = dataset_files(results, repo_id, commands)
-    return publish_files(files, repo_id, DATASET_MARK, repo_type="dataset", **options)
+    options["repo_type"] = "dataset"
+    repo_id = claim_repo(repo_id, DATASET_MARK, **options)
+    return publish_files(dataset_files(results, repo_id, commands), repo_id, DATASET_MARK, **options)
 
 
 def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
-    """Return the runs whose models are published, by the id of the repository.
-
-    Args:
-        template: As for `push_models`.
-        records: The runs whose models were kept.
+    """Return the runs whose models are published, by the id of their repository (see `push_models`).
 
     Raises:
         UsageError: If the template or an id is not valid, or two runs would have the same id.
@@ -116,8 +113,8 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
 
 
 def _repo_id(template: str, record: RunRecord) -> str:
-    """Fill in a template with what an id may contain: ``0_0.5`` for ``0,0.5``."""
-    key = record.key
+    """Fill in a template with characters that an id may have: ``0_0.5`` for ``0,0.5``."""
+    key = record.key.reported
     values = (PurePath(record.settings.get("model", "model")).name, key.task, key.method, key.seed)
     legal = [re.sub(r"([-.])\1+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "_", str(value))) for value in values]
     try:
@@ -136,11 +133,11 @@ def _records(store: Store) -> list[RunRecord]:
 
 
 def _method_of(record: RunRecord) -> tuple[str, str]:
-    return record.key.task, record.key.method
+    return record.key.task, record.key.reported.method
 
 
 def _public_command(command: str) -> str:
-    """Return a command without where folders are: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
+    """Return a command without the paths of folders: ``--output_dir runs`` for ``--output_dir /home/me/runs``."""
     words = []
     for word in shlex.split(command):
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)

@@ -15,14 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import (
-    DefaultFlowCallback,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import DefaultFlowCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, has_length
 from transformers.utils import logging
 
@@ -353,12 +346,12 @@ class _StepCounter(TrainerCallback):
         self.progress, self.steps = progress, 0
         self.checkpoint: Path | None = None
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         # The Trainer has loaded everything now. It starts without the optimizer if that file is missing.
         if self.checkpoint is not None and not is_intact(self.checkpoint):
             raise RuntimeError(f"The checkpoint {self.checkpoint} changed while it was loaded.")
         self.checkpoint = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1
         self.progress(state.global_step, state.max_steps)

@@ -243,16 +243,10 @@ class MixedLossMixin(_Base):
     def _device_scale(self) -> int:
         return device_scale(self.args, self.get_tp_size())
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Any]:
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, Any, Any]:
         """See the Trainer. The expectation loss of the batch is kept for `eval_loss_el`."""
         self._el = None
-        prediction = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        prediction = super().prediction_step(*args, **kwargs)
         if self._el is not None:
             # Repeated and gathered as the Trainer does with its loss, so that both are averaged in the same way.
             self._el_of_batches.append(self.gather_function(self._el.repeat(self.args.eval_batch_size)))

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from hf_elmix.cli.base import Command, OneLineParser, exit_code, run_program, whole_number
+from hf_elmix.cli.base import Command, OneLineParser, run_program, whole_number
 from hf_elmix.errors import UsageError
 
 
-def ends(error: BaseException):
-    def command() -> int:
-        raise error
+def run_ending_with(end: BaseException | int) -> int:
+    def run(args) -> int:
+        if isinstance(end, int):
+            return end
+        raise end
 
-    return command
+    go = Command(run, lambda parser: None, extra="report", interrupted="Go on.")
+    return run_program("me", "Ends.", {"go": go}, ["go"])
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ def ends(error: BaseException):
     ],
 )
 def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
-    assert exit_code("me", ends(error), extra="report", interrupted="Go on.") == code
+    assert run_ending_with(error) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert line in shown.err
@@ -32,13 +35,13 @@ def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
 
 
 def test_a_command_that_ends_by_itself_has_its_own_code_and_says_nothing(capsys):
-    assert exit_code("me", lambda: 7, extra="report") == 7
+    assert run_ending_with(7) == 7
     assert capsys.readouterr() == ("", "")
 
 
 def test_an_error_of_ours_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        exit_code("me", ends(ZeroDivisionError()), extra="report")
+        run_ending_with(ZeroDivisionError())
 
 
 def test_a_parser_refuses_in_one_line():

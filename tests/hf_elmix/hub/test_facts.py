@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from glue_runs.tasks import TASKS
-from hf_elmix.hub.facts import Origin, Score, facts_of, model_facts, public_record, scores_on
+from hf_elmix.hub.facts import Origin, Score, facts_of, public_record, scores_on
 from hf_elmix.hub.model_card import CARD, card_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -15,35 +15,32 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def test_a_card_says_what_a_record_does(run_of):
     record = run_of("mrpc", "0,0.5", 3, 0.75)
     facts = facts_of(record)
-    assert (facts.task, facts.config, facts.loss) == ("mrpc", "mrpc", "mix:0,0.5")
-    assert facts.base == Origin("google-bert/bert-base-uncased", COMMIT)
-    assert facts.data == Origin("nyu-mll/glue", COMMIT)
-    assert facts.labels == TASKS["mrpc"].labels
-    assert facts.columns == ("sentence1", "sentence2")
-    assert facts.scores == (Score("validation", "accuracy", 0.75), Score("validation", "f1", 0.75))
+    assert (facts.task, facts.config, facts.seed) == ("mrpc", "mrpc", 3)
+    assert facts.origins["model"] == Origin("google-bert/bert-base-uncased", COMMIT)
+    assert facts.origins["dataset"] == Origin("nyu-mll/glue", COMMIT)
+    assert facts.scores == [Score("validation", "accuracy", 0.75), Score("validation", "f1", 0.75)]
     settings = {"seed": 3, "max_length": 64, "padding": "free", "learning_rate": 2e-5, "num_train_epochs": 6}
-    assert facts.settings == settings
+    assert facts.hyperparameters == settings
     assert facts.versions["hf_elmix commit"] == "c0ffee"
-    assert facts.rows == {"train": 3668, "validation": 408}
-    assert facts.notes == ()
+    assert facts.notes == []
 
 
 def test_the_splits_of_mnli(run_of):
-    assert facts_of(run_of("mnli", score=0.8)).scores == (
+    assert facts_of(run_of("mnli", score=0.8)).scores == [
         Score("validation_matched", "accuracy", 0.8),
         Score("validation_mismatched", "accuracy", 0.8),
-    )
+    ]
 
 
 def test_a_score_that_is_none_is_left_out(run_of):
-    assert facts_of(run_of(score=None)).scores == ()
+    assert facts_of(run_of(score=None)).scores == []
 
 
 def test_a_run_of_another_task(run_of):
     settings = {"loss": "ce", "select": "accuracy", "arguments": {"learning_rate": 0.1}}
     facts = facts_of(run_of(settings=settings, provenance={}))
-    assert (facts.task, facts.base, facts.data, facts.columns) == ("mrpc", None, None, ())
-    assert facts.scores == (Score("evaluation", "accuracy", 0.75),)
+    assert (facts.task, facts.origins, facts.config) == ("mrpc", {}, None)
+    assert facts.scores == [Score("evaluation", "accuracy", 0.75)]
     text = card_files(facts, "org/toy")[CARD].decode()
     assert "## Data" not in text
     assert "pipeline" not in text
@@ -56,22 +53,18 @@ def test_what_other_seeds_scored_is_said(run_of):
     over = (
         f"Over the 3 seeds of the study, accuracy is {mean:.2f} ± {spread:.2f} % (mean ± standard deviation, n − 1)."
     )
-    assert facts_of(runs[0], runs).notes == (over,)
+    assert facts_of(runs[0], runs).notes == [over]
     best = "This is the model of seed 1, the best of them on these rows, so expect a lower score on new ones."
-    assert facts_of(runs[1], runs).notes == (over, best)
-    assert facts_of(runs[1], [runs[1]]).notes == ()
+    assert facts_of(runs[1], runs).notes == [over, best]
+    assert facts_of(runs[1], [runs[1]]).notes == []
     failed = run_of(seed=4, score=None, status="failed")
-    assert facts_of(runs[0], [*runs, failed]).notes == (over,)
+    assert facts_of(runs[0], [*runs, failed]).notes == [over]
 
 
-def test_a_single_training(run_of):
-    """What ``glue-runs finetune`` has at its end."""
-    record = run_of()
+def test_the_scores_of_a_single_training():
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
-    scores = scores_on("validation", TASKS["mrpc"].metrics, metrics)
-    facts = model_facts("mrpc", {**record.settings, "loss": None}, record.provenance, scores, 0)
-    assert facts.loss is None
-    assert facts.scores == (Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8))
+    scores = [Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8)]
+    assert scores_on("validation", TASKS["mrpc"].metrics, metrics) == scores
 
 
 def test_neither_places_nor_secrets_are_told(run_of):

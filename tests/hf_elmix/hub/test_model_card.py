@@ -11,27 +11,36 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hf_elmix.hub.facts import ModelFacts, Origin, Score
+from hf_elmix.hub.facts import ModelFacts, Score
 from hf_elmix.hub.model_card import CARD, CITATION, PICTURE, card_files, model_mark, write_model_card
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TEXT = {"columns": ["sentence1", "sentence2"], "labels": ["not_equivalent", "equivalent"]}
 FACTS = ModelFacts(
     task="mrpc",
-    base=Origin("google-bert/bert-base-uncased", COMMIT),
-    data=Origin("nyu-mll/corpus", COMMIT[::-1]),
-    config="mrpc",
-    rows={"train": 3668, "validation": 408},
-    columns=("sentence1", "sentence2"),
-    labels=("not_equivalent", "equivalent"),
-    loss="mix:0-0.5",
+    seed=3,
+    settings={
+        **{"model": "google-bert/bert-base-uncased", "dataset": "nyu-mll/corpus", "text": TEXT, "loss": "mix:0-0.5"},
+        **{"padding": "free", "arguments": {"learning_rate": 2e-5, "bf16": False}},
+    },
+    provenance={
+        **{"model_revision": COMMIT, "data_revision": COMMIT[::-1], "data_rows": {"train": 3668, "validation": 408}},
+        **{"versions": {"torch": "2.13.0"}, "device": "cpu"},
+    },
     scores=(Score("validation", "accuracy", 0.8480392156862745), Score("validation", "f1", 0.8)),
-    settings={"learning_rate": 2e-5, "padding": "free", "bf16": False},
-    versions={"torch": "2.13.0", "device": "cpu"},
     notes=("Over the 4 seeds it is 84 %.",),
 )
 NASTY = "<script>alert(1)</script> |`*_[x](y)_*`| & &amp; \\ $z$ ~~s~~\n---\n# a: 'b' \"c\""
+
+
+def with_settings(**settings) -> ModelFacts:
+    return replace(FACTS, settings={**FACTS.settings, **settings})
+
+
+def with_provenance(facts: ModelFacts = FACTS, **provenance) -> ModelFacts:
+    return replace(facts, provenance={**facts.provenance, **provenance})
 
 
 def card(facts: ModelFacts = FACTS, repo: str = "org/bert-mrpc") -> str:
@@ -115,7 +124,7 @@ def test_every_fact_is_in_the_text():
 def test_the_table_of_the_schedule_is_the_schedule(mixing):
     schedule = MixingSchedule.parse(mixing)
     rows = [
-        row for row in cells(card(replace(FACTS, loss=str(parse_loss(mixing))))) if len(row) == 5 and row[0] != "from"
+        row for row in cells(card(with_settings(loss=str(parse_loss(mixing))))) if len(row) == 5 and row[0] != "from"
     ]
     starts = [float(row[0].removesuffix(" %")) for row in rows]
     assert [float(row[1].removesuffix(" %")) for row in rows] == [*starts[1:], 100]
@@ -129,31 +138,31 @@ def test_the_example_names_the_model_and_its_text():
     compile(code, "card", "exec")
     assert 'pipeline("text-classification", model="org/bert-mrpc")' in code
     assert '{"text": "…", "text_pair": "…"}' in code
-    assert "text_pair" not in card(replace(FACTS, columns=("sentence",)))
+    assert "text_pair" not in card(with_settings(text={**TEXT, "columns": ["sentence"]}))
 
 
 def test_the_trainers_own_loss_has_no_picture():
-    files = card_files(replace(FACTS, loss=None), "org/bert")
+    files = card_files(with_settings(loss=None), "org/bert")
     assert set(files) == {CARD}
     assert "The model was trained with the Trainer's own loss: cross entropy" in files[CARD].decode()
     assert PICTURE not in files[CARD].decode()
 
 
 def test_what_is_not_known_is_left_out():
-    text = card(replace(FACTS, scores=(), settings={}, versions={}))
+    text = card(ModelFacts("mrpc", 3, {"loss": "ce"}, {}))
     assert metadata(text).keys() & {"model-index", "metrics"} == set()
-    assert not re.search(r"^## (Scores|Settings|Versions)", text, flags=re.MULTILINE)
+    assert not re.search(r"^## (Scores|Data|Versions)", text, flags=re.MULTILINE)
 
 
 def test_a_regression_on_custom_rows():
-    text = card(replace(FACTS, labels=(), config=None, loss=None))
+    text = card(with_settings(text={**TEXT, "labels": []}, config=None, loss=None))
     assert "It predicts a number." in text
     assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
     assert "configuration" not in text
 
 
 def test_a_model_of_another_task_has_a_plain_card():
-    text = card(replace(FACTS, base=None, data=None, config=None, columns=(), labels=()))
+    text = card(replace(FACTS, settings={"loss": "mix:0-0.5"}))
     assert "A model trained on the task mrpc with hf\\_elmix and the mixed loss (schedule F = 0-0.5)." in text
     assert metadata(text).keys() & {"model-index", "pipeline_tag", "base_model", "datasets"} == set()
     assert "How to use it" not in text
@@ -161,53 +170,54 @@ def test_a_model_of_another_task_has_a_plain_card():
 
 
 def test_a_local_folder_is_no_id_on_the_hub():
-    text = card(replace(FACTS, base=Origin("encoder"), data=Origin("rows")))
+    folders = with_settings(model="/home/me/encoder", dataset="/home/me/rows")
+    text = card(with_provenance(folders, model_revision=None, data_revision=None))
     assert metadata(text).keys() & {"base_model", "datasets"} == set()
     assert "encoder (a local folder)" in text
     assert "huggingface.co/" not in text
 
 
 @pytest.mark.parametrize(
-    "place", ["task", "config", "labels", "settings", "versions", "notes", "base", "data", "rows"]
+    "facts",
+    [
+        replace(FACTS, task=NASTY),
+        replace(FACTS, notes=(NASTY,)),
+        with_settings(config=NASTY),
+        with_settings(text={**TEXT, "labels": [NASTY, "b"]}),
+        with_settings(arguments={NASTY: NASTY}),
+        with_settings(model=NASTY),
+        with_provenance(versions={NASTY: NASTY}),
+        with_provenance(with_settings(dataset=NASTY), data_revision=NASTY),
+        with_provenance(data_rows={NASTY: 3}),
+    ],
 )
-def test_text_from_elsewhere_is_only_text(place):
-    one_line = " ".join(NASTY.split())
-    values = {
-        "labels": (NASTY, "b"),
-        "settings": {NASTY: NASTY},
-        "versions": {NASTY: NASTY},
-        "notes": (NASTY,),
-        "base": Origin(NASTY),
-        "data": Origin(NASTY, NASTY),
-        "rows": {NASTY: 3},
-    }
-    text = card(replace(FACTS, **{place: values.get(place, NASTY)}))
+def test_text_from_elsewhere_is_only_text(facts):
+    text = card(facts)
     html = rendered(text)
     plain = re.sub(r"<[^>]+>", "", html)
     for sign, name in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         plain = plain.replace(sign, name)
-    assert one_line in plain
+    assert " ".join(NASTY.split()) in plain
     assert "<script" not in html
     assert "<h1>a" not in html
     assert html.count("<h2>") == 7
     assert metadata(text)["tags"] == ["hf_elmix", "mixed-loss"]
-    if place == "task":
-        assert metadata(text)["hf_elmix"]["task"] == NASTY
+    assert metadata(text)["hf_elmix"]["task"] == facts.task
 
 
 def test_the_mark_tells_models_apart():
     others = [
         replace(FACTS, task="rte"),
-        replace(FACTS, loss="mix:0"),
-        replace(FACTS, base=Origin("other/bert", COMMIT)),
+        with_settings(loss="mix:0"),
+        with_settings(model="other/bert"),
     ]
     assert len({tuple(model_mark(facts).values()) for facts in [FACTS, *others]}) == 4
-    assert model_mark(replace(FACTS, scores=(), settings={"seed": 3})) == model_mark(FACTS)
+    assert model_mark(replace(FACTS, scores=(), seed=4)) == model_mark(FACTS)
 
 
 def test_the_same_facts_make_the_same_files():
     assert card_files(FACTS, "org/bert") == card_files(FACTS, "org/bert")
-    assert card_files(FACTS, "org/bert")[PICTURE] != card_files(replace(FACTS, loss="mix:0"), "org/bert")[PICTURE]
+    assert card_files(FACTS, "org/bert")[PICTURE] != card_files(with_settings(loss="mix:0"), "org/bert")[PICTURE]
 
 
 def test_the_picture_is_one():
@@ -224,7 +234,7 @@ def test_the_card_is_written_into_a_folder(tmp_path):
 
 @pytest.mark.parametrize("loss", ["focal:gamma=2,alpha=0.25", "cot", "a_loss_of_the_users:power=2"])
 def test_another_loss_is_named_and_has_no_picture(loss):
-    files = card_files(replace(FACTS, loss=loss), "org/bert")
+    files = card_files(with_settings(loss=loss), "org/bert")
     assert set(files) == {CARD}
     text = files[CARD].decode()
     assert f"The loss is `{loss}`, in the notation of `hf_elmix.parse_loss`." in text

@@ -206,7 +206,7 @@ def test_the_login_is_the_standard_one(local_hub, model, monkeypatch):
 @pytest.mark.parametrize("repo", [REPO, "bert-mrpc"])
 def test_a_wrong_token(local_hub, model, monkeypatch, repo):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UsageError, match="does not know your access token. Type: hf auth login") as caught:
+    with pytest.raises(UsageError, match="does not recognise your access token. Type: hf auth login") as caught:
         publish_folder(model, repo, MARK)
     assert "hf_wrong" not in str(caught.value)
     assert not local_hub.history()
@@ -215,7 +215,7 @@ def test_a_wrong_token(local_hub, model, monkeypatch, repo):
 def test_a_namespace_of_somebody_else(local_hub, model):
     with pytest.raises(
         UsageError,
-        match="does not allow you to write to other/bert .*under the namespace.* Choose one of your own namespaces",
+        match="does not allow you to write to other/bert .*under the namespace.* Choose one of your namespaces",
     ):
         publish_folder(model, "other/bert", MARK)
 
@@ -292,14 +292,12 @@ def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
 # Before there is anything to push.
 
 
-def test_a_claim_makes_the_repository_and_nothing_in_it(local_hub, model):
-    assert claim_repo("bert-mrpc", MARK, create=False) == "tester/bert-mrpc"
-    assert not local_hub.history()
-    assert claim_repo("bert-mrpc", MARK, private=True) == "tester/bert-mrpc"
-    assert set(held(local_hub, "tester/bert-mrpc")) == {".gitattributes"}
-    assert HfApi().repo_info("tester/bert-mrpc").private
+def test_a_claim_checks_and_creates_nothing(local_hub, model):
     assert claim_repo("bert-mrpc", MARK) == "tester/bert-mrpc"
-    assert publish_folder(model, "tester/bert-mrpc", MARK).commit
+    assert not local_hub.history()
+    publish_folder(model, "bert-mrpc", MARK, private=True)
+    assert HfApi().repo_info("tester/bert-mrpc").private
+    assert claim_repo("bert-mrpc", MARK, private=True) == "tester/bert-mrpc"
 
 
 # The token.

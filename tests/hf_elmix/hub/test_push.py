@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -109,6 +110,21 @@ def test_each_kept_model_is_pushed_with_its_card(local_hub, runs, run_of, capsys
     assert {path: path.read_bytes() for path in Path(store.folder).rglob("*") if path.is_file()} == before
     assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 0
     assert capsys.readouterr().out.count("nothing changed") == 3
+
+
+def test_the_chosen_candidates_of_a_sweep_are_pushed_as_their_method(local_hub, runs, run_of):
+    scores = {("[lr=1]", 0): 0.7, ("[lr=2]", 0): 0.8, ("[lr=1]", 1): 0.9, ("[lr=2]", 1): 0.6}
+    made = {place: run_of(mixing="ce", seed=place[1], score=score) for place, score in scores.items()}
+    keyed = [replace(run, key=replace(run.key, method=f"ce {name}")) for (name, _), run in made.items()]
+    store = runs(*((record, True) for record in keyed))
+    assert main(["push", str(store.folder), "--hub_id_template", "org/{mixing}-{seed}"]) == 0
+    assert repos(local_hub) == {"org/ce-0", "org/ce-1"}
+    assert held(local_hub, "org/ce-0")["model.safetensors"] == b"mrpc ce [lr=2] seed 0"
+    files = held(local_hub, "org/ce-1")
+    assert files["model.safetensors"] == b"mrpc ce [lr=1] seed 1"
+    assert "Over the 2 seeds of the study, accuracy is 85.00 ± 7.07 %" in files["README.md"].decode()
+    assert main(["push", str(store.folder), "--hub_id_template", "org/best-{mixing}"]) == 0
+    assert held(local_hub, "org/best-ce")["model.safetensors"] == b"mrpc ce [lr=1] seed 1"
 
 
 def test_a_record_that_changed_changes_the_card_alone(local_hub, runs, run_of, capsys):
