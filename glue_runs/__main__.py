@@ -11,7 +11,7 @@ from pathlib import Path
 from glue_runs import protocol
 from hf_elmix.cli import push, report, status
 from hf_elmix.cli.base import Command, run_program
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, run_study, study_training_arguments
+from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, run_study, study_training_arguments
 from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["COMMANDS", "main"]
@@ -49,6 +49,7 @@ def _study(args: argparse.Namespace) -> int:
     also accepted.
     """
     arguments = study_training_arguments(args, "glue-runs study")
+    check_inputs(args.output_dir, dataset_name=args.dataset_name, model_name_or_path=args.model_name_or_path)
     from glue_runs.study import glue_study
 
     study = glue_study(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, name_of_flag, whole_number
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
     from hf_elmix.study.spec import Study
 
-__all__ = ["INTERRUPTED", "add_arguments", "run_study", "study_training_arguments"]
+__all__ = ["INTERRUPTED", "add_arguments", "check_inputs", "run_study", "study_training_arguments"]
 
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
@@ -93,6 +95,28 @@ def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, A
         if args.cohorts and arguments.get(name) == value:
             raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
     return arguments
+
+
+def check_inputs(output_dir: str, **inputs: str) -> None:
+    """Refuse local data or a local model in the output folder, in which a study replaces and deletes files.
+
+    Args:
+        output_dir: Folder of the study, or its URL.
+        inputs: Ids or paths by flag.
+
+    Raises:
+        UsageError: If one of them is a path inside the folder, or the folder cannot be used.
+    """
+    from hf_elmix.study.files import local_path
+    from hf_elmix.study.store import Store
+
+    folder = local_path(Store(output_dir).folder)
+    for flag, value in inputs.items():
+        path = os.path.expanduser(value)
+        if folder is not None and os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"Expected --{flag} outside of --output_dir, but {value!r} is in {str(folder)!r}. Move one."
+            )
 
 
 def run_study(study: Study, args: argparse.Namespace) -> int:

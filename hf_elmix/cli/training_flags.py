@@ -26,7 +26,8 @@ def check_arguments(args: TrainingArguments) -> None:
     Raises:
         UsageError: If a value is outside its range.
     """
-    for name, least in {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "seed": 0}.items():
+    sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    for name, least in {**dict.fromkeys(sizes, 1), "seed": 0}.items():
         if getattr(args, name) < least:
             raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
 

@@ -2,13 +2,15 @@
 
 A checkpoint is a folder named after everything that determines it, so one that is found under its name can always be
 used: by the branches that wait for it, or by a study that was killed and started again. Its manifest, written last,
-holds a digest of each file; a checkpoint that does not match its digests is discarded.
+holds a digest of each file; a checkpoint that does not match its digests is discarded. Training continues from a
+private copy, whose digests are compared: what happens to the checkpoint afterwards does not matter.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +19,9 @@ from typing import Any
 
 from upath import UPath
 
-from hf_elmix.study.files import fresh, local_path, put_folder, remove
+from hf_elmix.study.files import DISK_FULL, below, fresh, local_path, put_folder, remove
 
-__all__ = ["Checkpoints", "checkpoint_name"]
+__all__ = ["Checkpoints", "checkpoint_name", "is_intact"]
 
 MANIFEST = "~manifest.json"  # sorts after all other files, which are written before it
 
@@ -67,17 +69,19 @@ class Checkpoints:
         return (self.folder / name / MANIFEST).exists()
 
     def find(self, name: str, scratch: Path) -> tuple[Path, dict[str, Any]] | None:
-        """Local folder (in `scratch` if remote) and notes of an intact checkpoint, or None; removes a damaged one."""
+        """A copy (in `scratch`) and the notes of an intact checkpoint, or None; removes a damaged one."""
         place = self.folder / name
         if not self.has(name):
             return None
         try:
-            folder = local_path(place) or _fetch(place, scratch / name)
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if all(_digest(folder / file) == digest for file, digest in manifest["files"].items()):
-                return folder, manifest["notes"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # a missing file or a truncated manifest
+            folder = _fetch(place, scratch / name)
+            if is_intact(folder):
+                return folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"]
+        except OSError as error:
+            if error.errno in DISK_FULL:  # the copy's fault, not that of the checkpoint
+                raise
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass  # a truncated manifest, or one that names files elsewhere
         remove(place)
         return None
 
@@ -90,12 +94,27 @@ class Checkpoints:
         remove(self.folder)
 
 
+def is_intact(folder: Path) -> bool:
+    """Whether a local copy of a checkpoint has all files that its manifest names, with the same content.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the manifest is damaged, or names a file outside the folder; or another error of parsing it.
+    """
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return all(_digest(below(folder, name)) == digest for name, digest in files.items())
+
+
 def _fetch(place: UPath, target: Path) -> Path:
-    """Copy the files that the manifest of a remote checkpoint names."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Copy the files that the manifest of a checkpoint names."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     (target / MANIFEST).write_bytes((place / MANIFEST).read_bytes())
-    files = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]
-    place.fs.get([(place / file).path for file in files], [str(target / file) for file in files])
+    names = list(json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"])
+    copies = [below(target, name) for name in names]
+    for copy in copies:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+    place.fs.get([below(place, name).path for name in names], [str(copy) for copy in copies])
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import math
@@ -10,15 +11,30 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from upath import UPath
 
 from hf_elmix.errors import in_one_line
 
-__all__ = ["component", "fresh", "local_path", "put_folder", "remove", "write_bytes", "write_json"]
+__all__ = [
+    "DISK_FULL",
+    "below",
+    "component",
+    "fresh",
+    "local_path",
+    "put_folder",
+    "remove",
+    "unlink",
+    "write_bytes",
+    "write_json",
+]
+
+P = TypeVar("P", bound=PurePath | UPath)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -26,6 +42,18 @@ def component(name: str) -> str:
     """Quote a name so that it is one path component; the names of the paper's losses stay as they are."""
     quoted = quote(name, safe=" ,@:[]=")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E") or "%"
+
+
+def below(folder: P, name: str) -> P:
+    """The path of a name that was read from a file or a listing, which nobody has vouched for.
+
+    Raises:
+        ValueError: If the name leads out of the folder, or to the folder itself.
+    """
+    parts = {*name.split("/"), *PurePath(name).parts}  # on Windows, the second are split at backslashes, too
+    if parts & {"", ".", ".."} or PurePath(name).anchor or "\0" in name:
+        raise ValueError(f"{name!r} is not a name inside the folder")
+    return cast(P, folder / name)
 
 
 def local_path(path: UPath) -> Path | None:
@@ -103,6 +131,15 @@ def remove(path: UPath) -> None:
                 path.fs.rm_file(file)
         else:
             path.fs.rm(path.path, recursive=True)
+
+
+def unlink(path: UPath) -> None:
+    """Delete a file."""
+    if local_path(path) is not None:
+        path.unlink()
+        return
+    with _as_os_error(path):
+        path.fs.rm_file(path.path)  # `path.unlink` would take brackets for a pattern
 
 
 @contextmanager

@@ -15,14 +15,13 @@ from functools import partial
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.executors.local import Executor, Run, run_in_process
-from hf_elmix.study.files import component, remove
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
 from hf_elmix.study.select import best_first, choose_runs
 from hf_elmix.study.settings import check_plain, check_record, declare, is_missing, withdraw
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord, Study
-from hf_elmix.study.store import MODEL, Store, claim_name
+from hf_elmix.study.store import Store, claim_name
 
 __all__ = ["keep_best", "run_grid", "run_states"]
 
@@ -53,7 +52,7 @@ def run_grid(
         keep: Which trained models are kept beside their records, as they are after the last step: ``models`` (all),
             ``best`` (for each task and method, that of the run with the best score) or ``none``.
         retry_failed: Repeat failed runs.
-        overwrite: First delete everything the folder holds for the study's tasks.
+        overwrite: First delete the records, predictions and models that the folder holds for the study's tasks.
         track: Called with each record after it is written; see `hf_elmix.study.trackers`.
         command: The command line of the study, to be kept in the declaration.
 
@@ -62,7 +61,7 @@ def run_grid(
 
     Raises:
         UsageError: If the settings are not plain JSON, or differ from those of the folder.
-        OSError: If the disk is full.
+        OSError: If the disk is full, or the lock file of a block is deleted.
     """
     states = _prepare(study, store, keep, retry_failed, overwrite, command)
     queue = Queue(study, store, states, sharing=sharing, retry_failed=retry_failed)
@@ -86,14 +85,14 @@ def keep_best(store: Store, keys: list[RunKey]) -> None:
     The candidates of a sweep are compared once all those of a seed have ended.
     """
     records = [record for key in keys if (record := store.read(key))]
-    kept = [record.key for record in records if (store.folder_of(record.key) / MODEL).exists()]
+    kept = [record.key for record in records if store.model_files(record.key)]
     chosen = [record for record in choose_runs(records, keys).values() if record is not None]
     # A candidate that failed leaves its sweep undecided until it is repeated.
     decided = [record for record in chosen if record.status != "failed" or record.key == record.key.reported]
     best = next((record.key for record in sorted(decided, key=best_first) if record.key in kept), None)
     for key in kept:
         if key != best and key.seed in {record.key.seed for record in decided}:
-            remove(store.folder_of(key) / MODEL)
+            store.delete_model(key)
 
 
 def _prepare(
@@ -107,8 +106,7 @@ def _prepare(
         if overwrite:
             withdraw(study, store)
             for task in study.tasks:
-                remove(store.folder / component(task.name))
-                remove(store.folder / ".segments" / component(task.name))
+                store.clear(task.name, [key for key in study.runs() if key.task == task.name])
         states = run_states(study, store, retry_failed)
         declare(study, store, command)
     # A process that was killed after its last record may have left checkpoints of a complete block.

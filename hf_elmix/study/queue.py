@@ -104,13 +104,19 @@ class Queue:
         return self.ready.pop() if self.ready else None
 
     def progress(self, branch: Branch, step: int, steps: int) -> None:
-        """Note a completed optimizer step of a branch."""
+        """Note a completed optimizer step of a branch.
+
+        Raises:
+            OSError: If another process may be working on its block.
+        """
+        self.store.check_claim(claim_name((branch.task, branch.seed)))
         self.state.step(branch, step, steps, self.task_work[branch.task])
 
     def end(self, outcome: Outcome) -> tuple[RunRecord, ...]:
         """Write and return the records of a branch that has ended, and add the branches that continue from it."""
         branch = outcome.branch
         block = branch.task, branch.seed
+        self.store.check_claim(claim_name(block))
         self.attempts[branch] += 1
         if outcome.died is not None and self.attempts[branch] < ATTEMPTS:
             self.ready.append(branch)
@@ -118,6 +124,8 @@ class Queue:
         records = outcome.records if outcome.died is None else self._failed(branch, outcome.died)
         for record in records:
             self.store.write(record)
+        records = tuple(self.store.read(record.key) or record for record in records)  # a finished one stays
+        for record in records:
             self.state.runs[record.key] = record.status
         self.ready += reversed(outcome.children)
         self.parents |= {child: outcome.checkpoint for child in outcome.children if outcome.checkpoint is not None}

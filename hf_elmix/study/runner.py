@@ -20,9 +20,9 @@ from transformers.trainer_utils import SaveStrategy, has_length
 from transformers.utils import logging
 
 from hf_elmix.predictions.callback import CohortCallback
-from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name
+from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import put_folder
+from hf_elmix.study.files import DISK_FULL
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
@@ -39,7 +39,6 @@ TRAINING = (  # values of the training logs that a record keeps; the last two be
     *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
     *("complement_entropy", "learning_rate_factor"),
 )
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.
@@ -150,12 +149,14 @@ class _Training:
         with torch.random.fork_rng(devices=[]):  # making a loader must not change what training draws
             loader = trainer.get_train_dataloader()
         steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+        may_stop_early = not _has_known_callbacks(trainer)
         if len(self.branch.among) > 1 and not _can_share(trainer, loader):
             return Outcome(self.branch, children=self.branch.alone())
         segments = plan({name: method.loss for name, method in self.methods.items()}, steps)
         segment = self.branch.segment(segments)
         if segment.stop == steps:
             self.train(trainer, segment, steps, scratch)
+            self.check_steps(trainer, may_stop_early)
             return Outcome(self.branch, self.finish(trainer, scratch))
         name = self.name(trainer, segment, steps)
         if self.is_needed(trainer, segment, segments):
@@ -225,7 +226,7 @@ class _Training:
                 raise RuntimeError(f"The checkpoint {name} was written but cannot be read back.")
             checkpoint, self.costs = found[0], found[1]["costs"]
             PauseCallback.resume(trainer, checkpoint)
-        self.counter.steps, self.start = 0, time.perf_counter()
+        self.counter.steps, self.counter.checkpoint, self.start = 0, checkpoint, time.perf_counter()
         trainer.add_callback(self.counter)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.costs = [*self.costs, self.cost()]
@@ -236,6 +237,13 @@ class _Training:
         seconds = round(time.perf_counter() - self.start, 3)
         return {"method": self.branch.methods[0], "steps": self.counter.steps, "seconds": seconds}
 
+    def check_steps(self, trainer: MixedLossTrainer, may_stop_early: bool) -> None:
+        """Refuse training in which steps were left out or trained twice; a custom callback may end it early."""
+        planned = trainer.state.global_step if may_stop_early else trainer.state.max_steps
+        trained = sum(cost["steps"] for cost in self.costs)
+        if trained != planned or not trained:
+            raise RuntimeError(f"Expected {trainer.state.max_steps} steps of training, but {trained} were done.")
+
     def finish(self, trainer: MixedLossTrainer, scratch: Path) -> tuple[RunRecord, ...]:
         """Records of the runs that end with this branch; saves their models and predictions."""
         history = trainer.state.log_history
@@ -245,13 +253,14 @@ class _Training:
         if missing := [name for name in wanted if name not in scores]:
             error = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {', '.join(scores)}."
             return tuple(self.record(key, "failed", scores=scores, error=error) for key in self.branch.keys)
+        keys = [key for key in self.branch.keys if not self.store.has_result(key)]  # of another driver at the same URL
         if self.keep_models:
-            for key in self.branch.keys:
+            for key in keys:
                 _save_model(trainer, scratch / MODEL)
-                put_folder(scratch / MODEL, self.store.folder_of(key) / MODEL)
+                self.store.put_model(key, scratch / MODEL)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, CohortCallback) and callback.predictions:
-                for key in self.branch.keys:
+                for key in keys:
                     self.store.write_predictions(key, callback.predictions)
         losses = [value for log in history for name, value in log.items() if "loss" in name]
         status = "done" if all(map(math.isfinite, losses)) else "diverged"
@@ -279,16 +288,19 @@ class _Training:
 
 def _can_share(trainer: MixedLossTrainer, loader: Any) -> bool:
     """Whether training that continues from a checkpoint gives bit for bit the weights of uninterrupted training."""
-    callbacks = all(isinstance(callback, CALLBACKS) for callback in trainer.callback_handler.callbacks)
     arguments = not any(getattr(trainer.args, name, False) for name in UNSHARED)
     saving = trainer.args.save_strategy != SaveStrategy.BEST  # with it, the Trainer alone decides when to save
-    if not (callbacks and arguments and saving and has_length(trainer.train_dataset)):
+    if not (_has_known_callbacks(trainer) and arguments and saving and has_length(trainer.train_dataset)):
         return False
     # A collator may draw random numbers, such as for masking; resuming does not draw those of the skipped batches.
     with torch.random.fork_rng(devices=[]):
         before = _random_states()
         loader.collate_fn([loader.dataset[0]])
         return _random_states() == before
+
+
+def _has_known_callbacks(trainer: MixedLossTrainer) -> bool:
+    return all(isinstance(callback, CALLBACKS) for callback in trainer.callback_handler.callbacks)
 
 
 def _random_states() -> tuple[Any, ...]:
@@ -328,10 +340,17 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 class _StepCounter(TrainerCallback):
-    """Counts optimizer steps and reports each."""
+    """Counts optimizer steps and reports each; notices if a checkpoint vanished while it was loaded."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.steps = progress, 0
+        self.checkpoint: Path | None = None
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        # The Trainer has loaded everything now. It starts without the optimizer if that file is missing.
+        if self.checkpoint is not None and not is_intact(self.checkpoint):
+            raise RuntimeError(f"The checkpoint {self.checkpoint} changed while it was loaded.")
+        self.checkpoint = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1

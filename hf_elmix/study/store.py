@@ -16,7 +16,8 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,17 @@ from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.records import FILE, Predictions, from_bytes, to_bytes
-from hf_elmix.study.files import component, fresh, local_path, remove, write_bytes, write_json
+from hf_elmix.study.files import (
+    below,
+    component,
+    fresh,
+    local_path,
+    put_folder,
+    remove,
+    unlink,
+    write_bytes,
+    write_json,
+)
 from hf_elmix.study.spec import Block, RunKey, RunRecord
 
 __all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name"]
@@ -33,6 +44,11 @@ __all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name"]
 RECORD = "record.json"
 DECLARATION = "study.json"
 MODEL = "model"
+MODEL_FILES = (  # what `save_pretrained` of models and tokenizers writes
+    *("*config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "*.model"),
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.j*"),
+    *("vocab.*", "merges.txt", "bpe.codes"),
+)
 
 
 class Store:
@@ -57,6 +73,7 @@ class Store:
             raise UsageError(f"Cannot use {str(folder)!r}: {in_one_line(error)}") from error
         if self.local and self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is a file.")
+        self._claims: dict[str, tuple[int, int] | None] = {}  # the lock file of each claim of this process
 
     @property
     def folder(self) -> UPath:
@@ -69,7 +86,7 @@ class Store:
 
     def segments_of(self, task: str, seed: int) -> UPath:
         """The folder for the shared prefixes of a block."""
-        return self.folder / ".segments" / component(task) / f"seed{seed}"
+        return self.folder / ".segments" / component(task) / component(f"seed{seed}")
 
     def read(self, key: RunKey) -> RunRecord | None:
         """The record of a run, or None if it does not exist.
@@ -80,15 +97,89 @@ class Store:
         path = self.folder_of(key) / RECORD
         return _read_record(path) if path.exists() else None
 
+    def has_result(self, key: RunKey) -> bool:
+        """Whether a run has a record that is not ``failed``."""
+        record = self.read(key)
+        return record is not None and record.status != "failed"
+
     def write(self, record: RunRecord) -> UPath:
-        """Write a record atomically, replacing an earlier one of the same run, and return its path."""
+        """Write a record atomically, and return its path; an earlier one of the same run stays unless it is failed."""
         path = self.folder_of(record.key) / RECORD
+        if self.has_result(record.key):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.local:  # a process that was killed may have left half a model
             for left in path.parent.glob(f".{MODEL}.*"):
                 remove(left)
         write_json(path, record.to_dict())
         return path
+
+    def model_files(self, key: RunKey) -> list[UPath]:
+        """The files of the model that a run has kept; links are not followed."""
+        return self._model_files(self.folder_of(key))
+
+    def put_model(self, key: RunKey, source: Path) -> None:
+        """Move a model beside the record of its run, in place of an earlier one; other files there stay."""
+        folder = self.folder_of(key) / MODEL
+        self.delete_model(key)
+        if folder.is_symlink():
+            raise FileExistsError(f"Cannot save a model as {str(folder)!r}, which is a link. Remove it.")
+        if not folder.exists():
+            put_folder(source, folder)
+            return
+        for path in (path for path in source.rglob("*") if path.is_file()):
+            copy = folder / path.relative_to(source).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(copy, path.read_bytes())
+
+    def delete_model(self, key: RunKey) -> None:
+        """Delete the model that a run has kept, and nothing else that may be in its folder."""
+        for path in self.model_files(key):
+            unlink(path)
+        self._remove_empty(self.folder_of(key) / MODEL)
+
+    def clear(self, task: str, keys: Iterable[RunKey]) -> None:
+        """Delete the files that studies made for a task, and nothing else; links are not followed.
+
+        Args:
+            task: Name of the task, all of whose runs with a record are deleted.
+            keys: Runs of the task that may have left something without a record.
+        """
+        made = {path.parts[-4:-1] for path in self._files(RECORD)} | {_parts(key) for key in keys}
+        ours = {name for file in (RECORD, FILE) for name in (file, f".{file}.new")}
+        for parts in (parts for parts in made if parts[0] == component(task)):
+            folder = self.folder.joinpath(*parts)
+            if self._is_linked(folder) or not folder.is_dir():
+                continue
+            models = self._model_files(folder)
+            for path in [*models, *(path for path in folder.iterdir() if path.name in ours)]:
+                unlink(path)
+            for left in folder.glob(f".{MODEL}.*") if self.local else ():
+                remove(left)
+            self._remove_empty(folder / MODEL)
+            self._remove_empty(folder)
+        if not self._is_linked(segments := self.folder / ".segments" / component(task)):
+            remove(segments)
+
+    def _model_files(self, folder: UPath) -> list[UPath]:
+        """The files of the model in the folder of a run."""
+        place = folder / MODEL
+        if self._is_linked(place) or not place.is_dir():
+            return []
+        saved = [path for path in place.iterdir() if any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)]
+        return [path for path in saved if path.is_file() and not self._is_linked(path)]
+
+    def _is_linked(self, path: UPath) -> bool:
+        """Whether a path below the folder is a symbolic link, or leads through one."""
+        top = len(self.folder.parts)
+        return self.local and any(part.is_symlink() for part in (path, *path.parents) if len(part.parts) > top)
+
+    def _remove_empty(self, path: UPath) -> None:
+        """Remove a folder below that of the study, and those above it, as far as they are empty."""
+        with suppress(OSError):  # it does not exist, is a link or is not empty
+            while self.local and len(path.parts) > len(self.folder.parts):
+                path.rmdir()
+                path = path.parent
 
     def read_predictions(self, key: RunKey) -> dict[str, Predictions] | None:
         """The predictions during training by evaluation set (``""`` for the only one), or None if not recorded.
@@ -166,18 +257,35 @@ class Store:
             return
         path = self.folder / ".locks" / component(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock, about = FileLock(str(path) + ".lock"), path.with_name(path.name + ".json")
+        lock, about = FileLock(self._lock_file(name)), path.with_name(path.name + ".json")
         try:
             lock.acquire(blocking=wait)
         except Timeout:
             yield False
             return
         try:
+            self._claims[name] = _identity(self._lock_file(name))
             write_json(about, {"host": socket.gethostname(), "process": os.getpid()})
             yield True
         finally:
-            about.unlink(missing_ok=True)
+            if self._claims.pop(name) == _identity(self._lock_file(name)):  # else it may be another's by now
+                about.unlink(missing_ok=True)
             lock.release()
+
+    def check_claim(self, name: str) -> None:
+        """Make sure that a claim of this process still keeps others out.
+
+        Raises:
+            OSError: If its lock file was deleted, so that another process may be doing the same work.
+        """
+        path = self._lock_file(name)
+        if name in self._claims and self._claims[name] != _identity(path):
+            raise OSError(
+                f"The lock file {path} was deleted during the study. Run the same command again to continue."
+            )
+
+    def _lock_file(self, name: str) -> str:
+        return str(self.folder / ".locks" / component(name)) + ".lock"
 
     def holder(self, name: str) -> str | None:
         """The process that holds a claim, as text, or None if it is free."""
@@ -204,12 +312,22 @@ class Store:
         for place in self.folder.fs.find(top):
             parts = place.removeprefix(top).split("/")
             if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
-                yield self.folder.joinpath(*parts)
+                with suppress(ValueError):  # a name that leads elsewhere is not that of a run
+                    yield below(self.folder, "/".join(parts))
 
 
 def claim_name(block: Block) -> str:
     """The name by which a block is claimed."""
     return f"{block[0]} seed{block[1]}"
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another one in its place, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _read_record(path: Path | UPath) -> RunRecord:
@@ -224,4 +342,4 @@ def _read_record(path: Path | UPath) -> RunRecord:
 
 def _parts(key: RunKey) -> tuple[str, str, str]:
     """The path of a run's folder below that of the study."""
-    return component(key.task), component(key.method), f"seed{key.seed}"
+    return component(key.task), component(key.method), component(f"seed{key.seed}")

@@ -118,7 +118,7 @@ def _record_in(folder: Path) -> RunRecord | None:
         record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{path} is not a run record ({error}).") from error
-    if not (folder / MODEL).is_dir():
+    if not (folder / MODEL).is_dir() or (folder / MODEL).is_symlink():
         raise UsageError(f"{record.key} has kept no model. Keep it with --keep models, or name a model and rows.")
     return record
 

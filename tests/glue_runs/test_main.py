@@ -120,6 +120,23 @@ def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tm
     assert after["rte/ce/seed0/record.json"] == before["rte/ce/seed0/record.json"]
 
 
+@pytest.mark.parametrize("flag", ["--dataset_name", "--model_name_or_path"])
+@pytest.mark.parametrize("inside", ["", "cola/data"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_input_in_the_output_folder_is_refused_before_anything_is_made(
+    glue, encoder, tmp_path, capsys, flag, inside, more
+):
+    runs = tmp_path / "runs"
+    (runs / inside).mkdir(parents=True)
+    (runs / inside / "mine.txt").write_text("mine")
+    words = study(glue("cola"), encoder, runs)
+    capsys.readouterr()
+    assert main([*words, flag, str(runs / inside), *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flag} outside of --output_dir" in line
+    assert [path for path in runs.rglob("*") if path.is_file()] == [runs / inside / "mine.txt"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -145,6 +162,8 @@ def test_overwriting_is_asked_for_and_leaves_other_tasks_alone(glue, encoder, tm
         (["--hub_token", "hf_secret"], "cannot be used in a study"),
         (["--eval_strategy", "no"], "every epoch is evaluated"),
         (["--per_device_train_batch_size", "0"], "1 or more, but got 0"),
+        (["--gradient_accumulation_steps", "0"], "1 or more, but got 0"),
+        (["--gradient_accumulation_steps", "-1"], "1 or more, but got -1"),
         (["--warmup_steps", "-1"], "warmup_steps"),
     ],
 )

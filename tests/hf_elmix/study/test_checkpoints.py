@@ -5,6 +5,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,48 @@ def test_without_a_valid_manifest_there_is_no_checkpoint(checkpoints, source, tm
     (checkpoints.folder / "x" / MANIFEST).write_text(text)
     assert checkpoints.find("x", tmp_path / "scratch") is None
     assert not checkpoints.has("x")
+
+
+@pytest.mark.parametrize("name", ["{outside}/x", "../../x", "a/../../../x", "../other/a.bin"])
+def test_a_manifest_that_names_a_file_elsewhere_is_damaged(checkpoints, source, tmp_path, name):
+    name = name.format(outside=tmp_path / "outside")
+    checkpoints.save("x", source, NOTES)
+    place = checkpoints.folder / "x"
+    for there in (name, name.lstrip("/")):  # a store may hold such names
+        with suppress(OSError, ValueError):
+            other = place.joinpath(*there.split("/"))
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.write_bytes(CONTENT["a.bin"])
+    place.fs.pipe_file(f"{place.path}/{name}", CONTENT["a.bin"])
+    said = json.loads((place / MANIFEST).read_text())
+    (place / MANIFEST).write_text(json.dumps({**said, "files": {name: said["files"]["a.bin"]}}))
+    scratch = tmp_path / "deep" / "er" / "scratch"
+    scratch.mkdir(parents=True)
+    before = set(tmp_path.rglob("*"))
+    assert checkpoints.find("x", scratch) is None
+    assert all(path.is_relative_to(scratch) for path in set(tmp_path.rglob("*")) - before)
+
+
+def test_what_is_checked_is_a_copy(checkpoints, source, tmp_path):
+    checkpoints.save("x", source, NOTES)
+    (checkpoints.folder / "x" / "not in the manifest").write_text("")
+    folder, _ = checkpoints.find("x", tmp_path / "scratch")
+    (checkpoints.folder / "x" / "a.bin").write_bytes(b"changed")
+    checkpoints.delete("x")
+    assert content_of(folder) == CONTENT
+
+
+def test_a_checkpoint_that_cannot_be_copied_to_a_full_disk_stays(source, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(UPath(tmp_path / "kept"))
+    checkpoints.save("x", source, NOTES)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(checkpoints.folder.fs), "get", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.find("x", tmp_path / "scratch")
+    assert checkpoints.has("x")
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(checkpoints, source, tmp_path):

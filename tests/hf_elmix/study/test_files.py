@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from hf_elmix.study.files import local_path, put_folder, remove, write_json
+from hf_elmix.study.files import below, local_path, put_folder, remove, write_json
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -32,6 +32,17 @@ class Crash(Exception):
 
 def crash(*_: object) -> None:
     raise Crash
+
+
+@pytest.mark.parametrize("name", ["/x", "../x", "a/../../x", "..", ".", "", "/", "a//b", "a/", "./a", "a\0b", "//h/x"])
+def test_a_name_that_leads_elsewhere_is_refused(anywhere, name):
+    with pytest.raises(ValueError, match="is not a name inside the folder"):
+        below(anywhere, name)
+
+
+@pytest.mark.parametrize("name", ["x", "a/b", "..x", "a/b..", "0,0.5", "x [lr=1]", "~manifest.json", "ü"])
+def test_a_name_inside_is_a_path_below(anywhere, name):
+    assert below(anywhere, name) == anywhere / name
 
 
 def test_a_folder_is_put_in_its_place_whole_and_replaces_what_was_there(anywhere, tmp_path):

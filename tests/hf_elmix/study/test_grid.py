@@ -483,6 +483,72 @@ def test_overwrite_deletes_what_is_there_of_the_studys_tasks(store, stub, record
     assert sorted(task for grid in said["grids"] for task in grid["tasks"]) == ["a", "b"]
 
 
+def test_overwrite_leaves_what_no_study_made_and_follows_no_link(store, stub, tmp_path):
+    whole = study("a", ("ce", "0"), (0,))
+    run_grid(whole, store, stub)
+    key, linked = whole.runs()
+    save_model(store, key)
+    store.segments_of("a", 0).mkdir(parents=True)
+    notes = ["", "a/", "a/ce/", "a/ce/seed0/", "a/ce/seed0/model/", "a/mine/seed1/model/"]
+    for place in notes:
+        (store.folder / place).mkdir(parents=True, exist_ok=True)
+        (store.folder / place / "notes.txt").write_text("mine")
+    (store.folder / "a/mine/seed1/model/config.json").write_text("mine")  # beside no record
+    elsewhere = tmp_path / "elsewhere"
+    store.folder_of(linked).rename(elsewhere)
+    store.folder_of(linked).symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "model").mkdir()
+    (elsewhere / "model" / "config.json").write_text("mine")
+    assert [bool(store.model_files(one)) for one in (key, linked)] == [True, False]
+    store.clear("a", [key])
+    files = {path.relative_to(store.folder).as_posix() for path in Path(store.folder).rglob("*") if path.is_file()}
+    mine = {*(f"{place}notes.txt" for place in notes), "study.json", "a/mine/seed1/model/config.json"}
+    assert {name for name in files if not name.startswith((".locks", "a/0"))} == mine
+    assert {path.name for path in elsewhere.rglob("*")} == {"record.json", "model", "config.json"}
+    assert not (store.folder / ".segments/a").exists()
+
+
+def test_a_saved_model_leaves_other_files_in_its_folder(store, tmp_path):
+    key, place = RunKey("a", "ce", 0), store.folder_of(RunKey("a", "ce", 0)) / "model"
+    save_model(store, key)
+    (place / "notes.txt").write_text("mine")
+    (place / "tokenizer.json").write_text("of the earlier model")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text("new")
+    store.put_model(key, tmp_path / "new")
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"config.json": "new", "notes.txt": "mine"}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_that_is_deleted_stops_its_owner(store, stub, record_of, replaced):
+    def robbed(*given: Any, **more: Any) -> Outcome:
+        for path in (Path(store.folder) / ".locks").iterdir():
+            path.unlink()
+            if replaced:
+                path.write_text("another's")
+        return stub(*given, **more)
+
+    with pytest.raises(OSError, match="lock file .*a seed0.lock was deleted"):
+        run_grid(study("a"), store, robbed)
+    assert list(store.records()) == []
+    if replaced:
+        assert (Path(store.folder) / ".locks" / "a seed0.json").read_text() == "another's"
+    assert run_grid(study("a"), store, stub) == Counter(done=4)
+
+
+def test_a_result_of_another_driver_stays(store, stub, record_of):
+    (key,) = study("a", ("ce",), (0,)).runs()
+    there = record_of(key, 0.99, settings=study().settings(*study("a").runs()[key]))
+
+    def overtaken(*given: Any, **more: Any) -> Outcome:
+        store.write(there)
+        return stub(*given, **more)
+
+    stub.status = {"a0": "failed"}
+    assert run_grid(study("a", ("ce",), (0,)), store, overtaken) == Counter(done=1)
+    assert list(store.records()) == [there]
+
+
 def test_overwrite_is_refused_while_another_process_is_at_work_there(store, stub):
     run_grid(study("ab"), store, stub)
     before = contents(store)
@@ -745,6 +811,12 @@ def keys_of(records: Iterable[RunRecord]) -> list[RunKey]:
     return [record.key for record in records]
 
 
+def save_model(store: Store, key: RunKey) -> None:
+    place = store.folder_of(key) / "model"
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+
+
 @pytest.fixture
 def with_models(store, record_of):
     """Records with a model beside each: one for each score, or status, the k-th of seed k."""
@@ -756,8 +828,7 @@ def with_models(store, record_of):
             status = score if isinstance(score, str) else "done"
             value = score if not isinstance(score, str) else 0.99
             made.append(record_of(key, value, status=status))
-            (store.folder_of(key) / "model").mkdir(parents=True)
-            (store.folder_of(key) / "model" / "config.json").write_text("{}")
+            save_model(store, key)
             store.write(made[-1])
         return made
 
@@ -801,11 +872,11 @@ def test_of_a_sweep_one_model_stays_and_none_goes_before_all_candidates_of_a_see
     keys = [RunKey("a", method, seed) for method, seed in scores]
     for key, score in list(zip(keys, scores.values(), strict=True))[:3]:
         store.write(record_of(key, score))
-        (store.folder_of(key) / "model").mkdir()
+        save_model(store, key)
     keep_best(store, keys)
     assert [(store.folder_of(key) / "model").exists() for key in keys[:3]] == [False, True, True]
     store.write(record_of(keys[3], 0.7))
-    (store.folder_of(keys[3]) / "model").mkdir()
+    save_model(store, keys[3])
     keep_best(store, keys)
     assert [(store.folder_of(key) / "model").exists() for key in keys] == [False, False, True, False]
 

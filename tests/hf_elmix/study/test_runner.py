@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,10 +23,12 @@ from hf_elmix.study import runner as run_module
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.provenance import software
+from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.runner import run_branch, scores_of
 from hf_elmix.study.shared_prefixes import Branch, Outcome, cost, plan
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
+from hf_elmix.training.trainer import MixedLossTrainer
 
 EVERY_STEP = {"logging_strategy": "steps", "logging_steps": 1}
 SLOW = [(1, 1), (1, 1.25), (1, 5 / 3), (1, 2.5), (1, 5), (0, 1)]
@@ -542,6 +545,68 @@ def test_a_damaged_checkpoint_is_noticed_and_trained_again(toy, tmp_path, parted
     assert_same_results(folder.go(), parted)
     assert folder.steps == 21 + 19
     assert folder.left() == []
+
+
+def find_then(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Checkpoints, str, Path], None]) -> None:
+    """Harm a checkpoint between the comparison of its digests and its use."""
+    find = Checkpoints.find
+
+    def found(self: Checkpoints, name: str, scratch: Path) -> Any:
+        result = find(self, name, scratch)
+        if result is not None:
+            harm(self, name, result[0])
+        return result
+
+    monkeypatch.setattr(Checkpoints, "find", found)
+
+
+def test_a_checkpoint_that_changes_after_it_was_checked_changes_nothing(toy, tmp_path, parted, monkeypatch):
+    find_then(monkeypatch, lambda checkpoints, name, copy: Path(checkpoints.folder / name / "optimizer.pt").unlink())
+    folder = Folder(toy.study(None, *PARTING, lr_scheduler_type="constant"), tmp_path)
+    assert_same_results(folder.go(), parted)
+
+
+def test_a_copy_that_loses_a_file_before_it_is_loaded_fails_its_run(toy, tmp_path, monkeypatch):
+    find_then(monkeypatch, lambda checkpoints, name, copy: (copy / "optimizer.pt").unlink())
+    records = Folder(toy.study(None, *PARTING, lr_scheduler_type="constant"), tmp_path).go()
+    assert {record.status for record in records.values()} == {"failed"}
+    assert all("optimizer.pt" in (record.error or "") for record in records.values())
+
+
+def test_a_run_that_starts_again_from_the_first_step_is_not_done(toy, tmp_path, monkeypatch):
+    train = MixedLossTrainer.train
+    monkeypatch.setattr(MixedLossTrainer, "train", lambda self, **_: train(self))
+    monkeypatch.setattr(PauseCallback, "resume", lambda trainer, checkpoint: None)
+    records = Folder(toy.study(None, *PARTING, lr_scheduler_type="constant"), tmp_path).go()
+    assert {record.status for record in records.values()} == {"failed"}
+    assert all("Expected 20 steps of training, but 39 were done" in (one.error or "") for one in records.values())
+
+
+@pytest.mark.parametrize("at", [3, 19, 20, 21])
+def test_shared_training_that_is_deleted_meanwhile_gives_no_wrong_result(toy, tmp_path, parted, at):
+    folder = Folder(toy.study(None, *PARTING, lr_scheduler_type="constant"), tmp_path)
+    run = folder.run
+
+    def deleting(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
+        def step(done: int, steps: int) -> None:
+            progress(done, steps)
+            if folder.steps == at:
+                shutil.rmtree(folder.store.folder / ".segments")
+
+        return run(study, store, branch, step, **given)
+
+    folder.run = deleting
+    for method, record in folder.go().items():
+        if record.status == "done":
+            assert (record.scores, record.training) == (parted[method].scores, parted[method].training)
+            assert record.cost["steps_trained"] + record.cost["steps_inherited"] == 20
+    assert_same_results(folder.go(retry_failed=True), parted)
+
+
+def test_a_run_without_a_step_is_not_done(toy, tmp_path):
+    record = run_alone(toy.study(gradient_accumulation_steps=-1), tmp_path)
+    assert (record.status, record.cost["steps_trained"]) == ("failed", 0)
+    assert "0 were done" in record.error
 
 
 def test_what_leads_only_to_a_checkpoint_that_is_there_is_not_trained_again(toy, tmp_path):

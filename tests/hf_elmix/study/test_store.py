@@ -124,10 +124,10 @@ def test_a_run_without_a_record_reads_as_none(anywhere, record_of):
     assert anywhere.read(RunKey("cola", "0", 3)) is None
 
 
-def test_a_second_write_replaces_the_first(anywhere, record_of):
-    anywhere.write(record_of(KEY, 0.25))
-    anywhere.write(record_of(KEY, 0.75))
-    assert [record.scores["accuracy"]["last"] for record in anywhere.records()] == [0.75]
+def test_only_a_failed_record_is_replaced(anywhere, record_of):
+    for score, status in ((0.25, "failed"), (0.5, "done"), (0.75, "failed"), (1.0, "done")):
+        anywhere.write(record_of(KEY, score, status=status))
+    assert [(record.status, record.scores["accuracy"]["last"]) for record in anywhere.records()] == [("done", 0.5)]
 
 
 class Crash(Exception):
@@ -140,7 +140,7 @@ def crash(*args: Any, **kwargs: Any) -> None:
 
 @pytest.mark.parametrize(("module", "name"), [(os, "replace"), (os, "fsync"), (json, "dumps")])
 def test_a_crash_while_writing_leaves_the_old_record_and_nothing_else(store, record_of, monkeypatch, module, name):
-    old = record_of(KEY, 0.25)
+    old = record_of(KEY, 0.25, status="failed")
     before = store.write(old).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(module, name, crash)
@@ -161,7 +161,7 @@ def test_a_crash_while_writing_the_first_record_leaves_none(store, record_of, mo
 
 
 def test_the_new_record_is_whole_before_it_takes_the_old_ones_place(store, record_of, monkeypatch):
-    store.write(record_of(KEY, 0.25))
+    store.write(record_of(KEY, 0.25, status="failed"))
     seen = []
 
     def replace(source: Path, target: Path) -> None:
