@@ -29,13 +29,13 @@ SCORED_KINDS = {
 
 
 def demo_study(folder: Path) -> Study:
-    """The paper's grid on generated rows, which are written to disk if they are not there yet.
+    """The paper's grid on generated rows, which are written to disk if they do not exist.
 
     Args:
         folder: The folder in which ``rows/`` is created.
     """
     rows = folder / "rows"
-    if not (rows / "README.md").exists():  # written last, so all the others exist
+    if not (rows / "README.md").exists():  # written last, so the other files exist
         write_dataset(rows)
     arguments = {
         "learning_rate": pocket.LEARNING_RATE,

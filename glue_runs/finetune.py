@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import partial
@@ -60,7 +59,7 @@ def finetune(words: Sequence[str]) -> int:
         UsageError: If an argument, the data or the model cannot be used.
     """
     data, model, args = parse(words)
-    hub = _take_hub(args)
+    hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
@@ -95,7 +94,7 @@ def finetune(words: Sequence[str]) -> int:
     return 0
 
 
-def _take_hub(args: FinetuneArguments) -> dict[str, Any] | None:
+def _hub_target(args: FinetuneArguments) -> dict[str, Any] | None:
     """Switch uploads by the Trainer off, and return where to publish the model, as arguments of `claim_repo`.
 
     At every save the Trainer would upload the pickle of its arguments, with the token in it.
@@ -132,7 +131,7 @@ def _checkpoint(args: FinetuneArguments) -> str | None:
     """The checkpoint from which to continue, if any."""
     given = args.resume_from_checkpoint
     if given in LAST:
-        last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir or "") else None
+        last = get_last_checkpoint(args.output_dir) if Path(args.output_dir or "").is_dir() else None
         if last is None:
             raise UsageError(f"Expected a checkpoint in {args.output_dir!r} to continue from, but it has none.")
         return last

@@ -23,7 +23,6 @@ from hf_elmix.training.arguments import MixedLossArguments
 
 __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "parse"]
 
-PROG = "glue-runs finetune"
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
@@ -137,18 +136,18 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     gone = next((name for name in names if name in GONE), None)
     if gone is not None:
         raise UsageError(f"--{gone} does not exist here: {GONE[gone]}.")
-    kinds: Any = (DataArguments, ModelArguments, FinetuneArguments)
+    parser = FlagParser((DataArguments, ModelArguments, FinetuneArguments), "glue-runs finetune")
     try:
-        parsed: Any = FlagParser(kinds, PROG).parse_args_into_dataclasses(words, return_remaining_strings=True)
+        parsed: Any = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except (ValueError, TypeError) as error:
         raise UsageError(in_one_line(error)) from error
     data, model, args, unknown = parsed
     if unknown:
-        FlagParser(kinds, PROG).refuse(unknown[0])
+        parser.refuse(unknown[0])
     if not set(ACTIONS) & set(names):
         args.do_train = args.do_eval = True
     elif not set(EVALUATES) & set(names):
-        # By default every epoch is evaluated, which switches do_eval on; here nobody asked for it.
+        # By default every epoch is evaluated, which switches do_eval on although it was not requested.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
     if data.files and (data.task_name or data.dataset_name):
         raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
@@ -162,7 +161,7 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
 
 
 def _with_config(words: list[str]) -> list[str]:
-    """The words of a command line, with those of a file of arguments before the others."""
+    """The words of a command line, with the contents of a file of arguments before them."""
     if words and not words[0].startswith("-") and Path(words[0]).suffix in (".json", ".yaml", ".yml"):
         words = ["--config", *words]
     for place, word in enumerate(words):

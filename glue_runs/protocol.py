@@ -1,4 +1,4 @@
-"""The paper's GLUE protocol, each value with its source; importing it takes no time, as a command line needs it."""
+"""The paper's GLUE protocol, each value with its source; importing it is fast, as a command line needs."""
 
 from __future__ import annotations
 

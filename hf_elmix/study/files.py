@@ -1,4 +1,4 @@
-"""Files and folders of a study, local or at an fsspec URL: written whole or not at all."""
+"""Write files and folders of a study, local or at an fsspec URL, whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["component", "fresh", "local_path", "put_folder", "remove", "write_by
 
 @functools.lru_cache(maxsize=1024)
 def component(name: str) -> str:
-    """Quote a name so that it is one path component; the paper's regimes stay as they are."""
+    """Quote a name so that it is one path component; the names of the paper's losses stay as they are."""
     quoted = quote(name, safe=" ,@:[]=")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E") or "%"
 
@@ -34,7 +34,7 @@ def local_path(path: UPath) -> Path | None:
 
 
 def fresh(path: UPath) -> UPath:
-    """The path without cached listings: other processes write to the same URL."""
+    """The path without cached listings, because other processes write to the same URL."""
     if local_path(path) is None:
         path.fs.invalidate_cache()
     return path
@@ -53,7 +53,7 @@ def write_bytes(path: UPath, data: bytes) -> None:
         with _as_os_error(path):
             path.write_bytes(data)
         return
-    # A fixed name, so that what a killed process left is replaced; only the holder of a claim writes a file.
+    # A fixed name, so that a file which a killed process left is replaced; only the holder of a claim writes.
     temporary = here.with_name(f".{path.name}.new")
     try:
         with open(temporary, "wb") as out:
@@ -69,7 +69,7 @@ def write_bytes(path: UPath, data: bytes) -> None:
 
 
 def put_folder(source: Path, target: UPath) -> None:
-    """Move a local folder to its place, where it appears whole or not at all; an existing one is replaced.
+    """Move a local folder to a target, which appears whole or not at all; an existing one is replaced.
 
     At a URL, files are written in the order of their names, so that a manifest can come last.
     """
@@ -98,7 +98,7 @@ def remove(path: UPath) -> None:
     with _as_os_error(path), suppress(FileNotFoundError):
         if not fresh(path).exists():
             return
-        if "[" in path.path:  # `rm` would take it for a pattern
+        if "[" in path.path:  # `rm` would read it as a pattern
             for file in path.fs.find(path.path):
                 path.fs.rm_file(file)
         else:
@@ -107,7 +107,7 @@ def remove(path: UPath) -> None:
 
 @contextmanager
 def _as_os_error(path: UPath) -> Iterator[None]:
-    """Turn the errors of remote file systems, which have types of their own, into `OSError`."""
+    """Turn the errors of remote file systems, which are of any type, into `OSError`."""
     try:
         yield
     except OSError:
@@ -117,7 +117,7 @@ def _as_os_error(path: UPath) -> Iterator[None]:
 
 
 def _strict(value: Any) -> Any:
-    """Values in which NaN and infinity, which JSON lacks, are None."""
+    """A copy of plain values with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {name: _strict(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from functools import partial
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.checkpoints import Checkpoints
-from hf_elmix.study.executors.local import Executor, Progress, run_in_process
+from hf_elmix.study.executors.local import Executor, Run, run_in_process
 from hf_elmix.study.files import component, remove
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
@@ -24,25 +24,7 @@ from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord, Study
 from hf_elmix.study.store import MODEL, Store, claim_name
 
-__all__ = ["keep_best", "missing_runs", "run_grid"]
-
-
-def missing_runs(study: Study, store: Store, *, retry_failed: bool = False) -> list[RunKey]:
-    """Runs of the study that have no record yet.
-
-    Args:
-        study: The study.
-        store: Its records.
-        retry_failed: Count failed runs as missing. Those that failed under other settings always are.
-
-    Returns:
-        Their keys, block by block.
-
-    Raises:
-        UsageError: If a record of the study's tasks was made under other settings, even one of a seed or method
-            outside the study: a report compares all runs of a folder.
-    """
-    return [key for key, state in _states(study, store, retry_failed).items() if state == "missing"]
+__all__ = ["keep_best", "run_grid", "run_states"]
 
 
 def run_grid(
@@ -99,12 +81,9 @@ def run_grid(
 
 
 def keep_best(store: Store, keys: list[RunKey]) -> None:
-    """Remove the models of all runs but the best one.
+    """Remove the models of all but the best of the given runs, which have the same task and method.
 
-    Args:
-        store: Where the models are.
-        keys: The runs of one task and method with all seeds; for a sweep, of all its candidates, which are compared
-            once all runs of a seed have ended.
+    The candidates of a sweep are compared once all those of a seed have ended.
     """
     records = [record for key in keys if (record := store.read(key))]
     kept = [record.key for record in records if (store.folder_of(record.key) / MODEL).exists()]
@@ -130,7 +109,7 @@ def _prepare(
             for task in study.tasks:
                 remove(store.folder / component(task.name))
                 remove(store.folder / ".segments" / component(task.name))
-        states = _states(study, store, retry_failed)
+        states = run_states(study, store, retry_failed)
         declare(study, store, command)
     # A process that was killed after its last record may have left checkpoints of a complete block.
     incomplete = {key.block for key, state in states.items() if state == "missing"}
@@ -146,8 +125,18 @@ def _prepare(
     return states
 
 
-def _states(study: Study, store: Store, retry_failed: bool) -> dict[RunKey, str]:
-    """The state of each run of the study, after checking all records of the folder."""
+def run_states(study: Study, store: Store, retry_failed: bool = False) -> dict[RunKey, str]:
+    """The state of each run of the study, block by block: ``missing`` or the status of its record.
+
+    Args:
+        study: The study.
+        store: Its records.
+        retry_failed: Count failed runs as missing. Those that failed under other settings always are.
+
+    Raises:
+        UsageError: If a record of the study's tasks was made under other settings, even one of a seed or method
+            outside the study: a report compares all runs of a folder.
+    """
     records = {record.key: record for record in store.records()} if store.folder.exists() else {}
     declared = store.declaration()["methods"] if records else {}
     for record in records.values():
@@ -159,11 +148,7 @@ def _states(study: Study, store: Store, retry_failed: bool) -> dict[RunKey, str]
 
 
 def _finished(
-    queue: Queue,
-    view: View,
-    executor: Executor,
-    train: Callable[[Branch, Progress], Outcome],
-    check_interrupt: Callable[[], None],
+    queue: Queue, view: View, executor: Executor, train: Run, check_interrupt: Callable[[], None]
 ) -> Iterator[RunRecord]:
     """The records of all missing runs as they are written; waits for other processes when nothing else is left."""
 

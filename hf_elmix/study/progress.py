@@ -37,12 +37,11 @@ def grid_table(states: Mapping[RunKey, str]) -> Table:
     for method in methods:
         table.add_column(escape(method))
     for task in dict.fromkeys(key.task for key in states):
-        cells = [Text(), *(Text() for _ in methods)]
-        cells[0].append(task)
+        cells = {method: Text() for method in methods}
         for key, state in states.items():
             if key.task == task:
-                cells[1 + methods.index(key.method)].append(*SIGNS[state])
-        table.add_row(*cells)
+                cells[key.method].append(*SIGNS[state])
+        table.add_row(Text(task), *cells.values())
     return table
 
 

@@ -15,14 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import (
-    DefaultFlowCallback,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import DefaultFlowCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, has_length
 from transformers.utils import logging
 
@@ -340,6 +333,6 @@ class _StepCounter(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress, self.steps = progress, 0
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1
         self.progress(state.global_step, state.max_steps)

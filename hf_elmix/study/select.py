@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Select", "best_first", "choose_runs"]
 
-EPOCHS = ("last", "best")
-
 
 @dataclass(frozen=True)
 class Select:
@@ -27,8 +25,8 @@ class Select:
         metric: Name of the metric as the Trainer reports it, without ``eval_`` and without the name of its set.
         epoch: Which evaluation counts: the ``last`` or the ``best``.
         chosen_on: Evaluation set by which the best epoch, and the best candidate of a sweep, are chosen.
-        scored_on: Evaluation set of the score. With a single evaluation set both are None: choosing and scoring on
-            the same rows makes scores optimistic.
+        scored_on: Evaluation set of the score. With a single evaluation set both are None; choosing and scoring on the
+            same rows makes scores optimistic.
 
     Raises:
         UsageError: If the values contradict each other.
@@ -41,8 +39,8 @@ class Select:
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
-            raise UsageError(f"Expected the metric to be the name of one, but got {self.metric!r}.")
-        if self.epoch not in EPOCHS:
+            raise UsageError(f"Expected the name of a metric, but got {self.metric!r}.")
+        if self.epoch not in ("last", "best"):
             raise UsageError(f"Expected the epoch to be 'last' or 'best', but got {self.epoch!r}.")
         for name in ("chosen_on", "scored_on"):
             value = getattr(self, name)
@@ -58,7 +56,7 @@ class Select:
 
     @classmethod
     def of(cls, value: Select | str | Mapping[str, Any]) -> Select:
-        """A selection from one, from the name of a metric (of which the last epoch counts), or from its settings."""
+        """A selection from a `Select`, from a metric's name (whose last epoch counts), or from `to_settings`."""
         if isinstance(value, Mapping):
             if unknown := set(value) - set(cls.__dataclass_fields__):
                 raise UsageError(f"Expected metric, epoch, chosen_on and scored_on, but got {sorted(unknown)[0]!r}.")
@@ -66,17 +64,17 @@ class Select:
         return value if isinstance(value, Select) else cls(value)
 
     def to_settings(self) -> dict[str, str]:
-        """Plain JSON values that `of` reads back."""
+        """The selection as plain JSON values, for `of`."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def scored_metric(self) -> str:
-        """Name of the score in a record."""
+        """Name of the score in the `scores` of a record."""
         return self.metric if self.scored_on is None else f"{self.scored_on}_{self.metric}"
 
     @property
     def chosen_metric(self) -> str:
-        """Name in a record of what epochs and candidates are chosen by."""
+        """Name, in the `scores` of a record, of the metric by which epochs and candidates are chosen."""
         return self.scored_metric if self.chosen_on is None else f"{self.chosen_on}_{self.metric}"
 
     def score(self, scores: Mapping[str, Any]) -> float | None:
@@ -84,7 +82,7 @@ class Select:
         return self._read(scores, self.scored_metric)
 
     def choice(self, scores: Mapping[str, Any]) -> float | None:
-        """What a run is chosen by among the candidates of a sweep, or None if it was not measured."""
+        """The value by which the best candidate of a sweep is chosen, or None if it was not measured."""
         return self._read(scores, self.chosen_metric)
 
     def _read(self, scores: Mapping[str, Any], metric: str) -> float | None:
@@ -102,19 +100,19 @@ class Select:
 
 
 def choose_runs(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> dict[RunKey, RunRecord | None]:
-    """The runs that a report shows: each with the record that counts for it.
+    """The runs that a report shows, each with the record that counts for it.
 
-    For a method with a sweep that is, for each (task, seed), the record of the candidate with the best validation
-    score. Nothing is chosen before all candidates have ended: while one is missing, so is the run, and a candidate
-    that failed stands for the run. A candidate that diverged is a result, which another one beats. A run under the
-    method's own name counts as a candidate, too.
+    For a method with a sweep, that is the record of the candidate with the best validation score in each block.
+    Nothing is chosen before all candidates have ended: the run is missing while one of them is, and has failed if one
+    of them has. A candidate that diverged is a result, but a worse one than any other. A run under the method's name
+    counts as a candidate, too.
 
     Args:
-        records: The records, those of candidates among them.
+        records: The records, including those of candidates.
         expected: Runs that were asked for (see `Store.asked`).
 
     Returns:
-        The record, or None for a missing one, by the key under which a report shows the run. A chosen record keeps
+        The record, or None for a missing run, by the key under which a report shows the run. A chosen record keeps
         the key of its candidate.
     """
     known = {record.key: record for record in records}
@@ -125,14 +123,15 @@ def choose_runs(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -
 
 
 def best_first(record: RunRecord) -> tuple[float, int]:
-    """Sort key that puts the run with the best score first, and of equal ones that of the smallest seed."""
+    """Sort key that puts the run with the best score first, and among equals the one with the smallest seed."""
     score = record.score
     return (float("inf") if score is None else -score, record.key.seed)
 
 
 def _chosen_first(candidate: RunRecord | None) -> tuple[int, float]:
-    """Sort key of the candidates for one run: one that is missing or failed first, then by validation score."""
+    """Sort key of the candidates for one run: missing first, then failed, then by validation score."""
     if candidate is None or candidate.status == "failed":
         return (0 if candidate is None else 1, 0.0)
-    choice = candidate.choice
+    select = candidate.select if candidate.status == "done" else None
+    choice = select.choice(candidate.scores) if select else None
     return (3, 0.0) if choice is None else (2, -choice)

@@ -1,4 +1,4 @@
-"""Comparing the settings of a study with those of the records in its folder, and declaring what is asked for."""
+"""Compare the settings of a study with those of the records in its folder, and declare the study there."""
 
 from __future__ import annotations
 
@@ -25,14 +25,7 @@ def check_plain(study: Study) -> None:
 def check_record(study: Study, record: RunRecord, store: Store, declared: Mapping[str, Any] | None = None) -> None:
     """Refuse a record that was made under other settings, unless it failed and so has no result to compare.
 
-    Args:
-        study: The study.
-        record: A record in the folder, of any run.
-        store: The folder.
-        declared: The methods of the folder's declaration, for records of methods outside the study.
-
-    Raises:
-        UsageError: If the settings differ.
+    For a record of a method outside the study, `declared` holds the methods of the folder's declaration.
     """
     if record.status == "failed" or record.key.task not in {task.name for task in study.tasks}:
         return
@@ -44,18 +37,14 @@ def check_record(study: Study, record: RunRecord, store: Store, declared: Mappin
 
 
 def is_missing(study: Study, record: RunRecord | None, retry_failed: bool) -> bool:
-    """Whether a run has no record, or failed and is to be repeated; under other settings it is repeated anyway."""
+    """Whether a run has no record, or failed and must be repeated, as it must if it failed under other settings."""
     if record is None or record.status != "failed":
         return record is None
     return retry_failed or bool(_difference(record.settings, _settings(study, record)))
 
 
 def declare(study: Study, store: Store, command: str | None) -> None:
-    """Add what is asked for, and by which command, to the declaration of the folder.
-
-    Raises:
-        UsageError: If another process is working in the folder under other settings.
-    """
+    """Add the study and its command to the declaration, unless a process uses the folder with other settings."""
     before = store.declaration()
     settings = {task.name: _plain(study.settings(task, Method("ce"))) for task in study.tasks}
     for name, now in settings.items():
@@ -84,11 +73,7 @@ def declare(study: Study, store: Store, command: str | None) -> None:
 
 
 def withdraw(study: Study, store: Store) -> None:
-    """Take the study's tasks out of the declaration of the folder.
-
-    Raises:
-        UsageError: If another process is working on them.
-    """
+    """Remove the study's tasks from the declaration of the folder, unless another process is working on them."""
     before, names = store.declaration(), {task.name for task in study.tasks}
     for name in names:
         if holder := _holder(store, name, before["grids"]):
@@ -97,18 +82,18 @@ def withdraw(study: Study, store: Store) -> None:
     left = [grid for grid in grids if grid["tasks"]]
     settings = {name: values for name, values in before["settings"].items() if name not in names}
     if grids:
-        # A command that asked for other tasks, too, stays; which tasks one asks for cannot be seen from its text.
+        # Commands stay while other tasks do: the text of a command does not tell which tasks it asked for.
         store.declare({**before, "grids": left, "settings": settings, "commands": before["commands"] if left else []})
 
 
 def _holder(store: Store, task: str, grids: Iterable[Mapping[str, Any]]) -> str | None:
-    """The process that is working on a block of a task, if there is one."""
+    """The process that is working on a block of a task, or None."""
     seeds = {seed for grid in grids if task in grid["tasks"] for seed in grid["seeds"]}
     return next((holder for seed in sorted(seeds) if (holder := store.holder(claim_name((task, seed))))), None)
 
 
 def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings that the study gives to the run of a record, whose method may be outside the study."""
+    """The settings of a record's run in the study; its method may be outside the study."""
     task = next(task for task in study.tasks if task.name == record.key.task)
     name = record.key.method
     method = next((method for method in study.candidates if method.name == name), None)
@@ -116,14 +101,14 @@ def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] | Non
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How two settings differ, in words; empty if they are equal."""
+    """The difference between two settings as text, empty if they are equal."""
     there, here = _flat(_plain(before)), _flat(_plain(now))
     names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     return "; ".join(f"{name} was {there.get(name)!r} and is now {here.get(name)!r}" for name in names)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are read from a file."""
+    """Settings as they would be read from a file."""
     return json.loads(json.dumps(values))
 
 

@@ -1,7 +1,7 @@
 """Training that several methods have in common, done once.
 
-Losses are step functions of training progress. With the same task, seed and arguments, two methods are the very same
-training until their losses first differ: together they form a trie, whose edges are the segments to be trained.
+Losses are step functions of training progress. With the same task, seed and arguments, two methods are trained alike
+until their losses first differ: together they form a trie, whose edges are the segments to train.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hf_elmix.study.spec import Block, Method, RunKey, RunRecord
 
 __all__ = ["Branch", "Outcome", "Segment", "cost", "plan", "prefix", "roots", "share"]
 
-FINE = 10**6  # stands for the steps of a run where their number is not known yet
+FINE = 10**6  # stands for the number of steps of a run before that is known
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Segment:
 
     Attributes:
         start: Optimizer steps completed before it.
-        stop: Optimizer steps completed after it; unless that is the end, its methods part there.
+        stop: Optimizer steps completed after it: the end of training, or where the methods part.
         methods: Names of the methods it belongs to, in the order they were given.
         parent: The segment it continues from, or None if it starts from the untrained model.
     """
@@ -37,10 +37,10 @@ class Segment:
 
 
 def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
-    """The segments that together are the whole training of every method, none of them trained twice.
+    """Divide the training of all methods into segments, so that each shared step is trained once.
 
     Args:
-        losses: Loss of each method by name, as `Method.loss` has it.
+        losses: `Method.loss` of each method by name.
         steps: Optimizer steps of a run, 1 or more.
 
     Returns:
@@ -57,7 +57,7 @@ def cost(segments: Iterable[Segment]) -> int:
 
 
 def share(branch: Branch, losses: Mapping[str, Schedule]) -> float:
-    """The cost of a branch from the beginning and everything that continues from it, as a multiple of one run."""
+    """The cost of a branch that starts at step 0, and of all that continue from it, as a multiple of one run."""
     segments = plan({name: losses[name] for name in branch.among}, FINE)
     return cost(segment for segment in segments if set(segment.methods) & set(branch.methods)) / FINE
 
@@ -65,7 +65,7 @@ def share(branch: Branch, losses: Mapping[str, Schedule]) -> float:
 def prefix(loss: Schedule, stop: int, steps: int) -> list[tuple[int, Loss]]:
     """Each change of a loss in the first `stop` of `steps` steps, as (step, loss from there on).
 
-    Two methods with equal prefixes are the same training that far.
+    Methods with equal prefixes are trained alike up to there.
     """
     changes: list[tuple[int, Loss]] = []
     for step in [0, *loss.changes(steps)]:
@@ -82,9 +82,8 @@ class Branch:
     Attributes:
         task: Name of the task.
         seed: The seed.
-        among: The methods that share training, whether or not they are still to be done: they determine where
-            segments end.
-        methods: Those of them that are still to be done.
+        among: The methods that share training, trained already or not: they determine where segments end.
+        methods: Those of them that are still to be trained.
         start: Optimizer steps completed before it.
     """
 
@@ -115,7 +114,7 @@ class Branch:
         return tuple(replace(self, methods=methods, start=start) for start, methods in below if methods)
 
     def alone(self) -> tuple[Branch, ...]:
-        """A branch for each method, which shares nothing with the others."""
+        """One branch for each method, none of which shares training."""
         return tuple(replace(self, among=(method,), methods=(method,), start=0) for method in self.methods)
 
     def __str__(self) -> str:
@@ -131,7 +130,7 @@ class Outcome:
         records: Records of the runs that ended with it.
         children: The branches that continue from it.
         checkpoint: Name of the checkpoint that they continue from.
-        died: How its process ended, if that died.
+        died: How its process ended, if it died.
     """
 
     branch: Branch
@@ -142,18 +141,13 @@ class Outcome:
 
 
 def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sharing: bool = True) -> list[Branch]:
-    """The branches that a block starts with.
-
-    Methods with different arguments share nothing, and neither do those whose losses differ from the first step on.
+    """The branches that a block starts with, one for each group of methods with the same arguments and first loss.
 
     Args:
         block: Task and seed.
         methods: The methods of the study.
-        missing: Names of those that are to be done.
-        sharing: Train what methods have in common once.
-
-    Returns:
-        One branch for each group of methods that begin alike, unless all of them are done.
+        missing: Names of the methods still to be trained; a group without any has no branch.
+        sharing: Whether to group methods at all.
     """
     groups: dict[Any, list[str]] = {}
     for method in methods:
@@ -168,7 +162,7 @@ def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sh
 
 
 def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
-    """The segment of methods that are alike at `start`, and all that continue from it."""
+    """The segment that methods with the same loss at `start` share, and all that continue from it."""
     changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
     stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
     segment = Segment(start, stop, tuple(losses), parent)
@@ -179,7 +173,7 @@ def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segmen
 
 
 def _alike(losses: Mapping[str, Schedule], step: int, steps: int) -> list[dict[str, Schedule]]:
-    """Groups of methods with the same loss in the step that follows `step` completed ones."""
+    """Groups of methods with the same loss in the step after `step` completed ones."""
     groups: dict[Loss, dict[str, Schedule]] = {}
     for name, loss in losses.items():
         groups.setdefault(loss.at(step, steps), {})[name] = loss

@@ -7,6 +7,7 @@ A *task* is data, a model and a score to be maximised. A *method* is a loss with
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -25,13 +26,7 @@ Block = tuple[str, int]  # task and seed
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """Identifies one run.
-
-    Attributes:
-        task: Name of the task.
-        method: Name of the method, or of a candidate of its sweep.
-        seed: The seed.
-    """
+    """Identifies one run by task, method (or a candidate of its sweep) and seed."""
 
     task: str
     method: str
@@ -44,7 +39,7 @@ class RunKey:
 
     @property
     def reported(self) -> RunKey:
-        """The key under which a report shows the run: of a candidate, that of the method it is a candidate of."""
+        """The key under which a report shows the run: for a candidate of a sweep, that of its method."""
         method, bracket, _ = self.method.partition(" [")
         return replace(self, method=method) if bracket and self.method.endswith("]") else self
 
@@ -54,7 +49,7 @@ class RunKey:
 
 @dataclass(frozen=True)
 class TrainerInputs:
-    """What the Trainer of one run is built from.
+    """The inputs of one run's Trainer.
 
     Attributes:
         trainer: Keyword arguments of the Trainer: model, datasets, collator, metrics.
@@ -72,10 +67,10 @@ class Task:
     Attributes:
         name: Short name, used in folders.
         select: Which number of a run is its score, a `Select`; the name of a metric stands for its last evaluation.
-        inputs: Returns what the Trainer of a run with a given seed is built from, with a fresh model each time.
+        inputs: Returns the inputs of the Trainer for a seed, with a new model each time.
         settings: Everything that determines the result and is not a training argument, as plain JSON values.
         work: Relative cost of one run, in any unit; used to estimate the time left.
-        secondary_metrics: Further metrics for the report, each with what it measures in words.
+        secondary_metrics: Further metrics for the report, each with a description.
 
     Raises:
         UsageError: If the selection is not valid.
@@ -94,17 +89,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, optionally with training arguments of its own.
+    """A loss, optionally with overrides of training arguments.
 
     Attributes:
         name: Name in records and folders.
-        arguments: Training arguments in which it differs from the study's.
-        loss: Anything that `hf_elmix.losses.registry.parse_loss` accepts, which then replaces it; by default the
+        arguments: Training arguments that override the study's.
+        loss: Anything that `hf_elmix.losses.registry.parse_loss` accepts; the parsed loss replaces it. By default the
             name. A custom function must be importable by other processes.
-        sweep: Candidates: further argument overrides, of which the best by validation counts (see `choose_runs`).
+        sweep: Further overrides, one for each candidate; the best by validation counts (see `choose_runs`).
 
     Raises:
-        UsageError: If there is no such loss.
+        UsageError: If the loss does not exist.
     """
 
     name: str
@@ -116,12 +111,13 @@ class Method:
         object.__setattr__(self, "loss", parse_loss(self.name if self.loss is None else self.loss))
 
     def candidates(self) -> tuple[Method, ...]:
-        """What is trained: the method itself, or one method for each override of its sweep."""
+        """The methods to train: this one, or one for each override of its sweep."""
         return tuple(
-            Method(
-                f"{self.name} [{','.join(f'{name}={value}' for name, value in override.items())}]",
-                {**self.arguments, **override},
-                self.loss,
+            replace(
+                self,
+                name=f"{self.name} [{','.join(f'{name}={value}' for name, value in override.items())}]",
+                arguments={**self.arguments, **override},
+                sweep=(),
             )
             for override in self.sweep
         ) or (self,)
@@ -149,13 +145,13 @@ class Study:
     def __post_init__(self) -> None:
         tasks, methods = ([part.name for part in parts] for parts in (self.tasks, self.candidates))
         for kind, names in {"task": tasks, "method": methods, "seed": self.seeds}.items():
-            twice = [name for name in names if list(names).count(name) > 1]
-            if twice:
-                raise UsageError(f"Expected each {kind} once, but got {twice[0]!r} {len(twice)} times.")
+            for name, count in Counter(names).most_common(1):
+                if count > 1:
+                    raise UsageError(f"Expected each {kind} once, but got {name!r} {count} times.")
         for method in self.methods:
             if RunKey("", method.name, 0) != RunKey("", method.name, 0).reported:
                 raise UsageError(
-                    f"Expected a method's name without brackets, but got {method.name!r}: they are for sweeps."
+                    f"Expected the name of a method without brackets, which are for sweeps, but got {method.name!r}."
                 )
             for select in (task.select for task in self.tasks if method.sweep):
                 if select.scored_on is not None and select.chosen_on is None:
@@ -166,7 +162,7 @@ class Study:
 
     @property
     def candidates(self) -> tuple[Method, ...]:
-        """What is trained: all methods, those with a sweep as their candidates."""
+        """The methods to train: all methods, with those that have a sweep replaced by its candidates."""
         return tuple(candidate for method in self.methods for candidate in method.candidates())
 
     def runs(self) -> dict[RunKey, tuple[Task, Method]]:
@@ -177,7 +173,7 @@ class Study:
     def settings(self, task: Task, method: Method) -> dict[str, Any]:
         """Everything that determines the result of a run besides its seed, as plain JSON values.
 
-        These are ``loss``, ``select``, ``arguments``, ``secondary_metrics`` if there are any, and the task's settings.
+        These are ``loss``, ``select``, ``arguments``, ``secondary_metrics`` if there are any, and those of the task.
         """
         return {
             "loss": str(method.loss),
@@ -190,7 +186,7 @@ class Study:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is kept of a run; all values are plain JSON.
+    """The result of a run, as plain JSON values.
 
     Attributes:
         key: Task, method and seed.
@@ -224,18 +220,13 @@ class RunRecord:
         """The score; None for a run that is not done."""
         return self.select.score(self.scores) if self.status == "done" and self.select else None
 
-    @property
-    def choice(self) -> float | None:
-        """What the run is chosen by among the candidates of a sweep; None for a run that is not done."""
-        return self.select.choice(self.scores) if self.status == "done" and self.select else None
-
     def curve(self, metric: str | None = None) -> list[float | None]:
-        """A metric, by default that of the score, at every evaluation."""
+        """The values of a metric, by default that of the score, at every evaluation."""
         name = metric or (self.select.scored_metric if self.select else "")
         return self.scores.get(name, {}).get("epochs", [])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The record as plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -254,5 +245,5 @@ class RunRecord:
         for name, values_ in record.scores.items():
             if not isinstance(values_["last"], int | float | None):
                 raise ValueError(f"its {name} is {values_['last']!r}")
-        _ = record.select  # which refuses what is not a selection
+        _ = record.select  # raises an error if it is not a selection
         return record

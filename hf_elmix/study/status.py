@@ -1,4 +1,4 @@
-"""How far a study is, from its folder alone."""
+"""The state of a study, from its folder alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["status_of"]
 
 
 def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
-    """State of every run that was asked for or has a record, and the reason for it where there is one.
+    """The state of every run that was asked for or has a record.
 
     Args:
         store: The folder of runs.
 
     Returns:
-        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text: why it failed or
-        diverged, which process is working on its block, why it is missing.
+        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text, empty if it is done: why
+        the run failed or diverged, which process is working on its block, or why it is missing.
 
     Raises:
         UsageError: If the folder holds no study, or a file in it is damaged.

@@ -1,8 +1,8 @@
 """Log runs to TensorBoard, trackio or Weights & Biases, through the trackers of accelerate.
 
-Each run is logged from its record when it finishes: methods share training, other machines may have done it, and a
-resumed run would appear twice if each process logged what it sees. Values have the names that the Trainer's own
-integrations use.
+Each run is logged from its record when it finishes: methods share training, other machines may have trained it, and a
+resumed run would appear twice if each process logged what it sees. Values have the same names as in the Trainer's
+integrations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from hf_elmix.errors import UsageError
-from hf_elmix.study.files import component, local_path
+from hf_elmix.study.files import local_path
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import Store
 
@@ -22,7 +22,7 @@ __all__ = ["TRACKERS", "check_trackers", "logs_of", "track"]
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
-TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # which the Trainer's integration uses, too
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the Trainer's integration reads it, too
 
 
 def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
@@ -61,15 +61,25 @@ def track(record: RunRecord, store: Store, trackers: Iterable[str]) -> None:
         store: Where its record is.
         trackers: Names that `check_trackers` returned.
     """
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # the trackers ask it whether this is the main process
+    key, grid = record.key, store.folder.name
+    group = f"{grid}/{key.task}/{key.method}"
+    settings = {**record.settings, **record.settings.get("arguments", {})}
+    plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
     for name in trackers:
         with redirect_stdout(io.StringIO()):  # some print several lines for each run
-            tracker = _start(name, record, store)
+            if name == "tensorboard":
+                place = "/".join(store.folder_of(key).parts[-3:])
+                tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
+            else:
+                # The run has ended: the current load of the machine has nothing to do with it.
+                quiet = {"auto_log_cpu": False, "auto_log_gpu": False} if name == "trackio" else {}
+                tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group, **quiet)
+            tracker.start()
             try:
-                settings = {**record.settings, **record.settings.get("arguments", {})}
-                plain = {
-                    name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)
-                }
-                key = record.key
                 run = {"task": key.task, "method": key.method, "seed": key.seed, "status": record.status}
                 tracker.store_init_configuration({**run, **plain})
                 for step, values in logs_of(record):
@@ -91,26 +101,8 @@ def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, float]]]:
         yield step, {name: value for name, value in values.items() if value is not None}  # NaN
 
 
-def _start(name: str, record: RunRecord, store: Store) -> Any:
-    from accelerate import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    PartialState()  # the trackers ask it whether this is the main process
-    key, grid = record.key, store.folder.name
-    group = f"{grid}/{key.task}/{key.method}"
-    if name == "tensorboard":
-        place = "/".join((component(key.task), component(key.method), f"seed{key.seed}"))
-        tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
-    else:
-        # The run is over: the present load of the machine says nothing about it.
-        quiet = {"auto_log_cpu": False, "auto_log_gpu": False} if name == "trackio" else {}
-        tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group, **quiet)
-    tracker.start()
-    return tracker
-
-
 def _tensorboard(store: Store) -> str:
-    """The folder for TensorBoard: the one in the environment, else one beside the records."""
+    """The folder for TensorBoard: that of the environment variable, or else one beside the records."""
     given = os.environ.get(TENSORBOARD)
     here = local_path(store.folder)
     if given is None and here is None:

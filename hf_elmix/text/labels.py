@@ -21,7 +21,7 @@ SHOWN = 10  # labels in an error
 
 
 def class_names(dataset: Dataset, column: str, place: str) -> tuple[str, ...]:
-    """Names of the classes in a column of labels in the order of their ids: declared, else sorted; none for floats.
+    """Names of the classes in a column of labels in the order of their ids: declared, else sorted; empty for floats.
 
     Args:
         dataset: The rows.
@@ -117,7 +117,7 @@ def within(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple
             return replace(task, labels=names or numbers), _aligned(rows, task, theirs)
     if not names and len(task.labels) == config.num_labels:
         return task, rows
-    # In alphabetical order they would be wrong as often as correct.
+    # Assigning the classes in alphabetical order would be a guess.
     known = _listed(names) if names else f"{config.num_labels} without names"
     raise UsageError(
         f"Expected rows of the model's classes ({known}), but got {_listed(task.labels) or 'numbers'}. Write the "

@@ -1,4 +1,4 @@
-"""Loading of models and rows by other libraries: silent, and with any error in one line."""
+"""Load models and rows with other libraries: silently, and with any error in one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ERRORS = (OSError, ValueError, TypeError, NotImplementedError, DatasetsError, Sa
 
 @contextmanager
 def loading(what: str, expected: str) -> Iterator[None]:
-    """Silence the libraries that load something, and report any error of theirs in one line.
+    """Silence other libraries while they load something, and report their errors in one line.
 
     Args:
         what: What is loaded.
-        expected: A sentence that says what would be right.
+        expected: A sentence that says what is expected.
 
     Raises:
         UsageError: If it cannot be loaded.
@@ -32,7 +32,7 @@ def loading(what: str, expected: str) -> Iterator[None]:
     levels = datasets_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     datasets_logging.set_verbosity(datasets_logging.CRITICAL)
-    # A fresh classifier is wanted, so no warning that it is not pre-trained.
+    # A classifier is fresh on purpose, so no warning that it is not pre-trained.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

@@ -5,8 +5,8 @@ one long row of all tokens. Each row attends only to itself, and after the last 
 row is kept, because the classifier reads no other.
 
 The weights, the configuration and the class of the model stay the same: everything is done by hooks and an attention
-function. Dropout uses the global generator, as always, but draws fewer numbers. This is not for ``--torch_compile``:
-the number of tokens varies between batches, and each new number would be compiled anew.
+function. Dropout uses the global generator, as always, but draws fewer numbers. Do not combine this with
+``--torch_compile``: the number of tokens varies between batches, and the model would be compiled for each number.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["can_drop_padding", "drop_padding"]
 NAME = "padding_free"
 LAYOUT = "padding_free_layout"  # keyword argument of the layers with the layout of the batch
 PER_TOKEN = ("input_ids", "token_type_ids", "position_ids")
-SHOWN = ("output_hidden_states", "output_attentions")
+EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
 
-# The part of the last layer that needs only the first tokens, by model type; its classifier reads the first token.
+# The part of the last layer that needs only the first tokens, by model type; the classifier reads no other.
 LAST_INPUT = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), "attention.output"),
     "distilbert": "sa_layer_norm",
@@ -102,8 +102,8 @@ def _concatenate(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """Before the encoder: turn a padded batch into one long row."""
     given = {**dict(zip(("input_ids",), args, strict=False)), **kwargs}
     mask = given.get("attention_mask")
-    shown = [given.get(name, getattr(encoder.config, name, False)) for name in SHOWN]
-    if mask is None or mask.ndim != 2 or given.get("input_ids") is None or any(shown):
+    extra = [given.get(name, getattr(encoder.config, name, False)) for name in EXTRA_OUTPUTS]
+    if mask is None or mask.ndim != 2 or given.get("input_ids") is None or any(extra):
         return None  # the padded batch is needed as it is
     layout = Layout.of(mask)
     ids, embeddings = given["input_ids"], encoder.embeddings

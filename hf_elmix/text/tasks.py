@@ -9,8 +9,8 @@ from typing import Any
 __all__ = ["MAX_LENGTH", "PADDINGS", "TextTask"]
 
 MAX_LENGTH = 64  # tokens to which a row is truncated by default
-# What a batch is padded to: nothing (see `padding_free`), its longest row, or the maximum length. The first is the
-# default. Up to rounding and the numbers drawn for dropout, all three are the same training.
+# What a batch is padded to: nothing (the default, see `padding_free`), its longest row, or the maximum length.
+# Training is the same with all three, up to rounding and the random numbers for dropout.
 PADDINGS = ("free", "longest", "max_length")
 
 

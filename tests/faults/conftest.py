@@ -239,7 +239,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of generated rows."""
     from glue_runs.pocket.dataset import write_dataset
 
-    return write_dataset(tmp_path_factory.mktemp("rows"), train_rows=96, validation_rows=32)
+    return write_dataset(tmp_path_factory.mktemp("rows"), train_rows=32, validation_rows=16)
 
 
 @pytest.fixture(scope="session")
@@ -248,7 +248,7 @@ def words(rows: Path) -> list[str]:
     from glue_runs.pocket.encoder import encoder_path
 
     what = ["--dataset_name", str(rows), "--model_name_or_path", str(encoder_path()), "--tasks", "cola"]
-    return [*what, "--seeds", "0", "1", "--max_steps", "20", "--per_device_train_batch_size", "8", "--use_cpu"]
+    return [*what, "--seeds", "0", "1", "--max_steps", "20", "--per_device_train_batch_size", "2", "--use_cpu"]
 
 
 @pytest.fixture(scope="session")

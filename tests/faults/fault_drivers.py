@@ -34,8 +34,6 @@ PRELOAD = ["pytest", "fault_drivers", "hf_elmix.study.grid", "hf_elmix.study.run
 STEPS = 20
 METHODS = ("ce", "0", "0,0.5", "0-0.5")
 TASKS, SEEDS = ("toy",), (3, 4)
-COST = 57  # steps of one block: but for ce all have 4 steps in common, 0 and 0,0.5 have 19
-PLANNED = COST * len(TASKS) * len(SEEDS)
 
 TINY = {
     **{"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},

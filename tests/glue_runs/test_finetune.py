@@ -20,7 +20,7 @@ from hf_elmix.text.models import load_model
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--max_steps", "3", "--use_cpu"]
 TOKEN = "hf_" + "secret" * 5
 
-# What run_glue leaves after training and evaluation, model card aside.
+# Files that run_glue writes after training and evaluation, without the model card.
 FILES = {"all_results.json", "train_results.json", "eval_results.json", "trainer_state.json", "config.json"}
 FILES |= {"model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -44,11 +44,11 @@ def predicted(path):
 
 
 def unlabelled(rows):
-    """As GLUE's test rows come."""
+    """Rows without known labels, like the test rows of GLUE."""
     return [{**row, "label": -1} for row in rows]
 
 
-def test_trains_evaluates_and_leaves_run_glues_files(glue, encoder, tmp_path):
+def test_trains_evaluates_and_writes_run_glues_files(glue, encoder, tmp_path):
     output = tmp_path / "out"
     assert finetune(words(glue, encoder, output, "--mixing", "0,0.5", "--logging_steps", "1")) == 0
     assert {path.name for path in output.iterdir()} >= FILES
@@ -69,7 +69,7 @@ def test_only_evaluation(glue, encoder, tmp_path):
 
 
 def test_unlabelled_rows_are_predicted(glue, good_rows, encoder, tmp_path):
-    """As the model that was saved says of them one by one."""
+    """The predictions are those of the saved model for each row."""
     rows = good_rows("mrpc")
     output = tmp_path / "out"
     line = words(
@@ -123,7 +123,7 @@ def test_a_regression_has_the_stock_loss(glue, encoder, tmp_path):
 
 
 def test_the_stock_loss_is_the_stock_trainer(glue, encoder, tmp_path, monkeypatch):
-    """Weights equal to those of a Trainer that nothing of ours has touched."""
+    """The weights are those of an unmodified Trainer."""
     kinds = []
     monkeypatch.setattr(module, "Trainer", lambda **parts: kinds.append(Trainer(**parts)) or kinds[-1])
     for name, mixing in (("stock", "none"), ("ce", "ce")):
@@ -152,7 +152,7 @@ def test_custom_files(encoder, tmp_path):
     assert read(tmp_path / "out/config.json")["id2label"] == {"0": "down", "1": "up"}
     answers = predicted(tmp_path / "out/predict_results_mood.txt")
     assert len(answers) == 3
-    # What was trained predicts by itself: its labels are those of its configuration.
+    # The trained model predicts without training rows: its labels are those of its configuration.
     alone = ["--test_file", test, "--do_predict", "--model_name_or_path", str(tmp_path / "out")]
     assert finetune([*alone, "--output_dir", str(tmp_path / "again"), *QUICK]) == 0
     assert predicted(tmp_path / "again/predict_results_test.txt") == answers
@@ -173,7 +173,7 @@ def test_any_dataset_without_rows_to_evaluate(glue, good_rows, encoder, tmp_path
     assert finetune(scored) == 0  # although the split is also the one to predict
 
 
-def test_a_model_with_the_classes_in_another_order_is_scored_right(glue, good_rows, encoder, tmp_path):
+def test_a_model_with_the_classes_in_another_order_is_scored_correctly(glue, good_rows, encoder, tmp_path):
     rows = good_rows("mnli")
     parts = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
     more = ["--learning_rate", "1e-2"]
@@ -248,7 +248,7 @@ def test_mistakes(glue, encoder, tmp_path, more, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_read_is_said(glue, encoder, tmp_path, capsys):
+def test_the_rows_are_summarised(glue, encoder, tmp_path, capsys):
     finetune(words(glue, encoder, tmp_path / "out", "--do_eval"))
     expected = "cola: 12 validation rows; text from sentence; label: unacceptable, acceptable"
     assert expected in capsys.readouterr().out

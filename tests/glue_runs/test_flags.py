@@ -29,7 +29,7 @@ def test_defaults_are_the_protocols(tmp_path):
     ],
 )
 def test_what_is_done_is_what_was_asked_for(more, done):
-    """An evaluation strategy switches `do_eval` on, and the protocol has one: only the words tell."""
+    """The default evaluation strategy switches `do_eval` on, so the words of the command line decide."""
     _, _, args = parse([*BASE, *more])
     assert [name for name in ("train", "eval", "predict") if getattr(args, f"do_{name}")] == done.split()
     assert (args.eval_strategy != "no") == ("eval" in done)
@@ -71,7 +71,7 @@ def test_a_file_of_arguments(tmp_path, kind):
     config = [str(path)] if kind == "first word" else ["--config", str(path)]
     data, _, args = parse([*config, "--learning_rate", "2e-4"])
     assert (data.task_name, data.max_train_samples, args.loss) == ("rte", None, "mix:0,0.5")
-    assert args.learning_rate == 2e-4  # the command line goes before the file
+    assert args.learning_rate == 2e-4  # the command line overrides the file
     assert (args.do_train, args.do_eval, args.remove_unused_columns) == (True, False, False)
     assert args.include_for_metrics == ["inputs", "loss"]
     assert args.lr_scheduler_kwargs == {"num_cycles": 2}

@@ -8,7 +8,7 @@ from glue_runs.metrics import GlueMetric, with_combined_score
 from glue_runs.tasks import TASKS
 
 
-def test_predicting_one_class_is_no_error():
+def test_predicting_only_one_class_is_not_an_error():
     scores = GlueMetric("cola").compute(predictions=[1, 1, 1], references=[1, 0, 1])
     assert scores == pytest.approx({"accuracy": 2 / 3, "matthews_correlation": 0.0})
 

@@ -31,7 +31,7 @@ def test_all_tasks_of_glue():
 
 
 @pytest.mark.hub
-def test_the_table_is_what_the_hub_says(hub):
+def test_the_table_agrees_with_the_hub(hub):
     """Columns, labels and splits, against the card of the real dataset."""
     card = (hub / "datasets/nyu-mll/glue/README.md").read_text().split("---")[1]
     configs = {config["config_name"]: config for config in yaml.safe_load(card)["dataset_info"]}

@@ -1,4 +1,4 @@
-"""What the demo's card says came out, from the numbers that are kept of it."""
+"""The results in the demo's README, compared with the scores in the documentation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_every_run(runs_df):
     assert runs_df[list(SCORED_KINDS)].stack().between(0, 1).all()
 
 
-def test_what_is_said_of_them_is_what_they_say(runs_df):
+def test_the_readme_agrees_with_the_scores(runs_df):
     said = " ".join((POCKET / "README.md").read_text().split())
     results = StudyResults(runs_df)
     for name, metric in secondary_metrics(results).items():

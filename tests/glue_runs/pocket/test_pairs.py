@@ -20,7 +20,7 @@ from glue_runs.pocket.lexicon import (
     plural,
 )
 
-# A second opinion on what a generated sentence means, read from its words alone.
+# An independent reading of what a generated sentence means, from its words alone.
 SENSES = {
     form: group[0]
     for group in PEOPLE + THINGS + VERBS + ADJECTIVES

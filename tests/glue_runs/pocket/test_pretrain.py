@@ -21,7 +21,7 @@ def test_no_held_out_text_is_used(samples) -> None:
     assert not any(held_out((text,)) for sample in samples for text in sample.texts)
 
 
-def test_there_are_singles_companions_and_strangers(samples) -> None:
+def test_there_are_single_related_and_unrelated_sentences(samples) -> None:
     for sample in samples:
         assert len(sample.texts) == 2 or sample.unrelated == IGNORED
     share = {kind: sum(sample.unrelated == kind for sample in samples) / 2_000 for kind in (IGNORED, 0, 1)}

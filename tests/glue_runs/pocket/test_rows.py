@@ -21,7 +21,7 @@ def rows_of(task: str, split: str) -> list[Row]:
     return make_rows(task, split, SIZE)
 
 
-def test_every_task_has_a_recipe_that_is_torn_between_two_of_its_labels() -> None:
+def test_every_task_has_a_recipe_with_two_candidate_labels() -> None:
     assert set(RECIPES) == set(TASKS)
     for name, recipe in RECIPES.items():
         assert len(set(recipe.candidates) & set(TASKS[name].labels)) == 2

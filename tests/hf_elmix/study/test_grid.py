@@ -20,7 +20,7 @@ import pytest
 from hf_elmix.errors import UsageError
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.executors.local import run_in_workers
-from hf_elmix.study.grid import keep_best, missing_runs, run_grid
+from hf_elmix.study.grid import keep_best, run_grid, run_states
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
 from hf_elmix.study.runner import run_branch
@@ -129,6 +129,10 @@ def test_a_study_that_is_done_is_not_done_again(store, stub):
     assert run_grid(study(), store, stub) == Counter(done=8)
     assert len(stub.keys) == 8
     assert contents(store) == before
+
+
+def missing_runs(study, store, retry_failed=False):
+    return [key for key, state in run_states(study, store, retry_failed).items() if state == "missing"]
 
 
 def test_only_what_is_missing_is_done(store, stub, record_of):

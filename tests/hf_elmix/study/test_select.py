@@ -69,7 +69,7 @@ def test_settings_read_back(select):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"metric": ""}, "the name of one, but got ''"),
+        ({"metric": ""}, "the name of a metric, but got ''"),
         ({"metric": "f1", "epoch": "first"}, "'last' or 'best', but got 'first'"),
         ({"metric": "f1", "epoch": "best", "scored_on": "test"}, "Expected chosen_on where .* scored on 'test'"),
         ({"metric": "f1", "chosen_on": "validation"}, "Expected scored_on, too, .* on 'validation'"),
@@ -93,7 +93,7 @@ def test_a_record_with_an_impossible_selection_is_not_one(record_of):
 
 def test_only_a_run_that_is_done_has_a_score(record_of):
     key = RunKey("a", "ce", 0)
-    assert record_of(key, 0.5).score == record_of(key, 0.5).choice == 0.5
+    assert record_of(key, 0.5).score == 0.5
     assert record_of(key, 0.5, status="diverged").score is None
     assert record_of(key, 0.5, settings={}).score is None
     assert record_of(key, 0.5).curve() == [0.5]
@@ -135,7 +135,7 @@ def test_the_best_candidate_counts_once_all_have_ended(record_of, outcomes, chos
 
 
 def test_a_method_cannot_have_the_name_of_a_candidate(toy):
-    with pytest.raises(UsageError, match=r"without brackets, but got 'ce \[x\]'"):
+    with pytest.raises(UsageError, match=r"without brackets, which are for sweeps, but got 'ce \[x\]'"):
         toy.study(None, Method("ce [x]", loss="ce"))
 
 

@@ -34,7 +34,7 @@ def write(path, kind):
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "list.json", "jsonl", "parquet"])
 def test_files(tmp_path, kind):
-    """Words such as NA and None are text, whatever a reader of tables thinks of them."""
+    """Words such as NA and None are text, not missing values."""
     path = write(tmp_path / f"rows.{kind}", "json" if kind == "jsonl" else kind)
     assert read_files({"train": path})["train"].to_list() == ROWS
 
@@ -69,7 +69,7 @@ def task_of(rows, **options):
     return custom_task(rows, "mine", splits=("validation",), test_splits=("test",), limits=limits, **options)
 
 
-def test_what_the_task_is_follows_from_the_columns():
+def test_the_task_is_inferred_from_the_columns():
     rows = splits(
         train={"idx": [7, 8], "text": ["a", "b"], "label": ["no", "yes"], "label_text": ["n", "y"]},
         validation={"idx": [9], "text": ["c"], "label": ["yes"], "label_text": ["y"]},

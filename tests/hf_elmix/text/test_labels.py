@@ -39,7 +39,7 @@ def test_declared_names_keep_their_order():
         (["a", "a"], "two classes or more"),
     ],
 )
-def test_labels_that_are_no_classes(labels, message):
+def test_labels_that_are_not_classes(labels, message):
     with pytest.raises(UsageError, match=message):
         class_names(rows(labels), "label", "rows")
 

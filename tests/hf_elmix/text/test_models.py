@@ -13,8 +13,8 @@ from hf_elmix import UsageError
 from hf_elmix.text.models import find_model, load_model, load_tokenizer
 
 
-def test_one_seed_is_one_start(encoder):
-    """Every method of a seed must start from the same weights, whatever was drawn before."""
+def test_the_seed_determines_the_head(encoder):
+    """With the same seed, every method must start from the same weights, whatever was drawn before."""
     one = load_model(encoder, TASKS["mnli"], seed=1)
     torch.rand(100)
     same, other = load_model(encoder, TASKS["mnli"], seed=1), load_model(encoder, TASKS["mnli"], seed=2)
@@ -47,7 +47,7 @@ def test_unknown_model(load, name, tmp_path, monkeypatch):
 
 
 def test_a_model_is_found_once(encoder, tmp_path):
-    """What was found is what is loaded, whatever happens to its name in the meantime."""
+    """A model that has been found is loaded from the same files later on."""
     folder = shutil.copytree(encoder, tmp_path / "model")
     source = find_model(str(folder))
     assert find_model(source) is source
@@ -68,7 +68,7 @@ def test_damaged_weights(encoder, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_code_that_a_model_brings_along_is_not_run(encoder, tmp_path):
+def test_code_of_a_model_is_not_run(encoder, tmp_path):
     folder = Path(shutil.copytree(encoder, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     config["model_type"], config["auto_map"] = "own", {"AutoConfig": "own.Config", "AutoModel": "own.Model"}

@@ -85,7 +85,7 @@ def test_the_layers_see_no_padding(kind):
 
 
 def test_other_outputs_are_the_padded_batchs():
-    """What is asked for beyond logits, or has no mask, is computed as ever."""
+    """Extra outputs, and batches without a mask, are computed with padding."""
     padded = classifier("bert").eval()
     free = copy.deepcopy(padded)
     drop_padding(free)

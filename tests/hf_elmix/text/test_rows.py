@@ -54,7 +54,7 @@ def test_splits_that_disagree(glue, good_rows):
 
 
 def test_a_folder_that_changed_is_read_again(glue, good_rows):
-    """`datasets` would answer from its cache, which does not know what is in the files."""
+    """`datasets` alone would use its cache, because it does not compare the contents of the files."""
     rows = good_rows("cola")
     first = load_task(TASKS["cola"], glue("cola", train=rows, validation=rows))
     turned = [{**row, "label": 1 - row["label"]} for row in rows]
@@ -83,7 +83,7 @@ def test_text_that_is_none(glue, good_rows, value, message):
     assert message in refusal("cola", glue("cola", train=rows, validation=rows))
 
 
-def test_labels_that_are_no_numbers(glue, good_rows):
+def test_labels_that_are_not_numbers(glue, good_rows):
     rows = [{**row, "label": str(row["label"])} for row in good_rows("cola")]
     assert "whole numbers as labels" in refusal("cola", glue("cola", train=rows, validation=rows))
 
@@ -106,7 +106,7 @@ def test_test_rows_have_labels_where_all_are_known(glue, good_rows):
 
 
 @pytest.mark.parametrize(("label", "message"), [(float("nan"), "row 3 has nan"), ("high", "Expected numbers")])
-def test_numbers_to_be_met(glue, label, message):
+def test_labels_of_a_regression(glue, label, message):
     rows = [{"sentence1": "a", "sentence2": "b", "label": float(k)} for k in range(5)]
     task = GLUE_TASKS["stsb"]
     assert load_task(task, glue("stsb", train=rows, validation=rows))["train"]["label"][:] == [0, 1, 2, 3, 4]
@@ -145,7 +145,7 @@ def test_unreadable_file(glue, tmp_path, damage):
 
 
 def test_a_file_that_may_not_be_read(glue, monkeypatch):
-    """Said by whoever runs as root, who may read everything."""
+    """Simulated, because root may read every file."""
 
     def forbidden(*args, **kwargs):
         raise PermissionError(13, "Permission denied", "train-00000-of-00001.parquet")

@@ -47,7 +47,7 @@ def test_another_process_reads_the_same_tokens(glue, encoder):
 
 
 def test_tokens_are_made_once(glue, encoder):
-    """Asked for again, they are read; anything else is made for itself."""
+    """The same tokens are read from the cache; others get files of their own."""
     task = TASKS["rte"]
     rows, tokenizer = load_task(task, glue("rte")), load_tokenizer(encoder)
     made = files(tokenise(rows, task, tokenizer, 12))
