@@ -74,7 +74,7 @@ def save_picture(out: str | None, drawings: Sequence[Callable[..., Any]]) -> Non
     picture = io.BytesIO()
     figure.savefig(picture, dpi=160, format=Path(out).suffix[1:].lower())
     write_bytes(UPath(out), picture.getvalue())
-    print(f"Picture: {out}")
+    print(f"Figure: {out}")
 
 
 def _picture(out: str) -> str:
