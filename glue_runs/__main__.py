@@ -19,7 +19,7 @@ __all__ = ["COMMANDS", "main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    return run_program("glue-runs", "Fine-tuning on GLUE with the mixed loss, and the study of it.", COMMANDS, argv)
+    return run_program("glue-runs", "Fine-tune on GLUE with the mixed loss, and compare losses.", COMMANDS, argv)
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -69,12 +69,12 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    text = "folder of the generated rows, the study and its report"
+    text = "folder for the synthetic data, the study and its report"
     parser.add_argument("--output_dir", default="demo", metavar="FOLDER", help=text)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """Run the whole study on generated rows, offline.
+    """Run a small example study on synthetic data, offline.
 
     Trains 112 small models and writes their report: no network, no account, no GPU.
     """
@@ -87,7 +87,7 @@ def _demo(args: argparse.Namespace) -> int:
     add_arguments(parser, seeds=study.seeds, losses=())
     options = ["--output_dir", str(folder / "runs"), "--workers", str(os.cpu_count() or 1)]
     code = run_study(study, parser.parse_args(options, argparse.Namespace(typed=args.typed)))
-    title = "The demo: generated rows, seven tasks"
+    title = "Comparison of 4 methods on 7 tasks (demo, synthetic data)"
     report.report(str(folder / "runs"), args.typed, output_dir=str(folder / "report"), title=title)
     return code
 

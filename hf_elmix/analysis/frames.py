@@ -36,7 +36,7 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     Returns:
         One row per run, sorted by task, seed and method. ``score`` is missing unless a run is done. ``seconds`` are
         wall-clock time, steps are optimizer steps. ``attrs["secondary_metrics"]`` has the labels of the metrics that
-        the tasks declare.
+        the tasks declare, ``attrs["score_metrics"]`` the metric that is the score of each task.
     """
     runs = choose_runs(records, expected)
     keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
@@ -47,6 +47,8 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
     table = pd.DataFrame(rows, columns=list(names))
     declared = [known[key].settings.get("secondary_metrics", {}) for key in keys if key in known]
     table.attrs["secondary_metrics"] = {name: label for labels in declared for name, label in labels.items()}
+    selects = {key.task: known[key].select for key in keys if key in known}
+    table.attrs["score_metrics"] = {task: select.scored_metric for task, select in selects.items() if select}
     return table
 
 

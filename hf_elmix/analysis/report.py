@@ -20,14 +20,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from hf_elmix.analysis.formats import to_latex, to_markdown
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections import sections_of
-from hf_elmix.analysis.sections.base import Picture, Section
+from hf_elmix.analysis.sections.base import FigureSpec, Section
+from hf_elmix.analysis.sections.scores import score_table
+from hf_elmix.analysis.sections.summary import verdict
 
 __all__ = ["PAGE", "write_report"]
 
 PAGE = "report.html"
-LOOK = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
+RC_PARAMS = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches; text remains legible on a phone
-SHOWN = 40  # rows up to which the table of scores is part of the returned text
+MAX_PRINTED_ROWS = 40  # tables of scores with more rows are not part of the returned text
 
 
 def write_report(
@@ -51,7 +53,7 @@ def write_report(
     folder = Path(folder)
     for part in ("figures", "data"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    sections = sections_of(results)
+    sections, found = sections_of(results), verdict(results)
     pictures = [picture for section in sections for _, group in section.pictures for picture in group]
     figures = {picture.name: _figure(picture) for picture in pictures}
     for picture in (picture for picture in pictures if not picture.page_only):
@@ -65,14 +67,17 @@ def write_report(
     tables = {table.name: table for section in sections for table in section.tables if not table.page_only}
     (folder / "tables.md").write_text("\n".join(map(to_markdown, tables.values())), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(to_latex, tables.values())), encoding="utf-8")
-    (folder / PAGE).write_text(_page(sections, figures, title, commands), encoding="utf-8")
-    rows = len(tables["scores"].rows)
-    scores = to_markdown(tables["scores"]) if rows <= SHOWN else f"Scores of {rows} tasks: tables.md\n"
-    return "\n".join([*(sentence for section in sections for sentence in section.sentences), "", scores])
+    (folder / PAGE).write_text(
+        _page(sections, figures, title=title, verdict=found, commands=commands), encoding="utf-8"
+    )
+    table = score_table(results)
+    rows = len(table.rows)
+    scores = to_markdown(table) if rows <= MAX_PRINTED_ROWS else f"Scores of {rows} tasks: tables.md\n"
+    return "\n".join([*found, *(sentence for section in sections for sentence in section.sentences), "", scores])
 
 
-def _page(sections: Sequence[Section], figures: Mapping[str, Figure], title: str, commands: Sequence[str]) -> str:
-    """The page as HTML, self-contained."""
+def _page(sections: Sequence[Section], figures: Mapping[str, Figure], **texts: str | Sequence[str]) -> str:
+    """The page as HTML, self-contained; `texts` are the title, the verdict and the commands."""
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     # No line ends within "F = 0", "12 %" or "[0.1, 0.2]".
@@ -83,11 +88,11 @@ def _page(sections: Sequence[Section], figures: Mapping[str, Figure], title: str
         for heading, group in section.pictures
         for picture in group
     }
-    return page.get_template("page.html").render(title=title, sections=sections, figures=drawn, commands=commands)
+    return page.get_template("page.html").render(sections=sections, figures=drawn, **texts)
 
 
-def _figure(picture: Picture) -> Figure:
-    with matplotlib.rc_context(LOOK):
+def _figure(picture: FigureSpec) -> Figure:
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(figsize=(WIDTH, picture.height))
         picture.draw(figure.subplots())
         ConstrainedLayoutEngine().execute(figure)  # once: as the figure's own engine it would run again for each file
@@ -99,7 +104,7 @@ def _image(figure: Figure, name: str, kind: str) -> bytes:
     out = io.BytesIO()
     metadata = dict.fromkeys(("Date", "Creator", "Type", "Format")) if kind == "svg" else None
     # The salt makes ids in the SVG unique in a page of several figures.
-    with matplotlib.rc_context({**LOOK, "svg.hashsalt": name}), warnings.catch_warnings():
+    with matplotlib.rc_context({**RC_PARAMS, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # browsers have more fonts than Matplotlib
         figure.savefig(out, format=kind, dpi=160, metadata=metadata)
     return out.getvalue()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.comparison import compare, differences, mean_gain, minimum_detectable_effect, task_gains
+from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_effect, task_gains
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
 from hf_elmix.errors import UsageError
+from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
 
 __all__ = ["StudyResults"]
@@ -28,7 +30,8 @@ class StudyResults:
     Args:
         runs_df: One row per run, from `runs_table` or `read_scores`.
         curves_df: From `curves_table`, if anything was logged during training.
-        baseline: Method that the others are compared with; by default ``ce``, else the first.
+        baseline: Method that the others are compared with, by its name or its label, such as ``F = 0-0.5``; by default
+            ``ce``, else the first.
         seed: Seed of the bootstrap and the simulations.
         predictions: A function for each run with predictions that reads them; called when first needed.
 
@@ -57,8 +60,7 @@ class StudyResults:
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
         default = "ce" if "ce" in self.methods else self.methods[0]
-        self.baseline: str = default if baseline is None else baseline
-        differences(self.scores, self.baseline)  # raises if the baseline is not a method
+        self.baseline = default if baseline is None else _find_method(baseline, self.methods)
 
     @property
     def others(self) -> list[str]:
@@ -98,7 +100,7 @@ class StudyResults:
 
     @cached_property
     def methods_df(self) -> pd.DataFrame:
-        """One row per method: runs with a score, wins, mean gain and rank (Table 4), area under the profile."""
+        """One row per method: runs with a score, wins, mean difference (``gain``) and rank (Table 4), profile area."""
         columns = {
             "runs": self.scores.count(),
             "expected": len(self.scores),
@@ -155,3 +157,13 @@ class StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
         values = self.runs_df[metric].where(self.runs_df["status"] == "done")
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)
+
+
+def _find_method(name: str, methods: Sequence[str]) -> str:
+    """The method with this name or, if there is none, with this label."""
+    labels = {method: method_label(method) for method in methods}
+    found = [method for method, label in labels.items() if name in (method, label)]
+    if not found:
+        known = ", ".join(repr(m) if m == label else f"{m!r} ({label})" for m, label in labels.items())
+        raise UsageError(f"Expected the baseline to be one of the methods ({known}), but got {name!r}.")
+    return name if name in found else found[0]

@@ -22,8 +22,9 @@ FORMATS = (".png", ".svg", ".pdf")
 
 def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = None) -> None:
     """Add the arguments that choose a classifier and rows: by default `samples` (None for all) of a split."""
-    parser.add_argument("run", help="folder of a run whose model was kept; or a model id or folder, with rows for it")
-    group = parser.add_argument_group("rows", "Default: the rows of the run. With a model, name the rows.")
+    run = "run folder (trained with --keep), or a model id or path; for a model, also give --file or --dataset_name"
+    parser.add_argument("run", help=run)
+    group = parser.add_argument_group("rows", "Default: the rows of the run.")
     add = group.add_argument
     add("--dataset_name", metavar="DATASET", help="dataset id or folder")
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
@@ -46,9 +47,8 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint:
 
 
 def add_out(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add the flag ``--out``; without a default, no picture is drawn unless the flag is given."""
-    more = "" if default else " (default: no picture)"
-    text = f"save a picture in this file: {', '.join(FORMATS)}{more}"
+    """Add the flag ``--out``; without a default, no figure is drawn unless the flag is given."""
+    text = f"write the figure to this file ({', '.join(FORMATS[:-1])} or {FORMATS[-1]})"
     parser.add_argument("--out", type=_picture, default=default, metavar="FILE", help=text)
 
 
@@ -74,7 +74,7 @@ def save_picture(out: str | None, drawings: Sequence[Callable[..., Any]]) -> Non
     picture = io.BytesIO()
     figure.savefig(picture, dpi=160, format=Path(out).suffix[1:].lower())
     write_bytes(UPath(out), picture.getvalue())
-    print(f"Picture: {out}")
+    print(f"Figure: {out}")
 
 
 def _picture(out: str) -> str:

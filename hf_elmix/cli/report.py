@@ -15,34 +15,37 @@ __all__ = ["COMMAND", "report"]
 
 
 def report(
-    source: str, typed: str, *, output_dir: str | None = None, baseline: str | None = None, title: str | None = None
+    source: str, command: str, *, output_dir: str | None = None, baseline: str | None = None, title: str | None = None
 ) -> int:
     """Write the report of a study or a file of scores, print its findings and return the exit code, 0.
 
     Args:
         source: Folder of the study (or its URL), or CSV or Parquet file.
-        typed: The command line that makes the report.
-        output_dir: Folder of the report; by default ``report`` in the study's folder, beside the file, or here for a
-            URL.
-        baseline: The method that others are compared with; by default ``ce``, else the first.
-        title: Heading of the page.
+        command: The command line that makes the report.
+        output_dir: Folder of the report; by default ``report``, inside the study's folder, next to the file, or in the
+            current folder for a URL.
+        baseline: The method that the others are compared with, by name or label; by default ``ce``, else the first.
+        title: Heading of the page; by default the numbers of methods and tasks, and the name of the source.
 
     Raises:
         UsageError: If there are no scores, or the source is neither a study nor a file of scores.
     """
     from hf_elmix.analysis.frames import read_scores
+    from hf_elmix.analysis.numbers import counted
     from hf_elmix.analysis.report import PAGE, write_report
     from hf_elmix.analysis.results import StudyResults
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
     runs_df, curves_df, commands, predictions = (read_scores(path), None, [], {}) if is_table else _from_folder(source)
-    gc.freeze()  # a seventh of the time: the garbage collector no longer looks through imports and records
+    gc.freeze()  # skip imports and records; saves about 1/7 of the run time
     results = StudyResults(runs_df, curves_df, baseline=baseline, predictions=predictions)
-    beside = path if path.is_dir() else path.parent if path.is_file() else Path()
-    folder = Path(output_dir or beside / "report")
-    commands = list(dict.fromkeys([*commands, typed]))
-    print(write_report(results, folder, title=title or f"Report: {path.name}", commands=commands))
+    parent = path if path.is_dir() else path.parent if path.is_file() else Path()
+    folder = Path(output_dir or parent / "report")
+    if title is None:
+        methods, tasks = counted(len(results.methods), "method"), counted(runs_df["task"].nunique(), "task")
+        title = f"{'Comparison of ' if results.others else ''}{methods} on {tasks} ({path.resolve().name})"
+    print(write_report(results, folder, title=title, commands=list(dict.fromkeys([*commands, command]))))
     print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
     return 0
 
@@ -75,20 +78,22 @@ def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", help="folder of the study (or its URL), or CSV or Parquet file of scores")
-    place = "folder of the report (default: report, in the folder of the study or file, or here for a URL)"
-    add("--output_dir", metavar="FOLDER", help=place)
-    add("--baseline", metavar="METHOD", help="method that the others are compared with (default: ce, else the first)")
-    add("--title", help="heading of the page (default: Report: NAME)")
+    add("source", metavar="SOURCE", help="folder of the study (or its URL), or CSV or Parquet file of scores")
+    default = "default: report/ next to the file or inside the study folder; ./report for a URL"
+    add("--output_dir", metavar="FOLDER", help=f"folder of the report ({default})")
+    baseline = "method that the others are compared with, such as ce or 'F = 0-0.5' (default: ce, else the first)"
+    add("--baseline", metavar="METHOD", help=baseline)
+    add("--title", help="heading of the page (default: numbers of methods and tasks, and the name of SOURCE)")
 
 
 def _run(args: argparse.Namespace) -> int:
     """Write a page of figures and tables from a study or a file of scores.
 
-    Which method is better, by how much, with what certainty and on which tasks? A file has the columns task, method
-    and score, and seed if runs were repeated. Larger scores are better; a run without a score has an empty one.
+    The report says which method is better, by how much, with what confidence, and on which tasks. A file has the
+    columns task, method and score, and seed if runs were repeated. Larger scores are better; leave the score empty for
+    a run that has none.
     """
-    return report(args.runs, args.typed, output_dir=args.output_dir, baseline=args.baseline, title=args.title)
+    return report(args.source, args.typed, output_dir=args.output_dir, baseline=args.baseline, title=args.title)
 
 
 COMMAND = Command(_run, _add_arguments, extra="report")

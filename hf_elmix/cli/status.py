@@ -15,7 +15,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Show which runs of a study are done, running, failed or missing."""
+    """Show which runs of a study are done, running, failed, diverged or missing, and why.
+
+    A run has diverged if its loss became NaN or infinite.
+    """
     from rich.console import Console
 
     from hf_elmix.study.progress import SIGNS, grid_table
@@ -28,7 +31,7 @@ def _run(args: argparse.Namespace) -> int:
     counts = Counter(state for state, _ in states.values())
     console.print(", ".join(f"{SIGNS[state][0]} {count} {state}" for state, count in counts.items()))
     for key, (state, reason) in states.items():
-        if state in ("failed", "running", "missing"):
+        if state != "done":
             console.print(f"{key}: {state}: {reason}", soft_wrap=True)
     return 0
 

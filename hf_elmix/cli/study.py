@@ -48,20 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
     add("--mixings", nargs="+", metavar="MIXING", help=schedules)
-    add("--losses", nargs="+", metavar="LOSS", help=f"any losses, such as {EXAMPLES}; table4 for those of the paper")
+    losses_help = f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
+    add("--losses", nargs="+", metavar="LOSS", help=losses_help)
     add("--no_sharing", action="store_true", help="train each run from the start, without shared prefixes")
     add("--retry_failed", action="store_true", help="repeat runs that failed")
-    add("--overwrite", action="store_true", help="first delete all runs of these tasks from the folder")
+    add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
 
     add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
-    workers = "number of local processes, each on a separate GPU if there are any"
+    workers = "number of local processes; each gets one GPU, if available"
     add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", required=True, metavar="FOLDER", help="folder of the study, or its URL")
-    kept = "keep all trained models, that of the best seed for each task and loss, or none"
+    kept = "models: keep every trained model; best: only the best seed per task and loss; none"
     add("--keep", choices=KEEP, default="none", help=kept)
     cohorts = "also record the predictions for each evaluation row at each epoch; completed runs are not repeated"
     add("--cohorts", action="store_true", help=cohorts)
@@ -127,7 +128,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         args: With the arguments of `add_arguments`, and ``typed``.
 
     Returns:
-        The exit code, which is 1 if runs failed.
+        The exit code: 1 if any run failed, 0 otherwise (including diverged runs).
 
     Raises:
         UsageError: If the folder holds another study, or a tracker or cluster cannot be used.

@@ -16,8 +16,8 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
         store: The folder of runs.
 
     Returns:
-        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text, which may be empty: why
-        the run failed, which process is working on its block, or why it is missing.
+        ``done``, ``running``, ``failed``, ``diverged`` or ``missing``, with a line of text, empty if it is done: why
+        the run failed or diverged, which process is working on its block, or why it is missing.
 
     Raises:
         UsageError: If the folder holds no study, or a file in it is damaged.
@@ -31,7 +31,8 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
     for key in dict.fromkeys([*asked, *records]):
         record, holder = records.get(key), holders.get(key.block)
         if record is not None:
-            states[key] = record.status, (record.error or "").split("\n")[0]
+            reason = "the loss became NaN or infinite" if record.status == "diverged" else record.error or ""
+            states[key] = record.status, reason.split("\n")[0]
         elif holder is not None:
             states[key] = "running", f"{holder} is working on its block"
         else:

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 
 from hf_elmix.analysis.formats import Table
 
-__all__ = ["MAX_DRAWN", "PERCENT", "Picture", "Section"]
+__all__ = ["MAX_DRAWN", "PERCENT", "FigureSpec", "Section"]
 
 MAX_DRAWN = 8  # methods, or tasks, that have figures
 PERCENT = 100.0  # shares are shown in percent
 
 
-class Picture(NamedTuple):
-    """A figure.
+class FigureSpec(NamedTuple):
+    """A figure of a report: its name, caption and how to draw it.
 
     Attributes:
         name: Name of its files.
@@ -55,6 +55,6 @@ class Section:
     about: str = ""
     sentences: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    pictures: Sequence[tuple[str, Sequence[Picture]]] = ()
+    pictures: Sequence[tuple[str, Sequence[FigureSpec]]] = ()
     data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     folded: bool = False

@@ -14,7 +14,7 @@ from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.numbers import difference_text, first_upper, number
 from hf_elmix.analysis.predictions import BINS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, FigureSpec, Section
 from hf_elmix.diagnostics.calibration import WHEN, draw_reliability
 from hf_elmix.plotting import legend_rows, method_label
 
@@ -119,10 +119,11 @@ def _means(means: pd.DataFrame) -> Table:
         rows.append([Cell(method_label(method)), Cell(when), Cell(f"{row['runs']:.0f}", row["runs"])])
         rows[-1] += [Cell(number(scale * row[k], digits), row[k]) for k, (_, scale, digits) in columns.items()]
     caption = (
-        "Means over runs at the end of training; smaller ECE, Brier score and NLL are better. ECE, in percent, is the "
-        f"mean difference of confidence and accuracy over {BINS} bins of confidence, of equal width or (adaptive) of "
-        "equally many rows. Brier score and NLL (in nats) are those of all classes. With few rows ECE is above 0 even "
-        "for a calibrated model: compare it only with that of another method on the same rows."
+        "Means over runs at the end of training; smaller ECE, Brier score and NLL are better. accuracy: in percent. "
+        f"ECE: mean absolute difference between confidence and accuracy over {BINS} bins of equal width, in percent; "
+        "adaptive ECE: over bins with equal numbers of rows. Brier score, NLL (negative log-likelihood, in nats): of "
+        "all classes. temperature: geometric mean. With few rows, ECE is above 0 even for a calibrated model: compare "
+        "it only with that of another method on the same rows."
     )
     header = ["method", "logits", "runs", *(heading for heading, _, _ in columns.values())]
     return Table("calibration", "Calibration before and after temperature scaling", caption, header, rows)
@@ -138,19 +139,19 @@ def _pairs(pairs: Pairs, baseline: str) -> Table:
                 rows[-1].append(Cell(difference_text(row, scale, digits), row["difference"]))
     base = method_label(baseline)
     caption = (
-        f"Each method minus {base} in the same blocks, with the 95 % interval of the mean: above 0 the method is "
-        "worse. ECE in percentage points."
+        f"Mean difference of each method from {base} in the same blocks, with its 95 % interval. Above 0, the method "
+        "is worse. ECE: in percentage points."
     )
     header = ["method", "logits", *(heading for heading, _, _ in MEASURES.values())]
     return Table("calibration-pairs", f"Calibration compared with {base}", caption, header, rows)
 
 
-def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[Picture]:
+def _pictures(summary: PredictionSummary, methods: Sequence[str]) -> list[FigureSpec]:
     known = [method for method in methods if (WHEN[0], method) in summary.reliability][:MAX_DRAWN]
     height = 4.2 + 0.2 * legend_rows(known)
     pictures = []
     for k, when in enumerate(WHEN, start=1):
         tables = {method: summary.reliability[when, method] for method in known}
         draw = partial(draw_reliability, tables, order=methods)
-        pictures.append(Picture(f"reliability-{k}", first_upper(when), draw, height))
+        pictures.append(FigureSpec(f"reliability-{k}", first_upper(when), draw, height))
     return pictures

@@ -14,7 +14,7 @@ from hf_elmix.analysis.frames import BLOCK
 from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, pvalue_text
 from hf_elmix.analysis.predictions import NEAR_FOR, SIXTHS, PredictionSummary
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, PERCENT, FigureSpec, Section
 from hf_elmix.diagnostics.cohort_plots import draw_ridgeline, draw_sankey
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.cohorts import COHORTS, PAPER, share_table
@@ -100,8 +100,8 @@ def near_table(summary: PredictionSummary, methods: Sequence[str], baseline: str
         others = [method for method in methods if method in set(near["method"])]
         if others:
             means = near.groupby("method").agg({"rows": "sum", "share": "mean", "base_share": "mean"})
-            gains = near.assign(gain=near["share"] - near["base_share"])
-            gains = gains.pivot(index=BLOCK, columns="method", values="gain")[others].assign(**{baseline: 0.0})
+            gains = near.assign(difference=near["share"] - near["base_share"])
+            gains = gains.pivot(index=BLOCK, columns="method", values="difference")[others].assign(**{baseline: 0.0})
             effect = minimum_detectable_effect(gains, baseline, seed).rename("minimum_detectable_effect")
             parts[who] = means.loc[others].join(compare(gains, baseline)).join(effect)
     return pd.concat(parts, names=["near_for"]) if parts else pd.DataFrame()
@@ -155,10 +155,10 @@ def _transitions(pooled: pd.DataFrame, when: str) -> Table:
             text = f"{number(PERCENT * share)} {interval_text(low, high, PERCENT)}".rstrip()
             rows[-1] += [Cell(f"{row[name]:,.0f}", row[name]), Cell(text, share)]
     caption = (
-        f"Rows at {when}, over all runs and evaluation sets, and how many of them are correct at the end, in percent. "
-        f"Near: incorrect, with a probability of the label above {THRESHOLD:g}. Far: otherwise incorrect. Wilson's "
-        "95 % intervals assume independent rows, but each seed has the same rows: with several seeds they are too "
-        "narrow."
+        f"correct, near, far: rows of each cohort at {when}, over all runs and evaluation sets. near: incorrect, with "
+        f"a probability of the label above {THRESHOLD:g}. far: the other incorrect rows. end correct: percentage of "
+        "these rows that are correct at the end, with Wilson's 95 % interval. The intervals assume independent rows, "
+        "but each seed has the same rows: with several seeds they are too narrow."
     )
     header = ["method", "runs", *(title for name in COHORTS for title in (name, f"{name}: end correct"))]
     return Table("transitions", "Correct, near and far", caption, header, rows)
@@ -183,23 +183,24 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
         for row in near.reset_index().itertuples()
     ]
     caption = (
-        f"Rows near the boundary that are correct at the end, in percent, for each method and {base} in the same "
-        "blocks (means over the blocks in which both have such rows), with the 95 % interval of the difference and "
-        "the two-sided p-value of the sign test. Rows near for both are the same for the two. If each has its "
-        f"own, those of one may be easier. Rows selected because {base} was incorrect favour any other method."
+        "rows: which rows near the boundary are compared. blocks: those in which both methods have such rows. end "
+        f"correct, under {base}: percentage of these rows that are correct at the end, mean over the blocks. "
+        "difference: in points, with its 95 % interval. more/equal/fewer: number of blocks. sign p: two-sided p-value "
+        "of the sign test. Rows near for both are the same for the two methods. If each has its own, those of one may "
+        f"be easier. Rows selected because {base} was incorrect favour any other method."
     )
     header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)
 
 
-def _pictures(summary: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[Picture]]]:
+def _pictures(summary: PredictionSummary, pooled: pd.DataFrame, when: str) -> list[tuple[str, list[FigureSpec]]]:
     """A Sankey diagram and a ridgeline plot for each of the first methods."""
     names, sankey, ridgeline = (when.replace(" of the", "\nof the"), "end"), [], []
     for k, method in enumerate(pooled.index[:MAX_DRAWN], start=1):
         label, histograms = method_label(method), summary.histograms.loc[method]
         histograms = histograms.set_axis([f"{PERCENT * sixth / SIXTHS:.0f} %" for sixth in histograms.index])
         draw = partial(draw_sankey, flow_of(summary, method), names=names)
-        sankey.append(Picture(f"sankey-{k}", label, draw, 3.6))
+        sankey.append(FigureSpec(f"sankey-{k}", label, draw, 3.6))
         draw = partial(draw_ridgeline, histograms, label="training")
-        ridgeline.append(Picture(f"ridgeline-{k}", label, draw, 3.6))
+        ridgeline.append(FigureSpec(f"ridgeline-{k}", label, draw, 3.6))
     return [(f"From {when} to the end", sankey), ("Probability of the true label during training", ridgeline)]

@@ -12,7 +12,7 @@ from hf_elmix.analysis.formats import Table
 from hf_elmix.analysis.numbers import difference_text, first_upper, number
 from hf_elmix.analysis.plots import plot_curves
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import Picture, Section
+from hf_elmix.analysis.sections.base import FigureSpec, Section
 from hf_elmix.analysis.sections.scores import mean_rows
 from hf_elmix.plotting import legend_rows, method_label
 
@@ -39,7 +39,7 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
             look: dict[str, Any] = {"order": results.methods, "scale": found.scale, "label": labels[name]}
             draw = partial(plot_curves, found.curves_df, name, **look)
             caption = f"{label}: mean over all runs of a method at the end of each epoch."
-            pictures.append(Picture(f"secondary-{place}", caption, draw, 2.8 + 0.2 * legend_rows(results.methods)))
+            pictures.append(FigureSpec(f"secondary-{place}", caption, draw, 2.8 + 0.2 * legend_rows(results.methods)))
     data = {"secondary_metrics": _stacked(summaries)}
     if results.others:
         data["secondary_pairs"] = _stacked({name: found.pairs_df.reset_index() for name, found in metrics.items()})

@@ -28,7 +28,7 @@ def runs_section(results: StudyResults) -> Section:
             [Cell(str(k), k, anchor=f"settings-{k}"), *(Cell(values.get(name, "")) for name in names)]
             for k, values in enumerate(settings.values(), start=1)
         ]
-        caption = "Settings in which runs differ, numbered as in the list of runs."
+        caption = "Settings that differ between runs. number: as in the list of runs."
         tables.append(Table("settings", "Settings that differ", caption, ["number", *names], rows, page_only=True))
     if shared:
         rows = [[Cell(name), Cell(value)] for name, value in shared.items()]
@@ -78,7 +78,7 @@ def _runs(runs_df: pd.DataFrame, numbers: dict[str, int], *, linked: bool) -> Ta
     if numbers:
         cells = {text: Cell(str(k), k, f"settings-{k}" if linked else "") for text, k in numbers.items()}
         parts["settings"] = [cells.get(text, Cell("")) for text in runs_df["settings"]]
-    caption = "Every run; one without a score has the reason as its status. Other metrics are in data/runs.csv."
+    caption = "All runs. If a run has no score, its status says why. Other metrics are in data/runs.csv."
     return Table("runs", "List of runs", caption, list(parts), list(zip(*parts.values(), strict=True)), page_only=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -12,12 +14,25 @@ from hf_elmix.analysis.numbers import counted, difference_text, gain_text, inter
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
 from hf_elmix.analysis.profile import performance_profile, profile_bands
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import Picture, Section
+from hf_elmix.analysis.sections.base import PERCENT, FigureSpec, Section
+from hf_elmix.errors import UsageError
+from hf_elmix.losses.schedules import MixingSchedule
+from hf_elmix.losses.weights import weights_to_text
 from hf_elmix.plotting import legend_rows, method_label
 
-__all__ = ["summary_section", "verdict"]
+__all__ = ["describe_labels", "describe_loss", "summary_section", "verdict"]
 
 TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
+LOSSES = {
+    "focal": "focal loss",
+    "mae": "mean absolute error",
+    "gce": "generalised cross entropy",
+    "tce": "tamed cross entropy",
+    "mpce": "maximum-probability cross entropy",
+    "cot": "complement objective training",
+    "mmc": "Max-Mahalanobis centre loss",
+    "ce-rescaled": "cross entropy with the learning rate rescaled to the gradients of the mixed loss",
+}
 
 
 def summary_section(results: StudyResults) -> Section:
@@ -36,7 +51,68 @@ def summary_section(results: StudyResults) -> Section:
             "conover": results.conover.rename_axis("method").reset_index(),
             "friedman": pd.DataFrame([results.friedman._asdict()]),
         }
-    return Section("summary", "Summary", "", verdict(results), tables, [("", _pictures(results))], data)
+    figures = [("", _pictures(results))]
+    return Section("summary", "Summary", describe_labels(results), tables=tables, pictures=figures, data=data)
+
+
+def describe_labels(results: StudyResults) -> str:
+    """Say what the labels of the methods mean, how to write them on command lines, and what the score is."""
+    losses, sentences = _losses(results.runs_df), []
+    labels = {method: method_label(method) for method in results.methods}
+    for method, label in labels.items():
+        # In a file of scores only the names are known: "mae" may be anything, "ce" is cross entropy.
+        loss = describe_loss(losses.get(method, method if label != method else ""))
+        if method == results.baseline:
+            loss = f"{loss} (the baseline)" if loss else "the baseline"
+        sentences += [f"{label}: {loss}."] if loss else []
+    if any(label.startswith("F = ") for label in labels.values()):
+        sentences.append(
+            "The focus F is the probability of the correct class at which the gradient of the mixed loss is largest."
+        )
+    if renamed := [method for method, label in labels.items() if label != method]:
+        sentences.append(f"On command lines: {'; '.join(renamed)}.")
+    tasks: dict[str, list[str]] = {}
+    for task, metric in results.runs_df.attrs.get("score_metrics", {}).items():
+        tasks.setdefault(metric.replace("_", " "), []).append(task)
+    if tasks:
+        named = [f"{metric} ({', '.join(names)})" if len(tasks) > 1 else metric for metric, names in tasks.items()]
+        sentences.append(f"Score: {', '.join(named)}.")
+    return " ".join(sentences)
+
+
+def describe_loss(loss: str) -> str:
+    """Name a loss in words, from its string, such as ``mix:0-0.5``; empty for a custom one."""
+    name = loss.partition(":")[0]
+    if name in LOSSES:
+        return LOSSES[name]
+    try:
+        schedule = MixingSchedule.parse(loss)
+    except UsageError:
+        return ""
+    if schedule.mixing in ("ce", "el"):
+        return "cross entropy" if schedule.mixing == "ce" else "expectation loss, 1 − p(y|x)"
+    phases = schedule.phases
+    weights = [weights_to_text(phase.alpha, phase.beta) for phase in phases]
+    values = [f"α:β = {text}" if ":" in text else f"focus {text}" for text in weights]
+    focuses = [] if any(":" in text for text in weights) else [(1 - p.alpha / p.beta) / 2 for p in phases]
+    if len(focuses) > 2 and all(one < two for one, two in pairwise(focuses)):
+        return f"the mixed loss with its focus rising from {weights[0]} to {weights[-1]} in {len(weights)} steps"
+    if len(phases) > 4:
+        return f"the mixed loss on a schedule of {len(phases)} phases"
+    later = [
+        f", then {one} from {PERCENT * phase.start:g} % of the training"
+        for one, phase in zip(values, phases, strict=True)
+    ]
+    return f"the mixed loss with {values[0]}{''.join(later[1:])}"
+
+
+def _losses(runs_df: pd.DataFrame) -> dict[str, str]:
+    """The string of each method's loss, if the runs have settings."""
+    try:
+        known = runs_df.dropna(subset="settings").groupby("method")["settings"].first()
+        return {str(method): json.loads(settings)["loss"] for method, settings in known.items()}
+    except (KeyError, TypeError, ValueError):  # a file of scores, which may have another column of that name
+        return {}
 
 
 def verdict(results: StudyResults) -> list[str]:
@@ -74,19 +150,21 @@ def _comparison(results: StudyResults, method: str) -> str:
 
 
 def _detectable(results: StudyResults, method: str) -> str:
-    """Say which gain the study could have detected, and how many seeds would detect the gain of the best method."""
+    """Say which difference the study could have detected, and how many seeds would detect that of the best method."""
     row, scale = results.pairs_df.loc[method], results.scale
     effect = row["minimum_detectable_effect"]
     if pd.isna(effect):
         return "The minimum detectable effect is unknown, because no variance could be measured."
     if not effect:
-        return "The differences do not vary at all, so any gain would have been detected."
+        return "The differences do not vary at all, so any true difference would have been detected."
     pair = results.scores[[results.baseline, method]]
     per_task = pair.dropna().groupby(level=0).size()
-    size = counted(int(per_task.median()), "seed") if results.has_seeds else counted(len(per_task), "task")
+    seeds = f"{counted(int(per_task.median()), 'seed')} per task"
+    size = seeds if results.has_seeds else counted(len(per_task), "task")
     text = (
-        f"With {size}, the minimum detectable effect is {number(scale * effect)} points for {method_label(method)}: "
-        "a smaller true gain would be significant in fewer than 4 of 5 such studies"
+        f"With {size}, this study had an 80 % chance of detecting a true difference of {number(scale * effect)} "
+        f"points between {method_label(method)} and {method_label(results.baseline)}; smaller differences could "
+        "easily be missed"
     )
     if row["low"] > 0 or not row["difference"] > 0:
         return f"{text}."
@@ -94,13 +172,15 @@ def _detectable(results: StudyResults, method: str) -> str:
     enough = "more than 256" if pd.isna(needed) else f"about {needed}"
     unit = "seeds per task" if results.has_seeds else "tasks"
     gain = gain_text(row["difference"], scale)
-    return f"{text}; detecting {gain} points would take {enough} {unit}."
+    return f"{text}. Detecting a difference of {gain} points would take {enough} {unit}."
 
 
 def _ranks(results: StudyResults) -> str:
     statistic, pvalue = results.friedman
     if pd.isna(pvalue):
         return "No block has a score for every method, so the methods cannot be ranked."
+    if results.complete == 1:
+        return "Only one block has a score for every method, and ranks cannot be tested with one block."
     test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {counted(results.complete, 'block')}"
     if pvalue >= 0.05:
         return f"The mean ranks of the methods do not differ significantly ({test})."
@@ -118,20 +198,20 @@ def _runs(results: StudyResults) -> str:
     counts = without["status"].value_counts()
     kinds = ", ".join(f"{count} {status if status != 'done' else 'without one'}" for status, count in counts.items())
     return (
-        f"{len(runs_df) - len(without)} of {len(runs_df)} runs have a score ({kinds}). A run without a score is "
-        "never imputed: it counts as not solved in the performance profile, and its block is left out of differences "
-        "and ranks."
+        f"{len(runs_df) - len(without)} of {len(runs_df)} runs have a score ({kinds}). Missing scores are never "
+        "imputed: such a run counts as not solved in the performance profile, and its block is left out of "
+        "differences and ranks."
     )
 
 
-def _pictures(results: StudyResults) -> list[Picture]:
+def _pictures(results: StudyResults) -> list[FigureSpec]:
     """The performance profile (Fig. 2) and, with several methods, their differences and ranks (Fig. 3)."""
     legend = 0.2 * legend_rows(results.methods)
     pictures = [
-        Picture(
+        FigureSpec(
             "profile",
             "Performance profile: for each threshold τ, the share of blocks in which a method reaches at least τ "
-            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shades: 95 % bootstrap bands.",
+            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shaded: 95 % bootstrap bands.",
             lambda ax: plot_profile(results.profile, ax, bands=results.bands),
             3.9 + (legend if len(results.methods) > CROWD else 0),
         )
@@ -145,15 +225,21 @@ def _pictures(results: StudyResults) -> list[Picture]:
         )
         height = 0.9 + legend + tasks * max(0.32, 0.12 * len(results.others))
         draw = lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look)  # noqa: E731
-        pictures.append(Picture("differences", caption, draw, height))
+        pictures.append(FigureSpec("differences", caption, draw, height))
     if results.others and results.groups:
         ranks = results.methods_df["rank"].dropna()
-        caption = (
-            "Mean ranks over the blocks in which every method has a score. Bars join methods that do not differ "
-            "significantly at 0.05 (Friedman, then Conover with Benjamini and Hochberg's adjustment)."
+        tested = (
+            "Bars join methods that do not differ significantly at 0.05 (Friedman's test, then Conover's with "
+            "Benjamini and Hochberg's adjustment)."
         )
-        height = 1.05 + 0.28 * len(ranks) + 0.12 * len(results.groups)
-        pictures.append(Picture("ranks", caption, lambda ax: plot_ranks(ranks, results.groups, ax), height))
+        untested = "Ranks cannot be tested with one block."
+        caption = (
+            "Mean ranks over the blocks in which every method has a score. "
+            f"{tested if results.complete > 1 else untested}"
+        )
+        groups = results.groups if results.complete > 1 else []
+        height = 1.05 + 0.28 * len(ranks) + 0.12 * len(groups)
+        pictures.append(FigureSpec("ranks", caption, lambda ax: plot_ranks(ranks, groups, ax), height))
     return pictures
 
 
@@ -170,12 +256,12 @@ def _methods(results: StudyResults) -> Table:
         for row in results.methods_df.itertuples()
     ]
     caption = (
-        "Runs with a score; blocks in which the method is best, ties counting for every winner; mean gain over "
-        f"{method_label(results.baseline)} in points; mean rank over the {results.complete} blocks in which every "
-        "method has a score (1 is best); mean height of the performance profile for τ from "
-        f"{results.tau_min:g} to 1."
+        "runs: runs with a score, of all. wins: blocks in which the method is best (a tie is a win for each). "
+        f"difference: mean difference from {method_label(results.baseline)}, in points. mean rank: over the "
+        f"{counted(results.complete, 'block')} in which every method has a score; 1 is best. profile area: mean "
+        f"height of the performance profile for τ from {results.tau_min:g} to 1."
     )
-    header = ["method", "runs", "wins", "gain", "mean rank", "profile area"]
+    header = ["method", "runs", "wins", "difference", "mean rank", "profile area"]
     return Table("methods", "Methods", caption, header, rows)
 
 
@@ -195,13 +281,23 @@ def _pairs(results: StudyResults) -> Table:
         for row in results.pairs_df.itertuples()
     ]
     caption = (
-        f"Each method compared with {method_label(results.baseline)} in the same blocks: mean difference in points "
-        f"with its 95 % interval over {'the seeds of each task' if results.has_seeds else 'tasks'}; blocks in which "
-        "it is better, equal and worse; probability of improvement; two-sided p-values of the sign test and of "
-        "Wilcoxon's signed-rank test, not adjusted for the number of methods; minimum detectable effect (MDE): the "
-        "smallest true gain that would be significant in 4 of 5 studies of this size."
+        f"Each method compared with {method_label(results.baseline)} in the same blocks. difference: mean difference, "
+        f"in points. 95 % interval: of that mean, over {'the seeds of each task' if results.has_seeds else 'tasks'}. "
+        "better/equal/worse: number of blocks. share better: share of blocks in which the method is better, ties "
+        "counted half. sign p, Wilcoxon p: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, "
+        "not adjusted for the number of methods. MDE: minimum detectable effect, the true difference in points that "
+        "80 % of studies of this size would detect."
     )
-    header = ["method", "difference", "95 % CI", "better/equal/worse", "P(better)", "sign p", "Wilcoxon p", "MDE"]
+    header = [
+        "method",
+        "difference",
+        "95 % interval",
+        "better/equal/worse",
+        "share better",
+        "sign p",
+        "Wilcoxon p",
+        "MDE",
+    ]
     return Table("pairs", "Differences", caption, header, rows)
 
 
@@ -214,10 +310,14 @@ def _conover(results: StudyResults) -> Table:
         for one, pvalues in results.conover.iterrows()
     ]
     caption = (
-        f"Pairwise comparison of mean ranks over {counted(results.complete, 'block')}: p-values of Conover's test, "
-        "adjusted by Benjamini and Hochberg. They are meaningful only if Friedman's test is significant "
-        f"(here {p_equals(results.friedman.pvalue)})."
+        f"p-values of Conover's test for each pair of mean ranks over {counted(results.complete, 'block')}, adjusted "
+        "for multiple comparisons (Benjamini and Hochberg). "
     )
+    if results.complete > 1:
+        friedman = p_equals(results.friedman.pvalue)
+        caption += f"They are meaningful only if Friedman's test is significant (here {friedman})."
+    else:
+        caption += "Ranks cannot be tested with fewer than two blocks."
     return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.methods)], rows)
 
 
@@ -231,7 +331,8 @@ def _profile(results: StudyResults) -> Table:
         bands = [Cell(f"{share:.2f} [{start:.2f}, {end:.2f}]", share) for share, start, end in shares]
         rows.append([Cell(method_label(name)), *bands])
     caption = (
-        f"Share of {counted(len(results.scores), 'block')} in which a method reaches at least τ times the best score, "
-        f"with 95 % bootstrap bands that resample {'seeds within tasks' if results.has_seeds else 'tasks'}."
+        f"For each τ, the share of {counted(len(results.scores), 'block')} in which the method reaches at least τ "
+        "times the best score. In brackets: 95 % bootstrap bands, for which "
+        f"{'seeds within tasks' if results.has_seeds else 'tasks'} are resampled."
     )
     return Table("profile", "Performance profile", caption, ["method", *(f"τ = {tau:g}" for tau in taus)], rows)

@@ -8,7 +8,7 @@ from typing import Any
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.plots import plot_curves
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.base import MAX_DRAWN, Picture, Section
+from hf_elmix.analysis.sections.base import MAX_DRAWN, FigureSpec, Section
 from hf_elmix.plotting import legend_rows
 
 __all__ = ["training_section"]
@@ -25,9 +25,9 @@ def training_section(results: StudyResults) -> Section | None:
     # A logged weight has held since the log before.
     weights = {"dotted": "beta", "label": "weight: α solid, β dotted", "drawstyle": "steps-pre"}
 
-    def picture(name: str, caption: str, task: str, quantity: str, look: dict[str, Any]) -> Picture:
+    def picture(name: str, caption: str, task: str, quantity: str, look: dict[str, Any]) -> FigureSpec:
         draw = partial(plot_curves, curves_df[curves_df["task"] == task], quantity, order=order, **look)
-        return Picture(name, caption, draw, height, page_only=True)
+        return FigureSpec(name, caption, draw, height, page_only=True)
 
     pictures = []
     for k, task in enumerate(tasks[:MAX_DRAWN]):

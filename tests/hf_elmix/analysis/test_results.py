@@ -118,3 +118,12 @@ def test_another_metric_in_place_of_the_score():
     assert (results.baseline, results.seed) == ("0", 3)
     assert results.scores["ce"].tolist() == [1, pytest.approx(np.nan, nan_ok=True)]
     assert results.scores["0"].tolist() == [3, pytest.approx(np.nan, nan_ok=True)]
+
+
+def test_the_baseline_may_be_given_by_its_label(small_study):
+    runs_df = runs_table(small_study)
+    assert [StudyResults(runs_df, baseline=name).baseline for name in ("F = 0-0.5", "0-0.5", "CE")] == [
+        "0-0.5"
+    ] * 2 + ["ce"]
+    with pytest.raises(UsageError, match=r"one of the methods \('ce' \(CE\), .*'0.3' \(F = 0.3\)\), but got 'F = 0'"):
+        StudyResults(runs_df, baseline="F = 0")

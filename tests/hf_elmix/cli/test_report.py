@@ -37,7 +37,7 @@ def test_a_file_of_scores_becomes_a_page(scores, capsys):
     assert shown.out.endswith(f"tables and data: {path}\nOpen it: file://{path}\n")
     page = path.read_text()
     assert f"elmix report {scores} --baseline old" in page
-    assert "<h1>Report: scores.csv</h1>" in page
+    assert "<h1>Comparison of 2 methods on 2 tasks (scores.csv)</h1>" in page
 
 
 def test_a_folder_of_records_becomes_a_page(small_study, tmp_path, capsys):
@@ -90,7 +90,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "required: runs"),
+        ([], "required: SOURCE"),
         (["nowhere.csv"], "Expected a file of scores or the folder of a study, but 'nowhere.csv' does not exist"),
         (["notes.txt"], "Expected a study's folder or a .csv or .parquet file, but 'notes.txt' is a file"),
         (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),

@@ -26,7 +26,7 @@ def test_every_state_with_its_reason(store, record_of):
     assert list(states) == [RunKey(p, m, s) for p in "ab" for s in (0, 1) for m in ("ce", "0")]
     assert states[RunKey("a", "ce", 0)] == ("done", "")
     assert states[RunKey("a", "0", 0)] == ("failed", "RuntimeError: no memory")
-    assert states[RunKey("a", "ce", 1)] == ("diverged", "")
+    assert states[RunKey("a", "ce", 1)] == ("diverged", "the loss became NaN or infinite")
     state, why = states[RunKey("a", "0", 1)]
     assert state == "running"
     assert f"process {os.getpid()} on " in why

@@ -9,7 +9,7 @@ import pytest
 from hf_elmix.analysis.comparison import seeds_needed
 from hf_elmix.analysis.frames import runs_table
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sections.summary import summary_section, verdict
+from hf_elmix.analysis.sections.summary import describe_labels, describe_loss, summary_section, verdict
 
 NAN = math.nan
 
@@ -37,8 +37,8 @@ def test_a_method_that_helps():
     )
     effect = 100 * results.pairs_df.loc["0-0.5", "minimum_detectable_effect"]
     assert sentences[1] == (
-        f"With 3 seeds, the minimum detectable effect is {effect:.2f} points for F = 0-0.5: a smaller true gain would "
-        "be significant in fewer than 4 of 5 such studies."
+        f"With 3 seeds per task, this study had an 80 % chance of detecting a true difference of {effect:.2f} points "
+        "between F = 0-0.5 and CE; smaller differences could easily be missed."
     )
     assert "differ" in sentences[2]
     assert sentences[3:] == ["All 18 runs have a score."]
@@ -51,9 +51,9 @@ def test_how_many_seeds_a_gain_would_take_that_is_not_significant():
     assert sentences[0].endswith("], higher on 1 of 2 tasks.")
     effect = 100 * results.pairs_df.loc["0", "minimum_detectable_effect"]
     needed = seeds_needed(results.scores, results.pairs_df.loc["0", "difference"], "ce")["0"]
-    assert f"effect is {effect:.2f} points" in sentences[1]
+    assert f"a true difference of {effect:.2f} points between F = 0 and CE; smaller" in sentences[1]
     assert sentences[1].endswith(
-        "; detecting +0.20 points would take "
+        "could easily be missed. Detecting a difference of +0.20 points would take "
         + ("more than 256" if pd.isna(needed) else f"about {needed}")
         + " seeds per task."
     )
@@ -79,7 +79,7 @@ def test_tasks_without_seeds():
     assert (
         sentences[0] == "x is not significantly different from CE: +2.33 points [−1.46, 6.13], higher on 3 of 3 tasks."
     )
-    assert sentences[1].startswith("With 3 tasks, the minimum detectable effect is ")
+    assert sentences[1].startswith("With 3 tasks, this study had an 80 % chance of detecting a true difference of ")
     assert sentences[1].endswith(" tasks.")
 
 
@@ -87,12 +87,13 @@ def test_one_block_has_no_variance():
     sentences = verdict(study({"x": [[0.25]]}))
     assert sentences[0] == "x and CE have only one block in common: +25.00 points, higher on 1 of 1 task."
     assert "no variance could be measured" in sentences[1]
+    assert sentences[2] == "Only one block has a score for every method, and ranks cannot be tested with one block."
 
 
 def test_differences_that_never_vary():
     sentences = verdict(study({"x": [[0.25, 0.25]]}))
     assert sentences[0].startswith("x is significantly better than CE: +25.00 points [25.00, 25.00]")
-    assert sentences[1] == "The differences do not vary at all, so any gain would have been detected."
+    assert sentences[1] == "The differences do not vary at all, so any true difference would have been detected."
 
 
 def test_one_method():
@@ -106,8 +107,8 @@ def test_one_method():
 def test_runs_without_a_score_are_counted_by_their_reason(small_study):
     sentences = verdict(StudyResults(runs_table(small_study)))
     assert any(
-        s.startswith("9 of 11 runs have a score (1 diverged, 1 failed). A run")
-        or s.startswith("9 of 11 runs have a score (1 failed, 1 diverged). A run")
+        s.startswith("9 of 11 runs have a score (1 diverged, 1 failed). Missing")
+        or s.startswith("9 of 11 runs have a score (1 failed, 1 diverged). Missing")
         for s in sentences
     )
 
@@ -133,6 +134,43 @@ def test_whatever_the_scores_there_is_a_verdict(seed):
         gains = rng.choice([0, 0.1, -0.1, NAN], size=(2, *shape))
         sentences = verdict(study({"0": gains[0].tolist(), "x": gains[1].tolist()}))
         assert all(sentence.endswith(".") and "nan" not in sentence for sentence in sentences)
+
+
+# What the labels mean.
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("ce", "cross entropy"),
+        ("mix:ce", "cross entropy"),
+        ("0.5", "expectation loss, 1 − p(y|x)"),
+        ("0", "the mixed loss with focus 0"),
+        ("mix:1:4", "the mixed loss with focus 0.375"),
+        ("mix:2:1", "the mixed loss with α:β = 2:1"),
+        ("0,0.5", "the mixed loss with focus 0, then focus 0.5 from 95 % of the training"),
+        ("mix:ce@0 0.5@1/4", "the mixed loss with α:β = 1:0, then focus 0.5 from 25 % of the training"),
+        ("0-0.5", "the mixed loss with its focus rising from 0 to 0.5 in 6 steps"),
+        ("0.1 0 0.1 0 0.1", "the mixed loss on a schedule of 5 phases"),
+        ("focal:gamma=2,alpha=0.25", "focal loss"),
+        ("my-loss", ""),
+    ],
+)
+def test_a_loss_in_words(loss, words):
+    assert describe_loss(loss) == words
+
+
+def test_labels_of_a_study(small_study):
+    text = describe_labels(StudyResults(runs_table(small_study)))
+    assert text.startswith("CE: cross entropy (the baseline). F = 0-0.5: the mixed loss with its focus rising ")
+    assert " F = 0.3: the mixed loss with focus 0.3. The focus F is the probability " in text
+    assert " On command lines: ce; 0-0.5; 0.3." in text
+    assert text.endswith(" Score: accuracy.")
+
+
+def test_labels_of_other_studies_are_not_guessed():
+    runs_df = pd.DataFrame({"task": "a", "method": ["mae", "x"], "seed": 0, "status": "done", "score": [1.0, 2.0]})
+    assert describe_labels(StudyResults(runs_df.assign(settings="mine"), baseline="x")) == "x: the baseline."
 
 
 # Figures and tables.
