@@ -47,10 +47,9 @@ def run_grid(
         study: The study.
         store: Where the records go.
         run: Trains one branch: `run_branch`, or a stand-in.
-        executor: Where branches are trained: `run_in_process`, or `run_in_workers` or `run_on_ray` with arguments.
+        executor: What trains branches: `run_in_process`, or `run_in_workers` or `run_on_ray` with arguments.
         sharing: Train what methods have in common once.
-        keep: Which trained models are kept beside their records, as they are after the last step: ``models`` (all),
-            ``best`` (for each task and method, that of the run with the best score) or ``none``.
+        keep: Which models stay, as after the last step: ``models`` (all), ``best`` (by task and method) or ``none``.
         retry_failed: Repeat failed runs.
         overwrite: First delete the records, predictions and models that the folder holds for the study's tasks.
         track: Called with each record after it is written; see `hf_elmix.study.trackers`.
