@@ -124,7 +124,7 @@ def files_of_model(folder: Any, root: Any = None) -> dict[str, Content]:
         UsageError: If there is no model in safetensors; or if a file, the folder or one between it and the root is a
             link, behind which there may be anything.
     """
-    held = [path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+    held = [path.name for path in folder.iterdir() if path.is_file()]
     names = [*model_files(held, pickles=False), *(name for name in (CARD, PICTURE) if name in held)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UsageError(f"Expected a model in {str(folder)!r}, but it has no .safetensors file.")

@@ -51,7 +51,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
         UsageError: If no model was kept, the template does not make valid and distinct ids, or `publish_files` fails.
     """
     records = [record for record in choose_runs(_records(store), store.asked()).values() if record is not None]
-    kept = [run for run in records if run.status == "done" and store.model_files(run.key)]
+    kept = [run for run in records if run.status == "done" and (store.folder_of(run.key) / MODEL).is_dir()]
     if not kept:
         commands = store.declaration()["commands"]
         again = f"Train again and keep them: {commands[0]}" if commands else "Repeat the study with"

@@ -31,6 +31,7 @@ def records(folder: Path) -> dict[str, dict]:
     return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in folder.rglob("record.json")}
 
 
+@pytest.mark.slow
 def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     runs, folder = tmp_path / "runs", glue("cola")
     assert main(study(folder, encoder, runs)) == 0
@@ -63,8 +64,9 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
 
 def test_methods_of_one_seed_are_the_same_training_until_they_differ(glue, encoder, tmp_path):
     """F=0 and F=0,0.5 share all but the last 5 % of training, so with two steps they are one and the same."""
-    assert main(study(glue("cola"), encoder, tmp_path, "--mixings", "0", "0,0.5", "ce")) == 0
-    losses = {name.removesuffix("/record.json"): run["scores"]["loss"] for name, run in records(tmp_path).items()}
+    assert main(study(glue("cola"), encoder, tmp_path / "runs", "--mixings", "0", "0,0.5", "ce")) == 0
+    found = records(tmp_path / "runs")
+    losses = {name.removesuffix("/record.json"): run["scores"]["loss"] for name, run in found.items()}
     assert losses["cola/0/seed0"] == losses["cola/0,0.5/seed0"]
     assert losses["cola/0/seed0"] != losses["cola/0/seed1"]
     assert losses["cola/0/seed0"] != losses["cola/ce/seed0"]
@@ -209,7 +211,8 @@ def test_other_rows_under_the_same_name_are_refused(glue, good_rows, encoder, tm
 def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder, tmp_path, capfd, monkeypatch):
     from transformers import Trainer
 
-    words = study(glue("cola"), encoder, tmp_path, "--mixings", "ce")
+    runs = tmp_path / "runs"
+    words = study(glue("cola"), encoder, runs, "--mixings", "ce")
     train, broken = Trainer.train, iter([True])
 
     def fail_once(self, *args, **kwargs):
@@ -219,13 +222,13 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
 
     monkeypatch.setattr(Trainer, "train", fail_once)
     assert main(words) == 1
-    failed = records(tmp_path)["cola/ce/seed0/record.json"]
+    failed = records(runs)["cola/ce/seed0/record.json"]
     assert failed["status"] == "failed"
     assert "out of memory, for the test" in failed["error"]
     assert "--retry_failed" in capfd.readouterr().err
     assert main(words) == 1
     assert main([*words, "--retry_failed"]) == 0
-    assert {record["status"] for record in records(tmp_path).values()} == {"done"}
+    assert {record["status"] for record in records(runs).values()} == {"done"}
 
 
 @pytest.mark.parametrize(
