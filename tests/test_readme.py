@@ -79,7 +79,14 @@ def same_picture(one: Path, other: Path) -> bool:
     return first.shape == second.shape and float(np.abs(first - second).mean()) < 0.01
 
 
-@pytest.mark.parametrize("path", [path for path in MARKDOWN if blocks(path, "python")], ids=name)
+PROGRAMS = [
+    pytest.param(path, marks=pytest.mark.slow) if path.name in ("study.md", "escape.md", "cohorts.md") else path
+    for path in MARKDOWN
+    if blocks(path, "python")
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name)
 def test_programs_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -119,6 +119,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize(("loss", "of_p"), [("0.3", mixed), ("focal:gamma=2", focal)])
 def test_a_step_is_a_hand_written_step(tokenizer, tmp_path, logged, data, loss, of_p):

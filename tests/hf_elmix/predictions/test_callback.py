@@ -491,6 +491,7 @@ def test_each_model_of_a_search(kit):
     same(written(trainer)[""], first)
 
 
+@pytest.mark.slow
 def test_a_compiled_model(kit, difference):
     given = {"eval_strategy": "epoch", "torch_compile": True, "torch_compile_backend": "eager"}
     plain = kit.train(model=kit.sequence_model(), **given)

@@ -27,6 +27,8 @@ from hf_elmix.study.spec import Study, TrainerInputs
 from hf_elmix.study.store import Store
 
 # Of 20 steps in epochs of 5 they leave one another after 4, 11, 18 and 19 (in mid-epoch) and 5 and 10 (between two).
+pytestmark = pytest.mark.slow  # bit-identity over many pauses; test_runner.py has the short cases
+
 METHODS = ("ce", "el", "0", "0,0.5", "0-0.5", "0@0 0.3@0.55 0.5@0.9", "0@0 0.3@0.55", "0@0 0.5@0.25", "0@0 1:3@0.5")
 DROPPED = ("cost", "provenance")
 

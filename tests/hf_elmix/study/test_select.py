@@ -186,6 +186,7 @@ def swept(toy, tmp_path_factory) -> Any:
     return store
 
 
+@pytest.mark.slow
 def test_epoch_and_learning_rate_are_chosen_on_validation_and_scored_on_test(toy, swept, tmp_path):
     scores = scores_table(runs_table(swept.records(), swept.asked()))
     assert list(scores) == ["ce", "el"]

@@ -70,6 +70,7 @@ print(json.dumps([run, SQLiteStorage.get_logs("runs", run), SQLiteStorage.get_ru
 """
 
 
+@pytest.mark.slow
 def test_trackio(record, store, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
