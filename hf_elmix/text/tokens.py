@@ -24,7 +24,7 @@ __all__ = ["count_tokens", "tokenise"]
 SOFTWARE = ("datasets", "tokenizers", "transformers")
 LAST_CALL = ("truncation", "padding")  # state of a tokenizer's last call, not part of its definition
 SAMPLE = 1000  # rows of each split in which unknown tokens are counted
-REFUSED, WARNED = 0.5, 0.05  # shares of unknown tokens
+REFUSED, WARNED = 0.9, 0.05  # shares of unknown tokens; an empty vocabulary has 1
 
 
 def tokenise(
@@ -73,7 +73,9 @@ def _check_vocabulary(
         raise UsageError(
             f"Cannot tokenise the split {split!r} with the tokenizer of {name!r}: {in_one_line(error)}"
         ) from error
-    tokens = [token for ids in found for token in ids or [None]]
+    blank = tokenizer.convert_tokens_to_ids("▁")  # what T5's tokenizer puts before each word, known or not
+    ignored = {blank} - {tokenizer.unk_token_id}
+    tokens = [token for ids in found for token in ids or [None] if token not in ignored]
     share = sum(token in (None, tokenizer.unk_token_id) for token in tokens) / max(len(tokens), 1)
     if share <= WARNED:
         return

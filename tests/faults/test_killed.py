@@ -104,7 +104,7 @@ MOMENTS = {
     "all is done but the tidying": ("remove pending.json", 4),
     "the last claim ends": ("remove /.locks/toy seed4.json", 1),
     "a model is put into place": ("rename .* /toy/0/seed3/model$", 1),
-    "a model that is not the best is deleted": ("rmtree /toy/0-0.5/seed./model$", 3),  # after those of before
+    "a model that is not the best is deleted": ("rmdir /toy/0-0.5/seed./model$", 3),  # after those of before
     "a model is there and its record is not": ("open /toy/0/seed3/.record.json", 1),
 }
 
