@@ -38,6 +38,9 @@ class Command:
     takes_rest: bool = False
 
 
+Commands = Mapping[str, "Command | Commands"]  # by name; a mapping in place of a command is a group of commands
+
+
 class _Help(argparse.HelpFormatter):
     """Help that keeps the paragraphs of a description and ends each argument with its default."""
 
@@ -71,34 +74,42 @@ class OneLineParser(argparse.ArgumentParser):
             raise UsageError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}.{hint}")
 
 
-def make_parser(prog: str, description: str, commands: Mapping[str, Command]) -> OneLineParser:
+def make_parser(prog: str, description: str, commands: Commands) -> OneLineParser:
     """Return the parser of a program (see `run_program`)."""
     parser = OneLineParser(prog=prog, description=description)
+    _add_commands(parser, commands)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
+        if not isinstance(command, Command):
+            about = f"One of: {', '.join(command)}"
+            _add_commands(subparsers.add_parser(name, allow_abbrev=False, help=about, description=about), command)
+            continue
         about = inspect.cleandoc(command.run.__doc__ or "")
         shown: dict[str, Any] = {"help": about.partition("\n")[0].rstrip("."), "description": about}
         sub = subparsers.add_parser(name, allow_abbrev=False, formatter_class=_Help, **shown)
         sub.set_defaults(command=command, parser=sub)
         if command.add_arguments is not None:
             command.add_arguments(sub)
-    return parser
 
 
-def run_program(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
+def run_program(prog: str, description: str, commands: Commands, argv: Sequence[str] | None) -> int:
     """Run the command that a command line names; an error is printed in one line.
 
     Args:
         prog: Name of the program.
         description: What the program does.
-        commands: Its commands by name.
+        commands: Its commands by name; in place of one, there may be further commands, whose names follow it.
         argv: The words after the program's name; by default those of this process.
 
     Returns:
         The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    command = commands.get(words[0]) if words else None
+    command = _named(words, commands)
     try:
         if command is not None and command.add_arguments is None:
             return command.run(argparse.Namespace(rest=words[1:]))
@@ -118,6 +129,15 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
     print(message, file=sys.stderr)
     return code
+
+
+def _named(words: Sequence[str], commands: Commands) -> Command | None:
+    """The command that the first words name, or None."""
+    found: Command | Commands | None = commands
+    for word in words:
+        if isinstance(found, Mapping):
+            found = found.get(word)
+    return found if isinstance(found, Command) else None
 
 
 def name_of_flag(word: str) -> str:

@@ -42,8 +42,14 @@ REPLACED = {
 REORDERING = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
-    """Add the arguments of every study, with default seeds and losses."""
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    seeds: Sequence[int],
+    losses: Sequence[str],
+    executors: Sequence[str] = ("local", "ray"),
+) -> None:
+    """Add the arguments of every study, with default seeds and losses; the first executor is the default one."""
     add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
     add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
@@ -55,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
 
     add = parser.add_argument_group("execution").add_argument
-    add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
+    where = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
+    add("--executor", choices=executors, default=executors[0], help=where)
     workers = "number of local processes; each gets one GPU, if available"
     add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
@@ -134,9 +141,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         UsageError: If the folder holds another study, or a tracker or cluster cannot be used.
     """
     from hf_elmix.study.grid import run_grid
-    from hf_elmix.study.runner import run_branch
     from hf_elmix.study.store import Store
 
+    run, executor = _stacked(study, args) if args.executor == "stacked" else _run_and_executor(args)
     store, options = Store(args.output_dir), {}
     if args.report_to:
         from hf_elmix.study.trackers import check_trackers, track
@@ -145,9 +152,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     counts = run_grid(
         study,
         store,
-        partial(run_branch, cohorts=args.cohorts),
-        executor=_executor(args),
-        sharing=not args.no_sharing,
+        run,
+        executor=executor,
+        sharing=not args.no_sharing and args.executor != "stacked",
         keep=args.keep,
         retry_failed=args.retry_failed,
         overwrite=args.overwrite,
@@ -160,11 +167,30 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     return EXIT_FAILED if counts["failed"] else 0
 
 
-def _executor(args: argparse.Namespace) -> Executor:
+def _run_and_executor(args: argparse.Namespace) -> tuple[Any, Executor]:
+    """What trains a branch, and what distributes the branches."""
+    from hf_elmix.study.runner import run_branch
+
+    run = partial(run_branch, cohorts=args.cohorts)
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 
-        return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+        return run, partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+    return run, _local(args)
+
+
+def _stacked(study: Study, args: argparse.Namespace) -> tuple[Any, Executor]:
+    """The same for stacks, from which neither models nor predictions are kept."""
+    from hf_elmix.study.executors.stacked import check_stackable, run_stack, run_stacked
+
+    for flag, given in {"--cohorts": args.cohorts, f"--keep {args.keep}": args.keep != "none"}.items():
+        if given:
+            raise UsageError(f"{flag} needs runs that are trained one by one. Type --executor local, too.")
+    check_stackable(study)
+    return run_stack, partial(run_stacked, within=_local(args))
+
+
+def _local(args: argparse.Namespace) -> Executor:
     from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
     # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.

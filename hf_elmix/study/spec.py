@@ -227,7 +227,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values."""
-        return asdict(self)
+        return {**vars(self), "key": asdict(self.key)}  # `asdict` would copy thousands of numbers, one by one
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vjp, vmap
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hf_elmix.errors import UsageError, in_one_line
@@ -23,6 +24,8 @@ from hf_elmix.training.model_support import logits_of
 from hf_elmix.training.stacked_optimizers import clip_gradients, stacked_optimizer
 
 __all__ = ["Objective", "StackedModel", "stacking_key"]
+
+aten = torch.ops.aten
 
 TRACED_AFTER = 40  # uses of a step before it is traced, which takes as long as about 100 of them
 CELLS = 2**22  # numbers in the largest intermediate value of an evaluation
@@ -78,8 +81,8 @@ class StackedModel:
             factor: By what the learning rate of each run is multiplied, shape (R,).
 
         Returns:
-            Log-probability of each label before the step, (R, B), and the losses of its samples, (runs, B), for each part
-            of `losses` that is no function of it.
+            Log-probability of each label before the step, (R, B), and, for each part of `losses` that is no function of
+            it, the losses of its samples, (runs, B).
         """
         gradients, log_p, others = self._gradients(batches, losses)
         if not self._laid_out:
@@ -95,7 +98,9 @@ class StackedModel:
     def logits(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The logits of all runs for the same rows, shape (R, rows, C)."""
         size = sum(values[0].numel() for values in rows.values())
-        parts = zip(*(values.split(max(1, CELLS // (len(self.rates) * size))) for values in rows.values()), strict=True)
+        parts = zip(
+            *(values.split(max(1, CELLS // (len(self.rates) * size))) for values in rows.values()), strict=True
+        )
         self.base.eval()
         with torch.no_grad():
             logits = [self._forward(self.params, dict(zip(rows, part, strict=True)), None) for part in parts]
@@ -113,7 +118,7 @@ class StackedModel:
         self._uses[key] += 1
         with torch.no_grad():
             if self._uses[key] == TRACED_AFTER and losses.traceable:
-                self._steps[key] = make_fx(self._step_function(*key))(*arguments)
+                self._steps[key] = _traced(self._step_function(*key), arguments)
             *gradients, log_p, others = (self._steps.get(key) or self._step_function(*key))(*arguments)
         return gradients, log_p, others
 
@@ -144,7 +149,9 @@ class StackedModel:
         try:
             shape = self._forward(self.params, row, None).shape
         except Exception as error:  # whatever a model does that `vmap` cannot do
-            raise UsageError(f"{type(self.base).__name__} cannot be trained in a stack: {in_one_line(error)}") from error
+            raise UsageError(
+                f"{type(self.base).__name__} cannot be trained in a stack: {in_one_line(error)}"
+            ) from error
         if len(shape) != 3:
             raise UsageError(f"Expected a model that gives logits (rows, C) in a stack, but got {tuple(shape[1:])}.")
 
@@ -175,7 +182,7 @@ class Objective:
         self.traceable = all(type(loss).__module__.startswith("hf_elmix.") for *_, loss in self.parts if loss)
 
     def of_terms(self, log_p: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, cross entropy and expectation loss of samples, each (..., R, B), from what `StackedModel.step` gave."""
+        """Loss, cross entropy and expectation loss each (..., R, B), from what `StackedModel.step` gives."""
         ce, rest, losses = -log_p, list(others), []
         el = -(-ce).expm1()
         for start, stop, loss in self.parts:
@@ -209,19 +216,39 @@ def _slopes(
     log_p = logits.log_softmax(-1)
     log_p_y = log_p.gather(-1, labels)
     slopes: list[Tensor] = []
+    gradients: dict[tuple[int, int], Tensor] = {}  # of losses that are no function of the cross entropy
     others: list[Tensor] = []
     for start, stop, loss in parts:
         runs = slice(start, stop)
-        if loss is not None and not isinstance(loss, CrossEntropyFunction):
+        if loss is None:
+            slopes.append(torch.addcmul(alpha[runs], beta[runs], log_p_y[runs].exp()))
+        elif isinstance(loss, CrossEntropyFunction):
+            values, pull = vjp(loss.of_ce, -log_p_y[runs])
+            slopes.append(pull(torch.ones_like(values))[0])
+        else:
             ids = labels[runs].flatten()
             values, pull = vjp(lambda z, f=loss.per_sample, ids=ids: f(z.flatten(0, 1), ids), logits[runs])
-            slopes.append(pull(torch.ones_like(values))[0])
+            gradients[start, stop] = pull(torch.ones_like(values))[0]
             others.append(values.view(-1, labels.shape[1]))
-            continue
-        if loss is None:
-            slope = torch.addcmul(alpha[runs], beta[runs], log_p_y[runs].exp())
-        else:
-            values, pull = vjp(loss.of_ce, -log_p_y[runs])
-            slope = pull(torch.ones_like(values))[0]
-        slopes.append((log_p[runs].exp() * slope).scatter_add(-1, labels[runs], -slope))
-    return torch.cat(slopes) if len(slopes) > 1 else slopes[0], log_p_y.squeeze(-1), others
+            slopes.append(torch.zeros_like(log_p_y[runs]))
+    slope = torch.cat(slopes) if len(slopes) > 1 else slopes[0]
+    gradient = (log_p.exp() * slope).scatter_add(-1, labels, -slope)
+    for (start, stop), own in gradients.items():
+        gradient = torch.cat([gradient[:start], own, gradient[stop:]])
+    return gradient, log_p_y.squeeze(-1), others
+
+
+def _traced(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Callable[..., Any]:
+    """A function as the operations that it does on such arguments, without those that change nothing."""
+    graph = make_fx(function)(*arguments)
+    same = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
+    for node in list(graph.graph.nodes):
+        shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+        of = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+        keeps = node.target in same and of is not None and of.meta["tensor_meta"].shape == shape
+        if keeps or (node.target is aten.mul.Scalar and node.args[1] == 1):
+            node.replace_all_uses_with(of)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph.forward

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from transformers import EvalPrediction, TrainingArguments, set_seed
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import NegativeComplementEntropy
-from hf_elmix.study.executors.local import BranchProgress, Executor, Progress, Take, run_in_process
+from hf_elmix.study.executors.local import BranchProgress, Progress, Take, run_in_process
 from hf_elmix.study.provenance import software
 from hf_elmix.study.runner import build_trainer, fields_of
 from hf_elmix.study.shared_prefixes import Branch, Outcome
@@ -102,9 +102,7 @@ def check_stackable(study: Study) -> None:
                 raise UsageError(f"Runs cannot be stacked with {name}={value!r}. Type --executor local.")
 
 
-def run_stack(
-    study: Study, store: Store, stack: Stack, progress: Progress, *, keep_models: bool = False
-) -> Outcome:
+def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, keep_models: bool = False) -> Outcome:
     """Train all runs of a stack together, each to the weights that its Trainer alone would give.
 
     Args:
@@ -197,7 +195,9 @@ def _batches(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
     """The runs of each batched model: alike, not too many for the memory, and those with the same loss in a row."""
 
     def order(run: _Run) -> str:
-        return repr((run.alike, stacking_key(run.loss(0, 1)) is not None, str(run.method.loss), run.rate, run.key.seed))
+        return repr(
+            (run.alike, stacking_key(run.loss(0, 1)) is not None, str(run.method.loss), run.rate, run.key.seed)
+        )
 
     for _, group in groupby(sorted(runs, key=order), key=lambda run: run.alike):
         alike = list(group)
