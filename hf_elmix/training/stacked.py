@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.losses.base import CrossEntropyFunction, Loss
+from hf_elmix.losses.base import CrossEntropyFunction, FunctionLoss, Loss
 from hf_elmix.losses.schedules import Mixed, RescaledCrossEntropy
 from hf_elmix.training.model_support import logits_of
 from hf_elmix.training.stacked_optimizers import clip_gradients, stacked_optimizer
@@ -179,7 +179,8 @@ class Objective:
             self.parts += ((start, stop, loss),)
             start = stop
         # A custom function may depend on the values that it is traced with.
-        self.traceable = all(type(loss).__module__.startswith("hf_elmix.") for *_, loss in self.parts if loss)
+        own = all(type(loss).__module__.startswith("hf_elmix.") for *_, loss in self.parts if loss is not None)
+        self.traceable = own and not any(isinstance(loss, FunctionLoss) for *_, loss in self.parts)
 
     def of_terms(self, log_p: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, cross entropy and expectation loss each (..., R, B), from what `StackedModel.step` gives."""

@@ -118,7 +118,7 @@ def stacked_optimizer(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]
 
 def clip_gradients(gradients: list[Tensor], max_norm: float) -> None:
     """Scale the gradient of each run, over all parameters, to a norm of `max_norm` if it is larger."""
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    norms = torch.stack([gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)  # as in torch.nn.utils.clip_grad_norm_
     torch._foreach_mul_(gradients, _columns(factors, gradients))
 
