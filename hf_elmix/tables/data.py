@@ -161,13 +161,15 @@ def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
     if not len(rows.columns):
         raise UsageError(f"Expected a column of numbers beside {LABEL!r} in {path.name}, but it has none.")
     for name, column in rows.items():
+        if str(name).startswith("Unnamed: "):  # as pandas calls it; the numbers of rows may give the labels away
+            raise UsageError(f"Expected a name for each column of {path.name}, but one has none. Leave an index out.")
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
             raise UsageError(
                 f"Expected numbers in the column {name!r} of {path.name}, but got {_shown(column)}. Encode it as "
                 "numbers, or leave it out."
             )
     values = rows.to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = np.argwhere(~np.isfinite(values.astype(np.float32)))
+    wrong = np.argwhere(~(np.abs(values) <= np.finfo(np.float32).max))
     if len(wrong):
         row, column = wrong[0]
         raise UsageError(

@@ -20,6 +20,7 @@ from hf_elmix.tables.protocol import ARGUMENTS, LEARNING_RATES
 __all__ = ["Rows", "table_task", "tables_study"]
 
 OVERHEAD = 1500  # parameters whose arithmetic takes as long as the rest of a step
+SETUP = 250  # training rows that take as long as preparing, tracing and recording a stack
 
 
 class Rows(Dataset[dict[str, Any]]):
@@ -73,7 +74,9 @@ def table_task(table: Table, model: str) -> Task:
     settings = {"table": {"features": width, "classes": table.classes}, "model": model, "rows": table.digests()}
     select = Select("accuracy", "best", chosen_on="validation", scored_on="test")
     inputs = partial(_inputs, parts, width, table.classes, model)
-    return Task(table.name, select, inputs, settings, work=float(len(parts["train"]) * (OVERHEAD + parameters)))
+    count = len(parts["train"])
+    work = float(SETUP * OVERHEAD + count * (OVERHEAD + parameters))
+    return Task(table.name, select, inputs, settings, work=work)
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
