@@ -38,7 +38,9 @@ def test_the_numbers_are_those_of_plain_pandas(evidence, table):
     for model in evidence.MODELS:
         runs = table[(table["model"] == model) & (table["status"] == "done")].copy()
         runs["name"] = runs["method"].astype(str).str.partition(" [")[0]
-        best = runs.sort_values("validation", ascending=False, kind="stable").groupby(["task", "name", "seed"], observed=True)
+        best = runs.sort_values("validation", ascending=False, kind="stable").groupby(
+            ["task", "name", "seed"], observed=True
+        )
         means = best["test"].first().groupby(["task", "name"]).mean().unstack("name") * 100
         found = evidence.by_table(evidence.scores_of(table, model)).droplevel("seed")
         same = means.loc[found.index]
@@ -58,5 +60,6 @@ def test_records_are_taken_over_as_they_are(evidence, tmp_path):
             key = RunKey("iris", "ce [learning_rate=0.01]", seed)
             Store(tmp_path / model).write(RunRecord(key, status, scores, [], settings, {}, {}))
     table = evidence.compact(tmp_path)
-    assert table["validation"].tolist()[::2] == [0.5, 0.5] and table["test"].tolist()[::2] == [0.3, 0.3]
+    assert table["validation"].tolist()[::2] == [0.5, 0.5]
+    assert table["test"].tolist()[::2] == [0.3, 0.3]
     assert table["test"].isna().tolist()[1::2] == [True, True]

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from hf_elmix.cli import calibration, cohorts, escape, gradients, push, report, status, tables
-from hf_elmix.cli.base import run_program
+from hf_elmix.cli.base import Commands, run_program
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {
+COMMANDS: Commands = {
     "study": {"tables": tables.COMMAND},
     "report": report.COMMAND,
     "status": status.COMMAND,

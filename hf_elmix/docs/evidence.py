@@ -40,8 +40,14 @@ SELECT = Select("accuracy", "best", chosen_on="validation", scored_on="test")
 
 # The paper's Table 4: wins of 121 tables, mean gain in points, mean rank.
 PAPER = {
-    "linear": [(33, 0.0, 2.59), (32, 0.09, 2.39), (31, 0.20, 2.30), (48, 0.30, 2.12), (33, -2.71, 3.25), (26, -0.56, 3.13)],
-    "hidden": [(26, 0.0, 2.70), (30, 0.12, 2.62), (37, 0.27, 2.40), (42, 0.30, 2.37), (33, -4.73, 3.52), (25, -0.89, 3.03)],
+    "linear": [
+        *((33, 0.0, 2.59), (32, 0.09, 2.39), (31, 0.20, 2.30)),
+        *((48, 0.30, 2.12), (33, -2.71, 3.25), (26, -0.56, 3.13)),
+    ],
+    "hidden": [
+        *((26, 0.0, 2.70), (30, 0.12, 2.62), (37, 0.27, 2.40)),
+        *((42, 0.30, 2.37), (33, -4.73, 3.52), (25, -0.89, 3.03)),
+    ],
 }
 
 
@@ -51,7 +57,9 @@ def compact(runs: Path) -> pd.DataFrame:
     for model in MODELS:
         store = Store(runs / model)
         records = {record.key: record for record in store.records()}
-        for key in (key for key in store.asked() if key in records):  # of equal candidates, the first asked for is chosen
+        for key in (
+            key for key in store.asked() if key in records
+        ):  # of equal candidates, the first asked for is chosen
             record, done = records[key], records[key].status == "done"
             choice, score = (SELECT.choice(record.scores), record.score) if done else (None, None)
             rows.append((model, key.task, key.method, key.seed, record.status, choice, score))
@@ -103,9 +111,9 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
     test, pvalues = friedman(means[list(SIX)]), conover(means[list(SIX)])
     apart = [method_label(method) for method in SIX[1:] if pvalues.loc["ce", method] < 0.05]
     return (
-        f"F = 0-0.5 is {difference_text(against_ce.loc['0-0.5'], 1)} points above CE, and CE with the larger steps of that "
-        f"schedule is {difference_text(against_ce.loc[RESCALED], 1)} points above CE; the mixed loss minus the rescaled CE is "
-        f"{difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ (Friedman "
+        f"F = 0-0.5 is {difference_text(against_ce.loc['0-0.5'], 1)} points above CE, and CE with the larger steps of "
+        f"that schedule is {difference_text(against_ce.loc[RESCALED], 1)} points above CE; the mixed loss minus the "
+        f"rescaled CE is {difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ (Friedman "
         f"{p_equals(test.pvalue)}); those that differ from CE (Conover, p < 0.05): {', '.join(apart) or 'none'}."
     )
 
@@ -116,10 +124,10 @@ def caption(table: pd.DataFrame) -> str:
     count, seeds = int(pairs["linear"].loc["0-0.5", "pairs"]), table["seed"].nunique()
     mixed, rescaled = ([difference_text(pairs[m].loc[name], 1) for m in MODELS] for name in ("0-0.5", RESCALED))
     text = (
-        f"*Test accuracy above cross entropy (CE) on {count} UCI tables, {seeds} seeds each, with 95 % intervals over tables, "
-        f"beside the paper's Table 4: the mixed loss F = 0-0.5 has {mixed[0]} points with a linear classifier and {mixed[1]} "
-        f"with a hidden layer, and CE with the larger steps of that schedule, which is not a better loss, has {rescaled[0]} and "
-        f"{rescaled[1]} ([does it work?](hf_elmix/docs/pages/does_it_work.md)).*"
+        f"*Test accuracy above cross entropy (CE) on {count} UCI tables, {seeds} seeds each, with 95 % intervals over "
+        f"tables, beside the paper's Table 4: the mixed loss F = 0-0.5 has {mixed[0]} points with a linear classifier "
+        f"and {mixed[1]} with a hidden layer, and CE with the larger steps of that schedule, which is not a better "
+        f"loss, has {rescaled[0]} and {rescaled[1]} ([does it work?](hf_elmix/docs/pages/does_it_work.md)).*"
     )
     return "\n".join(textwrap.wrap(text, 119, break_on_hyphens=False, break_long_words=False))
 

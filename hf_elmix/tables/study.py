@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -81,7 +82,7 @@ def table_task(table: Table, model: str) -> Task:
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """The share of rows whose largest logit is that of their class."""
-    return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
+    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class StackedModel:
     ) -> None:
         self.base = models[0].train()
         self.rows, self.labels, self.max_grad_norm = dict(rows), labels, max_grad_norm
-        params, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+        params, buffers = stack_module_state(list(models))
         trained = {name for name, parameter in self.base.named_parameters() if parameter.requires_grad}
         self.frozen = {name: value.detach() for name, value in {**params, **buffers}.items() if name not in trained}
         self.params = {name: value.detach() for name, value in params.items() if name in trained}
@@ -81,8 +81,8 @@ class StackedModel:
             factor: By what the learning rate of each run is multiplied, shape (R,).
 
         Returns:
-            Log-probability of each label before the step, (R, B), and, for each part of `losses` that is no function of
-            it, the losses of its samples, (runs, B).
+            Log-probability of each label before the step, (R, B), and, for each part of `losses` that is no function
+            of it, the losses of its samples, (runs, B).
         """
         gradients, log_p, others = self._gradients(batches, losses)
         if not self._laid_out:
@@ -128,7 +128,7 @@ class StackedModel:
             batch = {name: x.index_select(0, rows).unflatten(0, shape) for name, x in self.rows.items()}
             labels = self.labels.index_select(0, rows).view(*shape, 1)
             params = dict(zip(self.params, values, strict=True))
-            logits, pull = vjp(lambda params: self._forward(params, batch, 0), params)
+            logits, pull, *_ = vjp(lambda params: self._forward(params, batch, 0), params)
             slopes, log_p, others = _slopes(parts, logits, labels, alpha, beta)
             (gradients,) = pull(slopes / shape[1])
             return [*gradients.values(), log_p, others]
@@ -192,8 +192,7 @@ class Objective:
                 alpha, beta = self.alpha[runs, :, 0], self.beta[runs, :, 0]
                 losses.append(alpha * ce[..., runs, :] + beta * el[..., runs, :])
             else:
-                known = isinstance(loss, CrossEntropyFunction)
-                losses.append(loss.of_ce(ce[..., runs, :]) if known else rest.pop(0))
+                losses.append(loss.of_ce(ce[..., runs, :]) if isinstance(loss, CrossEntropyFunction) else rest.pop(0))
         return torch.cat(losses, dim=-2), ce, el
 
 
@@ -224,12 +223,12 @@ def _slopes(
         if loss is None:
             slopes.append(torch.addcmul(alpha[runs], beta[runs], log_p_y[runs].exp()))
         elif isinstance(loss, CrossEntropyFunction):
-            values, pull = vjp(loss.of_ce, -log_p_y[runs])
-            slopes.append(pull(torch.ones_like(values))[0])
+            slopes.append(_slope(loss.of_ce, -log_p_y[runs])[1])
         else:
             ids = labels[runs].flatten()
-            values, pull = vjp(lambda z, f=loss.per_sample, ids=ids: f(z.flatten(0, 1), ids), logits[runs])
-            gradients[start, stop] = pull(torch.ones_like(values))[0]
+            values, gradients[start, stop] = _slope(
+                lambda z, f=loss.per_sample, ids=ids: f(z.flatten(0, 1), ids), logits[runs]
+            )
             others.append(values.view(-1, labels.shape[1]))
             slopes.append(torch.zeros_like(log_p_y[runs]))
     slope = torch.cat(slopes) if len(slopes) > 1 else slopes[0]
@@ -237,6 +236,12 @@ def _slopes(
     for (start, stop), own in gradients.items():
         gradient = torch.cat([gradient[:start], own, gradient[stop:]])
     return gradient, log_p_y.squeeze(-1), others
+
+
+def _slope(function: Callable[[Tensor], Tensor], values: Tensor) -> tuple[Tensor, Tensor]:
+    """What a function gives, and the gradient of its sum."""
+    results, pull, *_ = vjp(function, values)
+    return results, pull(torch.ones_like(results))[0]
 
 
 def _traced(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Callable[..., Any]:

@@ -113,7 +113,7 @@ def stacked_optimizer(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]
     if type(optimizer) not in kinds:
         raise UsageError(f"Expected SGD or AdamW for a stack, but got {type(optimizer).__name__}.")
     groups = {id(param): group for group in optimizer.param_groups for param in group["params"]}
-    return kinds[type(optimizer)]([groups[id(param)] for param in params])  # type: ignore[abstract]
+    return kinds[type(optimizer)]([groups[id(param)] for param in params])
 
 
 def clip_gradients(gradients: list[Tensor], max_norm: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainingArguments, set_seed
 
@@ -25,7 +25,7 @@ from hf_elmix.study.executors.local import BranchProgress, Progress, Take, run_i
 from hf_elmix.study.provenance import software
 from hf_elmix.study.runner import build_trainer, fields_of
 from hf_elmix.study.shared_prefixes import Branch, Outcome
-from hf_elmix.study.spec import Method, RunKey, RunRecord, Study
+from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store
 from hf_elmix.training.callback import BOUND
 from hf_elmix.training.complement import CROSS_ENTROPY
@@ -117,31 +117,47 @@ def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, k
     """
     if keep_models:
         raise UsageError("Models of stacked runs cannot be kept.")
-    start = time.perf_counter()
+    start, error = time.perf_counter(), None
     runs: list[_Run] = []
-    fields: dict[str, Any] = {}
     try:
         with tempfile.TemporaryDirectory() as scratch:
             runs = _runs(study, stack, Path(scratch))
             parts = list(_batches(runs))
             for number, part in enumerate(parts):
-                _Training(part, lambda step, steps, n=number: progress(n * steps + step, len(parts) * steps)).train()
-    except Exception as error:  # the result of these runs; the other stacks continue
-        text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
-        fields = {"status": "failed", "scores": {}, "training": [], "error": text}
+                _Training(part, _part_of(progress, number, len(parts))).train()
+    except Exception as failure:  # the result of these runs; the other stacks continue
+        error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-3)}"
     seconds = round((time.perf_counter() - start) / len(stack.keys), 3)
-    tasks = study.runs()
-    records = []
-    histories = {run.key: run for run in runs}
-    for key in stack.keys:
-        task, method = tasks[key]
-        run = histories.get(key)
-        own = fields or fields_of(task, run.history)
-        provenance = {**software(), **(run.provenance if run else {}), "stacked": len(stack.keys)}
-        cost = {"seconds": seconds, "steps_trained": run.steps if run else 0, "steps_inherited": 0}
-        settings = study.settings(task, method)
-        records.append(RunRecord(key, **{"training": [], **own}, settings=settings, provenance=provenance, cost=cost))
-    return Outcome(stack, tuple(records))
+    trained = {run.key: run for run in runs}
+    records = tuple(_record(study, stack, key, trained.get(key), error, seconds) for key in stack.keys)
+    return Outcome(stack, records)  # type: ignore[arg-type]  # the unit of work that the executor was given
+
+
+def _part_of(progress: Progress, number: int, parts: int) -> Progress:
+    """The progress of one of several batched models, as that of a whole run."""
+    return lambda step, steps: progress(number * steps + step, parts * steps)
+
+
+def _found(study: Study, key: RunKey) -> tuple[Task, Method]:
+    """The task and method of a run."""
+    return (
+        next(task for task in study.tasks if task.name == key.task),
+        next(method for method in study.candidates if method.name == key.method),
+    )
+
+
+def _record(study: Study, stack: Stack, key: RunKey, run: _Run | None, error: str | None, seconds: float) -> RunRecord:
+    """The record of a run: of its logs, or of the error that ended its stack."""
+    task, method = _found(study, key)
+    failed: dict[str, Any] = {"status": "failed", "scores": {}, "error": error}
+    fields = fields_of(task, run.history) if run is not None and error is None else failed
+    return RunRecord(
+        key,
+        **{"training": [], **fields},
+        settings=study.settings(task, method),
+        provenance={**software(), **(run.provenance if run else {}), "stacked": len(stack.keys)},
+        cost={"seconds": seconds, "steps_trained": run.steps if run else 0, "steps_inherited": 0},
+    )
 
 
 @dataclass
@@ -168,6 +184,12 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
 
+    @property
+    def model(self) -> nn.Module:
+        """A model with its initial weights."""
+        assert self.trainer.model is not None, "a Trainer has a model"
+        return self.trainer.model
+
     def loss(self, step: int, steps: int) -> Loss:
         """The loss of the step that follows `step` completed ones."""
         return self.method.loss.at(step, steps)
@@ -176,9 +198,9 @@ class _Run:
 def _runs(study: Study, stack: Stack, scratch: Path) -> list[_Run]:
     """The runs of a stack; those that start alike share a Trainer."""
     trainers: dict[Any, tuple[MixedLossTrainer, dict[str, Any]]] = {}
-    found, runs = study.runs(), []
+    runs = []
     for key in stack.keys:
-        task, method = found[key]
+        task, method = _found(study, key)
         arguments = dict(study.settings(task, method)["arguments"])
         rate = arguments.pop("learning_rate", None)
         first = method.loss.at(0, 1)
@@ -201,7 +223,7 @@ def _batches(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
 
     for _, group in groupby(sorted(runs, key=order), key=lambda run: run.alike):
         alike = list(group)
-        size = sum(parameter.numel() for parameter in alike[0].trainer.model.parameters())
+        size = sum(parameter.numel() for parameter in alike[0].model.parameters())
         most = max(1, LARGEST // max(1, size))
         yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
@@ -223,7 +245,7 @@ class _Training:
             raise UsageError(f"Runs cannot be stacked with lr_scheduler_type={trainer.args.lr_scheduler_type!r}.")
         self.rate_at = trainer.lr_scheduler.lr_lambdas[0]
         assert trainer.optimizer is not None, "it has been created"
-        models, rates = [run.trainer.model for run in runs], [run.rate for run in runs]
+        models, rates = [run.model for run in runs], [run.rate for run in runs]
         self.model = StackedModel(models, rows, labels, trainer.optimizer, rates, trainer.args.max_grad_norm)
         given = trainer.eval_dataset
         sets = {f"eval_{name}": part for name, part in given.items()} if isinstance(given, dict) else {"eval": given}

@@ -21,7 +21,9 @@ def data(tmp_path) -> Path:
     for number, name in enumerate(("apples", "pears")):
         rng = np.random.default_rng(number)
         rows = pd.DataFrame(rng.normal(size=(60, 3)), columns=["f1", "f2", "f3"])
-        rows.assign(label=(rows["f1"] > rows["f2"]).map({True: "up", False: "down"})).to_csv(folder / f"{name}.csv", index=False)
+        rows.assign(label=(rows["f1"] > rows["f2"]).map({True: "up", False: "down"})).to_csv(
+            folder / f"{name}.csv", index=False
+        )
     return folder
 
 
@@ -34,9 +36,11 @@ def test_a_study_of_ones_own_tables(data, tmp_path, capsys):
     assert study(data, out, *few) == 0
     assert capsys.readouterr().out.count("24 done") == 2
     keys = {record.key.method for record in Store(out / "hidden").records()}
-    assert len(keys) == 6 and "0-0.5 [learning_rate=0.005]" in keys
+    assert len(keys) == 6
+    assert "0-0.5 [learning_rate=0.005]" in keys
     record = Store(out / "linear").read(next(iter(Store(out / "linear").asked())))
-    assert record is not None and record.provenance["stacked"] == 12
+    assert record is not None
+    assert record.provenance["stacked"] == 12
     assert len(record.scores["test_accuracy"]["epochs"]) == 3
     assert record.settings["select"] == {
         **{"metric": "accuracy", "epoch": "best", "chosen_on": "validation", "scored_on": "test"}

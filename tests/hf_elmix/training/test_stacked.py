@@ -91,7 +91,10 @@ def test_frozen_parameters_and_buffers_stay():
     together.step(torch.arange(8).view(2, 4), Objective([parse_loss("ce").at(0, 1)] * 2), torch.ones(2))
     before, after = models[1].state_dict(), together.state_of(1)
     assert set(before) == set(after)
-    assert [name for name in before if not torch.equal(before[name], after[name])] == ["inner.2.weight", "inner.2.bias"]
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [
+        "inner.2.weight",
+        "inner.2.bias",
+    ]
 
 
 def test_rows_are_evaluated_in_parts_that_fit(monkeypatch):

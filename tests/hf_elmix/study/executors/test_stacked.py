@@ -24,7 +24,6 @@ from hf_elmix.study.grid import run_grid
 from hf_elmix.study.runner import build_trainer, fields_of, run_branch
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import Method, RunRecord, Select, Study, Task, TrainerInputs
-from hf_elmix.study.store import Store
 from hf_elmix.training import stacked as training_module
 
 pytestmark = pytest.mark.usefixtures("importable")
@@ -161,14 +160,17 @@ def test_a_stack_that_is_too_large_is_split(weights, store, monkeypatch):
     monkeypatch.setattr(stacked, "LARGEST", 2 * parameters)
     sizes = []
     make = stacked.StackedModel
-    monkeypatch.setattr(stacked, "StackedModel", lambda models, *rest: sizes.append(len(models)) or make(models, *rest))
+    monkeypatch.setattr(
+        stacked, "StackedModel", lambda models, *rest: sizes.append(len(models)) or make(models, *rest)
+    )
     monkeypatch.setattr(stacked, "EVERY", 0.0)
     outcome = run_stack(study, store, stack_of(study), lambda *step: steps.append(step))
     assert sizes == [2, 2, 2]
     for key in study.runs():
         for name, value in whole[key].items():
             torch.testing.assert_close(weights[key][name], value, rtol=0, atol=1e-6)
-    assert steps == sorted(steps) and steps[-1] == (60, 60)  # 3 stacks of 20 steps
+    assert steps == sorted(steps)
+    assert steps[-1] == (60, 60)  # 3 stacks of 20 steps
     assert {record.cost["steps_trained"] for record in outcome.records} == {20}
 
 
