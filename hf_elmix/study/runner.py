@@ -198,13 +198,14 @@ class _Training:
 
     def is_needed(self, trainer: MixedLossTrainer, segment: Segment, segments: list[Segment]) -> bool:
         """Whether a segment must be trained: it has no checkpoint, and something that continues from it has none."""
-        steps = segments[-1].stop
-        if segment.stop == steps:
-            return True
-        if self.checkpoints.has(self.name(trainer, segment, steps)):
-            return False
-        below = [s for s in segments if s.parent == segment and set(s.methods) & set(self.branch.methods)]
-        return any(self.is_needed(trainer, child, segments) for child in below)
+        steps, wanted = segments[-1].stop, set(self.branch.methods)
+        level = [segment]
+        while level:
+            if any(one.stop == steps for one in level):
+                return True
+            lacking = {one for one in level if not self.checkpoints.has(self.name(trainer, one, steps))}
+            level = [one for one in segments if one.parent in lacking and not wanted.isdisjoint(one.methods)]
+        return False
 
     def train_and_save(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
         """Train to the end of a segment and save a checkpoint there."""
