@@ -205,7 +205,7 @@ class _Parts:
 
     def __call__(self, record: RunRecord) -> _Part:
         text = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
-        metric = record.select.scored_metric if record.select else None
+        metric = select.scored_metric if (select := record.select) else None
         declared = text, record.settings.get("secondary_metrics", {}), metric
         text, labels, metric = self.settings.setdefault(text, declared)
         last = {name: values["last"] for name, values in record.scores.items()}

@@ -218,12 +218,14 @@ class RunRecord:
     @property
     def score(self) -> float | None:
         """The score; None for a run that is not done."""
-        return self.select.score(self.scores) if self.status == "done" and self.select else None
+        select = self.select if self.status == "done" else None
+        return select.score(self.scores) if select else None
 
     def curve(self, metric: str | None = None) -> list[float | None]:
         """The values of a metric, by default that of the score, at every evaluation."""
-        name = metric or (self.select.scored_metric if self.select else "")
-        return self.scores.get(name, {}).get("epochs", [])
+        if metric is None:
+            metric = select.scored_metric if (select := self.select) else ""
+        return self.scores.get(metric, {}).get("epochs", [])
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values."""
