@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from hf_elmix.errors import UsageError
@@ -160,7 +161,7 @@ class Study:
                         f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
                     )
 
-    @property
+    @cached_property
     def candidates(self) -> tuple[Method, ...]:
         """The methods to train: all methods, with those that have a sweep replaced by its candidates."""
         return tuple(candidate for method in self.methods for candidate in method.candidates())

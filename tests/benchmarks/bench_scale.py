@@ -56,7 +56,9 @@ def run(what: str, *words: str) -> None:
     seconds = time.perf_counter() - start
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{what}: exit code {os.waitstatus_to_exitcode(status)}")
-    print(f"{what}: {seconds:.1f} s, {used.ru_maxrss / 1024:.0f} MB", flush=True)  # kilobytes on Linux
+    processor = used.ru_utime + used.ru_stime
+    size = used.ru_maxrss / 1024  # of kilobytes on Linux
+    print(f"{what}: {seconds:.1f} s ({processor:.1f} s of a processor), {size:.0f} MB", flush=True)
 
 
 def measure_plan(count: int) -> None:
