@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.formats import text_of
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
@@ -248,7 +249,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Read all cells as text, since a method may be called '0' or 'NA'; pandas would shift lines that are too long."""
+    """Read all cells as text, since a method may be called '0' or 'NA'; pandas would shift lines that are too long.
+
+    What `cell_of` adds is taken away again.
+    """
     rows: list[list[str]] = []
     line = 1
     with fsspec.open(str(path), "rt", encoding="utf-8-sig", newline="", compression="infer") as file:
@@ -259,7 +263,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
                     f"line {line} has {counted(len(row), 'cell')}, and the header {len(rows[0])}. Look for a trailing "
                     "comma, or a comma in a text without quotes."
                 )
-            rows += [row] if row else []  # blank lines do not count
+            rows += [list(map(text_of, row))] if row else []  # blank lines do not count
             line = reader.line_num + 1  # a quoted cell may contain several lines
     if not rows:
         raise ValueError("No columns to parse from file.")

@@ -118,7 +118,7 @@ def profile_bands(
     profile = performance_profile(scores, taus)
     ratio = ratios(scores)
     rng, groups = np.random.default_rng(rng), strata(scores)
-    # How often each block is drawn: as many of each group as it has. Sums of these numbers are exact in single precision.
+    # How often each block is drawn: as many of each group as it has. Their sums are exact in single precision.
     counts = np.zeros((resamples, len(scores)), dtype=np.float32)
     for group in np.unique(groups):
         (members,) = np.nonzero(groups == group)

@@ -125,7 +125,8 @@ def choose_parts(
 ) -> dict[RunKey, Part | None]:
     """`choose_runs` that keeps a part of each record, so that a large study need not be in memory as a whole."""
     places = {key: place for place, key in enumerate(dict.fromkeys(expected))}
-    missing, chosen = set(places), {}
+    missing: set[RunKey] = set(places)
+    chosen: dict[RunKey, tuple[tuple[float, ...], Part]] = {}
     for record in records:
         missing.discard(record.key)
         rank = *_chosen_first(record), places.setdefault(record.key, len(places))

@@ -52,8 +52,8 @@ def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
         raise ValueError(f"Expected steps to be 1 or more, but got {steps}.")
     changes, end = _numbered(losses, steps), (steps, -1)
     segments: list[Segment] = []
-    # Groups of methods that are alike in their first changes, how many those are, and the segment before. A stack, since
-    # a thousand schedules may part one by one: too many for a recursion.
+    # Groups of methods that are alike in their first changes, how many those are, and the segment before. A stack,
+    # since a thousand schedules may part one by one: too many for a recursion.
     pending: list[tuple[tuple[str, ...], int, Segment | None]] = [(tuple(losses), 0, None)] if losses else []
     while pending:
         names, known, parent = pending.pop()
@@ -181,9 +181,10 @@ def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sh
 
 
 def _numbered(losses: Mapping[str, Schedule], steps: int) -> dict[str, list[tuple[int, int]]]:
-    """The changes of each method as (step, number of the loss), and an end; numbers are compared faster than losses."""
+    """The changes of each method as (step, number of the loss), and an end; comparing losses would take longer."""
     numbers: dict[Loss, int] = {}
+    changes = {name: prefix(loss, steps, steps) for name, loss in losses.items()}
     return {
-        name: [*((step, numbers.setdefault(now, len(numbers))) for step, now in prefix(loss, steps, steps)), (steps, -1)]
-        for name, loss in losses.items()
+        name: [*((step, numbers.setdefault(now, len(numbers))) for step, now in known), (steps, -1)]
+        for name, known in changes.items()
     }

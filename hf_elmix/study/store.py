@@ -305,12 +305,12 @@ class Store:
             return "another process"
 
     def _places(self, name: str) -> list[tuple[str, str, str]]:
-        """The folders of runs that hold a file with a given name, as `_parts` gives them, in the order of their keys."""
+        """The folders of runs, as `_parts` gives them, that hold a file with this name, in the order of their keys."""
         here = local_path(self.folder)
         return sorted(_on_disk(str(here), name) if here is not None else self._at_url(name), key=_order)
 
     def _at_url(self, name: str) -> Iterator[tuple[str, str, str]]:
-        """The same at a URL, from a single listing of everything, which takes fewer requests than one for each folder."""
+        """The same at a URL, from one listing of everything, which takes fewer requests than one for each folder."""
         top = self.folder.path.rstrip("/") + "/"
         for place in self.folder.fs.find(top):
             parts = place.removeprefix(top).split("/")
@@ -356,9 +356,7 @@ def _order(parts: tuple[str, str, str]) -> tuple[str, str, int, str]:
 
 
 def _on_disk(folder: str, name: str) -> Iterator[tuple[str, str, str]]:
-    """The folders of runs below a local one that hold a file. There may be ten thousand: paths would take ten times as
-    long.
-    """
+    """The folders of runs that hold a file, below a local one; there may be ten thousand, and paths are slow."""
     for task in _folders(folder):
         for method in _folders(task.path):
             for seed in _folders(method.path):

@@ -1,6 +1,7 @@
-"""Status, report and plan of large studies: python tests/benchmarks/bench_scale.py --tasks 100 --methods 4 --seeds 125.
+"""Status, report and plan of large studies: python tests/benchmarks/bench_scale.py.
 
-Prints seconds and peak memory of each command as it is typed, with all that Python loads.
+Prints seconds and peak memory of each command as it is typed, with all that Python loads. By default, there are 50,000
+runs of 4 methods; `--tasks 10 --methods 1000 --seeds 3` has many methods.
 """
 
 from __future__ import annotations

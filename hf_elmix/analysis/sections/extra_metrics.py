@@ -31,7 +31,8 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
     for place, (name, found) in enumerate(metrics.items(), start=1):
         label, unit = first_upper(labels[name]), ", in percent" if found.scale == 100 else ""
         over = f" ({ALL}: over their runs)" if ALL in set(summaries[name]["task"]) else ""
-        caption = f"{label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs.{results.selection}"
+        caption = f"{label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs."
+        caption += results.selection
         rows = mean_rows(summaries[name], results.shown, found.scale)
         header = ["task", *map(method_label, results.shown)]
         tables.append(Table(f"secondary-{place}", label, caption, header, rows))
@@ -79,17 +80,15 @@ def metric_sentence(found: StudyResults, label: str, methods: Sequence[str] = ()
         label: Names the metric.
         methods: The methods to say it of, by default all.
     """
-    methods = list(methods or found.methods)
+    scores = found.scores[list(methods or found.methods)]
     unit, base = " %" if found.scale == 100 else "", method_label(found.baseline)
-    means = [
-        f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in found.scores[methods].mean().items()
-    ]
-    counts = sorted(set(found.scores[methods].count()))
+    means = [f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in scores.mean().items()]
+    counts = sorted(set(scores.count()))
     runs = " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
     said = f"{first_upper(label)}: {', '.join(means)} (means of {runs} runs)."
     if not found.others:
         return said
-    pairs = found.pairs_df.loc[[method for method in methods if method != found.baseline]]
+    pairs = found.pairs_df.loc[[method for method in scores if method != found.baseline]]
     different = [
         f"{method_label(str(row.Index))} {difference_text(row, found.scale)}"
         for row in pairs[(pairs["low"] > 0) | (pairs["high"] < 0)].itertuples()
