@@ -55,18 +55,10 @@ def study_tables(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) 
     """Tabulate runs and curves; of each record, only what the tables need is kept in memory."""
     parts = _Parts()
     runs = choose_parts(records, expected, parts)
-    keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
     known = {key: part for key, part in runs.items() if part is not None}
     chosen = {key: part.key for key, part in known.items()}
-    rows = [{**vars(key), **known[key].row} if key in known else {**vars(key), "status": "missing"} for key in keys]
-    columns = [*KEY, "status", "score", *COST, "error"]
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
-    table = pd.DataFrame(rows, columns=list(names))
-    table["settings"] = table["settings"].astype(object)  # in memory once, not once for each run
-    ended = [(key.task, known[key]) for key in keys if key in known]
-    table.attrs["secondary_metrics"] = {name: label for _, one in ended for name, label in one.labels.items()}
-    table.attrs["score_metrics"] = {task: one.metric for task, one in ended if one.metric}
-    return StudyTables(table, parts.curves(known), chosen)
+    points = {key: part.points for key, part in known.items()}
+    return StudyTables(_table(runs), parts.curves(points), chosen)
 
 
 def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
@@ -188,13 +180,27 @@ def _place(method: str) -> tuple[int, str]:
 
 
 class _Part(NamedTuple):
-    """What the tables need of a record: its key, a row, its declared metrics, and the points of its curves."""
+    """What the tables need of a record: its key, the points of its curves, its row and its declared metrics."""
 
     key: RunKey
+    points: np.ndarray  # shape (points, 3): epoch, number of the quantity, value
     row: dict[str, Any]
     labels: Mapping[str, str]
     metric: str | None
-    points: np.ndarray  # shape (points, 3): epoch, number of the quantity, value
+
+
+def _table(runs: Mapping[RunKey, _Part | None]) -> pd.DataFrame:
+    """`runs_table` from the part of each run that has a record."""
+    keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
+    parts = [(key, part) for key in keys if (part := runs[key]) is not None]
+    rows = [part.row if (part := runs[key]) is not None else {**vars(key), "status": "missing"} for key in keys]
+    columns = [*KEY, "status", "score", *COST, "error"]
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
+    table = pd.DataFrame(rows, columns=list(names))
+    table["settings"] = table["settings"].astype(object)  # in memory once, not once for each run
+    table.attrs["secondary_metrics"] = {name: label for _, one in parts for name, label in one.labels.items()}
+    table.attrs["score_metrics"] = {key.task: one.metric for key, one in parts if one.metric}
+    return table
 
 
 class _Parts:
@@ -217,16 +223,19 @@ class _Parts:
             (epoch, self.quantities.setdefault(name, len(self.quantities)), value)
             for epoch, name, value in _points(record)
         ]
-        return _Part(record.key, row, labels, metric, np.array(points, dtype=float).reshape(-1, 3))
+        return _Part(record.key, np.array(points, dtype=float).reshape(-1, 3), row, labels, metric)
 
-    def curves(self, parts: Mapping[RunKey, _Part]) -> pd.DataFrame:
+    def curves(self, runs: Mapping[RunKey, np.ndarray]) -> pd.DataFrame:
         """The points of all runs, in long form."""
-        points = np.concatenate([np.empty((0, 3)), *(part.points for part in parts.values())])
-        keys = pd.DataFrame(map(vars, parts), columns=KEY)
-        table = keys.loc[np.repeat(np.arange(len(parts)), [len(part.points) for part in parts.values()])]
-        names = pd.Series(list(self.quantities), dtype="str")
-        quantities = names.take(points[:, 1].astype(int)).to_numpy()
-        return table.reset_index(drop=True).assign(epoch=points[:, 0], quantity=quantities, value=points[:, 2])
+        keys = pd.DataFrame(map(vars, runs), columns=KEY)
+        places = np.repeat(np.arange(len(runs)), list(map(len, runs.values())))
+        epochs, numbers, values = (
+            np.concatenate([np.empty(0), *(points[:, k] for points in runs.values())]) for k in range(3)
+        )
+        # Texts are taken by their numbers: a million of them as objects would take much memory.
+        columns = {name: keys[name].array.take(places) for name in KEY}
+        quantities = pd.array(list(self.quantities), dtype="str").take(numbers.astype(int))
+        return pd.DataFrame({**columns, "epoch": epochs, "quantity": quantities, "value": values}, copy=False)
 
 
 def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None]]:
