@@ -29,8 +29,10 @@ __all__ = ["PAGE", "write_report"]
 PAGE = "report.html"
 MISSING_FONT = "□: characters that no installed font can show; the SVG file has them"
 # Fonts of other scripts on Linux, macOS and Windows: Matplotlib takes a character from the first that has it.
-FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai")
-FONTS += ("PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI")
+FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI"),
+)
 RC_PARAMS = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches; text remains legible on a phone
 MAX_PRINTED_ROWS = 40  # tables of scores with more rows are not part of the returned text
