@@ -26,8 +26,9 @@ from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.files import write_bytes
 from hf_elmix.study.provenance import software
-from hf_elmix.text.custom import custom_task, find_splits, read_files
-from hf_elmix.text.labels import in_order_of, named_labels
+from hf_elmix.text.custom import custom_task, find_splits
+from hf_elmix.text.files import read_files
+from hf_elmix.text.labels import for_model, model_classes
 from hf_elmix.text.metrics import predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
@@ -160,7 +161,7 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
             max_eval_samples=data.max_eval_samples,
             max_predict_samples=data.max_predict_samples,
         )
-        return in_order_of(config, task, rows)
+        return for_model(config, task, rows, trains=args.do_train)
     if data.files:
         name, rows = Path(next(iter(data.files.values()))).stem, read_files(data.files)
     else:
@@ -177,10 +178,11 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
         test_splits=test_splits,
         limits={split: limits[split] for split in used(splits, test_splits)},
         text_columns=data.text_column_names,
+        text_delimiter=data.text_column_delimiter,
         label_column=data.label_column_name,
-        labels=named_labels(config),
+        labels=None if args.do_train else model_classes(config),
     )
-    return in_order_of(config, task, rows)
+    return for_model(config, task, rows, trains=args.do_train)
 
 
 def _check_task(task: TextTask, args: FinetuneArguments) -> None:

@@ -27,7 +27,9 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """The metrics of a task by name, from predicted and true classes or numbers (rows,)."""
-    return {name: float(METRICS[name](references, predictions)) for name in task.metrics}
+    place = task.labels.index(task.positive) if task.positive else 1  # of the class that F1 is of
+    pairs = {"f1": (references == place, predictions == place)}
+    return {name: float(METRICS[name](*pairs.get(name, (references, predictions)))) for name in task.metrics}
 
 
 def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
