@@ -29,13 +29,13 @@ from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
-from hf_elmix.text.metrics import predicted_classes, predicted_values
+from hf_elmix.text.limits import tokens_for
+from hf_elmix.text.metrics import LEAST, predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
-from hf_elmix.text.tokens import tokenise
 from hf_elmix.training.complement import trainer_for
 
 __all__ = ["finetune"]
@@ -68,7 +68,7 @@ def finetune(words: Sequence[str]) -> int:
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
-    _check_task(task, args)
+    _check_task(task, args, rows)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     facts = partial(_facts, data, args, source, task, rows)
     if args.process_index == 0:
@@ -76,14 +76,13 @@ def finetune(words: Sequence[str]) -> int:
         if hub is not None:
             claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
-    length = min(data.max_seq_length, tokenizer.model_max_length)
-    tokens = tokenise(rows, task, tokenizer, length)
+    tokens, data.max_seq_length = tokens_for(source, tokenizer, task, rows, data.max_seq_length)
     padding = "longest" if args.torch_compile and data.padding == "free" else data.padding
     padding = possible_padding(padding, source, tokenizer)
     network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
     if padding == "free":
         drop_padding(network)
-    collator = collator_for(tokenizer, padding, length)
+    collator = collator_for(tokenizer, padding, data.max_seq_length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))
@@ -185,8 +184,8 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
     return for_model(config, task, rows, trains=args.do_train)
 
 
-def _check_task(task: TextTask, args: FinetuneArguments) -> None:
-    """Refuse a loss or a metric that the task does not have."""
+def _check_task(task: TextTask, args: FinetuneArguments, rows: DatasetDict) -> None:
+    """Refuse a loss or a metric that the task does not have, and too few rows for a metric."""
     if task.regression and args.loss != STOCK:
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
@@ -195,6 +194,10 @@ def _check_task(task: TextTask, args: FinetuneArguments) -> None:
     known = ("loss", "loss_el", COMBINED, *task.metrics)
     if name and name.removeprefix("eval_") not in known:
         raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
+    measured = [split for split in rows if split != "train" and "label" in rows[split].column_names]
+    single = next((split for split in measured if len(rows[split]) < LEAST.get(task.metrics[0], 1)), None)
+    if single is not None:
+        raise UsageError(f"Expected 2 or more rows in the split {single!r}, since one has no correlation, but got 1.")
 
 
 def _summary(task: TextTask, rows: DatasetDict) -> str:

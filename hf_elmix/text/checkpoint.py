@@ -19,10 +19,10 @@ from hf_elmix.study.store import MODEL, RECORD
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
+from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.models import find_model, load_config, load_tokenizer, load_trained
 from hf_elmix.text.rows import digest, first_rows, load_task, read_dataset
 from hf_elmix.text.tasks import MAX_LENGTH, TextTask
-from hf_elmix.text.tokens import tokenise
 
 __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
@@ -89,8 +89,6 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     record = _record_in(Path(target))
     source = find_model(target if record is None else str(Path(target, MODEL)))
     config, tokenizer = load_config(source), load_tokenizer(source)
-    if tokenizer.pad_token_id is None:
-        raise UsageError(f"Expected {source.name!r} to have a padding token. Give its tokenizer and config one.")
     if record is None or wanted.dataset_name or wanted.file:
         task, split, rows = _named_rows(wanted, config)
     else:
@@ -98,7 +96,7 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     task, rows = for_model(config, task, rows, trains=False)
     settings = {} if record is None else record.settings
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
-    tokens = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length))[split]
+    tokens = tokens_for(source, tokenizer, task, rows, length)[0][split]
     model: nn.Module = load_trained(source)
     # Arguments that a study does not set have the Trainer's defaults.
     arguments = {"per_device_train_batch_size": 32} if record is None else settings.get("arguments", {})

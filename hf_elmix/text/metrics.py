@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+__all__ = ["LEAST", "METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
@@ -23,6 +23,8 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "pearson": lambda references, predictions: pearsonr(references, predictions).statistic,
     "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
 }
+
+LEAST = {"pearson": 2, "spearmanr": 2}  # rows that a metric needs, where one is not enough
 
 
 def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
