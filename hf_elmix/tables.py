@@ -133,23 +133,33 @@ def _quoted_or_not(text: str, lines: list[str]) -> list[_Record]:
         plain = _as_written(lines, "\t")
     except ValueError:
         return _quoted(text, lines, "\t")
+    marked = [record for record in plain if any(cell.startswith(QUOTE) for cell in record.cells)]
+    if not marked:
+        return plain
+    if _written_by_program(plain):
+        return _quoted(text, lines, "\t")
     try:
         quoted = _quoted(text, lines, "\t")
     except ValueError:
         return plain
-    columns = list(zip(*(record.cells for record in plain[1:]), strict=True))
-    marked = [(column, [cell for cell in column if cell.startswith(QUOTE)]) for column in columns]
-    if not any(cells for _, cells in marked) or len(quoted) != len(plain):
+    if len(quoted) != len(plain):  # a mark in one row, and the next in another
         return plain
-    if any(
-        len(cells) == len(column) > 1 or any(QUOTE * 2 in cell[1:-1] for cell in cells) for column, cells in marked
-    ):
-        return quoted  # as programs write it: the whole column in marks, or marks doubled inside a cell
-    line = next(record.first for record in plain[1:] if any(cell.startswith(QUOTE) for cell in record.cells))
     raise ValueError(
-        f"line {line} has a cell in quotation marks, and it is not clear whether they are part of the text. Save the "
-        "rows as CSV or JSON."
+        f"line {marked[0].first} has a cell in quotation marks, which may be part of the text or may enclose it. Save "
+        "the rows as CSV or JSON."
     )
+
+
+def _written_by_program(plain: list[_Record]) -> bool:
+    """Whether marks enclose cells: those of a whole column, but for a last row that may be cut, or around others."""
+    columns = list(zip(*(record.cells for record in plain), strict=True))
+    whole = any(len(column) > 2 and all(map(_enclosed, column[1:-1])) for column in columns)
+    doubled = any(_enclosed(cell) and QUOTE * 2 in cell[1:-1] for column in columns for cell in column)
+    return whole or doubled or any(map(_enclosed, plain[0].cells))
+
+
+def _enclosed(cell: str) -> bool:
+    return len(cell) > 1 and cell.startswith(QUOTE) and cell.endswith(QUOTE)
 
 
 def _check_widths(records: list[_Record], delimiter: str) -> None:

@@ -78,7 +78,7 @@ def test_rows_of_a_file_may_lack_a_class_and_have_another_order(kept_run, tmp_pa
     [
         ({"dataset_config_name": "mnli", "split": "test"}, "has only train, .*Name one of them with --split"),
         ({"dataset_config_name": "rte", "split": "train"}, "Cannot load"),
-        ({"dataset_config_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 1 or more"),
+        ({"dataset_config_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 4 or more"),
         ({"dataset_config_name": "mnli", "max_samples": 0}, "keep 1 row or more"),
         ({"dataset_config_name": "mnli", "file": "rows.csv"}, "one of --dataset_name and --file"),
         ({"dataset_name": None, "file": "rows.csv", "split": "train"}, "one of --split and --file"),

@@ -131,3 +131,32 @@ def test_splits(names, given, test, found):
 def test_mistakes(rows, options, message):
     with pytest.raises(UsageError, match=message):
         task_of(splits(**rows), **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "delimiter", "found", "texts"),
+    [
+        ("title, body,tail", None, ("title + body + tail",), ["a c e", "b d f"]),
+        ("tail,title,body", " / ", ("tail + title + body",), ["e / a / c", "f / b / d"]),
+        ("title,body", "", ("title + body",), ["ac", "bd"]),
+        ("title,body", None, ("title", "body"), ["a", "b"]),
+        ("title", "-", ("title",), ["a", "b"]),
+    ],
+)
+def test_three_columns_are_joined_as_run_classification_does(columns, delimiter, found, texts):
+    data = {"title": ["a", "b"], "body": ["c", "d"], "tail": ["e", "f"], "label": [0, 1]}
+    task, used = task_of(splits(train=data), text_columns=columns, text_delimiter=delimiter)
+    assert task.columns == found
+    assert used["train"][found[0]][:] == texts
+
+
+def test_a_column_of_numbers_or_without_a_name_is_read_as_text_if_it_is_named_only():
+    data = {"Unnamed: 0": ["x", "y"], "n": ["1", "2.5"], "text": ["7", "a"], "label": ["0", "1"]}
+    assert task_of(splits(train=data))[0].columns == ("text",)
+    task, used = task_of(splits(train={**data, "n": [1, 2]}), text_columns="n")
+    assert (task.columns, used["train"]["n"][:]) == (("n",), ["1", "2"])
+
+
+def test_rows_for_a_model_may_have_one_of_its_classes():
+    task, used = task_of(splits(train={"text": ["a", "b"], "label": ["Good", "good"]}), labels=("bad", "good"))
+    assert (task.labels, used["train"]["label"][:]) == (("bad", "good"), [1, 1])
