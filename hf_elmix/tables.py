@@ -153,7 +153,7 @@ def _quoted_or_not(text: str, lines: list[str]) -> list[_Record]:
 def _written_by_program(plain: list[_Record]) -> bool:
     """Whether marks enclose cells: those of a whole column, but for a last row that may be cut, or around others."""
     columns = list(zip(*(record.cells for record in plain), strict=True))
-    whole = any(len(column) > 2 and all(map(_enclosed, column[1:-1])) for column in columns)
+    whole = any(len(column) > 3 and all(map(_enclosed, column[1:-1])) for column in columns)
     doubled = any(_enclosed(cell) and QUOTE * 2 in cell[1:-1] for column in columns for cell in column)
     return whole or doubled or any(map(_enclosed, plain[0].cells))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -261,7 +262,10 @@ def test_a_model_is_not_scored_on_other_classes(encoder, tmp_path, labels, found
 
 def test_a_decoder_without_a_padding_token(encoder, tmp_path):
     """A row is classified as it is alone, without padding."""
-    tokenizer = TokenizersBackend(tokenizer_file=f"{encoder}/tokenizer.json", unk_token="[UNK]", eos_token="[SEP]")
+    rules = {**read(Path(encoder) / "tokenizer.json"), "padding": None}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    marks = {"unk_token": "[UNK]", "eos_token": "[SEP]"}
+    tokenizer = TokenizersBackend(tokenizer_file=str(tmp_path / "rules.json"), **marks)
     assert tokenizer.pad_token is None
     tokenizer.save_pretrained(tmp_path / "model")
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 293}

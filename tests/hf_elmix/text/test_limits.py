@@ -34,7 +34,7 @@ TASK = TextTask("mine", ("text",), ("0", "1"))
         (BertConfig(**SMALL, max_position_embeddings=20), 20),
         (RobertaConfig(**SMALL, max_position_embeddings=20), 18),
         (MPNetConfig(**SMALL, max_position_embeddings=20), 18),
-        (NystromformerConfig(**SMALL, max_position_embeddings=20), 18),
+        (NystromformerConfig(**SMALL, max_position_embeddings=20), 20),
         (OPTConfig(**SMALL, ffn_dim=8, word_embed_proj_dim=8, max_position_embeddings=20), 20),
         (GPT2Config(n_embd=8, n_layer=1, n_head=2, n_positions=20, vocab_size=60, bos_token_id=1, eos_token_id=2), 20),
         (
