@@ -94,6 +94,8 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     else:
         task, split, rows = _rows_of_run(wanted, record)
     task, rows = for_model(config, task, rows, trains=False)
+    if task.regression:
+        raise UsageError(f"Expected a classifier, but {source.name!r} predicts numbers.")
     settings = {} if record is None else record.settings
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
     tokens = tokens_for(source, tokenizer, task, rows, length)[0][split]

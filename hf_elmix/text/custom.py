@@ -79,6 +79,8 @@ def custom_task(
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
     columns = _named(text_columns) or _text_columns(rows[first], column, name)
+    if column in columns:
+        raise UsageError(f"Expected text and labels in columns of their own, but {column!r} is given for both.")
     known = labels is not None
     if labels is None:
         labels = class_names(rows[first], column, f"split {first!r} of {name}") if has_labels else ()

@@ -83,6 +83,12 @@ def _read_tsv(path: str) -> pa.Table:
     return _read_csv(path, "\t")
 
 
+def _read_parquet(path: str) -> pa.Table:
+    table = pq.read_table(path)
+    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(plain, table.schema.metadata))  # pandas' categories as the words they are
+
+
 def _read_json(path: str) -> pa.Table:
     with fsspec.open(path, "rb") as file:
         text = decoded(file.read())
@@ -160,5 +166,5 @@ READERS: dict[str, Callable[[str], pa.Table]] = {
     ".tsv": _read_tsv,
     ".json": _read_json,
     ".jsonl": _read_json,
-    ".parquet": pq.read_table,
+    ".parquet": _read_parquet,
 }

@@ -90,8 +90,9 @@ def with_ids(
     elif any(isinstance(value, str) for value in values):
         values = [float(word) if word and NUMBER.fullmatch(word) else None for word in words]
     unknown = [row for row, value in enumerate(values) if value == (UNKNOWN if labels else None)]
-    if unknown and (strict or len(unknown) < len(words)):
-        row = next((row for row in unknown if words[row]), unknown[0])
+    row = next((row for row in unknown if words[row] not in (None, str(UNKNOWN))), next(iter(unknown), None))
+    # Rows to predict may have no labels at all.
+    if row is not None and (strict or len(unknown) < len(words) or words[row] not in (None, str(UNKNOWN))):
         found = f"row {row} has {'no label' if words[row] is None else repr(words[row])} ({len(unknown)} such rows)"
         if strict:
             wanted = f"among {_listed(labels)}" if labels else "numbers"
@@ -129,9 +130,11 @@ def for_model(
         trains: Whether the model will be trained on the rows: then it may have had other classes before.
 
     Raises:
-        UsageError: If the model is not trained on the rows, and does not have their classes.
+        UsageError: If the model is not trained on the rows, and does not have their classes, one for each row.
     """
     theirs = model_classes(config)
+    if config.problem_type == "multi_label_classification" and not trains:
+        raise UsageError("Expected a model with one class for each row, but it was trained for several (multi-label).")
     if theirs is None or theirs == task.labels:
         return task, rows
     ids = _ids(set(task.labels), theirs, numbers=not trains)
@@ -139,6 +142,9 @@ def for_model(
     # Ids that a dataset declares stand for themselves where the model has no names.
     unnamed = not ids and _numbered(theirs) and len(theirs) == len(task.labels)
     if unnamed or (trains and not (same and len(theirs) == len(ids))):
+        if not unnamed and len(theirs) == len(task.labels):
+            kept = f"The head that the model has for {_listed(theirs)} is trained further, for {_listed(task.labels)}."
+            warnings.warn(kept, stacklevel=2)
         return task, rows
     if not (same and task.labels):
         # Assigning the classes in their order would be a guess.
@@ -194,7 +200,7 @@ def _check_odd(words: Sequence[str | None], counts: Mapping[str, int], where: st
     twice = [name for name in counts if spellings[_folded(name)] != name]
     if odd or twice:
         row = next(row for row, word in enumerate(words) if word in (odd or twice))
-        other = max(many, key=lambda name: counts[name]) if odd else spellings[_folded(words[row] or "")]
+        other = min(many, key=lambda name: (-counts[name], name)) if odd else spellings[_folded(words[row] or "")]
         raise UsageError(
             f"Expected labels of one kind and spelling in {where}, but row {row} has {words[row]!r}, and other rows "
             f"have {other!r}. Correct the label, or delete the row."

@@ -171,6 +171,12 @@ def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path, 
         open_checkpoint(model, rows_with(labels, tmp_path), batch_size=4)
 
 
+def test_a_model_of_numbers_is_no_classifier(kept_run, tmp_path):
+    model = with_names(kept_run / MODEL, tmp_path, id2label={"0": "score"}, problem_type="regression")
+    with pytest.raises(UsageError, match="Expected a classifier, but .* predicts numbers"):
+        open_checkpoint(model, rows_with([0.5, 1.5], tmp_path), batch_size=4)
+
+
 def test_custom_rows_are_truncated_as_those_of_the_run(kept_run, tmp_path):
     wanted = rows_with(["neutral", "entailment"], tmp_path)
     pd.DataFrame({"sentence": ["the dog sleeps " * 9] * 2, "label": ["neutral", "entailment"]}).to_csv(

@@ -109,6 +109,11 @@ def test_splits(names, given, test, found):
         ({"train": {"a": ["a"], "b": ["b"], "c": ["c"], "label": [1]}}, {}, "has a, b, c .*--text_column_names"),
         ({"train": {"n": [1, 2], "label": [0, 1]}}, {}, "has none .all columns: n, label"),
         ({"train": {"text": ["a", "b"], "label": [0, 1]}}, {"text_columns": "x"}, "has no x"),
+        (
+            {"train": {"text": ["a", "b"], "label": [0, 1]}},
+            {"text_columns": "text,label"},
+            "'label' is given for both",
+        ),
         ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "1 rows empty"),
         (
             {"train": {"text": ["a", "b"], "label": [0.5, float("nan")]}},

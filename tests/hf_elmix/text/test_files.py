@@ -85,6 +85,11 @@ def test_the_index_of_pandas_has_no_name(tmp_path):
     assert read_files({"train": str(tmp_path / "a.csv")})["train"].column_names == ["Unnamed: 0", "text"]
 
 
+def test_categories_of_pandas_are_words(tmp_path):
+    pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", "y"])}).to_parquet(tmp_path / "a.parquet")
+    assert read_files({"train": str(tmp_path / "a.parquet")})["train"]["label"][:] == ["x", "y"]
+
+
 def test_a_file_of_the_same_size_and_time_is_another_file(tmp_path):
     for text in ("abc", "xyz"):
         (tmp_path / "rows.csv").write_text(f"text\n{text}\n")

@@ -192,13 +192,30 @@ OTHERS = BertConfig(id2label={0: "good", 1: "bad", 2: "so-so"})
 
 @pytest.mark.parametrize(
     ("config", "trains"),
-    [(OTHERS, True), (WIDE, True), (UNNAMED, False), (BertConfig(id2label=dict(enumerate(MNLI.labels))), False)],
+    [(WIDE, True), (UNNAMED, True), (UNNAMED, False), (BertConfig(id2label=dict(enumerate(MNLI.labels))), False)],
 )
 def test_rows_that_stay_as_they_are(config, trains):
     splits = DatasetDict(train=rows([0, 1, 2]))
     task, same = for_model(config, MNLI, splits, trains=trains)
     assert task is MNLI
     assert same is splits
+
+
+def test_a_head_that_is_trained_for_other_classes_is_named():
+    with pytest.warns(UserWarning, match="head that the model has for good, bad, so-so is trained further, for ent"):
+        assert for_model(OTHERS, MNLI, DatasetDict(train=rows([0, 1, 2])), trains=True)[0] is MNLI
+
+
+def test_a_model_of_several_labels_at_once_is_not_scored():
+    config = BertConfig(id2label=dict(enumerate(MNLI.labels)), problem_type="multi_label_classification")
+    with pytest.raises(UsageError, match="one class for each row"):
+        for_model(config, MNLI, DatasetDict(train=rows([0, 1, 2])), trains=False)
+
+
+def test_labels_of_rows_to_predict_that_are_no_classes_are_named():
+    with pytest.warns(UserWarning, match="labels of rows are not used: row 0 has 'great'"):
+        with_ids(rows(["great", "awful"]), "label", ("bad", "good"), "rows", strict=False)
+    assert with_ids(rows([None, "-1"]), "label", ("bad", "good"), "rows", strict=False)["label"][:] == [-1, -1]
 
 
 @pytest.mark.parametrize(
