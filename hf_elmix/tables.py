@@ -83,9 +83,7 @@ def decoded(data: bytes) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = len(LINE_END.split(data[: error.start].decode(encoding, "ignore")))
-        raise ValueError(
-            f"line {line} is not in {encoding.removesuffix('-sig').upper()}. Save it as UTF-8."
-        ) from error
+        raise ValueError(f"line {line} is not in {encoding.removesuffix('-sig').upper()}. Save it as UTF-8.") from None
     if "\0" in text:
         line = len(LINE_END.split(text[: text.index("\0")]))
         raise ValueError(f"line {line} has a NUL character, so it is no text in UTF-8. Save it as UTF-8.")
@@ -105,7 +103,7 @@ def _quoted(text: str, lines: list[str], delimiter: str) -> list[_Record]:
         raise ValueError(
             f"the quotation marks of the row in line {line} do not match ({error}). Inside a cell in quotation marks, "
             "double them."
-        ) from error
+        ) from None
     _check_widths(records, delimiter)
     swallowed = _swallowed(records, lines, delimiter)
     if swallowed is not None:
@@ -175,11 +173,14 @@ def _check_widths(records: list[_Record], delimiter: str) -> None:
 
 def _swallowed(records: list[_Record], lines: list[str], delimiter: str) -> _Record | None:
     """A record of several lines each of which would be a row, with a value that other rows have in that column."""
+    several = [record for record in records[1:] if record.first < record.last]
+    if not several:
+        return None
     known = [set(column) for column in zip(*(r.cells for r in records[1:] if r.first == r.last), strict=True)]
-    for record in records[1:]:
+    for record in several:
         inside = [line.split(delimiter) for line in lines[record.first - 1 : record.last]]
-        if record.first == record.last or any(len(cells) != len(record.cells) for cells in inside):
-            continue
-        if any(all(cells[place] in seen for cells in inside) for place, seen in enumerate(known)):
+        if all(len(cells) == len(record.cells) for cells in inside) and any(
+            all(cells[place] in seen for cells in inside) for place, seen in enumerate(known)
+        ):
             return record
     return None

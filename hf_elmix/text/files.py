@@ -115,7 +115,7 @@ def _parsed(place: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is not JSON ({error}).") from error
+        raise ValueError(f"{place} is not JSON ({error}).") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -97,6 +97,13 @@ def test_a_file_of_the_same_size_and_time_is_another_file(tmp_path):
         assert read_files({"train": str(tmp_path / "rows.csv")})["train"]["text"][:] == [text]
 
 
+def test_another_encoding_is_refused_with_its_line_alone(tmp_path):
+    with pytest.raises(
+        UsageError, match="Cannot load .*: line 3 is not in UTF-8. Save it as UTF-8. Expected a CSV file"
+    ):
+        read(tmp_path, "text\na\né\n".encode("latin-1"))
+
+
 @pytest.mark.parametrize(
     ("values", "column"),
     [
