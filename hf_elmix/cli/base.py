@@ -127,7 +127,7 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
 
 def _format_warning(prog: str, message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
     """A warning of this project in one line, like an error; those of others as Python shows them."""
-    ours = {"hf_elmix", "glue_runs"} & set(Path(filename).parts)
+    ours = {"hf_elmix", prog.replace("-", "_")} & set(Path(filename).parts)
     return f"{prog}: {message}\n" if ours else FORMAT_WARNING(message, category, filename, *place)
 
 
