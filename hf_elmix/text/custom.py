@@ -78,7 +78,8 @@ def custom_task(
     first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
-    columns = _named(text_columns) or _text_columns(rows[first], column, name)
+    named = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
+    columns = named or _text_columns(rows[first], column, name)
     if column in columns:
         raise UsageError(f"Expected text and labels in columns of their own, but {column!r} is given for both.")
     known = labels is not None
@@ -89,21 +90,17 @@ def custom_task(
         where, labelled = f"split {split!r} of {name}", split not in unlabelled
         if column in part.column_names:
             part = with_ids(part, column, labels, where, strict=labelled, ids=known)
-        # Texts that look like numbers are texts.
-        whole = [
-            text
-            for text in columns
-            if text in part.features and pa.types.is_integer(part.data.schema.field(text).type)
-        ]
-        part = part.cast(Features({**part.features, **dict.fromkeys(whole, Value("string"))})) if whole else part
-        used[split] = checked_rows(part, task, where, labelled=labelled)
+        used[split] = checked_rows(_with_text(part, columns), task, where, labelled=labelled)
     if len(columns) > 2 or (text_delimiter is not None and len(columns) > 1):
         return _joined(task, used, " " if text_delimiter is None else text_delimiter)
     return task, used
 
 
-def _named(text_columns: str | None) -> tuple[str, ...]:
-    return tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
+def _with_text(rows: Dataset, columns: tuple[str, ...]) -> Dataset:
+    """The rows, with whole numbers in text columns as the words that they are."""
+    schema = rows.data.schema
+    whole = [name for name in columns if name in schema.names and pa.types.is_integer(schema.field(name).type)]
+    return rows.cast(Features({**rows.features, **dict.fromkeys(whole, Value("string"))})) if whole else rows
 
 
 def _joined(task: TextTask, rows: DatasetDict, delimiter: str) -> tuple[TextTask, DatasetDict]:
