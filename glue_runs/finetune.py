@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import DatasetDict
 from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
@@ -28,7 +27,7 @@ from hf_elmix.study.files import write_bytes
 from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import in_order_of, named_labels
-from hf_elmix.text.metrics import predicted_classes, predicted_values
+from hf_elmix.text.metrics import as_rows, predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
@@ -36,6 +35,7 @@ from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
 from hf_elmix.text.tokens import tokenise
 from hf_elmix.training.complement import trainer_for
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["finetune"]
 
@@ -204,7 +204,7 @@ def _summary(task: TextTask, rows: DatasetDict) -> str:
 
 def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **parts: Any) -> Trainer:
     """The Trainer, which chooses the best epoch on the first evaluation split alone, as run_glue does."""
-    kind = Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss))
+    kind = with_whole_evaluation(Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss)))
     try:
         return kind(
             args=args,
@@ -243,7 +243,7 @@ def _predict(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> None:
             _save(trainer, "predict", {name + suffix: value for name, value in metrics.items()})
         if trainer.is_world_process_zero():
             lines = ["index\tprediction"]
-            for index, value in enumerate(np.asarray(output.predictions)):
+            for index, value in enumerate(as_rows(output.predictions)):
                 shown = format(value, "3.3f") if task.regression else " ".join(task.labels[value].split())
                 lines.append(f"{index}\t{shown}")
             path = Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix.replace('_', '-')}.txt")

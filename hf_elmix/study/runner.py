@@ -31,6 +31,7 @@ from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.trainer import MixedLossTrainer
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["run_branch", "scores_of"]
 
@@ -176,7 +177,8 @@ class _Training:
                 **{"seed": self.branch.seed, "output_dir": str(scratch / "trainer")},
             }
         )
-        trainer = trainer_for(method.loss)(args=args, loss=method.loss, **inputs.trainer)
+        trainer_class = with_whole_evaluation(trainer_for(method.loss))
+        trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
         trainer.remove_callback(PrinterCallback)
         if self.cohorts:
             trainer.add_callback(CohortCallback())

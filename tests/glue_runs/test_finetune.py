@@ -85,6 +85,33 @@ def test_unlabelled_rows_are_predicted(glue, good_rows, encoder, tmp_path):
     assert not (output / "predict_results.json").exists()
 
 
+def test_flags_about_batches_neither_reorder_nor_drop_rows(glue, encoder, tmp_path):
+    """Scores and predictions are those of the saved model for each row; the rows have many lengths."""
+    words_ = ["the dog sleeps", "a doctor saw the film"]
+    texts = [" ".join([words_[k % 2]] * (1 + k * 5 % 7)) for k in range(13)]
+    rows = [{"sentence": text, "label": k % 2, "idx": k} for k, text in enumerate(texts)]
+    line = words(glue, encoder, tmp_path / "model", "--do_train", "--learning_rate", "5e-3", train=rows)
+    assert finetune([*line, "--max_steps", "12"]) == 0
+    answers = [pipeline("text-classification", model=str(tmp_path / "model"))(text)[0]["label"] for text in texts]
+    assert len(set(answers)) == 2
+    right = [name == ("unacceptable", "acceptable")[row["label"]] for name, row in zip(answers, rows, strict=True)]
+    flags = ["--train_sampling_strategy", "group_by_length", "--dataloader_drop_last", "--do_eval", "--do_predict"]
+    flags += [
+        "--eval_do_concat_batches",
+        "false",
+        "--eval_accumulation_steps",
+        "1",
+        "--per_device_eval_batch_size",
+        "5",
+    ]
+    for mixing in ("ce", "none"):
+        output, sets = tmp_path / mixing, {"validation": rows, "test": rows}
+        line = words(glue, str(tmp_path / "model"), output, "--mixing", mixing, *flags, **sets)
+        assert finetune(line) == 0
+        assert predicted(output / "predict_results_cola.txt") == answers
+        assert read(output / "eval_results.json")["eval_accuracy"] == pytest.approx(np.mean(right))
+
+
 def test_mnli_has_both_sets(glue, good_rows, encoder, tmp_path):
     rows = good_rows("mnli")
     matched, mismatched = ([{**row, "label": label} for row in rows] for label in (0, 1))
@@ -125,7 +152,13 @@ def test_a_regression_has_the_stock_loss(glue, encoder, tmp_path):
 def test_the_stock_loss_is_the_stock_trainer(glue, encoder, tmp_path, monkeypatch):
     """The weights are those of an unmodified Trainer."""
     kinds = []
-    monkeypatch.setattr(module, "Trainer", lambda **parts: kinds.append(Trainer(**parts)) or kinds[-1])
+
+    class Stock(Trainer):
+        def train(self, *args, **kwargs):
+            kinds.append(self)
+            return super().train(*args, **kwargs)
+
+    monkeypatch.setattr(module, "Trainer", Stock)
     for name, mixing in (("stock", "none"), ("ce", "ce")):
         finetune(words(glue, encoder, tmp_path / name, "--mixing", mixing))
     (stock,) = kinds
