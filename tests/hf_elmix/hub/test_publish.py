@@ -39,6 +39,15 @@ def held(hub, repo: str = REPO, kind: str = "models") -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def answer_cards(monkeypatch, answer) -> None:
+    """Make the Hub answer every card in the same way."""
+    import hub_server
+
+    routes = [(method, path, answer if "yaml" in path else action) for method, path, action in hub_server.ROUTES]
+    monkeypatch.setattr(hub_server, "ROUTES", routes)
+    monkeypatch.setattr(hub_server, "OPEN", {answer, *hub_server.OPEN})
+
+
 def commits(hub) -> list[dict]:
     return [line for line in hub.history() if line["message"] != "initial commit"]
 
@@ -281,14 +290,38 @@ def test_no_network(local_hub, model, monkeypatch):
 
 def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
     """The client reads some answers as JSON before it looks at their status."""
-    monkeypatch.setattr("hub_server.Handler.validate_yaml", lambda handler: handler.send(b"<html>", 502))
-    import hub_server
-
-    routes = [(m, p, hub_server.Handler.validate_yaml if "yaml" in p else a) for m, p, a in hub_server.ROUTES]
-    monkeypatch.setattr(hub_server, "ROUTES", routes)
-    monkeypatch.setattr(hub_server, "OPEN", {hub_server.Handler.validate_yaml, *hub_server.OPEN})
+    answer_cards(monkeypatch, lambda handler: handler.send(b"<html>", 502))
+    with pytest.raises(UsageError, match="The Hub failed at"):
+        publish_folder(model, REPO, MARK)
+    monkeypatch.setattr("hf_elmix.hub.publish._Repo.check_card", lambda *_: None)
     with pytest.raises(UsageError, match="Cannot reach .*not JSON"):
         publish_folder(model, REPO, MARK)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b'{"errors": [{"message": "\\"license\\" is unknown"}, {"message": "b"}]}', '"license" is unknown; b.'),
+        (b"no\nJSON", "no JSON."),
+    ],
+)
+def test_refused_card_changes_nothing_here_or_on_the_hub(local_hub, model, monkeypatch, answer, said):
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    answer_cards(monkeypatch, lambda handler: handler.send(answer, 400))
+    with pytest.raises(UsageError) as caught:
+        publish_folder(model, REPO, MARK)
+    assert str(caught.value).startswith(f"The Hub refuses README.md of {REPO}: {said} Nothing was uploaded")
+    assert f"hf upload {REPO} FOLDER" in str(caught.value)
+    assert not local_hub.history()  # no repository either
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("card", ["---\na: [\n---\n", "---\n- a\n---\n"])
+def test_card_with_broken_metadata_is_refused(local_hub, model, card):
+    (model / CARD).write_text(card)
+    with pytest.raises(UsageError, match="refuses README.md"):
+        publish_folder(model, REPO, MARK)
+    assert not local_hub.history()
 
 
 # Before there is anything to push.

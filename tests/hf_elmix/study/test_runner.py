@@ -882,7 +882,7 @@ def test_a_full_disk_is_not_a_result(train, tmp_path, how):
 def test_a_write_that_fails_without_a_reason_is_a_full_disk_where_there_is_no_space(train, monkeypatch):
     error = RuntimeError("unexpected pos 64 vs 0, inline_container: file write failed")
     assert train(progress=broken_by(error)).status == "failed"
-    monkeypatch.setattr(run_module, "_has_room", lambda folder: False)
+    monkeypatch.setattr("hf_elmix.study.files._has_room", lambda folder: False)
     with pytest.raises(OSError, match="No space left"):
         train(progress=broken_by(error))
 
