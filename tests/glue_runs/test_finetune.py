@@ -241,7 +241,7 @@ def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     assert finetune([*line, "--ignore_mismatched_sizes", "--do_eval"]) == 0
 
 
-def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
+def test_resuming_from_a_checkpoint(glue, encoder, tmp_path, monkeypatch):
     more = ["--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4"]
     whole = words(glue, encoder, tmp_path / "whole", *more)
     finetune(whole)
@@ -249,7 +249,25 @@ def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
     part = words(glue, encoder, tmp_path / "part", *more)
     with pytest.raises(UsageError, match="holds checkpoints of an unfinished run.*--resume_from_checkpoint last"):
         finetune(part)
-    assert finetune([*part, "--resume_from_checkpoint", "last"]) == 0
+    resumed = [*part, "--resume_from_checkpoint", "last"]
+    with pytest.raises(UsageError, match=r"made with --learning_rate 2e-05 \(now 0.001\).*start again in another"):
+        finetune([*resumed, "--learning_rate", "1e-3"])
+    with pytest.raises(UsageError, match=r"made with other rows \(train"):
+        finetune([*resumed, "--max_train_samples", "9"])
+    with pytest.raises(UsageError, match="Add --do_train"):
+        finetune([*resumed, "--do_eval"])
+    damaged = shutil.copytree(tmp_path / "part/checkpoint-2", tmp_path / "part/checkpoint-3")
+    (damaged / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no model.safetensors.*--resume_from_checkpoint .*part/checkpoint-2\.$"):
+        finetune(resumed)
+    shutil.rmtree(damaged)
+    monkeypatch.setattr("glue_runs.resume.device_name", lambda device: "abacus")
+    assert finetune([*resumed, "--per_device_eval_batch_size", "3"]) == 0
+    assert (
+        "Training continued from checkpoint-2 with other software or hardware: device cpu"
+        in card(tmp_path / "part")[1]
+    )
+    assert "continued" not in card(tmp_path / "whole")[1]
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
     assert ends[0] == ends[1]
     with pytest.raises(UsageError, match="has none"):
