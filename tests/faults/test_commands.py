@@ -38,7 +38,7 @@ def check_interrupted(started: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_at_random_moments(begin_study, snapshot, strays, check_complete, tmp_path, workers):
+def test_interrupt_at_random_moments(begin_study, snapshot, strays, check_complete, tmp_path, workers):
     draw = random.Random(int(workers))
     for number in range(2):
         folder, kept = tmp_path / f"runs{number}", {}
@@ -75,7 +75,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def test_a_command_that_is_interrupted_loses_a_worker_and_is_killed(
+def test_study_survives_interrupt_lost_worker_and_kill(
     begin_command, begin_study, snapshot, strays, results, undisturbed, words, runs
 ):
     command = ["study", "--output_dir", str(runs), *words, "--workers", "2"]
@@ -105,7 +105,7 @@ def test_a_command_that_is_interrupted_loses_a_worker_and_is_killed(
     assert strays(runs) == []
 
 
-def test_two_commands_in_one_folder_share_the_work(
+def test_two_commands_share_one_folder_without_repeating_steps(
     begin_command, snapshot, strays, records, results, undisturbed, words, runs, capsys
 ):
     both = [begin_command("study", "--output_dir", str(runs), *words) for _ in range(2)]
@@ -139,7 +139,7 @@ def failing_hub(hub: Path, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.hub
-def test_a_hub_that_fails_a_third_of_all_requests(
+def test_study_loads_from_hub_that_fails_a_third_of_requests(
     begin_command, begin_study, records, strays, failing_hub, hub, runs, tmp_path
 ):
     few = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_steps", "3", "--use_cpu"]

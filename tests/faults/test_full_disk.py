@@ -63,7 +63,7 @@ def check_stopped(started, folder) -> str:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(("kind", "free"), [("record.json", FOR_RECORDS), ("a checkpoint", FOR_CHECKPOINTS)])
-def test_a_full_disk_stops_the_study_until_there_is_room(
+def test_study_stops_on_full_disk_and_continues_when_there_is_space(
     begin_study, snapshot, records, strays, check_complete, disk, workers, kind, free
 ):
     folder = disk / "runs"
