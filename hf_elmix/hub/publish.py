@@ -131,7 +131,7 @@ def files_of_model(folder: Any, root: Any = None) -> dict[str, Content]:
     for place in (folder, *(folder / name for name in names), *(one for one in folder.parents if root in one.parents)):
         if place.is_symlink():
             raise UsageError(
-                f"Expected a file or folder, but {str(place)!r} is a link. Replace it by what it leads to."
+                f"Expected a file or folder, but {str(place)!r} is a link. Replace it with what it points to."
             )
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}
 

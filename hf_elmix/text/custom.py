@@ -49,7 +49,7 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
         file = Path(path).expanduser()
         suffix = file.suffix.lower()
         if suffix not in READERS:
-            raise UsageError(f"Expected a file {', '.join(READERS)}, but got {path!r}.")
+            raise UsageError(f"Expected a file that ends in {', '.join(READERS)}, but got {path!r}.")
         if not file.is_file():
             raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
         kind, options = READERS[suffix]

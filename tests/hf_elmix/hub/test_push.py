@@ -72,17 +72,17 @@ def test_best_seed_or_all_seeds(run_of):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("org/{task}", "makes 'org/mrpc' of both mrpc 0 seed 0 and mrpc ce seed 0"),
+        ("org/{task}", "gives mrpc 0 seed 0 and mrpc ce seed 0 the same id, 'org/mrpc'"),
         ("org/{modle}", r"Unknown placeholder \{modle\} in 'org/\{modle\}'. Expected something like org/\{model\}-"),
         ("org/{model.name}", r"Unknown placeholder \{model.name\}"),
         ("org/{}", r"Unknown placeholder \{\}"),
         ("org/{model", "is not a template"),
         ("org/model}", "is not a template"),
-        ("org/{task}-{mixing:d}", "does not make an id for mrpc 0 seed 0"),
-        ("org/my model {mixing}", "does not make an id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
-        ("org/team/{mixing}", "does not make an id for mrpc 0 seed 0"),
-        ("org/--{mixing}", "does not make an id"),
-        ("org/" + 96 * "x" + "{mixing}", "does not make an id"),
+        ("org/{task}-{mixing:d}", "gives no valid id for mrpc 0 seed 0"),
+        ("org/my model {mixing}", "gives no valid id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
+        ("org/team/{mixing}", "gives no valid id for mrpc 0 seed 0"),
+        ("org/--{mixing}", "gives no valid id"),
+        ("org/" + 96 * "x" + "{mixing}", "gives no valid id"),
     ],
 )
 def test_invalid_templates(run_of, template, message):
