@@ -6,15 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glue_runs.__main__ import main
-from glue_runs.pocket.encoder import encoder_path
-from glue_runs.protocol import GLUE
 
 pytestmark = pytest.mark.slow
 
@@ -126,31 +124,3 @@ def test_two_commands_share_one_folder_without_repeating_steps(
     for name in costs:
         task, mixing, seed, _ = name.split("/")
         assert said.count(f"{task} {mixing} {seed.replace('seed', 'seed ')}: done") == 1
-
-
-@pytest.fixture
-def failing_hub(hub: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a Hub with real rows that answers a third of all requests with 500."""
-    from hub_server import LocalHub, RandomFaults
-
-    with LocalHub([hub, tmp_path / "pushed"]) as server:
-        server.faults.append(RandomFaults(0.33))
-        yield server.url
-
-
-@pytest.mark.hub
-def test_study_loads_from_hub_that_fails_a_third_of_requests(
-    begin_command, begin_study, records, strays, failing_hub, hub, runs, tmp_path
-):
-    few = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_steps", "3", "--use_cpu"]
-    words = ["--tasks", "mrpc", "mnli", "--seeds", "0", "--mixings", "ce", "0-0.5", *few]
-    words += ["--model_name_or_path", str(encoder_path())]
-    home = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-    started = begin_command("study", "--output_dir", str(runs), *words, HF_ENDPOINT=failing_hub, **home)
-    assert started.wait() == 0, started.said()
-    assert strays(runs) == []
-    there = begin_study(tmp_path / "there", *words, "--dataset_name", str(hub / "datasets" / GLUE))
-    assert there.wait() == 0, there.said()
-    expected = {name: record["scores"] for name, record in records(tmp_path / "there").items()}
-    assert len(expected) == 4
-    assert {name: record["scores"] for name, record in records(runs).items()} == expected

@@ -13,7 +13,10 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from glue_runs.protocol import GLUE
+from glue_runs.tasks import TASKS
 from hf_elmix.hub.client import is_temporary, pin_model, with_retries
+from hf_elmix.text.rows import digest, load_task
 
 WEIGHTS = "model.safetensors"
 
@@ -160,6 +163,8 @@ def test_pin_model_on_hub_that_fails_a_third_of_requests(hub, encoder, tmp_path)
         assert [len(commit) for commit in commits] == [40, 40]
         assert first["name"] == first["model"] == "owner/encoder"
         assert first["weights"] == pin_model(encoder).fingerprint
+        rows = load_task(TASKS["rte"], str(hub / "datasets" / GLUE), max_train_samples=8)
+        assert first["rows"] == {split: digest(part, TASKS["rte"]) for split, part in rows.items()}
         assert worker == (first, [])  # a worker asks nobody
         assert again == first
         assert not any(WEIGHTS in line for line in more)
