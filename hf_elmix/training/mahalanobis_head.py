@@ -93,7 +93,7 @@ def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> Mahala
             "centres must not change. Call use_mahalanobis_head before get_peft_model, and give the LoraConfig no "
             "task_type (SEQ_CLS copies the classifier)."
         )
-    check_class_logits(model, [])
+    check_class_logits(model)
     path = _classifier(model)
     old, config = cast(nn.Linear, model.get_submodule(path)), cast(PreTrainedConfig, model.config)
     scale = getattr(config, "mahalanobis_scale", SCALE) if scale is None else scale
