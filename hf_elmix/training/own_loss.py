@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.training.model_support import (
+    USE_TRAINER,
     accepts,
     base_model,
     fits,
@@ -111,6 +112,8 @@ def try_labels(
     Raises:
         UsageError: If its own loss is not the mean cross entropy of its logits, or labels do not fit the logits.
     """
+    if labels.is_floating_point() and labels.dim() < 2:
+        raise UsageError(f"Expected class ids, but got labels in {labels.dtype}, as for regression. {USE_TRAINER}")
     if not accepts(model, name):
         return LabelUse()
     with _undisturbed(model), torch.set_grad_enabled(gradients):
@@ -197,9 +200,10 @@ def _rounding(*tensors: Tensor) -> float:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore random numbers and the model's buffers, such as the statistics of batch normalisation."""
+    """Restore random numbers, and give the model copies of its buffers, such as the statistics of normalisation."""
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
-    values = [(part, part.clone()) for _, parts in buffers for part in parts.values() if part is not None]
+    for module, parts in buffers:
+        module._buffers.update({name: None if part is None else part.clone() for name, part in parts.items()})
     devices = {part.device for part in model.parameters() if part.device.type not in ("cpu", "meta")}
     kind = next(iter(devices)).type if devices else "cuda"
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, models draw from it
@@ -209,9 +213,6 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        with torch.no_grad():
-            for module, parts in buffers:
-                module._buffers.clear()
-                module._buffers.update(parts)
-            for part, value in values:
-                part.copy_(value)
+        for module, parts in buffers:
+            module._buffers.clear()
+            module._buffers.update(parts)

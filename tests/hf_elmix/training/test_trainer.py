@@ -63,19 +63,21 @@ def test_trackers_show_them(kit, tmp_path, monkeypatch):
     assert events.Scalars("eval/loss_el")
 
 
-def test_labels_are_withheld_and_the_models_loss_is_not_computed(kit):
+def test_labels_are_withheld_after_the_first_batch(kit):
     seen = []
 
     class Model(type(kit.sequence_model())):
         def forward(self, *args, labels=None, **kwargs):
-            seen.append(labels)
+            seen.append(labels is not None)
             return super().forward(*args, labels=labels, **kwargs)
 
     set_seed(0)
-    trainer = kit.train(model=Model(kit.config()), max_steps=2, remove_unused_columns=False)
+    trainer = kit.train(model=Model(kit.config()), max_steps=3, remove_unused_columns=False)
+    assert seen == [True, False, False, False, False]  # tried with and without, then three steps
+    seen.clear()
     trainer.evaluate()
-    assert len(seen) > 2
-    assert seen == [None] * len(seen)
+    trainer.evaluate()
+    assert seen == [True] + [False] * 7  # three batches, twice
 
 
 def test_eval_loss_is_cross_entropy_in_every_phase(kit):
@@ -268,7 +270,10 @@ def test_a_batch_without_labels_is_refused(kit):
 
 def test_float_labels_are_refused(kit):
     rows = [{"input_ids": [3, 4], "labels": [0.0, 1.0, 0.0]}] * 8  # a list declares no features
-    with pytest.raises(TypeError, match="regression and multi-label"):
+    with pytest.raises(UsageError, match="0 or 1"):
+        kit.train(train_dataset=[{"input_ids": [3, 4], "labels": [0.0, 0.3, 0.0]}] * 8)
+    rows = [{"input_ids": [3, 4], "labels": 0.5}] * 8
+    with pytest.raises((UsageError, RuntimeError), match="label"):
         kit.train(train_dataset=rows)
 
 
