@@ -106,7 +106,9 @@ class LinearLossMixin(MixedLossMixin):
         """Try the model on a few tokens, because the logits of a whole batch may not fit into the memory."""
         tokens = torch.arange(1, 5, device=self.args.device)[None]
         try:
-            use = try_labels(self._unwrapped, {"input_ids": tokens}, tokens, gradients=False, replace=self.replace_loss)
+            use = try_labels(
+                self._unwrapped, {"input_ids": tokens}, tokens, gradients=False, replace=self.replace_loss
+            )
         except (IndexError, RuntimeError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise

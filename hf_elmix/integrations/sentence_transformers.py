@@ -50,6 +50,8 @@ class _BatchMean(nn.CrossEntropyLoss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.function.smoothing:
-            raise UsageError("CrossEncoderTrainer ignores label_smoothing_factor, and so does this loss. Leave it out.")
+            raise UsageError(
+                "CrossEncoderTrainer ignores label_smoothing_factor, and so does this loss. Leave it out."
+            )
         parts = self.function.parts  # so that the logged terms are means over the step
         return parts * self.function(logits, labels, parts * labels.ne(-100).sum())

@@ -51,8 +51,8 @@ def parse_class_weights(given: ClassWeights | None, rows: Any, label: str, class
 def _balanced(rows: Any, label: str, classes: int | None) -> Tensor:
     if not isinstance(rows, Sized) or not len(rows):
         raise UsageError(
-            f"Expected a train_dataset with a length, whose labels {BALANCED!r} class_weights can count. Give a number "
-            "for each class instead."
+            f"Expected a train_dataset with a length, whose labels {BALANCED!r} class_weights can count. Give a "
+            "number for each class instead."
         )
     counts = torch.bincount(_labels(rows, label), minlength=classes or 0)
     weights = counts.sum() / (len(counts) * counts)
@@ -70,7 +70,7 @@ def _labels(rows: Any, label: str) -> Tensor:
     if hasattr(rows, "select_columns"):  # a Dataset: without its transform, which could draw random numbers
         column = rows.with_format("numpy", columns=[name])[:][name]
     else:
-        column = [row[name] for row in rows]  # type: ignore[attr-defined]
+        column = [row[name] for row in rows]
     labels = torch.cat([torch.as_tensor(part).reshape(-1) for part in column])
     if labels.is_floating_point():
         raise UsageError(f"Expected the column {name!r} to hold class ids to count, but it holds floats.")

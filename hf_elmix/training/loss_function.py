@@ -66,7 +66,9 @@ class MixedLossFunction(MixingCallback):
         if getattr(args.parallelism_config, "sp_enabled", False):
             raise UsageError("Sequence parallelism computes the model's own loss and calls no loss function.")
         if args.n_gpu > 1:
-            raise UsageError(f"Expected one GPU per process, but got {args.n_gpu}: start it with torchrun. {USE_MIXIN}")
+            raise UsageError(
+                f"Expected one GPU per process, but got {args.n_gpu}: start it with torchrun. {USE_MIXIN}"
+            )
         self.parts = args.gradient_accumulation_steps * _device_scale(args, kwargs["model"])
         self._watch(kwargs["model"])
 

@@ -165,13 +165,14 @@ def without_loss(outputs: Any) -> tuple[Any, ...]:
 
 def router_loss(model: nn.Module, outputs: Any) -> Tensor | float:
     """The load-balancing loss of a mixture of experts, which a model adds to its loss only if it is given labels."""
-    config = getattr(base_model(model), "config", None)
-    for part in (config, config.get_text_config() if hasattr(config, "get_text_config") else None):
-        coefficient = getattr(part, "router_aux_loss_coef", None)
-        loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
-        if coefficient is not None and loss is not None:
-            return coefficient * loss
-    return 0.0
+    loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+    config: Any = getattr(base_model(model), "config", None)
+    if loss is None or config is None:
+        return 0.0
+    parts = (config, config.get_text_config()) if hasattr(config, "get_text_config") else (config,)
+    names = ("router_aux_loss_coef", "aux_loss_coef")
+    found = [value for part in parts for name in names if (value := getattr(part, name, None)) is not None]
+    return found[0] * loss if found else 0.0
 
 
 def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False) -> Tensor:

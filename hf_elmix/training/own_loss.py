@@ -56,7 +56,7 @@ class LabelUse:
 
 @dataclass(frozen=True)
 class _Own:
-    """The loss of a model that was given labels: its value, its logits (..., C), and its gradient in them, if known."""
+    """The loss of a model that was given labels, its logits (..., C), and its gradient in them, if known."""
 
     loss: Tensor
     logits: Tensor

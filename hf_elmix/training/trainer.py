@@ -107,6 +107,11 @@ class MixedLossMixin(_Base):
         self.class_weights = parse_class_weights(weights, self.train_dataset, self._label, classes)
         self._inspect()
         self.add_callback(self.mixing_callback)
+        if any(type(callback).__name__ == "NotebookProgressCallback" for callback in self.callback_handler.callbacks):
+            from hf_elmix.training import notebook  # needs IPython
+
+            self.remove_callback(notebook.NotebookProgressCallback)
+            self.add_callback(notebook.LossTable)
         # Given a loss function, the Trainer counts the labels of a step for every model.
         self.compute_loss_func = self._mixed_loss
         # A model need not accept labels, because they are withheld; without a name, evaluation would skip the loss.
@@ -217,6 +222,7 @@ class MixedLossMixin(_Base):
 
     def _mean_weight(self, labels_of_batches: list[Tensor]) -> Tensor:
         """Mean class weight of the non-ignored labels of a step, over all devices if their number is."""
+        assert self.class_weights is not None, "without them, labels are counted"
         sums = torch.zeros(2, device=self.args.device)
         for labels in labels_of_batches:
             if labels.is_floating_point():
@@ -341,7 +347,6 @@ class MixedLossMixin(_Base):
                 el = el[finite]
             output.metrics[f"{metric_key_prefix}_loss_el"] = el.mean().item()
         return output
-
 
     def hyperparameter_search(
         self,

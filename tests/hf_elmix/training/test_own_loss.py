@@ -137,7 +137,10 @@ MODELS = {
     "inside a module": (Inside, token_rows),
     "unannotated": (lambda: Unannotated(LlamaConfig(**SIZES)), token_rows),
     "not shifted": (lambda: BartForCausalLM(BartConfig(**BART)), token_rows),
-    "two heads": (lambda: GPT2DoubleHeadsModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=1, n_head=2)), token_rows),
+    "two heads": (
+        lambda: GPT2DoubleHeadsModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=1, n_head=2)),
+        token_rows,
+    ),
     "a mask from labels": (encoder_decoder, token_rows),
     "experts": (experts, token_rows),
     "virtual tokens": (prompt_tuned("PromptTuningConfig"), token_rows),
@@ -234,7 +237,11 @@ def test_another_loss_is_refused_with_both_numbers(kit, way, loss):
 @pytest.mark.parametrize(
     ("build", "rows", "message"),
     [
-        (lambda: ElectraForPreTraining(ElectraConfig(**SIZES, embedding_size=8)), token_rows, "one label for each row"),
+        (
+            lambda: ElectraForPreTraining(ElectraConfig(**SIZES, embedding_size=8)),
+            token_rows,
+            "one label for each row",
+        ),
         (lambda: BertForPreTraining(BertConfig(**SIZES)), token_rows, "returned only prediction_logits"),
         (lambda: ProphetNetForConditionalGeneration(ProphetNetConfig(**PROPHET)), token_rows, "loss of ProphetNet"),
     ],

@@ -451,7 +451,9 @@ def test_a_subclass_that_does_not_use_the_loss_is_refused(kit):
 
     with pytest.raises(UsageError, match=r"Expected Own.compute_loss to call super\(\).compute_loss"):
         kit.train(Own)
-    assert kit.train(Doubled, mixing="ce", max_steps=1).state.log_history[0]["loss"] == pytest.approx(2 * np.log(3), abs=0.2)
+    assert kit.train(Doubled, mixing="ce", max_steps=1).state.log_history[0]["loss"] == pytest.approx(
+        2 * np.log(3), abs=0.2
+    )
 
 
 @pytest.mark.parametrize("mixing", ["ce", "0-0.5", "el"])
