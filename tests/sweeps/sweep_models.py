@@ -168,7 +168,8 @@ def step(kind: type[Trainer], model: nn.Module, batch: dict[str, torch.Tensor], 
     args = TrainingArguments(
         folder, max_steps=1, optim="sgd", learning_rate=0.1, max_grad_norm=0, logging_steps=1, report_to="none",
         per_device_train_batch_size=ROWS, disable_tqdm=True, use_cpu=True, save_strategy="no",
-        prediction_loss_only=True, remove_unused_columns=False, train_sampling_strategy="sequential", lr_scheduler_type="constant",
+        prediction_loss_only=True, remove_unused_columns=False,
+        train_sampling_strategy="sequential", lr_scheduler_type="constant",
     )  # fmt: skip
     trainer = kind(copy.deepcopy(model), args, train_dataset=rows, eval_dataset=rows, **more)
     trainer.remove_callback(PrinterCallback)
