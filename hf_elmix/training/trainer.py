@@ -227,7 +227,7 @@ class MixedLossMixin(_Base):
         for labels in labels_of_batches:
             if labels.is_floating_point():
                 raise UsageError("Expected one true class per row for class_weights, but got multi-label targets.")
-            labels = labels[..., 1:] if self._use.shifted else labels
+            labels = labels[..., 1:] if self._loss_shifts_labels else labels
             weights = self.class_weights.to(labels.device)[labels[labels != -100]]
             sums += torch.stack((weights.sum(), weights.new_tensor(len(weights)))).to(sums)
         if self.args.average_tokens_across_devices:
