@@ -283,7 +283,8 @@ def page(results: Path) -> str:
     rows = [[name, *(str(counts[name, found] or "") for found in OUTCOMES)] for name in heads]
     rows += [["all", *(str(total[found]) for found in OUTCOMES)]]
     table = ["| " + " | ".join(row) + " |" for row in [["head", *OUTCOMES], ["---"] * (1 + len(OUTCOMES)), *rows]]
-    text = [PAGE.format(version=transformers.__version__), *table, ""]
+    names = sorted(line["class"] for line in lines)
+    text = [PAGE.format(version=transformers.__version__, first=names[0], last=names[-1]), *table, ""]
     for found, words in OUTCOMES.items():
         if words and total[found]:
             names = [f"`{line['class']}`" for line in lines if line["found"] == found]
@@ -299,8 +300,8 @@ def head(name: str) -> str:
 PAGE = """# Which models train as in the Trainer
 
 One step of `Trainer` beside one of `MixedLossTrainer(mixing="ce")`, for the model classes of transformers {version}
-that take labels, each built tiny with random weights and inputs: *equal* means the same `eval_loss`, logged loss and
-weights, up to 1e-3 of the step. No class is trained on another loss without a word: a line *different* would be a
+that take labels, from `{first}` to `{last}`, each built tiny with random weights and inputs: *equal* means the
+same `eval_loss`, logged loss and weights, up to 1e-3 of the step. No class is trained on another loss without a word: a line *different* would be a
 bug. The table is written by `tests/sweeps/sweep_models.py`, which builds models and inputs by general rules;
 it is silent about classes that need more care (*not built*, *not fed*), for which the check on the first batch
 ([why](trainer.md#supported-models)) is the safeguard.
