@@ -300,10 +300,11 @@ def head(name: str) -> str:
 PAGE = """# Which models train as in the Trainer
 
 One step of `Trainer` beside one of `MixedLossTrainer(mixing="ce")`, for the model classes of transformers {version}
-that take labels, from `{first}` to `{last}`, each built tiny with random weights and inputs: *equal* means the
-same `eval_loss`, logged loss and weights, up to 1e-3 of the step. No class is trained on another loss without a word: a line *different* would be a
-bug. The table is written by `tests/sweeps/sweep_models.py`, which builds models and inputs by general rules;
-it is silent about classes that need more care (*not built*, *not fed*), for which the check on the first batch
+that take labels (`{first}` to `{last}`), each built tiny, with random weights and inputs.
+*Equal* means the same `eval_loss`, logged loss and weights, up to 1e-3 of the step. No class is trained on another
+loss without a word: a line *different* would be a bug. The table is written by
+`tests/sweeps/sweep_models.py`, which builds models and inputs by general rules; it is silent
+about classes that need more care (*not built*, *not fed*), for which the check on the first batch
 ([why](trainer.md#supported-models)) is the safeguard.
 """
 OUTCOMES = {
