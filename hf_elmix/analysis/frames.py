@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from hf_elmix.analysis.formats import text_of
+from hf_elmix.csv_files import read_table
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
 from hf_elmix.study.select import choose_parts
 from hf_elmix.study.spec import RunKey, RunRecord
-from hf_elmix.tables import read_table
 
 __all__ = [
     "BLOCK",
