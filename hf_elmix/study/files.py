@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -17,15 +16,20 @@ from urllib.parse import quote
 
 from upath import UPath
 
+from hf_elmix.disk import LIMIT, read_regular, unused_name, write_whole
 from hf_elmix.errors import in_one_line
 
 __all__ = [
     "DISK_FULL",
+    "StorageError",
+    "as_storage_error",
     "below",
     "component",
     "fresh",
+    "is_storage_fault",
     "local_path",
     "put_folder",
+    "read_bytes",
     "remove",
     "unlink",
     "write_bytes",
@@ -35,6 +39,49 @@ __all__ = [
 P = TypeVar("P", bound=PurePath | UPath)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Errors of a disk or of the way to it, whatever was read or written; some systems lack some of the names.
+FAULTS = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "EREMOTEIO", "ENOLINK", "ENODEV", "ENXIO"),
+        *("ENOMEDIUM", "ENOTCONN", "ESHUTDOWN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EMFILE", "ENFILE"),
+    )
+    if hasattr(errno, name)
+}
+
+NAMES = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+
+
+class StorageError(OSError):
+    """What the study writes could not be written, or what it wrote not be read: no result of a run."""
+
+
+def is_storage_fault(error: BaseException) -> bool:
+    """Whether an error is that of a disk, a mount or a server, rather than of what was asked of it."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in FAULTS)
+
+
+@contextmanager
+def as_storage_error(path: Path | UPath) -> Iterator[None]:
+    """Turn errors of file systems, which are of any type if they are remote, into `StorageError`.
+
+    Those of a name, which say that there is no such file, stay as they are.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno in NAMES or isinstance(error, FileNotFoundError):
+            raise
+        if error.errno is None:
+            raise StorageError(f"Cannot reach {path}: {in_one_line(error)}") from error
+        raise StorageError(error.errno, error.strerror, error.filename or str(path)) from error
+    except Exception as error:
+        if local_path(path) is not None:
+            raise
+        raise StorageError(f"Cannot reach {path}: {in_one_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=1024)
@@ -56,7 +103,7 @@ def below(folder: P, name: str) -> P:
     return cast(P, folder / name)
 
 
-def local_path(path: UPath) -> Path | None:
+def local_path(path: Path | UPath) -> Path | None:
     """A path on the file system of this machine, or None for a URL."""
     return Path(str(path)) if isinstance(path, Path) else None
 
@@ -74,26 +121,31 @@ def write_json(path: UPath, values: Mapping[str, Any]) -> None:
     write_bytes(path, text.encode())
 
 
+def read_bytes(path: Path | UPath, limit: int = LIMIT) -> bytes:
+    """Read a whole file, as `read_regular` does.
+
+    Raises:
+        ValueError: If it is not a regular file, or too large.
+        OSError: If it does not exist or cannot be read.
+    """
+    if isinstance(path, Path):
+        return read_regular(path, limit)
+    with as_storage_error(path):
+        size = path.fs.size(path.path)
+        data = b"" if size > limit else path.fs.cat_file(path.path)
+    if size > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return data
+
+
 def write_bytes(path: UPath, data: bytes) -> None:
-    """Write a file atomically: under a temporary name, which is then renamed."""
+    """Write a file atomically."""
     here = local_path(path)
-    if here is None:  # object stores show an object only once it is complete
-        with _as_os_error(path):
+    with as_storage_error(path):
+        if here is None:  # object stores show an object only once it is complete
             path.write_bytes(data)
-        return
-    # A fixed name, so that a file which a killed process left is replaced; only the holder of a claim writes.
-    temporary = here.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, here)
-    except OSError as error:
-        error.filename = error.filename or str(here)  # errors of `write` do not name the file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        else:
+            write_whole(here, data)
 
 
 def put_folder(source: Path, target: UPath) -> None:
@@ -104,17 +156,24 @@ def put_folder(source: Path, target: UPath) -> None:
     here = local_path(target)
     if here is None:
         remove(target)
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            target.fs.put_file(str(path), (target / path.relative_to(source).as_posix()).path)
+        with as_storage_error(target):
+            for path in sorted(path for path in source.rglob("*") if path.is_file()):
+                target.fs.put_file(str(path), (target / path.relative_to(source).as_posix()).path)
         return
-    here.parent.mkdir(parents=True, exist_ok=True)
-    near = here.with_name(f".{here.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        shutil.move(source, near)
-        remove(target)
-        os.rename(near, here)
-    finally:
-        shutil.rmtree(near, ignore_errors=True)
+    near = unused_name(here)
+    with as_storage_error(target):
+        here.parent.mkdir(parents=True, exist_ok=True)
+        # Libraries write some files under a temporary name, which gives them a mode that shuts others out.
+        mode = here.parent.stat().st_mode & 0o666
+        for path in source.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(path.stat().st_mode | mode)
+        try:
+            shutil.move(source, near)
+            remove(target)
+            os.rename(near, here)
+        finally:
+            shutil.rmtree(near, ignore_errors=True)
 
 
 def remove(path: UPath) -> None:
@@ -123,7 +182,7 @@ def remove(path: UPath) -> None:
     if here is not None:
         shutil.rmtree(here, ignore_errors=True)
         return
-    with _as_os_error(path), suppress(FileNotFoundError):
+    with as_storage_error(path), suppress(FileNotFoundError):
         if not fresh(path).exists():
             return
         if "[" in path.path:  # `rm` would read it as a pattern
@@ -138,19 +197,8 @@ def unlink(path: UPath) -> None:
     if local_path(path) is not None:
         path.unlink()
         return
-    with _as_os_error(path):
+    with as_storage_error(path):
         path.fs.rm_file(path.path)  # `path.unlink` would take brackets for a pattern
-
-
-@contextmanager
-def _as_os_error(path: UPath) -> Iterator[None]:
-    """Turn the errors of remote file systems, which are of any type, into `OSError`."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"Cannot reach {path}: {in_one_line(error)}") from error
 
 
 def _strict(value: Any) -> Any:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import random
+import re
 import tempfile
 import time
 import traceback
@@ -22,7 +23,7 @@ from transformers.utils import logging
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import DISK_FULL
+from hf_elmix.study.files import DISK_FULL, StorageError, as_storage_error, is_storage_fault
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
@@ -39,6 +40,7 @@ TRAINING = (  # values of the training logs that a record keeps; the last two be
     *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
     *("complement_entropy", "learning_rate_factor"),
 )
+OS_ERROR = re.compile(r"\bos error (\d+)\b")  # as Rust prints it
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.
@@ -75,7 +77,7 @@ def run_branch(
         have the status ``failed``.
 
     Raises:
-        OSError: If the disk is full, which is not a result of a run.
+        OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     training = _Training(study, store, branch, progress, keep_models, cohorts)
     shows_bars = logging.is_progress_bar_enabled()
@@ -83,10 +85,8 @@ def run_branch(
     try:
         return training.advance()
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
-        if _is_disk_full(error):
-            place = str(store.folder if store.local else tempfile.gettempdir())
-            text = f"No space left for a checkpoint or model. Free some in {place!r}"
-            raise OSError(errno.ENOSPC, text) from error
+        if (fault := _storage_fault(error)) is not None:
+            raise _in_one_sentence(fault, store) from error
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
     finally:
@@ -138,11 +138,9 @@ class _Training:
         with self.checkpoints.scratch() as scratch:
             try:
                 return self._advance(scratch)
-            except Exception as error:
-                if _has_room(scratch):
-                    raise
-                # Not every library that writes weights says why it failed.
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
+            except Exception:
+                _check_writable(scratch)  # not every library that writes weights says why it failed
+                raise
 
     def _advance(self, scratch: Path) -> Outcome:
         trainer = self.trainer(scratch)
@@ -318,25 +316,39 @@ def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _has_room(folder: Path) -> bool:
-    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.errno not in DISK_FULL
-    return True
+def _check_writable(folder: Path) -> None:
+    """Raise a `StorageError` if 1 MiB cannot be written; it is written, since quotas are not visible otherwise."""
+    with as_storage_error(folder):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**20))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError as error:
+            raise StorageError(error.errno, f"{error.strerror}; it was deleted or unmounted", str(folder)) from error
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, comes from a full disk."""
+def _storage_fault(error: BaseException | None) -> OSError | None:
+    """The fault of the storage that an error comes from, if it comes from one."""
     while error is not None:
-        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
-            return True
+        if isinstance(error, OSError) and is_storage_fault(error):
+            return error
+        if number := OS_ERROR.search(str(error)):  # of a library that is not written in Python
+            found = OSError(int(number[1]), os.strerror(int(number[1])))
+            if is_storage_fault(found):
+                return found
         error = error.__cause__ or error.__context__
-    return False
+    return None
+
+
+def _in_one_sentence(fault: OSError, store: Store) -> OSError:
+    """What to say of a fault of the storage, and what to do."""
+    if fault.errno not in DISK_FULL:
+        place = fault.filename or str(store.folder)
+        text = f"Cannot write or read a checkpoint or model ({fault.strerror or fault}); run the same command again"
+        return OSError(fault.errno, text, place) if fault.errno else OSError(f"{text}: {place}")
+    place = str(store.folder if store.local else tempfile.gettempdir())
+    return OSError(errno.ENOSPC, f"No space left for a checkpoint or model. Free some in {place!r}")
 
 
 class _StepCounter(TrainerCallback):

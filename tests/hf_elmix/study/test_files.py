@@ -78,7 +78,7 @@ def test_removing_what_does_not_exist_is_not_an_error(anywhere):
 def test_what_a_killed_process_left_of_a_file_is_replaced(folder):
     folder.mkdir()
     write_json(folder / "x.json", {"a": 1})
-    (folder / ".x.json.new").write_text("{")
+    (folder / ".x.json.0123456789abcdef.new").write_text("{")
     write_json(folder / "x.json", {"a": 2})
     assert [path.name for path in folder.iterdir()] == ["x.json"]
     assert json.loads((folder / "x.json").read_text()) == {"a": 2}

@@ -763,7 +763,7 @@ def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **g
     progress(branch.start + 1, STEPS)
     time.sleep(0.02)
     cost = {"seconds": 0.1, "steps_trained": 1, "steps_inherited": 0}
-    accuracy = {"accuracy": {"last": 0.5, "best": 0.5, "epochs": [0.5]}}
+    accuracy = {"accuracy": {"last": 0.5, "best": 0.5, "epochs": [0.5], "steps": [3]}}
 
     def record(key: RunKey) -> RunRecord:
         return RunRecord(key, "done", accuracy, [], study.settings(*study.runs()[key]), {}, cost)

@@ -110,7 +110,7 @@ def test_a_done_record_has_the_documented_fields(toy, done):
 
 def test_a_done_record_is_plain_json(done):
     text = json.dumps(done.to_dict(), allow_nan=False)
-    assert RunRecord.from_dict(json.loads(text)) == done
+    assert RunRecord.from_json(text.encode()) == done
 
 
 def test_scores_are_kept_for_every_epoch(done):
@@ -256,7 +256,7 @@ def test_an_error_becomes_a_failed_record(toy, train, failures, place):
     assert record.settings["arguments"] == {**toy.arguments, **arguments}
     assert torch.__version__.startswith(record.provenance["versions"]["torch"])  # which may lack "+cu130"
     assert record.cost["seconds"] >= 0
-    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert RunRecord.from_json(json.dumps(record.to_dict()).encode()) == record
 
 
 def test_a_run_that_fails_half_way_says_how_many_steps_it_trained(train, failures):

@@ -293,10 +293,15 @@ def test_a_record_copied_into_another_runs_folder_is_refused(store, record_of):
 
 def test_nan_and_infinity_are_null_and_the_file_is_strict_json(store, record_of):
     record = record_of(KEY)
-    record.scores["loss"] = {"last": float("nan"), "best": float("inf"), "epochs": [1.0, float("-inf")]}
+    record.scores["loss"] = {
+        "last": float("nan"),
+        "best": float("inf"),
+        "epochs": [1.0, float("-inf")],
+        "steps": [1, 2],
+    }
     text = store.write(record).read_text()
     values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert values["scores"]["loss"] == {"last": None, "best": None, "epochs": [1.0, None]}
+    assert values["scores"]["loss"] == {"last": None, "best": None, "epochs": [1.0, None], "steps": [1, 2]}
     assert store.read(KEY).scores["loss"]["last"] is None
 
 
