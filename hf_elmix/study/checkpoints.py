@@ -25,11 +25,11 @@ from hf_elmix.study.files import (
     as_storage_error,
     below,
     fresh,
-    is_storage_fault,
     local_path,
     put_folder,
     read_bytes,
     remove,
+    storage_fault,
 )
 from hf_elmix.study.schema import Manifest, parse
 
@@ -92,7 +92,7 @@ class Checkpoints:
             if is_intact(folder):
                 return folder, dict(_manifest(folder)["notes"])
         except OSError as error:
-            if is_storage_fault(error):  # no fault of the checkpoint
+            if storage_fault(error):  # no fault of the checkpoint
                 raise
         except ValueError:
             pass  # a truncated manifest, or one that names files elsewhere

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,11 +27,12 @@ __all__ = [
     "below",
     "component",
     "fresh",
-    "is_storage_fault",
     "local_path",
     "put_folder",
     "read_bytes",
     "remove",
+    "storage_fault",
+    "to_json",
     "unlink",
     "write_bytes",
     "write_json",
@@ -57,9 +59,20 @@ class StorageError(OSError):
     """What the study writes could not be written, or what it wrote not be read: no result of a run."""
 
 
-def is_storage_fault(error: BaseException) -> bool:
-    """Whether an error is that of a disk, a mount or a server, rather than of what was asked of it."""
-    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in FAULTS)
+def storage_fault(error: BaseException | None) -> OSError | None:
+    """The error of a disk, a mount or a server that an error is or comes from, or None if it comes from another."""
+    while error is not None:
+        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in FAULTS):
+            return error
+        # Libraries that are not written in Python say it in words, and PyTorch not even that.
+        text = str(error)
+        number = next((number for number in FAULTS if os.strerror(number) in text), None)
+        if number is None and re.search(r"unexpected pos \d+ vs \d+", text):
+            number = errno.EIO
+        if number is not None:
+            return StorageError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -116,9 +129,13 @@ def fresh(path: UPath) -> UPath:
 
 
 def write_json(path: UPath, values: Mapping[str, Any]) -> None:
-    """Write a readable JSON file atomically; NaN and infinity become null."""
-    text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    """Write a JSON file atomically, as `to_json` writes it."""
+    write_bytes(path, to_json(values))
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """The content of a readable JSON file; NaN and infinity become null."""
+    return (json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_bytes(path: Path | UPath, limit: int = LIMIT) -> bytes:

@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import random
-import re
 import tempfile
 import time
 import traceback
@@ -23,9 +22,10 @@ from transformers.utils import logging
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import DISK_FULL, StorageError, as_storage_error, is_storage_fault
+from hf_elmix.study.files import DISK_FULL, StorageError, as_storage_error, storage_fault, to_json
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
+from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
 from hf_elmix.study.spec import RunKey, RunRecord, Study
 from hf_elmix.study.store import MODEL, Store
@@ -40,7 +40,6 @@ TRAINING = (  # values of the training logs that a record keeps; the last two be
     *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
     *("complement_entropy", "learning_rate_factor"),
 )
-OS_ERROR = re.compile(r"\bos error (\d+)\b")  # as Rust prints it
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.
@@ -83,9 +82,12 @@ def run_branch(
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # transformers shows one for each file it writes
     try:
-        return training.advance()
+        outcome = training.advance()
+        for record in outcome.records:  # may hold what nobody could read, from the inputs or metrics of a task
+            parse(Record, to_json(record.to_dict()))
+        return outcome
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
-        if (fault := _storage_fault(error)) is not None:
+        if (fault := storage_fault(error)) is not None:
             raise _in_one_sentence(fault, store) from error
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
@@ -102,13 +104,13 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best value is the largest,
-        except for a loss.
+        except for a loss. Values that are not numbers are left out.
     """
     series: dict[str, dict[int, float]] = {}
     for log in history:
         for name, value in log.items():
-            if name.startswith("eval_") and not name.endswith(SPEED):
-                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = value
+            if name.startswith("eval_") and not name.endswith(SPEED) and isinstance(value, int | float):
+                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = +value  # makes bools numbers
     scores = {}
     for name, by_step in sorted(series.items()):
         epochs = list(by_step.values())
@@ -178,7 +180,9 @@ class _Training:
         trainer.remove_callback(PrinterCallback)
         if self.cohorts:
             trainer.add_callback(CohortCallback())
-        self.provenance |= {**inputs.provenance, "device": device_name(trainer.args.device)}
+        provenance = {**self.provenance, **inputs.provenance, "device": device_name(trainer.args.device)}
+        parse(Provenance, to_json(provenance))
+        self.provenance = provenance
         return trainer
 
     def name(self, trainer: MixedLossTrainer, segment: Segment, steps: int) -> str:
@@ -326,19 +330,6 @@ def _check_writable(folder: Path) -> None:
                 os.fsync(file.fileno())
         except FileNotFoundError as error:
             raise StorageError(error.errno, f"{error.strerror}; it was deleted or unmounted", str(folder)) from error
-
-
-def _storage_fault(error: BaseException | None) -> OSError | None:
-    """The fault of the storage that an error comes from, if it comes from one."""
-    while error is not None:
-        if isinstance(error, OSError) and is_storage_fault(error):
-            return error
-        if number := OS_ERROR.search(str(error)):  # of a library that is not written in Python
-            found = OSError(int(number[1]), os.strerror(int(number[1])))
-            if is_storage_fault(found):
-                return found
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _in_one_sentence(fault: OSError, store: Store) -> OSError:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-__all__ = ["FORMAT", "Claim", "Declaration", "Manifest", "NewerFormat", "Record", "Settings", "check", "parse"]
+__all__ = ["FORMAT", "Claim", "Declaration", "Manifest", "NewerFormat", "Provenance", "Record", "Settings", "parse"]
 
 K = TypeVar("K", bound=type)
 T = TypeVar("T")
@@ -224,16 +223,6 @@ def parse(kind: type[T], data: bytes) -> T:
         return adapter(kind).validate_json(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise _problem(error) from None
-
-
-def check(kind: type[T], value: Mapping[str, Any]) -> None:
-    """Make sure that plain values will be read as a value of a class.
-
-    Raises:
-        TypeError: If they are not plain JSON values.
-        ValueError: If they are others than expected, with the place in one line.
-    """
-    parse(kind, json.dumps(value).encode())
 
 
 def _problem(error: ValidationError) -> ValueError:
