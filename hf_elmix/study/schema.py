@@ -35,7 +35,10 @@ def _strict(kind: K) -> K:
 
 
 def _finite(value: Any) -> Any:
-    json.dumps(value, allow_nan=False)  # refuses NaN and infinity at any depth
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("expected no NaN or infinity") from None
     return value
 
 
