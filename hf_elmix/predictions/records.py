@@ -152,6 +152,7 @@ def _checked(set_name: str, arrays: Mapping[str, np.ndarray]) -> Predictions:
         if array.dtype != TYPES[kind]:
             raise ValueError(f"{_tensor_name(set_name, kind)} is {array.dtype}, not {np.dtype(TYPES[kind])}")
     one = Predictions(**arrays)
+    check_class_labels(one.labels, one.logits.shape)
     sound = {
         "steps": (one.steps >= 0).all() and (np.diff(one.steps) > 0).all(),
         "epochs": np.isfinite(one.epochs).all() and (one.epochs >= 0).all() and (np.diff(one.epochs) >= 0).all(),

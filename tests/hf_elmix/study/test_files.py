@@ -58,6 +58,18 @@ def test_a_folder_is_put_in_its_place_whole_and_replaces_what_was_there(anywhere
     assert [path.name for path in anywhere.iterdir()] == ["place"]
 
 
+def test_files_that_only_their_owner_could_read_get_the_modes_of_their_neighbours(folder, tmp_path):
+    (tmp_path / "source").mkdir()
+    for name, mode in (("weights", 0o600), ("config", 0o644)):
+        (tmp_path / "source" / name).write_text("")
+        (tmp_path / "source" / name).chmod(mode)
+    folder.mkdir(0o755)
+    folder.chmod(0o750)
+    put_folder(tmp_path / "source", folder / "place")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "place").iterdir()}
+    assert modes == {"weights": 0o640, "config": 0o644}
+
+
 def test_a_folder_that_cannot_be_moved_leaves_nothing(folder, tmp_path, monkeypatch):
     (tmp_path / "source").mkdir()
     monkeypatch.setattr(os, "rename", crash)
