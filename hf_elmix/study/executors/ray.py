@@ -21,7 +21,8 @@ from accelerate.utils import patch_environment
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.executors.local import BranchProgress, Run, Take, picklable
+from hf_elmix.study.executors.local import BranchProgress, Run, Take
+from hf_elmix.study.executors.worker import picklable
 from hf_elmix.study.files import local_path
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
@@ -256,7 +257,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
             folder = tempfile.mkdtemp(prefix="elmix-ray-", dir=short)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(ray.shutdown)
-            ray.init("local", include_dashboard=False, _temp_dir=folder, **quiet)
+            # Ray opens its own folder to everyone; nobody gets through to it.
+            ray.init("local", include_dashboard=False, _temp_dir=os.path.join(folder, "r"), **quiet)
         else:
             expected = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
             if address != "auto" and (problem := _unreachable(address)):
