@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import stat
@@ -49,7 +50,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    for left in path.parent.glob(f".{path.name}.*.new"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         left.unlink(missing_ok=True)
     temporary = unused_name(path, ".new")
     try:

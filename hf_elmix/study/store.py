@@ -155,13 +155,13 @@ class Store:
             keys: Runs of the task that may have left something without a record.
         """
         made = {path.parts[-4:-1] for path in self._files(RECORD)} | {_parts(key) for key in keys}
-        ours = {name for file in (RECORD, FILE) for name in (file, f".{file}.new")}
+        ours = [name for file in (RECORD, FILE) for name in (file, f".{file}.*.new")]
         for parts in (parts for parts in made if parts[0] == component(task)):
             folder = self.folder.joinpath(*parts)
             if self._is_linked(folder) or not folder.is_dir():
                 continue
             models = self._model_files(folder)
-            for path in [*models, *(path for path in folder.iterdir() if path.name in ours)]:
+            for path in [*models, *(path for path in folder.iterdir() if _is_among(path, ours))]:
                 unlink(path)
             for left in folder.glob(f".{MODEL}.*") if self.local else ():
                 remove(left)
@@ -175,7 +175,7 @@ class Store:
         place = folder / MODEL
         if self._is_linked(place) or not place.is_dir():
             return []
-        saved = [path for path in place.iterdir() if any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)]
+        saved = [path for path in place.iterdir() if _is_among(path, MODEL_FILES)]
         return [path for path in saved if path.is_file() and not self._is_linked(path)]
 
     def _is_linked(self, path: UPath) -> bool:
@@ -344,6 +344,10 @@ class Store:
 def claim_name(block: Block) -> str:
     """The name by which a block is claimed."""
     return f"{block[0]} seed{block[1]}"
+
+
+def _is_among(path: UPath, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in patterns)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

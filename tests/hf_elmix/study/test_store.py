@@ -458,6 +458,14 @@ def test_a_holder_that_cannot_be_read_is_still_one(store, text):
         assert store.holder("x") == "another process"
 
 
+def test_clearing_a_task_removes_what_killed_processes_left_of_its_files(store, record_of):
+    folder = Path(store.write(record_of(KEY)).parent)
+    for name in (".record.json.0123456789abcdef.new", f".{FILE}.0123456789abcdef.new", "notes.txt"):
+        (folder / name).write_text("")
+    store.clear("cola", [])
+    assert files_below(store.folder) == ["cola/0,0.5/seed3/notes.txt"]
+
+
 def test_half_a_model_that_a_killed_process_left_goes_with_the_next_record(store, record_of):
     half, whole = (store.folder_of(KEY) / name for name in (".model.1234abcd", "model"))
     for folder in (half, whole):
