@@ -955,3 +955,20 @@ def test_a_missing_checkpoint_is_trained_by_whoever_needs_it(toy, tmp_path):
     (record,) = run_branch(study, store, child, lambda step, _: steps.append(step)).records
     assert steps == list(range(1, 21))
     assert (record.cost["steps_trained"], record.cost["steps_inherited"]) == (20, 0)
+
+
+def test_scores_are_numbers():
+    log = {"step": 1, "eval_agreed": True, "eval_matrix": [[1, 0], [0, 1]], "eval_worst": "class 2", "eval_f1": 0.5}
+    values = {name: scores["last"] for name, scores in scores_of([log]).items()}
+    assert values == {"agreed": 1, "f1": 0.5}
+    assert type(values["agreed"]) is int
+
+
+def test_provenance_that_no_record_can_hold_fails_the_run(toy, train):
+    def make(seed: int) -> TrainerInputs:
+        return replace(toy.inputs(seed), provenance={"model_revision": 3})
+
+    record = train(make)
+    assert record.status == "failed"
+    assert record.error.startswith("ValueError: model_revision: input should be a valid string, but got 3")
+    assert RunRecord.from_json(json.dumps(record.to_dict()).encode()) == record
