@@ -68,7 +68,8 @@ class Task:
         name: Short name, used in folders.
         select: Which number of a run is its score, a `Select`; the name of a metric stands for its last evaluation.
         inputs: Returns the inputs of the Trainer for a seed, with a new model each time.
-        settings: Everything that determines the result and is not a training argument, as plain JSON values.
+        settings: Everything that determines the result and is not a training argument, as plain JSON values; those
+            that `hf_elmix.study.schema.Settings` names have its types.
         work: Relative cost of one run, in any unit; used to estimate the time left.
         secondary_metrics: Further metrics for the report, each with a description.
 
