@@ -203,7 +203,7 @@ CHANGES = {
     "the score": ({"select": "f1"}, "select.metric was 'accuracy' and is now 'f1'"),
     "a nested value": (
         {"settings": {"net": {"name": "bert", "layers": 2}}},
-        "model was 'bert' and is now None; net.layers was None and is now 2; net.name was None and is now 'bert'",
+        "net.layers was None and is now 2; net.name was None and is now 'bert'",
     ),
     "a method": (
         {"methods": (Method("ce", {"learning_rate": 1.0}), "0")},
