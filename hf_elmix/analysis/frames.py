@@ -121,7 +121,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         task=table["task"].astype(str),
         method=table["method"].astype(str),
         score=_numbers(table["score"], path),
-        seed=numbers.astype(int) if (numbers % 1 == 0).all() else seeds.astype(str),
+        seed=numbers.astype(int) if ((numbers % 1 == 0) & (numbers.abs() < 2**53)).all() else seeds.astype(str),
     )
     twice = table[table.duplicated(KEY)]
     if len(twice):

@@ -15,9 +15,9 @@ from typing import Any
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.schema import FORMAT, Record, parse
 from hf_elmix.study.select import Select
 
-STATUSES = ("done", "failed", "diverged")
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
 
 __all__ = ["KEEP", "Block", "Method", "RunKey", "RunRecord", "Select", "Study", "Task", "TrainerInputs"]
@@ -69,7 +69,8 @@ class Task:
         name: Short name, used in folders.
         select: Which number of a run is its score, a `Select`; the name of a metric stands for its last evaluation.
         inputs: Returns the inputs of the Trainer for a seed, with a new model each time.
-        settings: Everything that determines the result and is not a training argument, as plain JSON values.
+        settings: Everything that determines the result and is not a training argument, as plain JSON values; those
+            that `hf_elmix.study.schema.Settings` names have its types.
         work: Relative cost of one run, in any unit; used to estimate the time left.
         secondary_metrics: Further metrics for the report, each with a description.
 
@@ -229,24 +230,23 @@ class RunRecord:
         return self.scores.get(metric, {}).get("epochs", [])
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON values."""
-        return asdict(self)
+        """The record as plain values, as `schema.Record` describes them."""
+        return {**asdict(self), "format": FORMAT}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
-        """The record from what `to_dict` returned.
+    def from_json(cls, data: bytes) -> RunRecord:
+        """The record from what `to_dict` returned, as JSON.
 
         Raises:
-            ValueError: If the values are not those of a record.
+            NewerFormat: If it was written by a later version of the package.
+            ValueError: If it is not a record.
         """
+        values: dict[str, Any] = {**parse(Record, data)}
+        values.pop("format", None)
         record = cls(**{**values, "key": RunKey(**values["key"])})
-        if record.status not in STATUSES:
-            raise ValueError(f"its status is {record.status!r}")
-        for name in ("scores", "settings", "provenance", "cost"):
-            if not isinstance(getattr(record, name), Mapping):
-                raise ValueError(f"its {name} are not an object")
-        for name, values_ in record.scores.items():
-            if not isinstance(values_["last"], int | float | None):
-                raise ValueError(f"its {name} is {values_['last']!r}")
-        _ = record.select  # raises an error if it is not a selection
+        for name, score in record.scores.items():
+            if len(score["steps"]) != len(score["epochs"]) or score["steps"] != sorted(set(score["steps"])):
+                raise ValueError(f"scores.{name}: expected a step for each of the epochs, in order")
+        if record.status == "done" and record.select and record.select.scored_metric not in record.scores:
+            raise ValueError(f"scores: expected {record.select.scored_metric!r}, which is the score")
         return record

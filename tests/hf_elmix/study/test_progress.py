@@ -178,7 +178,7 @@ def test_each_run_leaves_one_line(record_of):
     view = view_of(missing(), 8.0, console())
     settings = {"select": {"metric": "accuracy", "epoch": "last"}}
     shared = {"seconds": 1.5, "steps_trained": 3, "steps_inherited": 17}
-    nan = {"accuracy": {"last": float("nan"), "best": None, "epochs": []}}
+    nan = {"accuracy": {"last": float("nan"), "best": None, "epochs": [], "steps": []}}
     view.report(record_of(RunKey("a", "ce", 0), 0.5, settings=settings))
     view.report(record_of(RunKey("a", "0", 0), 0.25, settings=settings, cost=shared))
     view.report(record_of(RunKey("a", "ce", 1), status="failed", scores={}, error="RuntimeError: [red]x\nTraceback"))
