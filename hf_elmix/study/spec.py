@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from hf_elmix.errors import UsageError
@@ -160,7 +161,7 @@ class Study:
                         f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
                     )
 
-    @property
+    @cached_property
     def candidates(self) -> tuple[Method, ...]:
         """The methods to train: all methods, with those that have a sweep replaced by its candidates."""
         return tuple(candidate for method in self.methods for candidate in method.candidates())
@@ -218,12 +219,14 @@ class RunRecord:
     @property
     def score(self) -> float | None:
         """The score; None for a run that is not done."""
-        return self.select.score(self.scores) if self.status == "done" and self.select else None
+        select = self.select if self.status == "done" else None
+        return select.score(self.scores) if select else None
 
     def curve(self, metric: str | None = None) -> list[float | None]:
         """The values of a metric, by default that of the score, at every evaluation."""
-        name = metric or (self.select.scored_metric if self.select else "")
-        return self.scores.get(name, {}).get("epochs", [])
+        if metric is None:
+            metric = select.scored_metric if (select := self.select) else ""
+        return self.scores.get(metric, {}).get("epochs", [])
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values."""

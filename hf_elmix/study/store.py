@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 from upath import UPath
@@ -145,7 +146,7 @@ class Store:
             task: Name of the task, all of whose runs with a record are deleted.
             keys: Runs of the task that may have left something without a record.
         """
-        made = {path.parts[-4:-1] for path in self._files(RECORD)} | {_parts(key) for key in keys}
+        made = {*self._places(RECORD), *map(_parts, keys)}
         ours = {name for file in (RECORD, FILE) for name in (file, f".{file}.new")}
         for parts in (parts for parts in made if parts[0] == component(task)):
             folder = self.folder.joinpath(*parts)
@@ -195,7 +196,7 @@ class Store:
         here = local_path(self.folder)
         if here is not None:  # joined as strings, which is faster than paths: there may be ten thousand
             return [key for key in keys if os.path.exists("/".join((str(here), *_parts(key), FILE)))]
-        there = {path.parts[-4:-1] for path in self._files(FILE)}
+        there = set(self._places(FILE))
         return [key for key in keys if _parts(key) in there]
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
@@ -205,14 +206,16 @@ class Store:
         write_bytes(path, to_bytes(sets))
 
     def records(self) -> Iterator[RunRecord]:
-        """All records, in the order of their keys.
+        """All records, in the order of their keys; each is read when it is asked for.
 
         Raises:
             UsageError: If the folder does not exist or one of its files is not a record.
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} does not exist.")
-        yield from sorted(map(_read_record, self._files(RECORD)), key=lambda record: record.key)
+        folder = local_path(self.folder) or self.folder  # joining plain paths is faster
+        for place in self._places(RECORD):
+            yield _read_record(folder.joinpath(*place, RECORD))
 
     def declaration(self) -> dict[str, Any]:
         """What this folder was declared to hold.
@@ -301,19 +304,20 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
 
-    def _files(self, name: str) -> Iterator[Path | UPath]:
-        """The files with a given name in the folders of runs."""
+    def _places(self, name: str) -> list[tuple[str, str, str]]:
+        """The folders of runs, as `_parts` gives them, that hold a file with this name, in the order of their keys."""
         here = local_path(self.folder)
-        if here is not None:  # plain paths take a tenth of the time: there may be ten thousand
-            yield from here.glob(f"*/*/seed*/{name}")
-            return
-        # A single listing of everything takes fewer requests than one for each folder.
+        return sorted(_on_disk(str(here), name) if here is not None else self._at_url(name), key=_order)
+
+    def _at_url(self, name: str) -> Iterator[tuple[str, str, str]]:
+        """The same at a URL, from one listing of everything, which takes fewer requests than one for each folder."""
         top = self.folder.path.rstrip("/") + "/"
         for place in self.folder.fs.find(top):
             parts = place.removeprefix(top).split("/")
             if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
                 with suppress(ValueError):  # a name that leads elsewhere is not that of a run
-                    yield below(self.folder, "/".join(parts))
+                    below(self.folder, "/".join(parts))
+                    yield parts[0], parts[1], parts[2]
 
 
 def claim_name(block: Block) -> str:
@@ -343,3 +347,23 @@ def _read_record(path: Path | UPath) -> RunRecord:
 def _parts(key: RunKey) -> tuple[str, str, str]:
     """The path of a run's folder below that of the study."""
     return component(key.task), component(key.method), component(f"seed{key.seed}")
+
+
+def _order(parts: tuple[str, str, str]) -> tuple[str, str, int, str]:
+    """Sort key of the folders of runs, which is that of their keys."""
+    seed = parts[2].removeprefix("seed")
+    return unquote(parts[0]), unquote(parts[1]), int(seed) if seed.isdecimal() else -1, seed
+
+
+def _on_disk(folder: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """The folders of runs that hold a file, below a local one; there may be ten thousand, and paths are slow."""
+    for task in _folders(folder):
+        for method in _folders(task.path):
+            for seed in _folders(method.path):
+                if seed.name.startswith("seed") and os.path.exists(f"{seed.path}/{name}"):
+                    yield task.name, method.name, seed.name
+
+
+def _folders(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.is_dir()]

@@ -471,3 +471,14 @@ def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):
     ]
     store.declare({"grids": grids, "methods": {}, "settings": {}})
     assert store.asked() == [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
+
+
+def test_records_are_read_one_at_a_time_in_the_order_of_their_keys(store, record_of):
+    given = [RunKey(task, method, seed) for task in ("b", "a/c") for method in ("el", "ce") for seed in (10, 9)]
+    for key in given:
+        store.write(record_of(key))
+    (store.folder_of(max(given)) / RECORD).write_text("{")
+    records = store.records()
+    assert [next(records).key for _ in given[1:]] == sorted(given)[:-1]
+    with pytest.raises(UsageError, match="is not a run record"):
+        next(records)
