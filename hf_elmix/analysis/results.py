@@ -13,15 +13,18 @@ from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
-from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
-from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
+from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
+from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
 
 __all__ = ["StudyResults"]
 
+PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
+MANY = 20  # methods in a figure, or with a column in a table, at most
+LARGE = 2_000_000  # numbers in a performance profile, at most
 
 
 class StudyResults:
@@ -67,6 +70,27 @@ class StudyResults:
         """All methods except the baseline."""
         return [method for method in self.methods if method != self.baseline]
 
+    @cached_property
+    def shown(self) -> list[str]:
+        """The methods in figures, and with a column in tables: all, or the baseline and the best 19 others."""
+        best = self.others if len(self.methods) <= MANY else self.best_first[: MANY - 1]
+        return [method for method in self.methods if method in {self.baseline, *best}]
+
+    @property
+    def selection(self) -> str:
+        """A sentence that says which methods are shown, with a space before it; empty if all are."""
+        if len(self.shown) == len(self.methods):
+            return ""
+        return (
+            f" Shown: {method_label(self.baseline)} and the {len(self.shown) - 1} best of "
+            f"{counted(len(self.others), 'other method')} by mean difference."
+        )
+
+    @cached_property
+    def best_first(self) -> list[str]:
+        """The other methods by their mean difference from the baseline; those without one last."""
+        return self.pairs_df["difference"].sort_values(ascending=False, kind="stable").index.to_list()
+
     @property
     def has_seeds(self) -> bool:
         """Whether some task has more than one block."""
@@ -77,21 +101,33 @@ class StudyResults:
         """Factor by which scores are multiplied for display (see `scale_of`)."""
         return scale_of(self.scores)
 
-    @property
-    def complete(self) -> int:
-        """Number of blocks in which every method has a score."""
-        return len(self.scores.dropna())
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """The scores that are ranked: means over seeds, one row per task (see `independent_blocks`)."""
+        return independent_blocks(self.scores)
+
+    @cached_property
+    def ranked_blocks(self) -> str:
+        """Their number, in words: ``7 tasks``, or ``4 seeds`` of a single task."""
+        return counted(len(self.ranked), "task" if self.scores.index.get_level_values(0).nunique() > 1 else "seed")
+
+    @cached_property
+    def collapsed(self) -> pd.Series:
+        """Whether each run predicts the same class for all rows, indexed by (task, seed, method)."""
+        names = [name for name in self.runs_df if str(name).endswith(PREDICTED_CLASSES)]
+        return self.runs_df.set_index(["task", "seed", "method"])[names].eq(1).any(axis=1)
 
     @cached_property
     def profile(self) -> pd.DataFrame:
-        """The performance profile, with all its steps."""
-        return performance_profile(self.scores)
+        """The performance profile, with all its steps unless they would be too many."""
+        steps = np.unique(ratios(self.scores).clip(lower=0).to_numpy())
+        few = LARGE // len(self.methods)
+        return performance_profile(self.scores, _evenly(steps, few).tolist() if len(steps) > few else None)
 
     @cached_property
     def bands(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Lower and upper ends of the profile's bands, at up to 200 of its steps."""
-        places = np.unique(np.linspace(0, len(self.profile) - 1, THRESHOLDS).round().astype(int))
-        return profile_bands(self.scores, self.seed, self.profile.index[places].to_list())
+        return profile_bands(self.scores, self.seed, _evenly(self.profile.index.to_numpy(), THRESHOLDS).tolist())
 
     @cached_property
     def tau_min(self) -> float:
@@ -106,7 +142,7 @@ class StudyResults:
             "expected": len(self.scores),
             "wins": wins(self.scores),
             "gain": mean_gain(self.scores, self.baseline),
-            "rank": mean_rank(self.scores),
+            "rank": mean_rank(self.ranked),
             "area": profile_area(self.scores, self.tau_min),
         }
         return pd.DataFrame(columns).rename_axis("method")
@@ -138,20 +174,24 @@ class StudyResults:
     @cached_property
     def friedman(self) -> FriedmanResult:
         """Friedman's test of whether any method differs in rank."""
-        return friedman(self.scores)
+        return friedman(self.ranked)
 
     @cached_property
     def conover(self) -> pd.DataFrame:
         """P-values of the differences in rank of each pair of methods."""
-        return conover(self.scores)
+        return conover(self.ranked)
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
-        """Groups of methods whose ranks do not differ significantly: all, unless Friedman's test is significant."""
+        """Groups of methods without a significant difference in rank: all, unless Friedman's test is significant."""
         ranked = self.methods_df["rank"].dropna().sort_values(kind="stable").index.to_list()
         if not ranked:
             return []
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
+
+    def without_collapsed(self) -> pd.DataFrame:
+        """The scores of the blocks in which no run predicts the same class for all rows."""
+        return self.scores[~self.collapsed.groupby(level=[0, 1]).any().reindex(self.scores.index)]
 
     def with_metric(self, metric: str) -> StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
@@ -159,10 +199,15 @@ class StudyResults:
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)
 
 
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """About as many of the values, from the first to the last."""
+    return values[np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
+
+
 def _find_method(name: str, methods: Sequence[str]) -> str:
     """The method with this name or, if there is none, with this label."""
     labels = {method: method_label(method) for method in methods}
-    found = [method for method, label in labels.items() if name in (method, label)]
+    found = [method for method, label in labels.items() if name in (method, label, label.partition(" (")[0])]
     if not found:
         known = ", ".join(repr(m) if m == label else f"{m!r} ({label})" for m, label in labels.items())
         raise UsageError(f"Expected the baseline to be one of the methods ({known}), but got {name!r}.")

@@ -113,8 +113,9 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
     return (
         f"F = 0-0.5 is {difference_text(against_ce.loc['0-0.5'], 1)} points above CE, and CE with the larger steps of "
         f"that schedule is {difference_text(against_ce.loc[RESCALED], 1)} points above CE; the mixed loss minus the "
-        f"rescaled CE is {difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ (Friedman "
-        f"{p_equals(test.pvalue)}); those that differ from CE (Conover, p < 0.05): {', '.join(apart) or 'none'}."
+        f"rescaled CE is {difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ "
+        f"(Friedman {p_equals(test.pvalue)}); those that differ from CE (Conover, p < 0.05): "
+        f"{', '.join(apart) or 'none'}."
     )
 
 

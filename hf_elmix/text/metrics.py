@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+__all__ = ["LEAST", "METRICS", "as_rows", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
@@ -24,10 +24,14 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
 }
 
+LEAST = {"pearson": 2, "spearmanr": 2}  # rows that a metric needs, where one is not enough
+
 
 def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """The metrics of a task by name, from predicted and true classes or numbers (rows,)."""
-    return {name: float(METRICS[name](references, predictions)) for name in task.metrics}
+    place = task.labels.index(task.positive) if task.positive else 1  # of the class that F1 is of
+    pairs = {"f1": (references == place, predictions == place)}
+    return {name: float(METRICS[name](*pairs.get(name, (references, predictions)))) for name in task.metrics}
 
 
 def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
@@ -40,18 +44,36 @@ def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: t
     return _logits(outputs).squeeze(-1)
 
 
-def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_metrics_for(
+    task: TextTask, *, count_classes: bool = False
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """The Trainer's `compute_metrics` for a task, which names its metrics (see `METRICS`).
 
     It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).
+
+    Args:
+        task: The task.
+        count_classes: Add ``predicted_classes``, the number of different classes that were predicted. A model that
+            predicts a single class has learned nothing, whatever its score.
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        outputs = np.asarray(_logits(prediction.predictions))
+        outputs = as_rows(prediction.predictions)
         predictions = outputs if outputs.ndim == 1 else outputs.argmax(-1)
-        return measure(task, predictions, np.asarray(prediction.label_ids))
+        metrics = measure(task, predictions, as_rows(prediction.label_ids))
+        return {**metrics, "predicted_classes": float(len(np.unique(predictions)))} if count_classes else metrics
 
     return compute_metrics
+
+
+def as_rows(outputs: Any) -> np.ndarray:
+    """Outputs or labels of an evaluation as one array, whose first axis are the rows.
+
+    With ``eval_do_concat_batches=False`` the Trainer gives a list of batches.
+    """
+    if isinstance(outputs, list):
+        return np.concatenate([as_rows(batch) for batch in outputs])
+    return np.asarray(_logits(outputs))
 
 
 def _logits(outputs: Any) -> Any:

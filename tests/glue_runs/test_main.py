@@ -55,7 +55,7 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     assert html.escape(shlex.join(["glue-runs", *study(folder, encoder, runs)])) in page
     assert f"glue-runs report {runs}" in page
     assert main(["report", str(runs), "--baseline", "0", "--output_dir", str(tmp_path / "other")]) == 0
-    assert "CE is not significantly different from F = 0:" in capfd.readouterr().out
+    assert "CE is not significantly different from F = 0 (constant):" in capfd.readouterr().out
     assert (
         f"glue-runs report {runs} --baseline 0 --output_dir {tmp_path / 'other'}"
         in (tmp_path / "other" / "report.html").read_text()
@@ -146,8 +146,7 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--workers", "0"], "1 or more, but got '0'"),
         (["--ray_address", "auto"], "--executor ray"),
         (["--engine", "ray"], "--engine cannot be used in a study: type --executor"),
-        (["--cohorts", "--train_sampling_strategy", "group_by_length"], "Leave --train_sampling_strategy out"),
-        (["--cohorts", "--dataloader_drop_last"], "Leave --dataloader_drop_last out"),
+        (["--prediction_loss_only"], "--prediction_loss_only leaves no predictions"),
         (["--output_dir", "zz://bucket/runs"], "zz"),
         (["--padding", "none"], "'none'"),
         (["--tasks", "cloa"], "Did you mean 'cola'"),

@@ -22,8 +22,10 @@ from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import NegativeComplementEntropy
 from hf_elmix.study.executors.local import BranchProgress, Progress, Take, run_in_process
+from hf_elmix.study.files import storage_fault, to_json
 from hf_elmix.study.provenance import software
 from hf_elmix.study.runner import build_trainer, fields_of
+from hf_elmix.study.schema import Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store
@@ -114,6 +116,9 @@ def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, k
 
     Returns:
         The records, ``failed`` for all runs that an error ended.
+
+    Raises:
+        OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     if keep_models:
         raise UsageError("Models of stacked runs cannot be kept.")
@@ -126,10 +131,13 @@ def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, k
             for number, part in enumerate(parts):
                 _Training(part, _part_of(progress, number, len(parts))).train()
     except Exception as failure:  # the result of these runs; the other stacks continue
+        if storage_fault(failure) is not None:
+            raise
         error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-3)}"
     seconds = round((time.perf_counter() - start) / len(stack.keys), 3)
     trained = {run.key: run for run in runs}
     records = tuple(_record(study, stack, key, trained.get(key), error, seconds) for key in stack.keys)
+    parse(Record, to_json(records[0].to_dict()))  # may hold what nobody could read, and then they all do
     return Outcome(stack, records)  # type: ignore[arg-type]  # the unit of work that the executor was given
 
 

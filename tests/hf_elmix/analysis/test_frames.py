@@ -238,6 +238,8 @@ def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == [9, 10]
     text = "experiment,method,score,seed\na,ce,1,fold 2\na,ce,2,fold 1\n"
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["fold 1", "fold 2"]
+    text = "task,method,score,seed\na,x,0.5,1e30\na,x,0.5,2e30\n"  # too large to tell apart as numbers
+    assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["1e30", "2e30"]
 
 
 def test_the_column_of_tasks_has_two_names(tmp_path):
@@ -273,14 +275,14 @@ def test_parquet_is_read_too(tmp_path):
             "task 'a', method 'ce' is given twice. Add a column named seed",
         ),
         ("experiment,method,score,seed\na,ce,1,0\na,ce,2,0.0\n", "is given twice"),
-        ("", "to be a CSV or Parquet file, but No columns"),
+        ("", "to be a CSV or Parquet file, but it is empty"),
         ('experiment,method,score\na,"ce,1\n', "to be a CSV or Parquet file"),
         ("task,method,score\na,ce,1,\na,el,2,\n", "line 2 has 4 cells, and the header 3. Look for a trailing comma"),
         ("task,method,score\na,ce,0,5\na,el,0,6\n", "line 2 has 4 cells, and the header 3"),
         ("task,method,score\na,ce,1\n\na,el\n", "line 4 has 2 cells, and the header 3"),
         ("task,method,score\na\n", "line 2 has 1 cell, and the header 3"),
         ('task,method,score,note\na,ce,1,"x\n\ny"\na,el,2\n', "line 5 has 3 cells, and the header 4"),
-        ("task,method,score,score\na,ce,1,2\n", "each column of .* once, but 'score' is given twice"),
+        ("task,method,score,score\na,ce,1,2\n", "line 1 names the column 'score' twice"),
         ("task,experiment,method,score\na,b,ce,1\n", r"'task' \(also called experiment\) is given twice"),
     ],
 )

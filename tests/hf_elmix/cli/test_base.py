@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from hf_elmix.cli.base import Command, OneLineParser, run_program, whole_number
@@ -22,6 +24,7 @@ def run_ending_with(end: BaseException | int) -> int:
         (UsageError("Expected a."), 2, "me: Expected a."),
         (ModuleNotFoundError("No module named 'x'", name="x"), 2, "pip install 'hf-elmix[report]'"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "pip install 'hf-elmix[ray]'"),
+        (UsageError("Expected \x1b[2Ja\nb."), 2, r"me: Expected \x1b[2Ja\nb."),
         (OSError(28, "No space left on device"), 1, "me: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), 130, "me: stopped. Go on."),
     ],
@@ -94,3 +97,14 @@ def test_help_is_the_docstring_with_defaults(capsys):
 def test_mistakes_in_typing(words, line, capsys):
     assert run_program("me", "Counts.", {"count": command()}, words) == 2
     assert capsys.readouterr().err.strip().endswith(line)
+
+
+def test_a_warning_of_ours_is_one_line(monkeypatch):
+    """Its place in the code says nothing to whoever typed the command."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    run_program("me", "Ends.", {"count": command()}, ["count"])
+    assert (
+        warnings.formatwarning("A row is odd.", UserWarning, run_program.__code__.co_filename, 3)
+        == "me: A row is odd.\n"
+    )
+    assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, "/elsewhere/torch/nn.py", 3)

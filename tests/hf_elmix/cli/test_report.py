@@ -63,7 +63,7 @@ def test_predictions_beside_the_records_are_shown(predicted_study, tmp_path, cap
     assert main(["report", str(store.folder)]) == 0
     said = capsys.readouterr().out
     assert "of those near it for both, " in said
-    assert "In calibration, F = 0-0.5 " in said
+    assert "In calibration, F = 0-0.5 (ramp) " in said
     path = store.folder_of(records[0].key) / FILE
     path.write_bytes(b"no predictions")
     assert main(["report", str(store.folder)]) == 2
@@ -97,7 +97,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
-        (["empty.csv"], "but No columns to parse from file"),
+        (["empty.csv"], "but it is empty"),
         (["scoreless.csv"], "got 1 run without one"),
         (["damaged"], "study.json is damaged"),
         (["unscored"], "got 1 run without one"),
