@@ -225,10 +225,7 @@ def _slopes(
         elif isinstance(loss, CrossEntropyFunction):
             slopes.append(_slope(loss.of_ce, -log_p_y[runs])[1])
         else:
-            ids = labels[runs].flatten()
-            values, gradients[start, stop] = _slope(
-                lambda z, f=loss.per_sample, ids=ids: f(z.flatten(0, 1), ids), logits[runs]
-            )
+            values, gradients[start, stop] = _slope(_flattened(loss, labels[runs].flatten()), logits[runs])
             others.append(values.view(-1, labels.shape[1]))
             slopes.append(torch.zeros_like(log_p_y[runs]))
     slope = torch.cat(slopes) if len(slopes) > 1 else slopes[0]
@@ -236,6 +233,11 @@ def _slopes(
     for (start, stop), own in gradients.items():
         gradient = torch.cat([gradient[:start], own, gradient[stop:]])
     return gradient, log_p_y.squeeze(-1), others
+
+
+def _flattened(loss: Loss, ids: Tensor) -> Callable[[Tensor], Tensor]:
+    """A loss of samples as a function of stacked logits."""
+    return lambda logits: loss.per_sample(logits.flatten(0, 1), ids)
 
 
 def _slope(function: Callable[[Tensor], Tensor], values: Tensor) -> tuple[Tensor, Tensor]:
