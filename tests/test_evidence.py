@@ -53,12 +53,13 @@ def test_records_are_taken_over_as_they_are(evidence, tmp_path):
         "test_accuracy": {"last": 0.9, "best": 0.9, "epochs": [0.3, 0.4, 0.9], "steps": [1, 2, 3]},
     }
     settings = {"select": evidence.SELECT.to_settings()}
+    cost = {"seconds": 0.0, "steps_trained": 3, "steps_inherited": 0}
     for model in evidence.MODELS:
         grid = {"tasks": ["iris"], "methods": ["ce [learning_rate=0.01]"], "seeds": [0, 1]}
         Store(tmp_path / model).declare({"grids": [grid], "methods": {}, "settings": {}, "commands": []})
         for seed, status in enumerate(("done", "diverged")):
             key = RunKey("iris", "ce [learning_rate=0.01]", seed)
-            Store(tmp_path / model).write(RunRecord(key, status, scores, [], settings, {}, {}))
+            Store(tmp_path / model).write(RunRecord(key, status, scores, [], settings, {}, cost))
     table = evidence.compact(tmp_path)
     assert table["validation"].tolist()[::2] == [0.5, 0.5]
     assert table["test"].tolist()[::2] == [0.3, 0.3]
