@@ -11,10 +11,10 @@ from hf_elmix.cli.base import Commands, run_program
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: Commands = {
-    "study": {"tables": tables.COMMAND},
     "report": report.COMMAND,
     "status": status.COMMAND,
     "push": push.COMMAND,
+    "study": {"tables": tables.COMMAND},
     "gradients": gradients.COMMAND,
     "cohorts": cohorts.COMMAND,
     "calibration": calibration.COMMAND,

@@ -231,8 +231,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values, as `schema.Record` describes them."""
-        key = asdict(self.key)  # of the whole record, `asdict` would copy thousands of numbers, one by one
-        return {**vars(self), "key": key, "format": FORMAT}
+        return {**asdict(self), "format": FORMAT}
 
     @classmethod
     def from_json(cls, data: bytes) -> RunRecord:
