@@ -119,9 +119,9 @@ def try_labels(
     with _undisturbed(model), torch.set_grad_enabled(gradients):
         given = model(**inputs, **{name: labels})
     loss = loss_of(given)
-    with _undisturbed(model), torch.no_grad():
+    with _undisturbed(model), torch.set_grad_enabled(gradients):  # as in training, which hooks may rely on
         try:
-            withheld = logits_of(model(**inputs))
+            withheld = logits_of(model(**inputs)).detach()
         except ABSENT:
             withheld = None
     try:
