@@ -113,8 +113,6 @@ def _hub_target(args: FinetuneArguments) -> dict[str, Any] | None:
 def _check_output(args: FinetuneArguments, model: Path) -> None:
     """Refuse to overwrite a model, or the results or checkpoints of an earlier run."""
     output_dir = Path(args.output_dir or "")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
     if args.resume_from_checkpoint is not None or not output_dir.exists():
         return
     reads_it = not args.do_train and model.resolve() == output_dir.resolve()

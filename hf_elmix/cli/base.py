@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
+import io
+import os
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_elmix.errors import UsageError, did_you_mean
+from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 
-__all__ = ["EXIT_FAILED", "Command", "OneLineParser", "make_parser", "name_of_flag", "run_program", "whole_number"]
+__all__ = [
+    "EXIT_FAILED",
+    "Command",
+    "OneLineParser",
+    "check_folder",
+    "make_parser",
+    "name_of_flag",
+    "run_program",
+    "whole_number",
+]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+OURS = tuple(str(Path(__file__).parents[1].with_name(name)) + os.sep for name in ("hf_elmix", "glue_runs"))
+SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,17 @@ class _Help(argparse.HelpFormatter):
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line and suggest what may have been meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """See argparse. Words that no file name or record can hold are refused."""
+        for word in args or ():
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise UsageError(f"Expected arguments in UTF-8, but got {word!r}. Rename the file or folder.") from None
+            if "\0" in word:
+                raise UsageError(f"Expected text, but got {word!r}. Leave out the character \\0.")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UsageError`."""
@@ -97,6 +126,9 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
     Returns:
         The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     command = commands.get(words[0]) if words else None
     try:
@@ -114,10 +146,57 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
     except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
         message, code = f"{prog}: {error}", EXIT_FAILED
+    except Exception as error:
+        if _is_ours(error) or os.environ.get(SHOW_TRACEBACK):
+            raise
+        message = f"{prog}: {type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
+        code = EXIT_FAILED
     except KeyboardInterrupt:
         message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
     print(message, file=sys.stderr)
     return code
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by code of this project, which is a bug, rather than by another library."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS)
+
+
+def check_folder(folder: str, flag: str = "--output_dir") -> None:
+    """Refuse a folder in which no file can be written; nothing is created.
+
+    Args:
+        folder: The folder, which need not exist.
+        flag: The flag that names it.
+
+    Raises:
+        UsageError: If it is a URL or a file, or cannot be created or written to.
+    """
+    if "://" in folder:
+        raise UsageError(f"Expected {flag} to be a folder on this machine, but got the URL {folder!r}.")
+    try:
+        place = Path(folder).expanduser()
+        str(place.resolve()).encode()
+        while not _exists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{str(place)!r} is a file")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, ValueError, RuntimeError) as error:  # not UTF-8; the home folder of an unknown user
+        reason = getattr(error, "strerror", None) or in_one_line(error)
+        raise UsageError(
+            f"Expected {flag} to be a folder that can be written to, but got {folder!r}: {reason.rstrip('.')}."
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; an error other than that it does not, such as a name that is too long, is raised."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def name_of_flag(word: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_elmix.cli.base import EXIT_FAILED, name_of_flag, whole_number
+from hf_elmix.cli.base import EXIT_FAILED, check_folder, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.registry import EXAMPLES
-from hf_elmix.study.spec import KEEP
+from hf_elmix.losses.registry import EXAMPLES, expand_losses
+from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED
 
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
@@ -34,7 +34,12 @@ REPLACED = {
     "label_names": "each task has its own",
     "resume_from_checkpoint": "the same command continues a study that was stopped",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a study trains and evaluates"),
-    **dict.fromkeys(("save_strategy", "load_best_model_at_end"), "--keep says which models are kept"),
+    **dict.fromkeys(("eval_delay", "eval_steps"), "every epoch is evaluated"),
+    **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit"), "--keep says which models are kept"),
+    **dict.fromkeys(("save_only_model", "load_best_model_at_end"), "--keep says which models are kept"),
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics"), "a score needs all predictions at once"),
+    **dict.fromkeys(("run_name", "project"), "trackers name a run after its task, loss and seed"),
+    "no_remove_unused_columns": "a model gets its tokens and labels, which are all columns that are kept",
     **dict.fromkeys(("push_to_hub", "hub_token"), "publish with the command push"),
 }
 
@@ -45,7 +50,7 @@ REORDERING = {"train_sampling_strategy": "group_by_length", "dataloader_drop_las
 def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
     """Add the arguments of every study, with default seeds and losses."""
     add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
-    add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
+    add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
     add("--mixings", nargs="+", metavar="MIXING", help=schedules)
     losses_help = f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
@@ -57,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
     workers = "number of local processes; each gets one GPU, if available"
-    add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
+    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
     add = parser.add_argument_group("results").add_argument
@@ -70,18 +75,23 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
 
 
-def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, Any]:
+def study_training_arguments(
+    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the training arguments among the arguments that the parser of a study does not know.
 
     Args:
         args: With ``rest`` and the arguments of `add_arguments`.
         prog: Name of the command.
+        defaults: The study's own training arguments.
 
     Raises:
         UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
     """
     if args.ray_address and args.executor != "ray":
         raise UsageError("--ray_address needs --executor ray.")
+    if args.workers is not None and args.executor == "ray":
+        raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
     for word in args.rest:
         name = name_of_flag(word)
         if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
@@ -91,7 +101,8 @@ def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, A
         return {}
     from hf_elmix.cli.training_flags import training_arguments
 
-    arguments = training_arguments(args.rest, prog)
+    losses = [*(args.mixings or ()), *(args.losses or ())]
+    arguments = training_arguments(args.rest, prog, {**DEFAULTS, **(defaults or {})}, expand_losses(losses))
     for name, value in REORDERING.items():
         if args.cohorts and arguments.get(name) == value:
             raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
@@ -111,6 +122,8 @@ def check_inputs(output_dir: str, **inputs: str) -> None:
     from hf_elmix.study.files import local_path
     from hf_elmix.study.store import Store
 
+    if "://" not in output_dir:
+        check_folder(output_dir)
     folder = local_path(Store(output_dir).folder)
     for flag, value in inputs.items():
         path = os.path.expanduser(value)
@@ -168,5 +181,6 @@ def _executor(args: argparse.Namespace) -> Executor:
     from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
     # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
-    in_process = args.workers == 1 and len(visible_gpus()) < 2
-    return run_in_process if in_process else partial(run_in_workers, workers=args.workers)
+    workers = args.workers or 1
+    in_process = workers == 1 and len(visible_gpus()) < 2
+    return run_in_process if in_process else partial(run_in_workers, workers=workers)

@@ -26,7 +26,7 @@ from hf_elmix.study.files import DISK_FULL
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
-from hf_elmix.study.spec import RunKey, RunRecord, Study
+from hf_elmix.study.spec import DEFAULTS, RunKey, RunRecord, Study
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
@@ -169,8 +169,7 @@ class _Training:
         method = self.methods[self.branch.methods[0]]
         args = TrainingArguments(
             **{
-                **{"disable_tqdm": True, "log_level": "error", "report_to": "none"},
-                **{"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": SaveStrategy.NO},
+                **DEFAULTS,
                 "dataloader_pin_memory": torch.cuda.is_available(),
                 **self.study.settings(self.task, method)["arguments"],
                 **{"seed": self.branch.seed, "output_dir": str(scratch / "trainer")},

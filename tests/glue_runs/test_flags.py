@@ -61,6 +61,7 @@ def test_a_file_of_arguments(tmp_path, kind):
         "use_cpu": True,
         "learning_rate": 1e-4,
         "mixing": "0,0.5",
+        "lr_scheduler_type": "cosine_with_restarts",
         "lr_scheduler_kwargs": {"num_cycles": 2},
         "include_for_metrics": ["inputs", "loss"],
         "max_train_samples": None,
@@ -90,7 +91,7 @@ def test_a_yaml_file_and_the_words_before_it(tmp_path):
         (None, "No such file"),
         ("{", "Cannot read"),
         ("[1, 2]", "map names of flags to values"),
-        ('{"learning_rat": 1}', "'--learning_rat'"),
+        ('{"learning_rat": 1}', "'--learning_rat=1'.*Did you mean '--learning_rate'"),
         ('{"learning_rate": "fast"}', "invalid float value: 'fast'"),
     ],
 )
@@ -106,7 +107,7 @@ def test_a_file_that_holds_no_arguments(tmp_path, text, message):
     ("words", "message"),
     [
         (["--output_dir", "out"], "Expected rows: --task_name"),
-        ([*BASE, "--train_file", "a.csv"], "files or a dataset, but got both"),
+        ([*BASE, "--train_file", "a.csv"], "--train_file or --task_name, but got both"),
         ([*BASE, "--mixing", "0-0.6"], "Did you mean '0-0.5'"),
         ([*BASE, "--learning_rat", "1"], "learning_rat"),
         ([*BASE, "--per_device_train_batch_size", "0"], "1 or more, but got 0"),
