@@ -34,7 +34,13 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--tasks", nargs="+", default=protocol.TASK_NAMES, metavar="TASK", help="GLUE tasks")
     add("--model_name_or_path", default=protocol.BERT, metavar="MODEL", help="model id or folder")
     add("--dataset_name", default=protocol.GLUE, metavar="DATASET", help="dataset id or folder")
-    add("--max_seq_length", type=whole_number(1, 1_000_000), default=protocol.MAX_LENGTH, metavar="N", help="truncate each row to N tokens")
+    add(
+        "--max_seq_length",
+        type=whole_number(1, 1_000_000),
+        default=protocol.MAX_LENGTH,
+        metavar="N",
+        help="truncate each row to N tokens",
+    )
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows of each task")
     add("--max_eval_samples", type=whole_number(1), metavar="N", help="use the first N rows of each evaluation split")
     padding = "what batches are padded to: nothing (free), their longest row, or --max_seq_length"

@@ -29,7 +29,7 @@ from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits, read_files
 from hf_elmix.text.labels import in_order_of, named_labels
 from hf_elmix.text.metrics import predicted_classes, predicted_values
-from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
@@ -80,9 +80,10 @@ def finetune(words: Sequence[str]) -> int:
     padding = "longest" if args.torch_compile and data.padding == "free" else data.padding
     padding = possible_padding(padding, source, tokenizer)
     network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
+    collator = collator_for(tokenizer, padding, length)
+    check_model(network, tokens, collator)
     if padding == "free":
         drop_padding(network)
-    collator = collator_for(tokenizer, padding, length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))

@@ -26,7 +26,13 @@ __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "par
 
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
-SPLIT_FLAGS = ("dataset_config_name", "text_column_names", "label_column_name", "validation_split_name", "test_split_name")
+SPLIT_FLAGS = (
+    "dataset_config_name",
+    "text_column_names",
+    "label_column_name",
+    "validation_split_name",
+    "test_split_name",
+)
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
 # Flags that run_glue or an older Trainer had, and what to type instead.
@@ -55,7 +61,9 @@ GONE = {
 
 # Flags of the Trainer that would be ignored here or break the evaluation, and what to do instead.
 UNUSABLE = {
-    **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), "the model is published once, when it is done"),
+    **dict.fromkeys(
+        ("hub_strategy", "hub_always_push", "hub_revision"), "the model is published once, when it is done"
+    ),
     **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics"), "the evaluation needs all predictions at once"),
     "label_names": "name the column of labels with --label_column_name",
     "no_remove_unused_columns": "a model gets its tokens and labels, which are all columns that are kept",
@@ -131,7 +139,7 @@ class FinetuneArguments(MixedLossArguments):
         if STOCK in (self.mixing, self.loss):
             if others := {self.mixing, self.loss} - {STOCK, None}:
                 raise UsageError(
-                    f"--mixing or --loss {STOCK} is the model's own loss, but {others.pop()!r} is given, too. Leave one out."
+                    f"{STOCK!r} is the model's own loss, but {others.pop()!r} is given, too. Leave one out."
                 )
             self.mixing, self.loss = None, STOCK
             TrainingArguments.__post_init__(self)
@@ -216,7 +224,9 @@ def _words_in(path: str) -> Iterator[str]:
     """The contents of a file of arguments as words of a command line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text, object_pairs_hook=_each_once) if path.endswith(".json") else yaml.load(text, _PlainLoader)
+        values = (
+            json.loads(text, object_pairs_hook=_each_once) if path.endswith(".json") else yaml.load(text, _PlainLoader)
+        )
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"Cannot read the arguments in {path!r}: {in_one_line(error)}") from error
     if not isinstance(values, Mapping):

@@ -72,13 +72,15 @@ class _Help(argparse.HelpFormatter):
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line and suggest what may have been meant."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """See argparse. Words that no file name or record can hold are refused."""
         for word in args or ():
             try:
                 word.encode()
             except UnicodeEncodeError:
-                raise UsageError(f"Expected arguments in UTF-8, but got {word!r}. Rename the file or folder.") from None
+                raise UsageError(
+                    f"Expected arguments in UTF-8, but got {word!r}. Rename the file or folder."
+                ) from None
             if "\0" in word:
                 raise UsageError(f"Expected text, but got {word!r}. Leave out the character \\0.")
         return super().parse_known_args(args, namespace)
@@ -139,27 +141,28 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
             args.parser.refuse(rest[0])
         args.rest, args.typed = rest, shlex.join([prog, *words])
         return args.command.run(args)
-    except UsageError as error:
-        message, code = f"{prog}: {error}", EXIT_USAGE
-    except ModuleNotFoundError as error:
-        extra = "ray" if error.name == "ray" else (command or Command).extra
-        message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
-    except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
-        message, code = f"{prog}: {error}", EXIT_FAILED
-    except Exception as error:
-        if _is_ours(error) or os.environ.get(SHOW_TRACEBACK):
-            raise
-        message = f"{prog}: {type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
-        code = EXIT_FAILED
-    except KeyboardInterrupt:
-        message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _last_words(error, prog, command or Command)
     print(message, file=sys.stderr)
     return code
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by code of this project, which is a bug, rather than by another library."""
-    return traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS)
+def _last_words(error: BaseException, prog: str, command: Command | type[Command]) -> tuple[str, int]:
+    """The line and the exit code with which a program ends after an error; a bug of this project is raised again."""
+    if isinstance(error, UsageError):
+        return f"{prog}: {error}", EXIT_USAGE
+    if isinstance(error, ModuleNotFoundError):
+        extra = "ray" if error.name == "ray" else command.extra
+        return f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
+    if isinstance(error, KeyboardInterrupt):
+        return f"\n{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
+    if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
+        return f"{prog}: {error}", EXIT_FAILED
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if place.startswith(OURS) or os.environ.get(SHOW_TRACEBACK):
+        raise error
+    text = f"{type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
+    return f"{prog}: {text}", EXIT_FAILED
 
 
 def check_folder(folder: str, flag: str = "--output_dir") -> None:

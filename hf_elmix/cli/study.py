@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,10 @@ def study_training_arguments(
         if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
             instead = REPLACED.get(name, REPLACED["push_to_hub"])
             raise UsageError(f"--{name} cannot be used in a study: {instead}.")
+    if args.executor == "ray":
+        from hf_elmix.study.executors.ray import check_address
+
+        check_address(args.ray_address)
     if not args.rest:
         return {}
     from hf_elmix.cli.training_flags import training_arguments
@@ -155,22 +160,32 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         from hf_elmix.study.trackers import check_trackers, track
 
         options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
-    counts = run_grid(
-        study,
-        store,
-        partial(run_branch, cohorts=args.cohorts),
-        executor=_executor(args),
-        sharing=not args.no_sharing,
-        keep=args.keep,
-        retry_failed=args.retry_failed,
-        overwrite=args.overwrite,
-        command=args.typed,
-        **options,
-    )
+    with _cluster(args):
+        counts = run_grid(
+            study,
+            store,
+            partial(run_branch, cohorts=args.cohorts),
+            executor=_executor(args),
+            sharing=not args.no_sharing,
+            keep=args.keep,
+            retry_failed=args.retry_failed,
+            overwrite=args.overwrite,
+            command=args.typed,
+            **options,
+        )
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {args.output_dir}")
     if counts["failed"]:
         print("The records of failed runs hold the errors; --retry_failed repeats these runs.", file=sys.stderr)
     return EXIT_FAILED if counts["failed"] else 0
+
+
+def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Connect to the Ray cluster with an address, before the study is declared; its own is started when needed."""
+    if args.executor != "ray" or not (args.ray_address or os.environ.get("RAY_ADDRESS")):
+        return nullcontext()
+    from hf_elmix.study.executors.ray import connected
+
+    return connected(args.ray_address)
 
 
 def _executor(args: argparse.Namespace) -> Executor:

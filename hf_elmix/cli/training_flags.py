@@ -1,4 +1,4 @@
-"""The flags of `transformers.TrainingArguments` on a command line, and whether their values can work. Imports PyTorch."""
+"""The flags of `transformers.TrainingArguments`, and whether their values can work. Imports PyTorch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ EFFECTS: dict[tuple[str, ...], tuple[Works, str]] = {
     ("eval_delay",): (lambda args: args.eval_strategy != "no", "--eval_strategy epoch or steps"),
     ("logging_steps",): (lambda args: args.logging_strategy == "steps", "--logging_strategy steps"),
     ("save_steps",): (lambda args: args.save_strategy == "steps", "--save_strategy steps"),
-    ("save_total_limit", "save_only_model"): (lambda args: args.save_strategy != "no", "--save_strategy epoch or steps"),
+    ("save_total_limit", "save_only_model"): (
+        lambda args: args.save_strategy != "no",
+        "--save_strategy epoch or steps",
+    ),
     ("warmup_steps",): (
         lambda args: args.lr_scheduler_type not in ("constant", "reduce_lr_on_plateau", "greedy"),
         "another --lr_scheduler_type, such as constant_with_warmup",
@@ -65,9 +68,9 @@ EFFECTS: dict[tuple[str, ...], tuple[Works, str]] = {
         lambda args: args.lr_scheduler_type not in ("constant", "constant_with_warmup"),
         "another --lr_scheduler_type",
     ),
-    ("adam_beta1", "adam_beta2", "adam_epsilon"): (lambda args: "adam" in args.optim.value, "an --optim with Adam"),
+    ("adam_beta1", "adam_beta2", "adam_epsilon"): (lambda args: "adam" in args.optim, "an --optim with Adam"),
     ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"): (
-        lambda args: "trackio" in args.report_to,
+        lambda args: "trackio" in (args.report_to or ()),
         "--report_to trackio",
     ),
 }
@@ -80,7 +83,7 @@ class FlagParser(OneLineParser, HfArgumentParser):
         super().__init__(kinds, prog=prog, allow_abbrev=False)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """See argparse. Numbers outside their bounds are refused; a default may be outside, where it stands for none."""
+        """See argparse. Numbers out of bounds are refused; a default may be out of bounds, where it means none."""
         parsed, rest = super().parse_known_args(args, namespace)
         check_bounds({name: value for name, value in vars(parsed).items() if value != self.get_default(name)})
         return parsed, rest
@@ -181,10 +184,12 @@ def _rehearse(args: TrainingArguments, folder: str) -> None:
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
-    trainer.optimizer.step()
+    optimizer: Any = trainer.optimizer
+    optimizer.step()
     if args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):  # these take a step with a score
-        trainer.lr_scheduler.step()
-    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+        scheduler: Any = trainer.lr_scheduler
+        scheduler.step()
+    rates = [group["lr"] for group in optimizer.param_groups]
     numbers = [*rates, *(value for weight in model.parameters() for value in weight.flatten().tolist())]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a step with them ends in NaN or infinity")

@@ -24,7 +24,19 @@ DEFAULTS: dict[str, Any] = {  # training arguments of a run, where the study or 
     **{"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "no"},
 }
 
-__all__ = ["DEFAULTS", "KEEP", "MAX_SEED", "Block", "Method", "RunKey", "RunRecord", "Select", "Study", "Task", "TrainerInputs"]
+__all__ = [
+    "DEFAULTS",
+    "KEEP",
+    "MAX_SEED",
+    "Block",
+    "Method",
+    "RunKey",
+    "RunRecord",
+    "Select",
+    "Study",
+    "Task",
+    "TrainerInputs",
+]
 
 Block = tuple[str, int]  # task and seed
 

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from hf_elmix.errors import UsageError
 from hf_elmix.text.labels import class_names, with_ids
 from hf_elmix.text.loading import loading
-from hf_elmix.text.rows import checked_rows, first_rows
+from hf_elmix.text.rows import check_json, checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["custom_task", "find_splits", "read_files"]
@@ -55,6 +55,8 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
         kind, options = READERS[suffix]
         expected = f"Expected a {suffix[1:].upper()} file with a column for each text and one for the label."
         with loading(f"{path!r}", expected):
+            if kind == "json":
+                check_json(file)
             rows[split] = load_dataset(kind, data_files=str(file), split="train", **options)
     return rows
 

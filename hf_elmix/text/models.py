@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from datasets import DatasetDict
+from pyarrow.compute import list_value_length
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,11 +19,12 @@ from transformers import (
     set_seed,
 )
 
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource, pin_model
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["find_model", "load_config", "load_model", "load_tokenizer", "load_trained"]
+__all__ = ["check_model", "find_model", "load_config", "load_model", "load_tokenizer", "load_trained"]
 
 T = TypeVar("T")
 
@@ -87,8 +91,9 @@ def load_model(
 
     def load(folder: Any, **kwargs: Any) -> PreTrainedModel:
         set_seed(seed)
+        kind = AutoModelForSequenceClassification
         try:
-            return AutoModelForSequenceClassification.from_pretrained(folder, **head, **kwargs)
+            network, found = kind.from_pretrained(folder, output_loading_info=True, **head, **kwargs)
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
@@ -96,6 +101,8 @@ def load_model(
                 f"its head is for another number of labels than {head['num_labels']}; --ignore_mismatched_sizes "
                 "replaces it by a fresh one"
             ) from None
+        _check_pretrained(network, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+        return network
 
     return _load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes)
 
@@ -115,6 +122,46 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
         return network
 
     return _load(load, model)
+
+
+def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callable[[list[Any]], Any]) -> None:
+    """Try a model on the shortest and the longest row of each split, before anything is trained.
+
+    Args:
+        network: The model, as it was loaded: in evaluation mode.
+        tokens: Rows as `hf_elmix.text.tokens.tokenise` returns them.
+        collator: Makes a batch of rows.
+
+    Raises:
+        UsageError: If it gives no finite number for each label.
+    """
+    for split, rows in tokens.items():
+        lengths = list_value_length(rows.with_format("arrow")[:].column("input_ids")).to_numpy()
+        ends = [rows[int(lengths.argmin())], rows[int(lengths.argmax())]]
+        try:
+            batch = collator([{name: row[name] for name in row if name not in ("label", "labels")} for row in ends])
+            with torch.no_grad():
+                logits = network(**batch).logits
+        except Exception as error:  # a model can raise anything
+            reason = in_one_line(error)
+        else:
+            if logits.shape == (2, network.config.num_labels) and logits.isfinite().all():
+                continue
+            reason = f"it gives {logits.flatten()[:4].tolist()}, shape {tuple(logits.shape)}."
+        raise UsageError(
+            f"Expected the model {network.name_or_path!r} to give {network.config.num_labels} finite numbers for each "
+            f"row of the split {split!r}, but: {reason} Check that its config, weights and tokenizer belong together."
+        )
+
+
+def _check_pretrained(network: PreTrainedModel, fresh: Iterable[str]) -> None:
+    """Refuse an encoder some of whose weights are not in its files; a head and a pooler may be fresh."""
+    prefix = f"{network.base_model_prefix}."
+    lost = sorted(key for key in fresh if key.startswith(prefix) and "pooler" not in key)
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of its weights are not in its files, or have another shape there, such as {lost[0]}."
+        )
 
 
 def _load(load: Callable[..., T], model: str | ModelSource, **kwargs: Any) -> T:

@@ -18,10 +18,11 @@ from hf_elmix.hub.client import with_retries
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["checked_rows", "digest", "first_rows", "load_task", "read_dataset", "revision"]
+__all__ = ["check_json", "checked_rows", "digest", "first_rows", "load_task", "read_dataset", "revision"]
 
 # A commit in the address of a file on the Hub, and in its path in the cache of `datasets`.
 COMMIT = re.compile(r"(?:@|/\d+\.\d+\.\d+/)([0-9a-f]{40})/")
+JSON = (".json", ".jsonl")
 
 
 def load_task(
@@ -81,11 +82,26 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
     folder = Path(name).expanduser()
     with loading(what, expected):
         if folder.is_dir():
+            for path in folder.rglob("*.json*"):
+                if path.suffix in JSON and path.is_file():
+                    check_json(path)
             return load_dataset(str(folder), config, cache_dir=_cache_of(folder))
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"{name} is not a folder.")
         # Offline, a file that is not in the cache now will not be there later either.
         return load_dataset(name, config) if HF_HUB_OFFLINE else with_retries(partial(load_dataset, name, config))
+
+
+def check_json(path: Path) -> None:
+    """Refuse a JSON file that does not begin with a row or a list: the reader of `datasets` would end the process.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    with path.open("rb") as file:
+        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start.startswith((b"{", b"[")):
+        raise ValueError(f"{path.name} is empty or does not begin with {{ or [ but with {start[:20]!r}.")
 
 
 def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint: str = "") -> Dataset:

@@ -14,7 +14,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.study.spec import Select, Task, TrainerInputs
 from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
-from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import digest, revision
 from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
@@ -70,6 +70,7 @@ def text_task(
     metric = task.metrics[0]
     select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
+    check_model(load_model(source, task, 0), tokens, collator)
     inputs = partial(_inputs, task, source, tokens, collator, padding, {"data_rows": sizes, **revisions})
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
