@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,7 @@ __all__ = ["check_model", "find_model", "load_config", "load_model", "load_token
 
 T = TypeVar("T")
 
+LAYER = re.compile(r"(.+?)\.(\d+)\.")  # the list of layers, and the number of one, in the name of a weight
 EXPECTED = "Expected a model id such as 'google-bert/bert-base-uncased', or a folder with a model and its tokenizer."
 
 
@@ -54,7 +57,14 @@ def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         UsageError: If it cannot be loaded.
     """
-    return _load(AutoTokenizer.from_pretrained, model)
+
+    def load(folder: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"its tokenizer's model_max_length is {tokenizer.model_max_length!r}, not a number")
+        return tokenizer
+
+    return _load(load, model)
 
 
 def load_config(model: str | ModelSource) -> PreTrainedConfig:
@@ -92,19 +102,17 @@ def load_model(
     def load(folder: Any, **kwargs: Any) -> PreTrainedModel:
         set_seed(seed)
         kind = AutoModelForSequenceClassification
-        try:
-            network, found = kind.from_pretrained(folder, output_loading_info=True, **head, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        network, found = kind.from_pretrained(folder, **options, **head, **kwargs)
+        _check_pretrained(network, found)
+        if found["mismatched_keys"] and not ignore_mismatched_sizes:
             raise ValueError(
                 f"its head is for another number of labels than {head['num_labels']}; --ignore_mismatched_sizes "
                 "replaces it by a fresh one"
-            ) from None
-        _check_pretrained(network, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+            )
         return network
 
-    return _load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return _load(load, model)
 
 
 def load_trained(model: str | ModelSource) -> PreTrainedModel:
@@ -154,14 +162,29 @@ def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callabl
         )
 
 
-def _check_pretrained(network: PreTrainedModel, fresh: Iterable[str]) -> None:
-    """Refuse an encoder some of whose weights are not in its files; a head and a pooler may be fresh."""
+def _check_pretrained(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse files that are not those of the encoder; its head and a pooler may be fresh.
+
+    Args:
+        network: The model.
+        found: What `from_pretrained` says of the weights that it loaded.
+
+    Raises:
+        ValueError: If weights are missing, have another shape, or belong to layers that the model does not have.
+    """
     prefix = f"{network.base_model_prefix}."
-    lost = sorted(key for key in fresh if key.startswith(prefix) and "pooler" not in key)
-    if lost:
-        raise ValueError(
-            f"{len(lost)} of its weights are not in its files, or have another shape there, such as {lost[0]}."
-        )
+    shapes = [key for key, *_ in found["mismatched_keys"]]
+    odd = {"are not in its files": found["missing_keys"], "have another shape in its files": shapes}
+    for problem, keys in odd.items():
+        if encoder := sorted(key for key in keys if key.startswith(prefix) and "pooler" not in key):
+            raise ValueError(f"weights of its config {problem}: {', '.join(encoder[:2])} ({len(encoder)} in all).")
+    counts = {name: len(part) for name, part in network.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    for key in sorted(found["unexpected_keys"]):
+        layer = LAYER.match(f"{prefix}{key.removeprefix(prefix)}")
+        if layer is not None and int(layer[2]) >= counts.get(layer[1], math.inf):
+            raise ValueError(
+                f"the length of {layer[1]} is {counts[layer[1]]} in its config, but its files have {key}."
+            )
 
 
 def _load(load: Callable[..., T], model: str | ModelSource, **kwargs: Any) -> T:
