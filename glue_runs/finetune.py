@@ -85,6 +85,11 @@ def finetune(words: Sequence[str]) -> int:
     if padding == "free":
         drop_padding(network)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
+    if args.do_train and not len(trainer.get_train_dataloader()):
+        raise UsageError(
+            f"Expected at least one batch of training rows, but {len(tokens['train'])} rows give none. Leave "
+            "--dataloader_drop_last out."
+        )
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))
     metrics = _evaluate(trainer, task, tokens) if args.do_eval else {}

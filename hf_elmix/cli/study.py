@@ -32,6 +32,7 @@ REPLACED = {
     "mixing": "type --mixings",
     "loss": "type --losses",
     "eval_strategy": "every epoch is evaluated",
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "each task says which number is its score"),
     "label_names": "each task has its own",
     "resume_from_checkpoint": "the same command continues a study that was stopped",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a study trains and evaluates"),
@@ -152,7 +153,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         UsageError: If the folder holds another study, or a tracker or cluster cannot be used.
     """
     from hf_elmix.study.grid import run_grid
-    from hf_elmix.study.runner import run_branch
+    from hf_elmix.study.runner import check_study, run_branch
     from hf_elmix.study.store import Store
 
     store, options = Store(args.output_dir), {}
@@ -160,6 +161,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         from hf_elmix.study.trackers import check_trackers, track
 
         options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
+    check_study(study, store)
     with _cluster(args):
         counts = run_grid(
             study,

@@ -134,7 +134,7 @@ def check_bounds(values: Mapping[str, Any]) -> None:
         least, most = BOUNDS[name][1:-1].split(", ")
         is_open, is_open_above = BOUNDS[name].startswith("("), BOUNDS[name].endswith(")")
         expected = ""
-        if math.isnan(value):
+        if value != value:
             expected = "a number"
         elif value < float(least) or (is_open and value == float(least)):
             expected = f"more than {least}" if is_open else f"{least} or more"
