@@ -67,7 +67,7 @@ def finetune(words: Sequence[str]) -> int:
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
-    _check_task(task, args)
+    _check_task(task, rows, args)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     facts = partial(_facts, data, args, source, task, rows)
     if args.process_index == 0:
@@ -85,11 +85,6 @@ def finetune(words: Sequence[str]) -> int:
     if padding == "free":
         drop_padding(network)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
-    if args.do_train and not len(trainer.get_train_dataloader()):
-        raise UsageError(
-            f"Expected at least one batch of training rows, but {len(tokens['train'])} rows give none. Leave "
-            "--dataloader_drop_last out."
-        )
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))
     metrics = _evaluate(trainer, task, tokens) if args.do_eval else {}
@@ -187,11 +182,17 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
     return in_order_of(config, task, rows)
 
 
-def _check_task(task: TextTask, args: FinetuneArguments) -> None:
-    """Refuse a loss or a metric that the task does not have."""
+def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> None:
+    """Refuse a loss or a metric that the task does not have, and rows that do not fill a batch that must be full."""
     if task.regression and args.loss != STOCK:
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
+        )
+    batch = args.train_batch_size * args.world_size
+    if args.do_train and args.dataloader_drop_last and len(rows["train"]) < batch:
+        raise UsageError(
+            f"Expected {batch} training rows or more for a whole batch, but got {len(rows['train'])}. Leave "
+            "--dataloader_drop_last out, or type a smaller --per_device_train_batch_size."
         )
     name = args.metric_for_best_model
     known = ("loss", "loss_el", COMBINED, *task.metrics)

@@ -146,9 +146,9 @@ def fault_of(case: Case, folder: Path) -> tuple[str, int]:
         return f"accepted --{case.impossible[0]}", code
     half = [name for name in made if Path(name).name.startswith(".") or not _is_whole(folder / name)]
     wanted = "record.json" if case.words[0] == "study" else "all_results.json"
-    if (output / "trainer_state.json").exists():
-        if not json.loads((output / "trainer_state.json").read_text())["global_step"]:
-            return "trained no step", code
+    state = output / "trainer_state.json"
+    if state.exists() and not json.loads(state.read_text())["global_step"]:
+        return "trained no step", code
     if half or not any(name.endswith(wanted) for name in made):
         return f"half a result: {half or sorted(made)[:5]}", code
     return "", code
