@@ -179,6 +179,9 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--optim", "lomo"], "the Trainer can use, but: "),
         (["--dataloader_persistent_workers"], "num_workers > 0"),
         (["--label_smoothing_factor", "0.1", "--losses", "focal"], "cannot be applied to the loss 'focal'"),
+        (["--executor", "ray", "--ray_address", "127.0.0.1:1"], "No Ray cluster at '127.0.0.1:1'"),
+        (["--dataloader_drop_last"], "Cannot train cola with ce: there are fewer rows than in a batch"),
+        (["--metric_for_best_model", "f1"], "each task says which number is its score"),
         (["--executor", "ray", "--workers", "2"], "--workers needs --executor local"),
         (["--output_dir", "/proc/runs"], "folder that can be written to, but got '/proc/runs'"),
         (["--output_dir", "a" * 300], "name too long"),
@@ -245,6 +248,19 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
     assert main(words) == 1
     assert main([*words, "--retry_failed"]) == 0
     assert {record["status"] for record in records(runs).values()} == {"done"}
+
+
+@pytest.mark.parametrize("method", ["train", "save_model", "log_metrics", "save_state", "evaluate"])
+def test_an_error_of_training_saving_or_scoring_is_one_line(glue, encoder, tmp_path, capsys, monkeypatch, method):
+    from transformers import Trainer
+
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory\nsecond line")
+
+    monkeypatch.setattr(Trainer, method, fail)
+    words = ["finetune", "--task_name", "cola", "--dataset_name", glue("cola"), "--model_name_or_path", encoder]
+    assert main([*words, "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]) == 1
+    assert "glue-runs: RuntimeError: CUDA error: out of memory second line" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
