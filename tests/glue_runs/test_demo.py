@@ -36,8 +36,8 @@ def test_rows_that_a_full_disk_cut_short_are_written_again(tmp_path, monkeypatch
     def full(*_) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(os, "fsync", full)  # which a full disk fails last
+    monkeypatch.setattr(os, "fsync", full)  # which a full disk fails last
+    with pytest.raises(OSError, match="No space left"):
         write_dataset(tmp_path, train_rows=8, validation_rows=8)
     assert not list(tmp_path.glob("*.md"))  # the demo looks for it to know that all rows are there
 
