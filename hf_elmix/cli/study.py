@@ -130,7 +130,10 @@ def check_inputs(output_dir: str, **inputs: str) -> None:
 
     if "://" not in output_dir:
         check_folder(output_dir)
-    folder = local_path(Store(output_dir).folder)
+    store = Store(output_dir)
+    folder = local_path(store.folder)
+    if folder is None:
+        store.check_writable()
     for flag, value in inputs.items():
         path = os.path.expanduser(value)
         if folder is not None and os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):

@@ -54,8 +54,8 @@ def text_task(
     tokenizer = load_tokenizer(source)
     padding = possible_padding(padding, source, tokenizer)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
-    sizes = {split: len(part) for split, part in rows.items()}
-    revisions = {"data_revision": revision(rows["train"]), "model_revision": source.revision}
+    provenance: dict[str, Any] = {"data_rows": {split: len(part) for split, part in rows.items()}}
+    provenance |= {"data_revision": revision(rows["train"]), "model_revision": source.revision}
     settings = {
         "text": task.to_settings(),
         "model": source.name,
@@ -67,11 +67,10 @@ def text_task(
         **origin,
     }
     tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
-    metric = task.metrics[0]
-    select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
+    select = Select(metric := task.metrics[0], scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
     check_model(load_model(source, task, 0), tokens, collator)
-    inputs = partial(_inputs, task, source, tokens, collator, padding, {"data_rows": sizes, **revisions})
+    inputs = partial(_inputs, task, source, tokens, collator, padding, provenance)
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 
