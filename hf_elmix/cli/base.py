@@ -11,8 +11,10 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+FORMAT_WARNING = warnings.formatwarning
 
 OURS = tuple(str(Path(__file__).parents[1].with_name(name)) + os.sep for name in ("hf_elmix", "glue_runs"))
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
@@ -132,6 +135,7 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = partial(_format_warning, prog)
     command = commands.get(words[0]) if words else None
     try:
         if command is not None and command.add_arguments is None:
@@ -200,6 +204,12 @@ def _exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _format_warning(prog: str, message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+    """A warning of this project in one line, like an error; those of others as Python shows them."""
+    ours = {"hf_elmix", prog.replace("-", "_")} & set(Path(filename).parts)
+    return f"{prog}: {message}\n" if ours else FORMAT_WARNING(message, category, filename, *place)
 
 
 def name_of_flag(word: str) -> str:

@@ -54,8 +54,10 @@ def find_model(name: str | Path | ModelSource, revision: str | None = None, *, c
 def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, given its name or what `find_model` returned.
 
+    One without a token for padding, as those of most decoders, pads with the token that ends a text.
+
     Raises:
-        UsageError: If it cannot be loaded.
+        UsageError: If it cannot be loaded, or has neither token.
     """
 
     def load(folder: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -64,7 +66,14 @@ def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
             raise ValueError(f"its tokenizer's model_max_length is {tokenizer.model_max_length!r}, not a number")
         return tokenizer
 
-    return _load(load, model)
+    tokenizer = _load(load, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise UsageError(
+            f"Expected {tokenizer.name_or_path!r} to have a padding token. Give its tokenizer a pad_token."
+        )
+    return tokenizer
 
 
 def load_config(model: str | ModelSource) -> PreTrainedConfig:
@@ -112,7 +121,7 @@ def load_model(
             )
         return network
 
-    return _load(load, model)
+    return _with_padding(_load(load, model), model)
 
 
 def load_trained(model: str | ModelSource) -> PreTrainedModel:
@@ -129,7 +138,14 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
             raise ValueError(f"it was never trained as a classifier: it has no {', '.join(missing[:3])}.")
         return network
 
-    return _load(load, model)
+    return _with_padding(_load(load, model), model)
+
+
+def _with_padding(network: PreTrainedModel, model: str | ModelSource) -> PreTrainedModel:
+    """The model, which knows what its tokenizer pads with: decoders classify at the last token before the padding."""
+    if getattr(network.config, "pad_token_id", None) is None:
+        network.config.pad_token_id = load_tokenizer(model).pad_token_id
+    return network
 
 
 def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callable[[list[Any]], Any]) -> None:
