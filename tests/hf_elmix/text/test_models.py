@@ -104,7 +104,7 @@ DAMAGE = {
     "lost layer": (lambda folder: change_weights(folder, without("layer.1.output")), "not in its files"),
     "empty file": (lambda folder: change_weights(folder, lambda weights: {}), "not in its files"),
     "wider": (lambda folder: change_config(folder, hidden_size=256), "another shape in its files"),
-    "fewer words": (lambda folder: change_config(folder, vocab_size=10), "another shape in its files"),
+    "more words": (lambda folder: change_config(folder, vocab_size=10_000), "another shape in its files"),
     "deeper": (lambda folder: change_config(folder, num_hidden_layers=3), "not in its files"),
     "shallower": (lambda folder: change_config(folder, num_hidden_layers=1), "is 1 in its config, but its files have"),
     "odd heads": (lambda folder: change_config(folder, num_attention_heads=0), "modulo by zero"),
