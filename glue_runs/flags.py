@@ -144,6 +144,8 @@ class FinetuneArguments(MixedLossArguments):
                 raise UsageError(
                     f"{STOCK!r} is the model's own loss, but {others.pop()!r} is given, too. Leave one out."
                 )
+            if self.class_weights is not None:
+                raise UsageError(f"--class_weights needs another loss than {STOCK}, which has none. Add --mixing ce.")
             self.mixing, self.loss = None, STOCK
             TrainingArguments.__post_init__(self)
         else:

@@ -13,7 +13,7 @@ from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_
 from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
-from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
+from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
@@ -23,6 +23,8 @@ __all__ = ["StudyResults"]
 
 PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
+MANY = 20  # methods in a figure, or with a column in a table, at most
+LARGE = 2_000_000  # numbers in a performance profile, at most
 
 
 class StudyResults:
@@ -68,6 +70,27 @@ class StudyResults:
         """All methods except the baseline."""
         return [method for method in self.methods if method != self.baseline]
 
+    @cached_property
+    def shown(self) -> list[str]:
+        """The methods in figures, and with a column in tables: all, or the baseline and the best 19 others."""
+        best = self.others if len(self.methods) <= MANY else self.best_first[: MANY - 1]
+        return [method for method in self.methods if method in {self.baseline, *best}]
+
+    @property
+    def selection(self) -> str:
+        """A sentence that says which methods are shown, with a space before it; empty if all are."""
+        if len(self.shown) == len(self.methods):
+            return ""
+        return (
+            f" Shown: {method_label(self.baseline)} and the {len(self.shown) - 1} best of "
+            f"{counted(len(self.others), 'other method')} by mean difference."
+        )
+
+    @cached_property
+    def best_first(self) -> list[str]:
+        """The other methods by their mean difference from the baseline; those without one last."""
+        return self.pairs_df["difference"].sort_values(ascending=False, kind="stable").index.to_list()
+
     @property
     def has_seeds(self) -> bool:
         """Whether some task has more than one block."""
@@ -96,14 +119,15 @@ class StudyResults:
 
     @cached_property
     def profile(self) -> pd.DataFrame:
-        """The performance profile, with all its steps."""
-        return performance_profile(self.scores)
+        """The performance profile, with all its steps unless they would be too many."""
+        steps = np.unique(ratios(self.scores).clip(lower=0).to_numpy())
+        few = LARGE // len(self.methods)
+        return performance_profile(self.scores, _evenly(steps, few).tolist() if len(steps) > few else None)
 
     @cached_property
     def bands(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Lower and upper ends of the profile's bands, at up to 200 of its steps."""
-        places = np.unique(np.linspace(0, len(self.profile) - 1, THRESHOLDS).round().astype(int))
-        return profile_bands(self.scores, self.seed, self.profile.index[places].to_list())
+        return profile_bands(self.scores, self.seed, _evenly(self.profile.index.to_numpy(), THRESHOLDS).tolist())
 
     @cached_property
     def tau_min(self) -> float:
@@ -173,6 +197,11 @@ class StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
         values = self.runs_df[metric].where(self.runs_df["status"] == "done")
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """About as many of the values, from the first to the last."""
+    return values[np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
 
 
 def _find_method(name: str, methods: Sequence[str]) -> str:

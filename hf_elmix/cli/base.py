@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix.terminal import printable
 
 __all__ = [
     "EXIT_FAILED",
@@ -147,7 +148,9 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         return args.command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         message, code = _last_words(error, prog, command or Command)
-    print(message, file=sys.stderr)
+        if code == EXIT_INTERRUPTED:
+            print(file=sys.stderr)  # past the ^C
+    print(printable(message), file=sys.stderr)
     return code
 
 
@@ -159,7 +162,7 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         extra = "ray" if error.name == "ray" else command.extra
         return f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
     if isinstance(error, KeyboardInterrupt):
-        return f"\n{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
+        return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
         return f"{prog}: {error}", EXIT_FAILED
     place = traceback.extract_tb(error.__traceback__)[-1].filename

@@ -34,6 +34,7 @@ def report(
     from hf_elmix.analysis.numbers import counted
     from hf_elmix.analysis.report import PAGE, write_report
     from hf_elmix.analysis.results import StudyResults
+    from hf_elmix.terminal import printable
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
@@ -47,14 +48,14 @@ def report(
         methods, tasks = counted(len(results.methods), "method"), counted(runs_df["task"].nunique(), "task")
         title = f"{'Comparison of ' if results.others else ''}{methods} on {tasks} ({path.resolve().name})"
     print(write_report(results, folder, title=title, commands=list(dict.fromkeys([*commands, command]))))
-    print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
+    print(printable(f"Page, figures, tables and data: {folder / PAGE}"))
+    print(f"Open it: {(folder / PAGE).resolve().as_uri()}")
     return 0
 
 
 def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
     """Return the tables of runs and curves of a study, the commands that made it, and readers of its predictions."""
-    from hf_elmix.analysis.frames import curves_table, runs_table
-    from hf_elmix.study.select import choose_runs
+    from hf_elmix.analysis.frames import study_tables
     from hf_elmix.study.store import Store
 
     if Path(source).is_file():
@@ -64,17 +65,14 @@ def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
     store = Store(source)
     if not store.folder.exists():
         raise UsageError(f"Expected a file of scores or the folder of a study, but {source!r} does not exist.")
-    records = list(store.records())
-    if not records:
+    tables = study_tables(store.records(), store.asked())
+    if not tables.chosen:
         raise UsageError(
             f"Expected a folder of runs, but {source!r} has no records. Give the --output_dir of a study."
         )
-    expected = store.asked()
-    runs = {key: record.key for key, record in choose_runs(records, expected).items() if record is not None}
-    recorded = set(store.with_predictions(runs.values()))
-    readers = {key: partial(store.read_predictions, run) for key, run in runs.items() if run in recorded}
-    commands = store.declaration()["commands"]
-    return runs_table(records, expected), curves_table(records, expected), commands, readers
+    recorded = set(store.with_predictions(tables.chosen.values()))
+    readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
+    return tables.runs, tables.curves, store.declaration()["commands"], readers
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import random
 import tempfile
 import time
@@ -23,15 +21,17 @@ from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import DISK_FULL
+from hf_elmix.study.files import naming_storage_faults, storage_fault, to_json
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
+from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
 from hf_elmix.study.spec import DEFAULTS, RunKey, RunRecord, Study
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.trainer import MixedLossTrainer
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["check_study", "run_branch", "scores_of"]
 
@@ -76,18 +76,19 @@ def run_branch(
         have the status ``failed``.
 
     Raises:
-        OSError: If the disk is full, which is not a result of a run.
+        OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     training = _Training(study, store, branch, progress, keep_models, cohorts)
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # transformers shows one for each file it writes
     try:
-        return training.advance()
+        outcome = training.advance()
+        for record in outcome.records:  # may hold what nobody could read, from the inputs or metrics of a task
+            parse(Record, to_json(record.to_dict()))
+        return outcome
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
-        if _is_disk_full(error):
-            place = str(store.folder if store.local else tempfile.gettempdir())
-            text = f"No space left for a checkpoint or model. Free some in {place!r}"
-            raise OSError(errno.ENOSPC, text) from error
+        if storage_fault(error) is not None:
+            raise
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
     finally:
@@ -130,13 +131,13 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best value is the largest,
-        except for a loss.
+        except for a loss. Values that are not numbers are left out.
     """
     series: dict[str, dict[int, float]] = {}
     for log in history:
         for name, value in log.items():
-            if name.startswith("eval_") and not name.endswith(SPEED):
-                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = value
+            if name.startswith("eval_") and not name.endswith(SPEED) and isinstance(value, int | float):
+                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = +value  # makes bools numbers
     scores = {}
     for name, by_step in sorted(series.items()):
         epochs = list(by_step.values())
@@ -163,14 +164,9 @@ class _Training:
 
     def advance(self) -> Outcome:
         """Train the branch's segment from the end of its parent."""
-        with self.checkpoints.scratch() as scratch:
-            try:
-                return self._advance(scratch)
-            except Exception as error:
-                if _has_room(scratch):
-                    raise
-                # Not every library that writes weights says why it failed.
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
+        place = self.store.folder if self.store.local else tempfile.gettempdir()
+        with self.checkpoints.scratch() as scratch, naming_storage_faults(scratch, place):
+            return self._advance(scratch)
 
     def _advance(self, scratch: Path) -> Outcome:
         trainer = self.trainer(scratch)
@@ -203,11 +199,14 @@ class _Training:
                 **{"seed": self.branch.seed, "output_dir": str(scratch / "trainer")},
             }
         )
-        trainer = trainer_for(method.loss)(args=args, loss=method.loss, **inputs.trainer)
+        trainer_class = with_whole_evaluation(trainer_for(method.loss))
+        trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
         trainer.remove_callback(PrinterCallback)
         if self.cohorts:
             trainer.add_callback(CohortCallback())
-        self.provenance |= {**inputs.provenance, "device": device_name(trainer.args.device)}
+        provenance = {**self.provenance, **inputs.provenance, "device": device_name(trainer.args.device)}
+        parse(Provenance, to_json(provenance))
+        self.provenance = provenance
         return trainer
 
     def name(self, trainer: MixedLossTrainer, segment: Segment, steps: int) -> str:
@@ -225,13 +224,14 @@ class _Training:
 
     def is_needed(self, trainer: MixedLossTrainer, segment: Segment, segments: list[Segment]) -> bool:
         """Whether a segment must be trained: it has no checkpoint, and something that continues from it has none."""
-        steps = segments[-1].stop
-        if segment.stop == steps:
-            return True
-        if self.checkpoints.has(self.name(trainer, segment, steps)):
-            return False
-        below = [s for s in segments if s.parent == segment and set(s.methods) & set(self.branch.methods)]
-        return any(self.is_needed(trainer, child, segments) for child in below)
+        steps, wanted = segments[-1].stop, set(self.branch.methods)
+        level = [segment]
+        while level:
+            if any(one.stop == steps for one in level):
+                return True
+            lacking = {one for one in level if not self.checkpoints.has(self.name(trainer, one, steps))}
+            level = [one for one in segments if one.parent in lacking and not wanted.isdisjoint(one.methods)]
+        return False
 
     def train_and_save(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
         """Train to the end of a segment and save a checkpoint there."""
@@ -343,27 +343,6 @@ def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
     tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-def _has_room(folder: Path) -> bool:
-    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.errno not in DISK_FULL
-    return True
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, comes from a full disk."""
-    while error is not None:
-        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _StepCounter(TrainerCallback):

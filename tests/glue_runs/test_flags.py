@@ -196,3 +196,9 @@ def test_names_in_json_are_given_once(tmp_path):
         parse([*BASE, "--config", str(path)])
     with pytest.raises(UsageError, match="--config twice"):
         parse([*BASE, "--config", str(path), "--config", str(path)])
+
+
+def test_class_weights_need_a_loss_of_ours():
+    assert parse([*BASE, "--class_weights", "0.2", "1"])[2].class_weights == ["0.2", "1"]
+    with pytest.raises(UsageError, match="--class_weights needs another loss than none"):
+        parse([*BASE, "--mixing", "none", "--class_weights", "balanced"])

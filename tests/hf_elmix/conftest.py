@@ -120,7 +120,7 @@ class Kit:
     def trainer(self, kind: type[Trainer] = MixedLossTrainer, **given: Any) -> Trainer:
         """A quiet trainer; keywords that are no arguments of the Trainer go to its `arguments`, a class of them."""
         names = ("model", "train_dataset", "eval_dataset", "data_collator", "compute_metrics", "compute_loss_func")
-        names += ("mixing", "loss", "callbacks")
+        names += ("mixing", "loss", "callbacks", "class_weights", "replace_loss")
         own = {name: given.pop(name) for name in names if name in given}
         own.setdefault("model", sequence_model())
         own.setdefault("train_dataset", sequence_rows(40))
@@ -186,7 +186,8 @@ def make_record(
     last = {**({} if score is None else {"accuracy": score}), **metrics}
     # The best epoch is better than the last, so that a table that takes the wrong one shows it.
     scores: dict[str, Any] = {
-        name: {"last": value, "best": value + 0.125, "epochs": [value + 0.125, value]} for name, value in last.items()
+        name: {"last": value, "best": value + 0.125, "epochs": [value + 0.125, value], "steps": [6, 12]}
+        for name, value in last.items()
     }
     cost = {"seconds": 2.5 + seed, "steps_trained": 12, "steps_inherited": 0}
     return RunRecord(RunKey(task, method, seed), status, scores, [], {"select": "accuracy"}, {}, cost)
