@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_elmix.cli.base import Command
+from hf_elmix.cli.base import Command, check_folder
 from hf_elmix.errors import UsageError
 
 __all__ = ["COMMAND", "report"]
@@ -43,6 +43,7 @@ def report(
     results = StudyResults(runs_df, curves_df, baseline=baseline, predictions=predictions)
     parent = path if path.is_dir() else path.parent if path.is_file() else Path()
     folder = Path(output_dir or parent / "report")
+    check_folder(output_dir or str(folder))
     if title is None:
         methods, tasks = counted(len(results.methods), "method"), counted(runs_df["task"].nunique(), "task")
         title = f"{'Comparison of ' if results.others else ''}{methods} on {tasks} ({path.resolve().name})"
