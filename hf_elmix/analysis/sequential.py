@@ -6,6 +6,7 @@ hold at all looks together. The t intervals of `hf_elmix.analysis.comparison` ho
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,8 +18,22 @@ import pandas as pd
 from hf_elmix.analysis.comparison import differences
 from hf_elmix.analysis.frames import scale_of
 from hf_elmix.errors import UsageError
+from hf_elmix.study.store import Store
 
-__all__ = ["BETTER", "EQUAL", "OPEN", "WORSE", "Rules", "confidence_sequence", "looks", "verdicts"]
+__all__ = [
+    "BETTER",
+    "COMPARISON",
+    "EQUAL",
+    "OPEN",
+    "WORSE",
+    "Rules",
+    "confidence_sequence",
+    "looks",
+    "read_rules",
+    "verdicts",
+]
+
+COMPARISON = "comparison.json"  # beside the declaration of a study: the rules, and what was found so far
 
 BETTER, EQUAL, WORSE, OPEN = "better", "practically equal", "worse", "not yet"
 
@@ -168,6 +183,21 @@ def verdicts(looks_df: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         for name in rules.methods
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS[2:]).rename_axis("method")
+
+
+def read_rules(store: Store) -> Rules | None:
+    """The rules of the comparison that a study's folder holds, or None for any other study.
+
+    Raises:
+        UsageError: If the file is damaged.
+    """
+    path = store.folder / COMPARISON
+    if not path.exists():
+        return None
+    try:
+        return Rules.of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is damaged ({error}). Delete it: `elmix compare` writes it again.") from None
 
 
 def _resolution(values: np.ndarray) -> float:
