@@ -116,26 +116,17 @@ def parse_methods(losses: Iterable[str], methods: Iterable[str], sweeps: Iterabl
         sweeps: ``argument=value,value``; every combination is a candidate of every method.
 
     Raises:
-        UsageError: If a loss or an argument does not exist, a value is not valid, or a name is given twice.
+        UsageError: If a loss or an argument does not exist, or a value is not valid.
     """
     from hf_elmix.losses.registry import expand_losses
     from hf_elmix.study.spec import Method
 
     axes = [_sweep(text) for text in sweeps]
     candidates = tuple(dict(pairs) for pairs in itertools.product(*axes)) if axes else ()
-    described: dict[str, Mapping[str, str]] = {name: {"loss": name} for name in expand_losses(losses)}
+    described = [(name, {"loss": name}) for name in expand_losses(losses)]
     for text in methods:
-        is_file = Path(text).suffix in (".yaml", ".yml")
-        for name, values in _in_file(text) if is_file else [_in_words(text)]:
-            if name in described:
-                raise UsageError(f"Expected each method once, but got {name!r} twice. Rename one.")
-            described[name] = values
-    return [
-        Method(
-            name, _typed({key: value for key, value in values.items() if key != "loss"}), values["loss"], candidates
-        )
-        for name, values in described.items()
-    ]
+        described += _in_file(text) if Path(text).suffix in (".yaml", ".yml") else [_in_words(text)]
+    return [Method(name, _typed(values), values["loss"], candidates) for name, values in described]
 
 
 def _sweep(text: str) -> list[tuple[str, Any]]:
@@ -189,12 +180,9 @@ def _in_file(path: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _typed(values: Mapping[str, str]) -> dict[str, Any]:
-    """Training arguments with values of their types."""
-    from argparse import Namespace
-
-    words = [word for name, value in values.items() for word in (f"--{name}", value)]
-    plain = Namespace(rest=words, ray_address=None, executor="local", cohorts=False)
-    return study_training_arguments(plain, PROG)
+    """Training arguments with values of their types, without the loss."""
+    words = [word for name, value in values.items() if name != "loss" for word in (f"--{name}", value)]
+    return study_training_arguments(argparse.Namespace(rest=words, ray_address=None), PROG)
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -239,7 +227,7 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(found)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(found)
     ends = {
         "decided": "every method is decided.",
         "max_seeds": f"--max_seeds {args.max_seeds} is reached; a larger one continues.",

@@ -44,7 +44,7 @@ def run_comparison(
     A method that is decided is not trained with further seeds. Records of earlier calls count.
 
     Args:
-        study: A study of one task, with the methods of the rules; its seeds are not used, since they are 0, 1, 2, … here.
+        study: A study of one task, with the methods of the rules. Its seeds are not used: they are 0, 1, 2, … here.
         store: Where the records go.
         rules: The rules.
         max_seeds: The largest number of seeds.
@@ -61,7 +61,8 @@ def run_comparison(
         OSError: If the disk is full.
     """
     (task,), named = study.tasks, {method.name: method for method in study.methods}
-    start, took, stopped = time.monotonic(), [], ""
+    start, stopped = time.monotonic(), ""
+    took: list[float] = []  # seconds for each seed
     found = Comparison.read(store, task.name, rules, 0)
     while not stopped and found.seeds < max_seeds and found.open:
         begun, seed = time.monotonic(), found.seeds
@@ -102,7 +103,8 @@ def rules_for(methods: Iterable[Method], baseline: str | None, margin: float) ->
             raise UsageError(f"Expected each method once, but got {method.name!r} twice. Rename one.")
         named[method.name] = method
     if baseline is None:
-        named, baseline = {"ce": Method("ce"), **named}, "ce"
+        sweep = next(iter(named.values())).sweep if named else ()  # the same budget for every method
+        named, baseline = {"ce": Method("ce", sweep=sweep), **named}, "ce"
     if baseline not in named:
         raise UsageError(f"Expected the baseline to be one of {', '.join(named)}, but got {baseline!r}.")
     others = tuple(name for name in named if name != baseline)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Group
 from rich.jupyter import JupyterMixin
 from rich.table import Table
+from rich.text import Text
 
 from hf_elmix.analysis.frames import scale_of
 from hf_elmix.analysis.numbers import gain_text, number
@@ -116,27 +119,27 @@ class Comparison(JupyterMixin):
             UsageError: If no run has a score.
         """
         commands = self.store.declaration()["commands"]
-        write_report(read_study(self.store), path, title=f"Comparison on {self.task}", commands=commands)
+        write_report(read_study(self.store), Path(path), title=f"Comparison on {self.task}", commands=commands)
         return Path(path) / PAGE
 
-    def __rich__(self) -> Table:
-        """The verdict as a table, with the score on the test set once it may be seen."""
+    def __rich__(self) -> Group:
+        """The verdict in sentences and as a table, with the score on the test set once it may be seen."""
         base = method_label(self.rules.baseline)
-        table = Table(caption="\n".join(self.sentences), caption_justify="left", header_style="bold")
+        table = Table(header_style="bold")
         for name in ("method", "verdict", f"points above {base}", "interval", "seeds"):
-            table.add_column(name)
+            table.add_column(name, no_wrap=True)
         test = {} if self.test_df is None else self.test_df["score"].map(number).to_dict()
         if test:
-            table.add_column("test score")
+            table.add_column("test score", no_wrap=True)
             table.add_row(base, "baseline", "", "", str(self.seeds), test.get(self.rules.baseline, "n/a"))
         for row in verdicts(self.looks_df, self.rules).itertuples():
             cells = [gain_text(row.difference, 1), interval_of(row.low, row.high), str(row.seeds)]
             shown = [test.get(row.Index, "n/a")] if test else []
             table.add_row(method_label(str(row.Index)), str(row.verdict), *cells, *shown)
-        return table
+        return Group(*map(Text, self.sentences), table)
 
 
-def _table(scores: dict[RunKey, float | None], names: tuple[str, ...]) -> pd.DataFrame:
+def _table(scores: Mapping[RunKey, float | None], names: tuple[str, ...]) -> pd.DataFrame:
     """Scores with one row per seed, in order, and one column per method."""
     seeds = sorted({key.seed for key in scores})
     by_place = {(key.seed, key.method): score for key, score in scores.items()}

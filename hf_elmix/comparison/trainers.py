@@ -96,8 +96,8 @@ def _built(make_trainer: Callable[[int], Trainer], seed: int) -> Trainer:
     trainer = make_trainer(seed)
     if type(trainer) not in TRAINERS:
         raise UsageError(
-            f"Expected make_trainer to return a Trainer or MixedLossTrainer, but got {type(trainer).__name__}. Its own "
-            "methods would be lost; write a study with hf_elmix.study instead."
+            f"Expected make_trainer to return a Trainer or MixedLossTrainer, but got {type(trainer).__name__}, whose "
+            "own methods would be lost. Write a study with hf_elmix.study instead."
         )
     lost = [name for name in ("compute_loss_func", "optimizer", "lr_scheduler") if getattr(trainer, name) is not None]
     if isinstance(trainer, MixedLossTrainer):
