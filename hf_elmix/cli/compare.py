@@ -70,6 +70,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the verdict as JSON")
     add("--output_dir", default="comparison", metavar="FOLDER", help="folder of the study, or its URL")
     add("--retry_failed", action="store_true", help="repeat runs that failed")
+    add("--overwrite", action="store_true", help="delete existing runs of the task first")
     add_execution(parser)
 
 
@@ -101,6 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         show=lambda _, line: _say(line),
         executor=executor_of(args),
         retry_failed=args.retry_failed,
+        overwrite=args.overwrite,
         command=args.typed,
     )
     _print_verdict(found, args)
@@ -229,7 +231,7 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
 
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(found)
     ends = {
-        "decided": "every method is decided.",
+        "decided": "nothing is left to decide.",
         "max_seeds": f"--max_seeds {args.max_seeds} is reached; a larger one continues.",
         "budget": f"--budget {args.budget} is used up; the same command continues.",
         "failed": f"a run failed; elmix status {args.output_dir} says why, and --retry_failed repeats it.",

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_elmix.analysis.numbers import gain_text
 from hf_elmix.analysis.sections.sequential import interval_of
-from hf_elmix.analysis.sequential import Rules, verdicts
+from hf_elmix.analysis.sequential import Rules
 from hf_elmix.comparison.result import Comparison
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
@@ -35,6 +35,7 @@ def run_comparison(
     *,
     max_seeds: int = MAX_SEEDS,
     budget: float = math.inf,
+    overwrite: bool = False,
     run: Callable[..., Outcome] = run_branch,
     show: Callable[[Comparison, str], None],
     **options: Any,
@@ -49,6 +50,7 @@ def run_comparison(
         rules: The rules.
         max_seeds: The largest number of seeds.
         budget: Seconds; no seed is begun that would probably end later.
+        overwrite: First delete the records that the folder holds for the task.
         run: Trains one branch, see `run_grid`.
         show: Called after every seed with what was found so far, and the same in one line.
         options: Passed to `run_grid`.
@@ -71,8 +73,9 @@ def run_comparison(
             break
         methods = tuple(named[name] for name in (rules.baseline, *found.open))
         part = replace(study, methods=methods, seeds=(seed,))
-        new = any(store.read(key) is None for key in part.runs())
-        counts = run_grid(part, store, run, **options)
+        first = overwrite and not seed
+        new = first or any(store.read(key) is None for key in part.runs())
+        counts = run_grid(part, store, run, overwrite=first, **options)
         found = Comparison.read(store, task.name, rules, seed + 1)
         found.save()
         if new:
@@ -128,11 +131,10 @@ def seconds_in(text: str) -> float:
 
 def _look(found: Comparison, max_seeds: int, left: float, took: list[float]) -> str:
     """What is known after a seed, in one line, and the time left at most."""
-    last = verdicts(found.looks_df, found.rules)
     parts = [
         f"{method_label(str(row.Index))} {row.verdict} "
         f"{gain_text(row.difference, 1)} {interval_of(row.low, row.high)}".rstrip()
-        for row in last.itertuples()
+        for row in found.verdicts_df.itertuples()
     ]
     if found.open and took:
         at_most = min(sum(took) / len(took) * (max_seeds - found.seeds), left)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,20 @@ class Comparison(JupyterMixin):
         looks_df = looks(scores, rules)
         return cls(store, task, rules, seeds, stopped, looks_df, _means(_table(test, names)) if test else None)
 
+    @cached_property
+    def verdicts_df(self) -> pd.DataFrame:
+        """The last look at each method (see `hf_elmix.analysis.sequential.verdicts`)."""
+        return verdicts(self.looks_df, self.rules)
+
     @property
     def verdict(self) -> dict[str, str]:
         """``better``, ``practically equal``, ``worse`` or ``not yet`` by method."""
-        return verdicts(self.looks_df, self.rules)["verdict"].to_dict()
+        return self.verdicts_df["verdict"].to_dict()
 
     @property
     def open(self) -> list[str]:
         """The methods to train with another seed: those without a verdict that have scores."""
-        found = verdicts(self.looks_df, self.rules)
+        found = self.verdicts_df
         waited_for = (found["seeds"] > 0) | (self.seeds < PATIENCE)
         return found.index[(found["verdict"] == OPEN) & waited_for].to_list()
 
@@ -99,7 +105,7 @@ class Comparison(JupyterMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The rules and the verdicts as plain JSON values; an end that is infinite is None."""
-        found = verdicts(self.looks_df, self.rules).reset_index().to_dict("records")
+        found = self.verdicts_df.reset_index().to_dict("records")
         test = None if self.test_df is None else self.test_df.reset_index().to_dict("records")
         results = {"task": self.task, "seeds": self.seeds, "stopped": self.stopped, "verdicts": found, "test": test}
         return _finite({**self.rules.to_dict(), **results})
@@ -132,7 +138,7 @@ class Comparison(JupyterMixin):
         if test:
             table.add_column("test score", no_wrap=True)
             table.add_row(base, "baseline", "", "", str(self.seeds), test.get(self.rules.baseline, "n/a"))
-        for row in verdicts(self.looks_df, self.rules).itertuples():
+        for row in self.verdicts_df.itertuples():
             cells = [gain_text(row.difference, 1), interval_of(row.low, row.high), str(row.seeds)]
             shown = [test.get(row.Index, "n/a")] if test else []
             table.add_row(method_label(str(row.Index)), str(row.verdict), *cells, *shown)
