@@ -229,6 +229,8 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
+    from hf_elmix.analysis.numbers import counted
+
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(found)
     ends = {
         "decided": "nothing is left to decide.",
@@ -236,7 +238,7 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
         "budget": f"--budget {args.budget} is used up; the same command continues.",
         "failed": f"a run failed; elmix status {args.output_dir} says why, and --retry_failed repeats it.",
     }
-    print(f"Stopped after {found.seeds} seeds: {ends[found.stopped]}")
+    print(f"Stopped after {counted(found.seeds, 'seed')}: {ends[found.stopped]}")
     print(f"Figures and tables: elmix report {args.output_dir}")
 
 

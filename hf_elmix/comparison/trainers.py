@@ -39,7 +39,16 @@ OWN_CALLBACKS = (DefaultFlowCallback, MixingCallback, PrinterCallback, ProgressC
 
 # Training arguments, or how their names begin, that a study sets by itself or that do not change the weights.
 SET_BY_STUDY = (
-    *("disable_tqdm", "do_", "eval_strategy", "eval_steps", "greater_is_better", "hub_", "load_best_model_at_end"),
+    *(
+        "dataloader_pin_memory",
+        "disable_tqdm",
+        "do_",
+        "eval_strategy",
+        "eval_steps",
+        "greater_is_better",
+        "hub_",
+        "load_best_model_at_end",
+    ),
     *("log_", "logging_", "loss", "metric_for_best_model", "mixing", "output_dir", "project", "push_to_hub"),
     *("report_to", "resume_from_checkpoint", "run_name", "save_", "seed", "trackio_"),
 )

@@ -41,7 +41,7 @@ def test_any_function_that_builds_a_trainer(trainer_of, tmp_path, capsys):
     assert {record.select.scored_metric for record in records} == {"first_accuracy"}
     arguments = records[0].settings["arguments"]
     assert {**arguments, "weight_decay": 0.0} == {
-        **{"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 1e-3, "use_cpu": True},
+        **{"num_train_epochs": 1, "learning_rate": 1e-3, "use_cpu": True},
         "weight_decay": 0.0,
     }
 
