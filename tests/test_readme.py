@@ -82,7 +82,9 @@ def same_picture(one: Path, other: Path) -> bool:
 
 
 PROGRAMS = [
-    pytest.param(path, marks=pytest.mark.slow) if path.name in ("compare.md", "study.md", "escape.md", "cohorts.md") else path
+    pytest.param(path, marks=pytest.mark.slow)
+    if path.name in ("compare.md", "study.md", "escape.md", "cohorts.md")
+    else path
     for path in MARKDOWN
     if blocks(path, "python")
 ]
