@@ -21,6 +21,7 @@ __all__ = [
     "legend_rows",
     "line_of",
     "method_label",
+    "notation",
     "short_name",
     "style_of",
 ]
@@ -52,6 +53,19 @@ LONGEST = 28  # characters of a name in a figure, at most; tables show it in ful
 
 
 def method_label(method: str) -> str:
+    """Write a method's name in the paper's notation and say what kind of schedule it is.
+
+    ``CE``, ``EL``, ``F = 0 (constant)``, ``F = 0,0.5 (switch)``, ``F = 0-0.5 (ramp)``; other names stay as they are.
+    """
+    label = notation(method)
+    if not label.startswith("F = "):
+        return label
+    phases = len(re.findall(r"[\d.]+", label))
+    kind = "constant" if phases == 1 else "ramp" if "-" in label else "switch" if phases == 2 else "steps"
+    return f"{label} ({kind})"
+
+
+def notation(method: str) -> str:
     """Write a method's name in the paper's notation: ``CE``, ``EL``, ``F = 0-0.5``; other names stay as they are."""
     method = mixing_of(method) or method
     if method in ("ce", "el"):

@@ -56,11 +56,16 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
         One row per method but the baseline, with
 
         - ``pairs``: blocks in which both have a score;
-        - ``better``, ``equal``, ``worse``: how many of them the method wins, ties and loses;
+        - ``better``, ``equal``, ``worse``: on how many tasks its mean over seeds is higher, equal and lower (in a
+          study of a single task: in how many blocks);
         - ``difference``: mean of method minus baseline, and ``low``, ``high``: its t interval. The variance is that
           between the seeds of a task, so the interval covers other seeds on the same tasks, with the degrees of
           freedom of Welch and Satterthwaite. If no task has a second seed, it is the variance between tasks;
-        - ``sign_p``, ``wilcoxon_p``: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, without
+        - ``task_low``, ``task_high``: t interval of the mean over tasks, which covers other tasks like these; missing
+          for a single task. With equally many seeds per task, it is that of a mixed model with random effects of
+          tasks and of seeds within them;
+        - ``sign_p``, ``wilcoxon_p``: two-sided p-values of the sign test and of Wilcoxon's signed-rank test over the
+          means of tasks, because seeds of one task are not independent (over blocks, for a single task); without
           ties, not adjusted for the number of methods;
         - ``improvement``: probability that the method's score is the higher one; ties count half.
 
@@ -173,26 +178,32 @@ def seeds_needed(
 
 
 def _compare_pairs(gains: pd.Series, level: float) -> dict[str, float]:
-    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
-    equal = len(gains) - better - worse
+    # 0.3 - 0.2 and 0.8 - 0.7 are the same difference, but not in floating point: rounded, they are equal and their
+    # ranks tie.
+    means = gains.groupby(strata(gains.to_frame())).mean().round(12)
+    several = len(means) > 1
+    units = means if several else gains.round(12)
+    better, worse = int((units > 0).sum()), int((units < 0).sum())
+    spread = stats.t.ppf((1 + level) / 2, len(means) - 1) * means.sem() if several else np.nan
     sizes, variances = _task_variances(gains)
     reach = np.nan
     if not np.isnan(variances).any():
         error, freedom = _standard_error(variances, sizes)
         reach = error * stats.t.ppf((1 + level) / 2, freedom) if error else 0.0
-    # 0.3 - 0.2 and 0.8 - 0.7 are the same difference, but not in floating point: rounded, their ranks tie.
-    unequal = gains[gains != 0].round(12)
+    unequal = units[units != 0]
     return {
         "pairs": len(gains),
         "better": better,
-        "equal": equal,
+        "equal": len(units) - better - worse,
         "worse": worse,
         "difference": gains.mean(),
         "low": float(gains.mean() - reach),
         "high": float(gains.mean() + reach),
+        "task_low": means.mean() - spread,
+        "task_high": means.mean() + spread,
         "sign_p": stats.binomtest(better, better + worse).pvalue if len(unequal) else 1.0,
         "wilcoxon_p": float(stats.wilcoxon(unequal).pvalue) if len(unequal) else 1.0,
-        "improvement": (better + equal / 2) / len(gains) if len(gains) else np.nan,
+        "improvement": float((gains > 0).mean() + (gains == 0).mean() / 2),
     }
 
 

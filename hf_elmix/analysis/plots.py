@@ -64,7 +64,7 @@ def plot_profile(
 
 
 def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | None = None) -> Axes:
-    """Draw mean ranks, with bars that join methods which do not differ significantly (Fig. 3).
+    """Draw mean ranks, with bars that join methods without a significant difference (Fig. 3).
 
     Args:
         ranks: Mean rank of each method, 1 is best.
@@ -91,7 +91,7 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
     ax.set_ylim(-(len(ranks) + 0.6 + 0.5 * len(bars)), 0)
     ax.xaxis.set_ticks_position("top")
     ax.xaxis.set_label_position("top")
-    ax.set_xlabel("mean rank (1 is best)" + ("\nbars join methods that do not differ significantly" if bars else ""))
+    ax.set_xlabel("mean rank (1 is best)" + ("\nbars join methods without a significant difference" if bars else ""))
     ax.set_yticks([])
     ax.spines[["left", "right", "bottom"]].set_visible(False)
     return ax

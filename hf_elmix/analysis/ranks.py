@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["FriedmanResult", "conover", "friedman", "groups", "mean_rank", "wins"]
+__all__ = ["FriedmanResult", "conover", "friedman", "groups", "independent_blocks", "mean_rank", "wins"]
 
 
 class FriedmanResult(NamedTuple):
@@ -26,6 +26,24 @@ class FriedmanResult(NamedTuple):
 
     statistic: float
     pvalue: float
+
+
+def independent_blocks(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average the seeds of each task, so that tests of ranks have independent blocks (Demšar 2006, section 3).
+
+    Seeds of one task share its rows: with each of them as a block, p-values are too small. Only seeds with a score for
+    every method are averaged.
+
+    Args:
+        scores: One row per block, indexed by (task, seed), and one column per method.
+
+    Returns:
+        One row per task; in a study of a single task, one row per seed.
+    """
+    complete = scores.dropna()
+    if scores.index.get_level_values(0).nunique() == 1:
+        return complete
+    return complete.groupby(level=0, sort=False).mean()
 
 
 def wins(scores: pd.DataFrame) -> pd.Series:

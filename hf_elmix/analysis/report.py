@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
+import matplotlib.font_manager
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -27,6 +27,12 @@ from hf_elmix.analysis.sections.summary import verdict
 __all__ = ["PAGE", "write_report"]
 
 PAGE = "report.html"
+MISSING_FONT = "□: characters that no installed font can show; the SVG file has them"
+# Fonts of other scripts on Linux, macOS and Windows: Matplotlib takes a character from the first that has it.
+FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI"),
+)
 RC_PARAMS = {"svg.fonttype": "none", "font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9}
 WIDTH = 4.7  # inches; text remains legible on a phone
 MAX_PRINTED_ROWS = 40  # tables of scores with more rows are not part of the returned text
@@ -92,11 +98,17 @@ def _page(sections: Sequence[Section], figures: Mapping[str, Figure], **texts: s
 
 
 def _figure(picture: FigureSpec) -> Figure:
-    with matplotlib.rc_context(RC_PARAMS):
+    with matplotlib.rc_context(_rc_params()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = Figure(figsize=(WIDTH, picture.height))
         picture.draw(figure.subplots())
         ConstrainedLayoutEngine().execute(figure)  # once: as the figure's own engine it would run again for each file
     return figure
+
+
+def _rc_params() -> dict[str, object]:
+    installed = set(matplotlib.font_manager.get_font_names())
+    return {**RC_PARAMS, "font.family": ["DejaVu Sans", *(name for name in FONTS if name in installed)]}
 
 
 def _image(figure: Figure, name: str, kind: str) -> bytes:
@@ -104,9 +116,14 @@ def _image(figure: Figure, name: str, kind: str) -> bytes:
     out = io.BytesIO()
     metadata = dict.fromkeys(("Date", "Creator", "Type", "Format")) if kind == "svg" else None
     # The salt makes ids in the SVG unique in a page of several figures.
-    with matplotlib.rc_context({**RC_PARAMS, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # browsers have more fonts than Matplotlib
+    with matplotlib.rc_context({**_rc_params(), "svg.hashsalt": name}), warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing")
         figure.savefig(out, format=kind, dpi=160, metadata=metadata)
+        if caught and kind == "png":  # an SVG keeps its text, and browsers have more fonts than Matplotlib
+            out = io.BytesIO()
+            note = figure.text(0.5, -0.02, MISSING_FONT, ha="center", va="top", size="small")
+            figure.savefig(out, format=kind, dpi=160, metadata=metadata, bbox_inches="tight")
+            note.remove()
     return out.getvalue()
 
 

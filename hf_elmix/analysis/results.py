@@ -14,7 +14,7 @@ from hf_elmix.analysis.frames import curves_table, runs_table, scale_of, scores_
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
-from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, mean_rank, wins
+from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
 from hf_elmix.analysis.sequential import Rules, looks, read_rules
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
@@ -24,6 +24,7 @@ from hf_elmix.study.store import Store
 
 __all__ = ["StudyResults", "read_study"]
 
+PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
 
 
@@ -83,10 +84,21 @@ class StudyResults:
         """Factor by which scores are multiplied for display (see `scale_of`)."""
         return scale_of(self.scores)
 
-    @property
-    def complete(self) -> int:
-        """Number of blocks in which every method has a score."""
-        return len(self.scores.dropna())
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """The scores that are ranked: means over seeds, one row per task (see `independent_blocks`)."""
+        return independent_blocks(self.scores)
+
+    @cached_property
+    def ranked_blocks(self) -> str:
+        """Their number, in words: ``7 tasks``, or ``4 seeds`` of a single task."""
+        return counted(len(self.ranked), "task" if self.scores.index.get_level_values(0).nunique() > 1 else "seed")
+
+    @cached_property
+    def collapsed(self) -> pd.Series:
+        """Whether each run predicts the same class for all rows, indexed by (task, seed, method)."""
+        names = [name for name in self.runs_df if str(name).endswith(PREDICTED_CLASSES)]
+        return self.runs_df.set_index(["task", "seed", "method"])[names].eq(1).any(axis=1)
 
     @cached_property
     def profile(self) -> pd.DataFrame:
@@ -112,7 +124,7 @@ class StudyResults:
             "expected": len(self.scores),
             "wins": wins(self.scores),
             "gain": mean_gain(self.scores, self.baseline),
-            "rank": mean_rank(self.scores),
+            "rank": mean_rank(self.ranked),
             "area": profile_area(self.scores, self.tau_min),
         }
         return pd.DataFrame(columns).rename_axis("method")
@@ -149,20 +161,24 @@ class StudyResults:
     @cached_property
     def friedman(self) -> FriedmanResult:
         """Friedman's test of whether any method differs in rank."""
-        return friedman(self.scores)
+        return friedman(self.ranked)
 
     @cached_property
     def conover(self) -> pd.DataFrame:
         """P-values of the differences in rank of each pair of methods."""
-        return conover(self.scores)
+        return conover(self.ranked)
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
-        """Groups of methods whose ranks do not differ significantly: all, unless Friedman's test is significant."""
+        """Groups of methods without a significant difference in rank: all, unless Friedman's test is significant."""
         ranked = self.methods_df["rank"].dropna().sort_values(kind="stable").index.to_list()
         if not ranked:
             return []
         return groups(self.conover, ranked) if self.friedman.pvalue < 0.05 else [tuple(ranked)]
+
+    def without_collapsed(self) -> pd.DataFrame:
+        """The scores of the blocks in which no run predicts the same class for all rows."""
+        return self.scores[~self.collapsed.groupby(level=[0, 1]).any().reindex(self.scores.index)]
 
     def with_metric(self, metric: str) -> StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
@@ -195,7 +211,7 @@ def read_study(store: Store, baseline: str | None = None) -> StudyResults:
 def _find_method(name: str, methods: Sequence[str]) -> str:
     """The method with this name or, if there is none, with this label."""
     labels = {method: method_label(method) for method in methods}
-    found = [method for method, label in labels.items() if name in (method, label)]
+    found = [method for method, label in labels.items() if name in (method, label, label.partition(" (")[0])]
     if not found:
         known = ", ".join(repr(m) if m == label else f"{m!r} ({label})" for m, label in labels.items())
         raise UsageError(f"Expected the baseline to be one of the methods ({known}), but got {name!r}.")

@@ -275,7 +275,7 @@ def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     """
     import matplotlib.pyplot as plt
 
-    from hf_elmix.plotting import method_label, style_of
+    from hf_elmix.plotting import notation, style_of
 
     ax = ax or plt.gca()
     losses, lowest = result.losses[1:], 1.0
@@ -289,7 +289,7 @@ def plot_escape(result: EscapeResult, ax: Axes | None = None) -> Axes:
     if lowest > 0:
         ax.set_xscale("log")
     ax.axvline(1, color="grey", linewidth=0.8)
-    ax.set_yticks(range(len(losses)), [method_label(one.loss) for one in losses])
+    ax.set_yticks(range(len(losses)), [notation(one.loss) for one in losses])
     ax.invert_yaxis()
     ax.set_xlabel("Tr(HΣ), ratio to cross entropy")
     ax.legend(frameon=False)

@@ -106,13 +106,18 @@ def plot_gradients(losses: Iterable[AnyLoss], ax: Axes | None = None, *, classes
     """
     import matplotlib.pyplot as plt
 
-    from hf_elmix.plotting import drawn_name, finished, style_of
+    from hf_elmix.plotting import finished, notation, short_name, style_of
 
     ax = plt.gca() if ax is None else ax
     for place, phase in enumerate(dict.fromkeys(phase for loss in losses for phase in _schedule(loss).losses)):
         style, peak = style_of(place), gradient_peak(phase, classes)[0]
         p = np.sort(np.append(_probabilities(), peak))
-        look: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.6, "label": drawn_name(_label(phase))}
+        look: dict[str, Any] = {
+            "color": style.colour,
+            "ls": style.line,
+            "lw": 1.6,
+            "label": short_name(notation(_label(phase))),
+        }
         marked = [int(np.searchsorted(p, peak))]
         ax.plot(p, gradient_at_label(phase, p, classes), marker=style.marker, markevery=marked, mec="#000000", **look)
     ax.set_xlabel("probability p of the true label")

@@ -23,7 +23,7 @@ from hf_elmix.hub.facts import ModelFacts
 from hf_elmix.losses.registry import mixing_of
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
-from hf_elmix.plotting import method_label
+from hf_elmix.plotting import notation
 from hf_elmix.study.files import write_bytes
 
 __all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]
@@ -86,7 +86,7 @@ def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> s
     name = repo_id.rpartition("/")[2]
     method = "the Trainer's own loss"
     if (loss := facts.settings["loss"]) is not None:
-        label = method_label(loss)
+        label = notation(loss)
         method = f"the mixed loss (schedule {label})" if schedule else f"the loss {label}"
     card = ModelCard.from_template(
         _metadata(facts, name),

@@ -40,16 +40,24 @@ def predicted_values(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: t
     return _logits(outputs).squeeze(-1)
 
 
-def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_metrics_for(
+    task: TextTask, *, count_classes: bool = False
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """The Trainer's `compute_metrics` for a task, which names its metrics (see `METRICS`).
 
     It takes classes (rows,) or logits (rows, C), or numbers (rows,) for a regression, and labels (rows,).
+
+    Args:
+        task: The task.
+        count_classes: Add ``predicted_classes``, the number of different classes that were predicted. A model that
+            predicts a single class has learned nothing, whatever its score.
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         outputs = np.asarray(_logits(prediction.predictions))
         predictions = outputs if outputs.ndim == 1 else outputs.argmax(-1)
-        return measure(task, predictions, np.asarray(prediction.label_ids))
+        metrics = measure(task, predictions, np.asarray(prediction.label_ids))
+        return {**metrics, "predicted_classes": float(len(np.unique(predictions)))} if count_classes else metrics
 
     return compute_metrics
 

@@ -111,7 +111,7 @@ def _inputs(
         "train_dataset": tokens["train"],
         "eval_dataset": evaluated if len(evaluated) > 1 else tokens[task.splits[0]],
         "data_collator": collator,
-        "compute_metrics": compute_metrics_for(task),
+        "compute_metrics": compute_metrics_for(task, count_classes=True),
         "preprocess_logits_for_metrics": predicted_classes,
     }
     return TrainerInputs(trainer, dict(provenance))

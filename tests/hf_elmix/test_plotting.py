@@ -12,10 +12,10 @@ from hf_elmix.plotting import STYLES, legend_rows, method_label, style_of
     [
         ("ce", "CE"),
         ("el", "EL"),
-        ("0", "F = 0"),
-        ("0,0.5", "F = 0,0.5"),
-        ("0-0.5", "F = 0-0.5"),
-        ("0.3", "F = 0.3"),
+        ("0", "F = 0 (constant)"),
+        ("0,0.5", "F = 0,0.5 (switch)"),
+        ("0-0.5", "F = 0-0.5 (ramp)"),
+        ("0.3", "F = 0.3 (constant)"),
         ("1:2.5@0 0.5@0.5", "1:2.5@0 0.5@0.5"),
         ("ce@0 0.5@0.5", "ce@0 0.5@0.5"),
     ],
@@ -25,7 +25,8 @@ def test_methods_are_named_in_the_papers_words(method, label):
 
 
 @pytest.mark.parametrize(
-    ("method", "label"), [("1", "1"), ("2024-01", "2024-01"), ("0 0.25 0.5", "F = 0 0.25 0.5"), ("", ""), ("0.", "0.")]
+    ("method", "label"),
+    [("1", "1"), ("2024-01", "2024-01"), ("0 0.25 0.5", "F = 0 0.25 0.5 (steps)"), ("", ""), ("0.", "0.")],
 )
 def test_other_names_stay_as_they_are(method, label):
     assert method_label(method) == label

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hf_elmix.analysis.comparison import seeds_needed
+from hf_elmix.analysis.comparison import compare, seeds_needed
 from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, p_equals, pvalue_text
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
@@ -23,6 +23,10 @@ from hf_elmix.plotting import legend_rows, method_label
 
 __all__ = ["describe_labels", "describe_loss", "summary_section", "verdict"]
 
+ACROSS = (
+    "interval over tasks: the same for tasks drawn at random, as in a mixed model with random effects of tasks and "
+    "seeds; the first is about these tasks, this one about others like them. "
+)
 TAUS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 LOSSES = {
     "focal": "focal loss",
@@ -121,10 +125,10 @@ def verdict(results: StudyResults) -> list[str]:
     if not results.others:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
     if results.looks_df is not None and results.rules is not None:
-        return [*sequential_verdict(results.looks_df, results.rules), _runs(results)]
+        return [*sequential_verdict(results.looks_df, results.rules), _runs(results), *_collapsed(results)]
     gains = results.pairs_df["difference"].sort_values(ascending=False, kind="stable", na_position="last")
     sentences = [_comparison(results, str(method)) for method in gains.index]
-    sentences += [_detectable(results, str(gains.index[0])), _ranks(results), _runs(results)]
+    sentences += [_detectable(results, str(gains.index[0])), _ranks(results), _runs(results), *_collapsed(results)]
     if undefined := results.profile.attrs["undefined"]:
         sentences.append(
             f"In {counted(undefined, 'block')} the best score is zero or negative, so ratios to it are undefined: "
@@ -182,11 +186,11 @@ def _ranks(results: StudyResults) -> str:
     statistic, pvalue = results.friedman
     if pd.isna(pvalue):
         return "No block has a score for every method, so the methods cannot be ranked."
-    if results.complete == 1:
-        return "Only one block has a score for every method, and ranks cannot be tested with one block."
-    test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {counted(results.complete, 'block')}"
+    if len(results.ranked) == 1:
+        return "Ranks cannot be tested, because only one task has scores for every method."
+    test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {results.ranked_blocks}"
     if pvalue >= 0.05:
-        return f"The mean ranks of the methods do not differ significantly ({test})."
+        return f"The test of mean ranks finds no significant difference between the methods ({test})."
     labels = [[method_label(name) for name in group] for group in results.groups if len(group) > 1]
     alike = "; ".join(f"{', '.join(names[:-1])} and {names[-1]}" for names in labels)
     found = f"no significant difference between {alike}" if alike else "significant differences between all of them"
@@ -205,6 +209,21 @@ def _runs(results: StudyResults) -> str:
         "imputed: such a run counts as not solved in the performance profile, and its block is left out of "
         "differences and ranks."
     )
+
+
+def _collapsed(results: StudyResults) -> list[str]:
+    """Say which runs predict a single class, and what remains of each difference without their blocks."""
+    counts = results.collapsed.groupby(level="method").sum()
+    if not counts.any():
+        return []
+    named = [f"{counts[method]} of {method_label(method)}" for method in results.methods if counts[method]]
+    start = f"{counted(int(counts.sum()), 'run')} predict a single class for all rows ({', '.join(named)})"
+    rest = results.without_collapsed()
+    if rest.empty:
+        return [f"{start}; no block is free of such runs."]
+    compared = compare(rest, results.baseline)
+    gains = [f"{method_label(str(row.Index))} {difference_text(row, results.scale)}" for row in compared.itertuples()]
+    return [f"{start}. Without their blocks ({len(rest)} of {len(results.scores)} remain): {'; '.join(gains)}."]
 
 
 def _pictures(results: StudyResults) -> list[FigureSpec]:
@@ -232,15 +251,15 @@ def _pictures(results: StudyResults) -> list[FigureSpec]:
     if results.others and results.groups:
         ranks = results.methods_df["rank"].dropna()
         tested = (
-            "Bars join methods that do not differ significantly at 0.05 (Friedman's test, then Conover's with "
-            "Benjamini and Hochberg's adjustment)."
+            "Bars join methods without a significant difference at 0.05 (Friedman's test, then Conover's with "
+            "Benjamini and Hochberg's adjustment), which does not mean that they are equal."
         )
-        untested = "Ranks cannot be tested with one block."
+        testable = len(results.ranked) > 1
         caption = (
-            "Mean ranks over the blocks in which every method has a score. "
-            f"{tested if results.complete > 1 else untested}"
+            f"Mean ranks over {results.ranked_blocks} in which every method has a score. "
+            f"{tested if testable else 'Ranks cannot be tested with one task.'}"
         )
-        groups = results.groups if results.complete > 1 else []
+        groups = results.groups if testable else []
         height = 1.05 + 0.28 * len(ranks) + 0.12 * len(groups)
         pictures.append(FigureSpec("ranks", caption, lambda ax: plot_ranks(ranks, groups, ax), height))
     return pictures
@@ -260,8 +279,8 @@ def _methods(results: StudyResults) -> Table:
     ]
     caption = (
         "runs: runs with a score, of all. wins: blocks in which the method is best (a tie is a win for each). "
-        f"difference: mean difference from {method_label(results.baseline)}, in points. mean rank: over the "
-        f"{counted(results.complete, 'block')} in which every method has a score; 1 is best. profile area: mean "
+        f"difference: mean difference from {method_label(results.baseline)}, in points. mean rank: over "
+        f"{results.ranked_blocks} in which every method has a score; 1 is best. profile area: mean "
         f"height of the performance profile for τ from {results.tau_min:g} to 1."
     )
     header = ["method", "runs", "wins", "difference", "mean rank", "profile area"]
@@ -269,12 +288,13 @@ def _methods(results: StudyResults) -> Table:
 
 
 def _pairs(results: StudyResults) -> Table:
-    scale = results.scale
+    scale, both = results.scale, bool(results.pairs_df["task_low"].notna().any())
     rows = [
         [
             Cell(method_label(str(row.Index))),
             Cell(gain_text(row.difference, scale), row.difference),
             Cell(interval_text(row.low, row.high, scale) or "n/a", row.low),
+            *([Cell(interval_text(row.task_low, row.task_high, scale) or "n/a", row.task_low)] if both else []),
             Cell(f"{row.better:.0f}/{row.equal:.0f}/{row.worse:.0f}", row.better),
             Cell(number(row.improvement), row.improvement),
             Cell(pvalue_text(row.sign_p), row.sign_p),
@@ -283,18 +303,20 @@ def _pairs(results: StudyResults) -> Table:
         ]
         for row in results.pairs_df.itertuples()
     ]
+    units = "tasks, by their means over seeds" if both else "blocks"
     caption = (
         f"Each method compared with {method_label(results.baseline)} in the same blocks. difference: mean difference, "
         f"in points. 95 % interval: of that mean, over {'the seeds of each task' if results.has_seeds else 'tasks'}. "
-        "better/equal/worse: number of blocks. share better: share of blocks in which the method is better, ties "
-        "counted half. sign p, Wilcoxon p: two-sided p-values of the sign test and of Wilcoxon's signed-rank test, "
-        "not adjusted for the number of methods. MDE: minimum detectable effect, the true difference in points that "
-        "80 % of studies of this size would detect."
+        f"{ACROSS if both else ''}better/equal/worse: number of {units}. share better: share of blocks in which the "
+        "method is better, ties counted half. sign p, Wilcoxon p: two-sided p-values of the sign test and of "
+        f"Wilcoxon's signed-rank test over {units}, not adjusted for the number of methods. MDE: minimum detectable "
+        "effect, the true difference in points that 80 % of studies of this size would detect."
     )
     header = [
         "method",
         "difference",
         "95 % interval",
+        *(["interval over tasks"] if both else []),
         "better/equal/worse",
         "share better",
         "sign p",
@@ -313,14 +335,14 @@ def _conover(results: StudyResults) -> Table:
         for one, pvalues in results.conover.iterrows()
     ]
     caption = (
-        f"p-values of Conover's test for each pair of mean ranks over {counted(results.complete, 'block')}, adjusted "
-        "for multiple comparisons (Benjamini and Hochberg). "
+        f"p-values of Conover's test for each pair of mean ranks over {results.ranked_blocks}, adjusted for multiple "
+        "comparisons (Benjamini and Hochberg). "
     )
-    if results.complete > 1:
+    if len(results.ranked) > 1:
         friedman = p_equals(results.friedman.pvalue)
         caption += f"They are meaningful only if Friedman's test is significant (here {friedman})."
     else:
-        caption += "Ranks cannot be tested with fewer than two blocks."
+        caption += "Ranks cannot be tested with one task."
     return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.methods)], rows)
 
 

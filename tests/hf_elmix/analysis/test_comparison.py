@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.power import TTestPower
 
 from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_effect, seeds_needed, task_gains
@@ -34,17 +35,29 @@ def test_a_baseline_that_is_not_a_method_is_refused():
 
 def test_a_comparison_by_hand():
     row = compare(grid({"x": [0.25, 0.125, 0.0], "y": [-0.125, 0.25]}), "ce").loc["a"]
-    assert (row["pairs"], row["better"], row["equal"], row["worse"]) == (5, 3, 1, 1)
+    assert (row["pairs"], row["better"], row["equal"], row["worse"]) == (5, 2, 0, 0)
     assert row["difference"] == pytest.approx(0.1)
     assert row["improvement"] == pytest.approx(3.5 / 5)
-    assert row["sign_p"] == pytest.approx(2 * (1 + 4) / 2**4)
-    # Signed ranks of .25, .125, -.125, .25 are 3.5, 1.5, -1.5, 3.5: of all 16 signs, 4 are as far from 5 or farther.
-    assert row["wilcoxon_p"] == pytest.approx(6 / 16)
+    assert row["sign_p"] == row["wilcoxon_p"] == pytest.approx(2 / 2**2)  # both tasks gain: one of four signs, twice
+    # The tasks' means are 1/8 and 1/16: t with one degree of freedom.
+    assert (row["task_low"] + row["task_high"]) / 2 == pytest.approx(3 / 32)
+    assert row["task_high"] - 3 / 32 == pytest.approx(math.tan(0.475 * math.pi) / 32)
     # Task x has the variance 1/64 of 3 seeds, y 9/128 of 2.
     parts = [1 / 64 * 3 / 25, 9 / 128 * 2 / 25]
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2)
     reach = stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts))
     assert (row["low"], row["high"]) == pytest.approx((0.1 - reach, 0.1 + reach))
+
+
+def test_the_interval_over_tasks_is_that_of_a_mixed_model():
+    rng = np.random.default_rng(4)
+    gains = rng.normal(0.01, 0.02, size=(12, 1)) + rng.normal(0, 0.01, size=(12, 4))
+    row = compare(grid({f"t{k}": list(values) for k, values in enumerate(gains)}), "ce").loc["a"]
+    fit = MixedLM(gains.ravel(), np.ones(48), groups=np.repeat(range(12), 4)).fit(reml=True)
+    reach = stats.t.ppf(0.975, 11) * fit.bse_fe[0]
+    assert (row["task_low"], row["task_high"]) == pytest.approx(
+        (fit.fe_params[0] - reach, fit.fe_params[0] + reach), rel=1e-3
+    )
 
 
 def sign_flips(gains: list[float]) -> float:

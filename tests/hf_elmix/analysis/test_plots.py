@@ -73,7 +73,7 @@ def test_the_lines_are_the_profile_at_its_thresholds_and_between_them(ax):
     taus = profile.index.to_numpy()
     between = (taus[1:] + taus[:-1]) / 2
     for k, method in enumerate(SCORES):
-        (label,) = [label for label in lines if label.split(" (")[0] == method_label(method)]
+        (label,) = [label for label in lines if label.startswith(method_label(method))]
         line = lines[label]
         assert [drawn_at(line, tau) for tau in taus] == profile[method].tolist()
         expected = performance_profile(SCORES, between)[method]
@@ -115,9 +115,9 @@ def test_the_legend_and_the_labels_say_what_is_drawn(ax):
     plot_profile(performance_profile(SCORES), ax)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "CE",
-        "F = 0",
-        "F = 0-0.5 (3/4 runs)",
-        "F = 0.3",
+        "F = 0 (constant)",
+        "F = 0-0.5 (ramp) (3/4 runs)",
+        "F = 0.3 (constant)",
     ]
     assert ax.get_title() == "Performance profile over 4 blocks"
     assert "τ" in ax.get_xlabel()
@@ -178,7 +178,8 @@ def test_bands_are_drawn_from_the_low_to_the_high_end(ax):
         x, y = shade.get_paths()[0].vertices.T
         ends = [band.loc[1.0, method] for band in bands]
         assert [min(y[x == 1]), max(y[x == 1])] == pytest.approx(ends)
-    assert [text.get_text().split(" (")[0] for text in ax.get_legend().get_texts()] == [*map(method_label, SCORES)]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert all(name.startswith(method_label(method)) for name, method in zip(names, SCORES, strict=True))
 
 
 def test_the_figure_says_what_is_done_with_scores_that_are_not_positive(ax):
@@ -196,7 +197,7 @@ RANKS = pd.Series({"ce": 2.5, "0": 2.75, "0-0.5": 1.25})
 def test_ranks_stand_at_their_place_the_best_on_top(ax):
     assert plot_ranks(RANKS, [("0-0.5",), ("ce", "0")], ax) is ax
     texts = [text.get_text() for text in ax.texts]
-    assert texts == ["F = 0-0.5  1.25", "CE  2.50", "F = 0  2.75"]
+    assert texts == ["F = 0-0.5 (ramp)  1.25", "CE  2.50", "F = 0 (constant)  2.75"]
     assert [text.xy[0] for text in ax.texts] == [1.25, 2.5, 2.75]
     heights = [text.xy[1] for text in ax.texts]
     assert heights == sorted(heights, reverse=True)
@@ -238,7 +239,7 @@ def test_differences_have_a_row_for_each_task_and_a_mark_for_each_method(ax):
     assert plot_differences(table, "ce", ax) is ax
     assert [label.get_text() for label in ax.get_yticklabels()] == ["p1", "p0"]  # the first on top
     marks = {bars.get_label(): bars.lines[0] for bars in ax.containers}
-    assert marks["F = 0"].get_xdata().tolist() == pytest.approx([2, 0])
+    assert marks["F = 0 (constant)"].get_xdata().tolist() == pytest.approx([2, 0])
     assert marks["EL"].get_xdata().tolist() == pytest.approx([3, 1])
     (whiskers,) = ax.containers[0].lines[2]
     assert [segment[:, 0].tolist() for segment in whiskers.get_segments()] == [

@@ -16,7 +16,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from hf_elmix.analysis.comparison import compare, differences, mean_gain, minimum_detectable_effect
-from hf_elmix.analysis.ranks import conover, friedman, groups, mean_rank, wins
+from hf_elmix.analysis.ranks import conover, friedman, groups, independent_blocks, mean_rank, wins
 
 NAN = math.nan
 
@@ -43,6 +43,16 @@ DOCUMENTED = [[31, 27, 24], [31, 28, 31], [45, 29, 46], [21, 18, 48], [42, 36, 4
 
 # Few values, so that there are ties.
 SCORE = st.integers(0, 5).map(lambda k: k / 8)
+
+
+def test_seeds_of_a_task_are_averaged_and_do_not_count_as_blocks():
+    index = pd.MultiIndex.from_product([["x", "y", "z"], range(4)], names=["task", "seed"])
+    scores = pd.DataFrame({"a": np.repeat([0.5, 0.25, 0.75], 4), "b": np.repeat([0.75, 0.5, 1.0], 4)}, index)
+    scores.loc[("x", 0), "a"] = NAN  # an incomplete block is left out of the mean
+    assert independent_blocks(scores).to_dict("list") == {"a": [0.5, 0.25, 0.75], "b": [0.75, 0.5, 1.0]}
+    # Three tasks say the same: χ² = 3. Counted as blocks, their seeds would multiply it.
+    assert friedman(independent_blocks(scores)).statistic == pytest.approx(3)
+    assert friedman(scores).statistic == pytest.approx(11)
 
 
 @st.composite

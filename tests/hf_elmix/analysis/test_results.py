@@ -27,23 +27,38 @@ def test_each_number_is_that_of_its_function(small_study):
     scores = results.scores
     assert results.methods == ["ce", "0-0.5", "0.3"]
     assert results.others == ["0-0.5", "0.3"]
-    assert results.complete == 2
+    by_task = ranks.independent_blocks(scores)
     assert_frame_equal(results.profile, performance_profile(scores))
     assert_frame_equal(results.bands[0], profile_bands(scores, 3)[0])
     assert_frame_equal(results.pairs_df.drop(columns="minimum_detectable_effect"), comparison.compare(scores, "ce"))
     effect = comparison.minimum_detectable_effect(scores, "ce", 3)
     assert_series_equal(results.pairs_df["minimum_detectable_effect"], effect, check_names=False)
     assert_frame_equal(results.gains_df, comparison.task_gains(scores, "ce"))
-    assert_frame_equal(results.conover, ranks.conover(scores))
+    assert_frame_equal(results.conover, ranks.conover(by_task))
     assert_frame_equal(results.summary_df, summary_table(runs_df))
-    assert results.friedman == ranks.friedman(scores)
+    assert results.friedman == ranks.friedman(by_task)
     table = results.methods_df
     assert table["wins"].tolist() == ranks.wins(scores).tolist()
     assert table["gain"].tolist() == comparison.mean_gain(scores, "ce").tolist()
-    assert table["rank"].tolist() == ranks.mean_rank(scores).tolist()
+    assert table["rank"].tolist() == ranks.mean_rank(by_task).tolist()
     assert table["area"].tolist() == profile_area(scores, results.tau_min).tolist()
     assert table["runs"].tolist() == [3, 4, 2]
     assert (table["expected"] == 4).all()
+
+
+def test_the_seeds_of_a_single_task_are_its_blocks():
+    one = StudyResults(runs({"ce": [1, 2, 3], "a": [2, 3, 1]}, seeds=3))
+    assert (len(one.ranked), one.ranked_blocks) == (3, "3 seeds")
+
+
+def test_runs_that_predict_one_class_are_found_in_any_evaluation_set():
+    runs_df = runs({"ce": [1, 2], "a": [0, 1]}).assign(
+        eval_predicted_classes=[2, 2, 2, 3], predicted_classes=[2, 1, 2, 2]
+    )
+    results = StudyResults(runs_df)
+    assert results.collapsed.tolist() == [False, True, False, False]
+    assert len(results.without_collapsed()) == 1
+    assert not StudyResults(runs({"ce": [1, 2]})).collapsed.any()
 
 
 def test_the_baseline_is_ce_or_else_the_first_or_the_one_named():
@@ -122,8 +137,11 @@ def test_another_metric_in_place_of_the_score():
 
 def test_the_baseline_may_be_given_by_its_label(small_study):
     runs_df = runs_table(small_study)
-    assert [StudyResults(runs_df, baseline=name).baseline for name in ("F = 0-0.5", "0-0.5", "CE")] == [
-        "0-0.5"
-    ] * 2 + ["ce"]
-    with pytest.raises(UsageError, match=r"one of the methods \('ce' \(CE\), .*'0.3' \(F = 0.3\)\), but got 'F = 0'"):
+    assert [
+        StudyResults(runs_df, baseline=name).baseline for name in ("F = 0-0.5 (ramp)", "F = 0-0.5", "0-0.5", "CE")
+    ] == ["0-0.5"] * 3 + ["ce"]
+    with pytest.raises(
+        UsageError,
+        match=r"one of the methods \('ce' \(CE\), .*'0.3' \(F = 0.3 \(constant\)\)\), but got 'F = 0'",
+    ):
         StudyResults(runs_df, baseline="F = 0")

@@ -63,7 +63,7 @@ def test_predictions_beside_the_records_are_shown(predicted_study, tmp_path, cap
     assert main(["report", str(store.folder)]) == 0
     said = capsys.readouterr().out
     assert "of those near it for both, " in said
-    assert "In calibration, F = 0-0.5 " in said
+    assert "In calibration, F = 0-0.5 (ramp) " in said
     path = store.folder_of(records[0].key) / FILE
     path.write_bytes(b"no predictions")
     assert main(["report", str(store.folder)]) == 2

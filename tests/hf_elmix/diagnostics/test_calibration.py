@@ -308,7 +308,7 @@ def test_the_diagram_shows_the_table(ax):
         areas = marks.get_sizes()
         np.testing.assert_allclose(areas / areas.sum(), table["rows"] / 400)
         assert to_rgb(line.get_color()) == to_rgb(style_of(place).colour)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["F = 0-0.5", "CE"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["F = 0-0.5 (ramp)", "CE"]
     assert 0.25 < ax.get_xlim()[0] < 1 / 3
 
 

@@ -44,7 +44,7 @@ def results(record) -> StudyResults:
 
 def test_the_overconfident_method_is_worse_until_scaled(results):
     overconfident, same = calibration_section(results).sentences
-    assert same.startswith("In calibration, F = 0 is not significantly different from CE as trained (ECE ")
+    assert same.startswith("In calibration, F = 0 (constant) is not significantly different from CE as trained (ECE ")
     assert overconfident.startswith("In calibration, EL is worse than CE as trained (ECE ")
     assert " and not significantly different from CE after temperature scaling (ECE " in overconfident
     tables = {method: [table_of(results, method, seed) for seed in range(4)] for method in ("el", "ce")}
@@ -59,9 +59,11 @@ def table_of(results: StudyResults, method: str, seed: int):
 
 def test_means_are_those_of_the_runs(results):
     table = calibration_section(results).tables[0]
-    assert [row[:3] for row in table.texts()] == [[name, when, "4"] for when in WHEN for name in ("CE", "EL", "F = 0")]
+    assert [row[:3] for row in table.texts()] == [
+        [name, when, "4"] for when in WHEN for name in ("CE", "EL", "F = 0 (constant)")
+    ]
     for cells in table.texts():
-        method = {"CE": "ce", "F = 0": "0", "EL": "el"}[cells[0]]
+        method = {"CE": "ce", "F = 0 (constant)": "0", "EL": "el"}[cells[0]]
         rows = [table_of(results, method, seed).loc[cells[1]] for seed in range(4)]
         assert cells[4] == f"{100 * np.mean([row['ece'] for row in rows]):.2f}"
         assert cells[7] == f"{np.mean([row['nll'] for row in rows]):.4f}"
@@ -70,7 +72,7 @@ def test_means_are_those_of_the_runs(results):
 
 def test_differences_have_intervals_in_their_own_units(results):
     table = calibration_section(results).tables[1]
-    assert [row[:2] for row in table.texts()] == [[name, when] for when in WHEN for name in ("EL", "F = 0")]
+    assert [row[:2] for row in table.texts()] == [[name, when] for when in WHEN for name in ("EL", "F = 0 (constant)")]
     assert table.texts()[1][2:] == ["+0.00 [0.00, 0.00]"] * 2 + ["+0.0000 [0.0000, 0.0000]"] * 2
     gains = [table_of(results, "el", k).loc[WHEN[0]] - table_of(results, "ce", k).loc[WHEN[0]] for k in range(4)]
     assert table.texts()[0][2].startswith(f"+{100 * np.mean([gain['ece'] for gain in gains]):.2f} [")
@@ -105,7 +107,7 @@ def test_a_method_without_a_block_in_common(record):
     section = calibration_section(
         StudyResults(runs, predictions={key: lambda: {"": of_confidence(1, 0)} for key in keys})
     )
-    assert section.sentences == ["F = 0 and CE have no block in common."]
+    assert section.sentences == ["F = 0 (constant) and CE have no block in common."]
     assert section.tables[1].texts()[0][2:] == ["n/a"] * 4
 
 

@@ -39,19 +39,19 @@ def answers(results: StudyResults) -> list[str]:
 @pytest.mark.parametrize(
     ("share", "start"),
     [
-        ([0.5, 0.55, 0.6], "F = 0 corrects more of the rows near the boundary than CE does: "),
-        ([0.05, 0.1, 0.1], "F = 0 corrects fewer of the rows near the boundary than CE does: "),
+        ([0.5, 0.55, 0.6], "F = 0 (constant) corrects more of the rows near the boundary than CE does: "),
+        ([0.05, 0.1, 0.1], "F = 0 (constant) corrects fewer of the rows near the boundary than CE does: "),
         (
             [0.0, 0.55, 0.6],
-            "F = 0 is not significantly different from CE in how many rows near the boundary it corrects: ",
+            "F = 0 (constant) is not significantly different from CE in how many rows near the boundary it corrects: ",
         ),
-        ([0.3, 0.35, 0.4], "F = 0 corrects as many of the rows near the boundary as CE does: "),
+        ([0.3, 0.35, 0.4], "F = 0 (constant) corrects as many of the rows near the boundary as CE does: "),
     ],
 )
 def test_the_answer(record, share, start):
     (said,) = answers(results_of(record, {"ce": [0.3, 0.35, 0.4], "0": share}))
     assert said.startswith(start + "of those near it for both, ")
-    assert f"{100 * np.mean(share):.2f} % end correct under F = 0 and 35.00 % under CE, " in said
+    assert f"{100 * np.mean(share):.2f} % end correct under F = 0 (constant) and 35.00 % under CE, " in said
     more, fewer = (
         sum(sign * (one - ce) > 0 for one, ce in zip(share, [0.3, 0.35, 0.4], strict=True)) for sign in (1, -1)
     )
@@ -62,8 +62,10 @@ def test_the_answer(record, share, start):
 def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
-        "There are too few runs to say whether F = 0 corrects more of the rows near the boundary than CE does: of "
-        "those near it for both, 50.00 % end correct under F = 0 and 25.00 % under CE, +25.00 points over 1 block and "
+        "There are too few runs to say whether F = 0 (constant) corrects more of the rows near the "
+        "boundary than CE does: of "
+        "those near it for both, 50.00 % end correct under F = 0 (constant) and 25.00 % under CE, "
+        "+25.00 points over 1 block and "
         "40 rows."
     )
 
@@ -74,13 +76,17 @@ def test_the_answer_is_about_the_rows_that_are_near_for_both(record):
     readers = {RunKey("a", "ce", 0): lambda: {"": ends(0.25)}, RunKey("a", "0", 0): lambda: {"": one}}
     results = StudyResults(runs_table([record("a", method, 0, 0.5) for method in ("ce", "0")]), predictions=readers)
     (said,) = answers(results)
-    assert "100.00 % end correct under F = 0 and 50.00 % under CE, +50.00 points over 1 block and 20 rows." in said
+    assert (
+        "100.00 % end correct under F = 0 (constant) and 50.00 % under CE, +50.00 points over 1 block and 20 rows."
+        in said
+    )
 
 
 def test_the_shares_of_all_and_of_none(record):
     section = cohort_section(results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]}))
     assert section.sentences[-1] == (
-        "Rows that end correct, of those near the boundary: CE 37.50 %, F = 0 50.00 %; far from it: none; correct "
+        "Rows that end correct, of those near the boundary: CE 37.50 %, F = 0 (constant) 50.00 %; "
+        "far from it: none; correct "
         "before: none."
     )
     assert section.about.endswith("How do the rows of each cohort at 78 % of the training end up?")
@@ -90,7 +96,7 @@ def test_tables_by_hand_and_the_row_of_the_paper(record):
     transitions, near = cohort_section(results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]})).tables
     assert transitions.texts() == [
         ["CE", "2", "0", "n/a", "80", "37.50 [27.69, 48.45]", "0", "n/a"],
-        ["F = 0", "2", "0", "n/a", "80", "50.00 [39.30, 60.70]", "0", "n/a"],
+        ["F = 0 (constant)", "2", "0", "n/a", "80", "50.00 [39.30, 60.70]", "0", "n/a"],
         [
             "the paper: CE, ResNet32 on CIFAR-100",
             "1",
@@ -103,7 +109,7 @@ def test_tables_by_hand_and_the_row_of_the_paper(record):
         ],
     ]
     assert [row[:7] for row in near.texts()] == [
-        ["F = 0", whose, "2", "80", "50.00", "37.50", "+12.50"]
+        ["F = 0 (constant)", whose, "2", "80", "50.00", "37.50", "+12.50"]
         for whose in ("near for both", "each method's own", "near for CE")
     ]
 
@@ -111,7 +117,7 @@ def test_tables_by_hand_and_the_row_of_the_paper(record):
 def test_another_baseline(record):
     results = results_of(record, {"ce": [0.25, 0.5], "0": [0.5, 0.5]}, baseline="0")
     section = cohort_section(results)
-    assert all("CE" in sentence and "F = 0" in sentence for sentence in section.sentences)
+    assert all("CE" in sentence and "F = 0 (constant)" in sentence for sentence in section.sentences)
     assert [row[6] for row in section.tables[1].texts()] == ["−12.50"] * 3
 
 
@@ -128,7 +134,7 @@ def test_pictures_are_those_of_each_method(predicted_study):
     (_, sankey), (_, ridgeline) = cohort_section(results).pictures
     for pictures, name in ((sankey, "sankey"), (ridgeline, "ridgeline")):
         assert [picture.name for picture in pictures] == [f"{name}-{k}" for k in (1, 2, 3)]
-        assert [picture.caption for picture in pictures] == ["CE", "F = 0-0.5", "F = 0.3"]
+        assert [picture.caption for picture in pictures] == ["CE", "F = 0-0.5 (ramp)", "F = 0.3 (constant)"]
     shown = [text.get_text() for text in sankey[1].draw(Figure().subplots()).texts]
     assert (shown[0], shown[4]) == ("67 %\nof the training", "end")
     correct = flow_of(results.prediction_summary, "0-0.5").loc["correct"].sum()

@@ -121,7 +121,7 @@ def test_metrics_that_nothing_declares_or_no_run_has(records, small_study):
 
 
 def values_of(*values: list[float]) -> StudyResults:
-    """A metric of CE, F = 0 and F = 0-0.5 on one task, by seed."""
+    """A metric of CE, F = 0 (constant) and F = 0-0.5 (ramp) on one task, by seed."""
     rows = [
         ("a", method, seed, "done", value)
         for method, column in zip(("ce", "0", "0-0.5"), values, strict=False)
@@ -134,9 +134,12 @@ def test_which_methods_are_significantly_different():
     far, near = [0.1, 0.11, 0.12], [0.4, 0.44, 0.45]
     # Differences of 31, 32 and 33 points: a standard error of 1 / sqrt(3), and t = 4.303 with 2 degrees of freedom.
     assert metric_sentence(values_of([0.41, 0.43, 0.45], far, near), "wrong rows memorised") == (
-        "Wrong rows memorised: CE 43.00 %, F = 0 11.00 %, F = 0-0.5 43.00 % (means of 3 runs). Significantly "
-        "different from CE, in points: F = 0 −32.00 [−34.48, −29.52]; the other methods are not."
+        "Wrong rows memorised: CE 43.00 %, F = 0 (constant) 11.00 %, F = 0-0.5 (ramp) 43.00 % (means "
+        "of 3 runs). Significantly "
+        "different from CE, in points: F = 0 (constant) −32.00 [−34.48, −29.52]; the other methods are not."
     )
     text = metric_sentence(values_of([0.4, 0.5, math.nan], [0.5, 0.4, 0.3]), "x")
-    assert text.endswith("F = 0 40.00 % (means of 2 to 3 runs). No method is significantly different from CE.")
+    assert text.endswith(
+        "F = 0 (constant) 40.00 % (means of 2 to 3 runs). No method is significantly different from CE."
+    )
     assert metric_sentence(values_of([40.0, 50.0]), "x") == "X: CE 45.00 (means of 2 runs)."

@@ -9,7 +9,7 @@ def test_scores_by_hand(record):
     failed = [record("a", "0", seed, status="failed") for seed in range(3)]
     done = [record("a", "ce", 0, 0.5), record("b", "ce", 0, 0.25), record("b", "ce", 1, 0.5)]
     table = score_table(StudyResults(runs_table([*failed, *done])))
-    assert table.header == ["task", "CE", "F = 0"]
+    assert table.header == ["task", "CE", "F = 0 (constant)"]
     assert table.texts() == [["a", "50.00 (1/3)", "no score (0/3)"], ["b", "37.50 ± 17.68 (2)", "no run"]]
 
 

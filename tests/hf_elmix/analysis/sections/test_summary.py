@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_elmix.analysis.comparison import seeds_needed
+from hf_elmix.analysis.comparison import compare, seeds_needed
 from hf_elmix.analysis.frames import runs_table
+from hf_elmix.analysis.numbers import difference_text
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.summary import describe_labels, describe_loss, summary_section, verdict
 
@@ -33,12 +34,13 @@ def test_a_method_that_helps():
     sentences = verdict(results)
     # Means 2, 2, 0; variances 1 each: sqrt(1 / 9) with 6 degrees of freedom, t = 2.447.
     assert sentences[0] == (
-        "F = 0-0.5 is significantly better than CE: +1.33 points [0.52, 2.15], higher on 2 of 3 tasks, equal on 1."
+        "F = 0-0.5 (ramp) is significantly better than CE: +1.33 points [0.52, 2.15], higher on 2 of "
+        "3 tasks, equal on 1."
     )
     effect = 100 * results.pairs_df.loc["0-0.5", "minimum_detectable_effect"]
     assert sentences[1] == (
         f"With 3 seeds per task, this study had an 80 % chance of detecting a true difference of {effect:.2f} points "
-        "between F = 0-0.5 and CE; smaller differences could easily be missed."
+        "between F = 0-0.5 (ramp) and CE; smaller differences could easily be missed."
     )
     assert "differ" in sentences[2]
     assert sentences[3:] == ["All 18 runs have a score."]
@@ -47,31 +49,34 @@ def test_a_method_that_helps():
 def test_how_many_seeds_a_gain_would_take_that_is_not_significant():
     results = study({"0": [[0.01, -0.02], [0.02, -0.002]]})
     sentences = verdict(results)
-    assert sentences[0].startswith("F = 0 is not significantly different from CE: +0.20 points [−")
+    assert sentences[0].startswith("F = 0 (constant) is not significantly different from CE: +0.20 points [−")
     assert sentences[0].endswith("], higher on 1 of 2 tasks.")
     effect = 100 * results.pairs_df.loc["0", "minimum_detectable_effect"]
     needed = seeds_needed(results.scores, results.pairs_df.loc["0", "difference"], "ce")["0"]
-    assert f"a true difference of {effect:.2f} points between F = 0 and CE; smaller" in sentences[1]
+    assert f"a true difference of {effect:.2f} points between F = 0 (constant) and CE; smaller" in sentences[1]
     assert sentences[1].endswith(
         "could easily be missed. Detecting a difference of +0.20 points would take "
         + ("more than 256" if pd.isna(needed) else f"about {needed}")
         + " seeds per task."
     )
-    assert "do not differ significantly (Friedman χ² = 0.00, p = 1.000, 4 blocks)" in sentences[2]
+    assert "no significant difference between the methods (Friedman χ² = 0.00, p = 1.000, 2 tasks)" in sentences[2]
 
 
 def test_a_method_that_harms_and_the_best_first():
-    sentences = verdict(study({"el": [[-0.1, -0.11], [-0.12, -0.1]], "0": [[0.1, 0.11], [0.12, 0.1]]}))
-    assert sentences[0].startswith("F = 0 is significantly better than CE: +10.75 points")
+    sentences = verdict(study({"el": [[-0.1, -0.11], [-0.12, -0.1]] * 2, "0": [[0.1, 0.11], [0.12, 0.1]] * 2}))
+    assert sentences[0].startswith("F = 0 (constant) is significantly better than CE: +10.75 points")
     assert sentences[1].startswith("EL is significantly worse than CE: −10.75 points")
-    assert sentences[1].endswith("higher on 0 of 2 tasks.")
+    assert sentences[1].endswith("higher on 0 of 4 tasks.")
     assert "Conover's test finds significant differences between all of them." in sentences[3]
 
 
 def test_methods_that_are_alike_are_named():
     rows = [[0.01 * k for k in range(1, 7)]]
     sentences = verdict(study({"0": rows, "0,0.5": rows, "el": [[-1e-3] * 6]}))
-    assert "Conover's test finds no significant difference between F = 0 and F = 0,0.5." in sentences[-2]
+    assert (
+        "Conover's test finds no significant difference between F = 0 (constant) and F = 0,0.5 (switch)."
+        in sentences[-2]
+    )
 
 
 def test_tasks_without_seeds():
@@ -87,7 +92,7 @@ def test_one_block_has_no_variance():
     sentences = verdict(study({"x": [[0.25]]}))
     assert sentences[0] == "x and CE have only one block in common: +25.00 points, higher on 1 of 1 task."
     assert "no variance could be measured" in sentences[1]
-    assert sentences[2] == "Only one block has a score for every method, and ranks cannot be tested with one block."
+    assert sentences[2] == "Ranks cannot be tested, because only one task has scores for every method."
 
 
 def test_differences_that_never_vary():
@@ -162,8 +167,8 @@ def test_a_loss_in_words(loss, words):
 
 def test_labels_of_a_study(small_study):
     text = describe_labels(StudyResults(runs_table(small_study)))
-    assert text.startswith("CE: cross entropy (the baseline). F = 0-0.5: the mixed loss with its focus rising ")
-    assert " F = 0.3: the mixed loss with focus 0.3. The focus F is the probability " in text
+    assert text.startswith("CE: cross entropy (the baseline). F = 0-0.5 (ramp): the mixed loss with its focus rising ")
+    assert " F = 0.3 (constant): the mixed loss with focus 0.3. The focus F is the probability " in text
     assert " On command lines: ce; 0-0.5; 0.3." in text
     assert text.endswith(" Score: accuracy.")
 
@@ -171,6 +176,21 @@ def test_labels_of_a_study(small_study):
 def test_labels_of_other_studies_are_not_guessed():
     runs_df = pd.DataFrame({"task": "a", "method": ["mae", "x"], "seed": 0, "status": "done", "score": [1.0, 2.0]})
     assert describe_labels(StudyResults(runs_df.assign(settings="mine"), baseline="x")) == "x: the baseline."
+
+
+def test_runs_that_predict_a_single_class_are_counted_and_kept_apart(record):
+    scores = {"ce": [0.5, 0.5, 0.25, 0.5], "0": [0.75, 0.5, 0.75, 0.75]}
+    records = [record("ab"[k // 2], name, k % 2, value) for name, row in scores.items() for k, value in enumerate(row)]
+    runs_df = runs_table(records)
+    runs_df["predicted_classes"] = np.where((runs_df["task"] == "a") & (runs_df["seed"] == 1), 1, 2)
+    assert verdict(StudyResults(runs_df))[-1] == (
+        "2 runs predict a single class for all rows (1 of CE, 1 of F = 0 (constant)). Without their "
+        "blocks (3 of 4 remain): "
+        f"F = 0 (constant) {difference_text(compare(StudyResults(runs_df).without_collapsed(), 'ce').loc['0'], 100)}."
+    )
+    assert "single class" not in " ".join(verdict(StudyResults(runs_table(records))))
+    all_bad = runs_df.assign(predicted_classes=1)
+    assert verdict(StudyResults(all_bad))[-1].endswith("; no block is free of such runs.")
 
 
 # Figures and tables.
@@ -185,12 +205,12 @@ def test_methods_and_pairs_by_hand(record):
     # Ratios to the best are 2/3, 1, 4/5, 1 and 1, 1, 1, 1/4: areas above 0.25.
     area = (np.mean([2 / 3, 1, 4 / 5, 1]) - 0.25) / 0.75, (np.mean([1, 1, 1, 0.25]) - 0.25) / 0.75
     assert tables["methods"].texts() == [
-        ["CE", "4/4", "2", "+0.00", "1.62", f"{area[0]:.3f}"],
-        ["F = 0", "4/4", "3", "+0.00", "1.38", f"{area[1]:.3f}"],
+        ["CE", "4/4", "2", "+0.00", "1.50", f"{area[0]:.3f}"],
+        ["F = 0 (constant)", "4/4", "3", "+0.00", "1.50", f"{area[1]:.3f}"],
     ]
     (row,) = tables["pairs"].texts()
-    assert row[:2] == ["F = 0", "+0.00"]
-    assert row[3:7] == ["2/1/1", "0.62", "1.000", "1.000"]
+    assert row[:2] == ["F = 0 (constant)", "+0.00"]
+    assert row[4:8] == ["1/0/1", "0.62", "1.000", "1.000"]
     assert [row[0] for row in tables["conover"].rows] == [row[0] for row in tables["methods"].rows]
     taus = [f"τ = {tau}" for tau in ("1", "0.99", "0.98", "0.95", "0.9", "0.8", "0.5")]
     assert tables["profile"].header == ["method", *taus]
