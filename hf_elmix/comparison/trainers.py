@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_elmix.comparison.loop import MAX_SEEDS, rules_for, run_comparison, seconds_in
 from hf_elmix.comparison.result import Comparison
+from hf_elmix.comparison.split import resampled
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
@@ -63,6 +64,7 @@ def compare(
     margin: float = 0.2,
     max_seeds: int = MAX_SEEDS,
     budget: float | str | None = None,
+    resample: bool = False,
     output_dir: str | os.PathLike[str] = "comparison",
     name: str = "data",
 ) -> Comparison:
@@ -79,6 +81,7 @@ def compare(
         margin: Differences below it do not matter; in points (hundredths of a score that lies in [-1, 1]).
         max_seeds: The largest number of seeds.
         budget: Seconds, or a text such as ``"2h"``; no seed is begun that would probably end later.
+        resample: Divide training and validation rows, which must be `datasets.Dataset`s, anew for each seed.
         output_dir: Folder of the study; called again with the same folder, the comparison continues.
         name: Name of the data in the report.
 
@@ -93,7 +96,8 @@ def compare(
     methods, rules = rules_for(methods, baseline, margin)
     limit = math.inf if budget is None else seconds_in(budget) if isinstance(budget, str) else float(budget)
     first = _built(make_trainer, 0)
-    study = Study((_task(make_trainer, first, metric, name),), tuple(methods), (0,), _arguments(first.args))
+    task = _task(make_trainer, first, metric, name)
+    study = Study((resampled(task) if resample else task,), tuple(methods), (0,), _arguments(first.args))
     return run_comparison(
         study, Store(output_dir), rules, max_seeds=max_seeds, budget=limit, show=_in_notebook() or _print
     )

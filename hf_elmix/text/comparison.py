@@ -8,10 +8,10 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from hf_elmix.comparison.split import HELD_OUT, hold_out, resampled
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Select, Task
 from hf_elmix.text.custom import custom_task
-from hf_elmix.text.split import HELD_OUT, hold_out, resampled
 from hf_elmix.text.study import text_task
 
 __all__ = ["comparison_task"]

@@ -15,8 +15,8 @@ def test_the_report_says_the_verdict_first_and_shows_the_path(stub, tmp_path, ca
     found = stub(scores).compare(tmp_path / "runs", "0-0.5", max_seeds=8)
     page = found.report(tmp_path / "report").read_text().replace("\u00a0", " ")
     sentence = found.sentences[0]
-    assert sentence.startswith("F = 0-0.5 is better than CE (+3.")
-    assert page.index("F = 0-0.5 is better than CE") < page.index("Mean difference from CE after every seed")
+    assert sentence.startswith("F = 0-0.5 (ramp) is better than CE (+3.")
+    assert page.index("F = 0-0.5 (ramp) is better than CE") < page.index("Mean difference from CE after every seed")
     assert (tmp_path / "report" / "figures" / "looks.svg").exists()
     # The command makes the same report, and says the same.
     capsys.readouterr()
@@ -40,8 +40,8 @@ def test_a_terminal_and_a_notebook_show_sentences_and_a_table(stub, tmp_path):
     with console.capture() as capture:
         console.print(found)
     text = capture.get()
-    assert text.startswith("F = 0-0.5 is better than CE")
-    assert "│ F = 0-0.5 │ better   │ +3." in text
+    assert text.startswith("F = 0-0.5 (ramp) is better than CE")
+    assert "│ F = 0-0.5 (ramp) │ better   │ +3." in text
     assert "test score" in text
     shown = found._repr_mimebundle_(include=[], exclude=[])
     assert "is better than CE" in shown["text/html"]

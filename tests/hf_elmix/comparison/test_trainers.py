@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
+from rich.console import Console
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 import hf_elmix
+from hf_elmix.comparison.trainers import _in_notebook
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Method
 from hf_elmix.study.store import Store
@@ -70,5 +75,18 @@ def test_callbacks_and_a_mixed_loss_trainer_are_kept(trainer_of, tmp_path):
             seen.append(args.seed)
 
     make = lambda seed: trainer_of(seed, MixedLossTrainer, callbacks=[Watch()])  # noqa: E731
-    hf_elmix.compare(make, ["ce", "el"], max_seeds=1, output_dir=tmp_path)
+    hf_elmix.compare(make, ["ce", "el"], max_seeds=1, output_dir=tmp_path, resample=True)
     assert seen == [0, 0]
+    assert all(record.settings["resample"] for record in Store(tmp_path).records())
+
+
+def test_a_notebook_shows_one_table_that_is_kept_up_to_date(monkeypatch):
+    assert _in_notebook() is None
+    shown = []
+    display = ModuleType("IPython.display")
+    display.display = lambda display_id: SimpleNamespace(update=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(Console, "is_jupyter", True)
+    _in_notebook()("the comparison", "a line")
+    assert shown == ["the comparison"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -32,10 +33,10 @@ RULES = Rules("ce", ("0", "el", "0.5", "0.3", "focal"), margin=0.5)
 def test_a_sentence_for_each_verdict():
     scores = runs().pivot(index="seed", columns="method", values="score")
     sentences = sequential_verdict(looks(scores, RULES), RULES)
-    assert [sentence.split(" (")[0] for sentence in sentences] == [
-        "F = 0 is better than CE",
-        "It is not known yet whether F = 0.3 is better or worse than CE",
-        "F = 0.5 and CE are practically equal: they differ by less than 0.5 points",
+    assert [re.split(r" \([+−]", sentence)[0] for sentence in sentences] == [
+        "F = 0 (constant) is better than CE",
+        "It is not known yet whether F = 0.3 (constant) is better or worse than CE",
+        "F = 0.5 (constant) and CE are practically equal: they differ by less than 0.5 points",
         "EL is worse than CE",
         "focal cannot be compared with CE: no seed has a score of both.",
         "Everything above holds with 95 % confidence, 99 % for each of 5 methods, although the scores were looked at "
@@ -50,7 +51,7 @@ def test_the_section_says_what_varied(settings, said):
     section = sequential_section(results)
     assert said in section.about
     assert section.data["looks"] is results.looks_df
-    assert verdict(results)[0].startswith("F = 0 is better than CE (+3.00 points [2.")
+    assert verdict(results)[0].startswith("F = 0 (constant) is better than CE (+3.00 points [2.")
     assert not any("significant" in sentence for sentence in verdict(results))
 
 

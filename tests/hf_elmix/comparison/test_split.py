@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
+from hf_elmix.comparison.split import hold_out, resampled
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Select, Task, TrainerInputs
-from hf_elmix.text.split import hold_out, resampled
 
 
 def rows(count: int, first: int = 0) -> Dataset:
