@@ -4,7 +4,6 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from rich.console import Console
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 import hf_elmix
@@ -87,6 +86,6 @@ def test_a_notebook_shows_one_table_that_is_kept_up_to_date(monkeypatch):
     display.display = lambda display_id: SimpleNamespace(update=shown.append)
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setattr(Console, "is_jupyter", True)
+    monkeypatch.setattr("hf_elmix.comparison.trainers.Console", lambda: SimpleNamespace(is_jupyter=True))
     _in_notebook()("the comparison", "a line")
     assert shown == ["the comparison"]
