@@ -26,15 +26,16 @@ from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.files import write_bytes
 from hf_elmix.study.provenance import software
-from hf_elmix.text.custom import custom_task, find_splits, read_files
-from hf_elmix.text.labels import in_order_of, named_labels
-from hf_elmix.text.metrics import predicted_classes, predicted_values
+from hf_elmix.text.custom import custom_task, find_splits
+from hf_elmix.text.files import read_files
+from hf_elmix.text.labels import for_model, model_classes
+from hf_elmix.text.limits import tokens_for
+from hf_elmix.text.metrics import LEAST, predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
-from hf_elmix.text.tokens import tokenise
 from hf_elmix.training.complement import trainer_for
 
 __all__ = ["finetune"]
@@ -67,7 +68,7 @@ def finetune(words: Sequence[str]) -> int:
     checkpoint = _checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
-    _check_task(task, args)
+    _check_task(task, args, rows)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     facts = partial(_facts, data, args, source, task, rows)
     if args.process_index == 0:
@@ -75,14 +76,13 @@ def finetune(words: Sequence[str]) -> int:
         if hub is not None:
             claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
-    length = min(data.max_seq_length, tokenizer.model_max_length)
-    tokens = tokenise(rows, task, tokenizer, length)
+    tokens, data.max_seq_length = tokens_for(source, tokenizer, task, rows, data.max_seq_length)
     padding = "longest" if args.torch_compile and data.padding == "free" else data.padding
     padding = possible_padding(padding, source, tokenizer)
     network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
     if padding == "free":
         drop_padding(network)
-    collator = collator_for(tokenizer, padding, length)
+    collator = collator_for(tokenizer, padding, data.max_seq_length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     if args.do_train:
         _train(trainer, checkpoint, len(tokens["train"]))
@@ -160,7 +160,7 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
             max_eval_samples=data.max_eval_samples,
             max_predict_samples=data.max_predict_samples,
         )
-        return in_order_of(config, task, rows)
+        return for_model(config, task, rows, trains=args.do_train)
     if data.files:
         name, rows = Path(next(iter(data.files.values()))).stem, read_files(data.files)
     else:
@@ -177,14 +177,15 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
         test_splits=test_splits,
         limits={split: limits[split] for split in used(splits, test_splits)},
         text_columns=data.text_column_names,
+        text_delimiter=data.text_column_delimiter,
         label_column=data.label_column_name,
-        labels=named_labels(config),
+        labels=None if args.do_train else model_classes(config),
     )
-    return in_order_of(config, task, rows)
+    return for_model(config, task, rows, trains=args.do_train)
 
 
-def _check_task(task: TextTask, args: FinetuneArguments) -> None:
-    """Refuse a loss or a metric that the task does not have."""
+def _check_task(task: TextTask, args: FinetuneArguments, rows: DatasetDict) -> None:
+    """Refuse a loss or a metric that the task does not have, and too few rows for a metric."""
     if task.regression and args.loss != STOCK:
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
@@ -193,6 +194,10 @@ def _check_task(task: TextTask, args: FinetuneArguments) -> None:
     known = ("loss", "loss_el", COMBINED, *task.metrics)
     if name and name.removeprefix("eval_") not in known:
         raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
+    measured = [split for split in rows if split != "train" and "label" in rows[split].column_names]
+    single = next((split for split in measured if len(rows[split]) < LEAST.get(task.metrics[0], 1)), None)
+    if single is not None:
+        raise UsageError(f"Expected 2 or more rows in the split {single!r}, since one has no correlation, but got 1.")
 
 
 def _summary(task: TextTask, rows: DatasetDict) -> str:

@@ -66,7 +66,10 @@ class DataArguments:
     train_file: str | None = _flag(None, "CSV, TSV, JSON or Parquet with training rows.")
     validation_file: str | None = _flag(None, "The same with evaluation rows.")
     test_file: str | None = _flag(None, "The same with rows to predict.")
-    text_column_names: str | None = _flag(None, "The text column, or the two of a pair: COLUMN,COLUMN.")
+    text_column_names: str | None = _flag(
+        None, "The text column, the two of a pair (COLUMN,COLUMN), or three to join."
+    )
+    text_column_delimiter: str | None = _flag(None, "Join all text columns, with this text between them.")
     label_column_name: str | None = _flag(None, "The column of labels.")
     validation_split_name: str | None = _flag(None, "Split of the dataset to evaluate.")
     test_split_name: str | None = _flag(None, "Split of the dataset to predict.")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 
-from hf_elmix.analysis.numbers import counted
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
 from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.tables import read_table
 
 __all__ = ["BLOCK", "curves_table", "read_scores", "runs_table", "scale_of", "scores_table", "summary_table"]
 
@@ -177,31 +175,13 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return _read_csv(path)
+        # All cells as text, since a method may be called '0' or 'NA'.
+        header, rows = read_table(path)
+        return pd.DataFrame(rows, columns=header, dtype=str)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, csv.Error) as error:  # pandas and pyarrow derive their errors from ValueError
+    except ValueError as error:  # pandas and pyarrow derive their errors from ValueError
         raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read all cells as text, since a method may be called '0' or 'NA'; pandas would shift lines that are too long."""
-    rows: list[list[str]] = []
-    line = 1
-    with fsspec.open(str(path), "rt", encoding="utf-8-sig", newline="", compression="infer") as file:
-        reader = csv.reader(file, strict=True)
-        for row in reader:
-            if row and rows and len(row) != len(rows[0]):
-                raise ValueError(
-                    f"line {line} has {counted(len(row), 'cell')}, and the header {len(rows[0])}. Look for a trailing "
-                    "comma, or a comma in a text without quotes."
-                )
-            rows += [row] if row else []  # blank lines do not count
-            line = reader.line_num + 1  # a quoted cell may contain several lines
-    if not rows:
-        raise ValueError("No columns to parse from file.")
-    # The index that pandas writes has no name.
-    return pd.DataFrame(rows[1:], columns=[name or f"Unnamed: {k}" for k, name in enumerate(rows[0])], dtype=str)
 
 
 def _numbers(column: pd.Series, path: str | Path) -> pd.Series:

@@ -6,8 +6,11 @@ import argparse
 import inspect
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean
@@ -15,6 +18,7 @@ from hf_elmix.errors import UsageError, did_you_mean
 __all__ = ["EXIT_FAILED", "Command", "OneLineParser", "make_parser", "name_of_flag", "run_program", "whole_number"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+FORMAT_WARNING = warnings.formatwarning
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = partial(_format_warning, prog)
     command = commands.get(words[0]) if words else None
     try:
         if command is not None and command.add_arguments is None:
@@ -118,6 +123,12 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
         message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
     print(message, file=sys.stderr)
     return code
+
+
+def _format_warning(prog: str, message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+    """A warning of this project in one line, like an error; those of others as Python shows them."""
+    ours = {"hf_elmix", prog.replace("-", "_")} & set(Path(filename).parts)
+    return f"{prog}: {message}\n" if ours else FORMAT_WARNING(message, category, filename, *place)
 
 
 def name_of_flag(word: str) -> str:

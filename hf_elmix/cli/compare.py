@@ -197,7 +197,7 @@ def _task(args: argparse.Namespace) -> Task:
     inputs |= {"dataset_name": args.dataset_name} if args.dataset_name else {}
     check_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, **inputs)
     from hf_elmix.text.comparison import comparison_task
-    from hf_elmix.text.custom import read_files
+    from hf_elmix.text.files import read_files
     from hf_elmix.text.rows import read_dataset
 
     named = Path(args.dataset_config_name or args.dataset_name or args.train_file)

@@ -16,12 +16,13 @@ from transformers import DataCollatorWithPadding, PreTrainedConfig
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, RECORD
-from hf_elmix.text.custom import custom_task, find_splits, read_files
-from hf_elmix.text.labels import named_labels, within
+from hf_elmix.text.custom import custom_task, find_splits
+from hf_elmix.text.files import read_files
+from hf_elmix.text.labels import for_model, model_classes
+from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.models import find_model, load_config, load_tokenizer, load_trained
 from hf_elmix.text.rows import digest, first_rows, load_task, read_dataset
 from hf_elmix.text.tasks import MAX_LENGTH, TextTask
-from hf_elmix.text.tokens import tokenise
 
 __all__ = ["Checkpoint", "Rows", "open_checkpoint"]
 
@@ -37,7 +38,8 @@ class Rows:
         dataset_config_name: Its configuration.
         file: CSV, TSV, JSON or Parquet file with rows.
         split: Split of the dataset; by default the first evaluation split.
-        text_column_names: The text column, or the two of a pair with a comma between them.
+        text_column_names: The text column, or the two of a pair with a comma between them; more are joined.
+        text_column_delimiter: Between joined columns.
         label_column_name: The column of labels.
         max_seq_length: Tokens to which a row is truncated.
         max_samples: Keep the first N rows.
@@ -48,6 +50,7 @@ class Rows:
     file: str | None = None
     split: str | None = None
     text_column_names: str | None = None
+    text_column_delimiter: str | None = None
     label_column_name: str | None = None
     max_seq_length: int | None = None
     max_samples: int | None = None
@@ -86,16 +89,16 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     record = _record_in(Path(target))
     source = find_model(target if record is None else str(Path(target, MODEL)))
     config, tokenizer = load_config(source), load_tokenizer(source)
-    if tokenizer.pad_token_id is None:
-        raise UsageError(f"Expected {source.name!r} to have a padding token. Give its tokenizer and config one.")
     if record is None or wanted.dataset_name or wanted.file:
         task, split, rows = _named_rows(wanted, config)
     else:
         task, split, rows = _rows_of_run(wanted, record)
-    task, rows = within(config, task, rows)
+    task, rows = for_model(config, task, rows, trains=False)
+    if task.regression:
+        raise UsageError(f"Expected a classifier, but {source.name!r} predicts numbers.")
     settings = {} if record is None else record.settings
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
-    tokens = tokenise(rows, task, tokenizer, min(length, tokenizer.model_max_length))[split]
+    tokens = tokens_for(source, tokenizer, task, rows, length)[0][split]
     model: nn.Module = load_trained(source)
     # Arguments that a study does not set have the Trainer's defaults.
     arguments = {"per_device_train_batch_size": 32} if record is None else settings.get("arguments", {})
@@ -165,7 +168,8 @@ def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, 
         splits=(split,),
         limits={split: wanted.max_samples},
         text_columns=wanted.text_column_names,
+        text_delimiter=wanted.text_column_delimiter,
         label_column=wanted.label_column_name,
-        labels=named_labels(config),
+        labels=model_classes(config),
     )
     return task, split, rows

@@ -12,6 +12,8 @@ from hf_elmix.comparison.split import HELD_OUT, hold_out, resampled
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Select, Task
 from hf_elmix.text.custom import custom_task
+from hf_elmix.text.labels import for_model
+from hf_elmix.text.models import find_model, load_config
 from hf_elmix.text.study import text_task
 
 __all__ = ["comparison_task"]
@@ -72,9 +74,11 @@ def comparison_task(
         raise UsageError(
             f"Expected classes as labels of {name}, but got numbers. Write them as text or whole numbers."
         )
+    source = find_model(model)
+    task, used = for_model(load_config(source), task, used, trains=True)
     if found is None:
         used["train"], used[VALIDATION] = hold_out(used["train"], HELD_OUT, 0)
-    made = text_task(task, used, model, origin=origin, max_length=max_length)
+    made = text_task(task, used, source, origin=origin, max_length=max_length)
     chosen = VALIDATION if TEST in splits else None
     made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
     counts = ", ".join(f"{len(part)} {split}" for split, part in used.items())

@@ -1,62 +1,30 @@
-"""Read a dataset from local files, and infer its task from its columns."""
+"""The task of a dataset of your own, inferred from its columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from datasets import Dataset, DatasetDict, load_dataset
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_elmix.errors import UsageError
-from hf_elmix.text.labels import class_names, with_ids
-from hf_elmix.text.loading import loading
+from hf_elmix.tables import unnamed
+from hf_elmix.text.labels import NUMBER, class_names, with_ids
 from hf_elmix.text.rows import checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["custom_task", "find_splits", "read_files"]
-
-# How `datasets` reads a file. Only an empty cell is a missing value: "None" and "NA" are words.
-CELLS = {"keep_default_na": False, "na_values": [""]}
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", CELLS),
-    ".tsv": ("csv", {**CELLS, "sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+__all__ = ["custom_task", "find_splits"]
 
 LABEL_COLUMNS = ("label", "labels")
+INDEX = "__index_level_0__"  # the index of pandas in Parquet
 PAIRS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-
-
-def read_files(files: Mapping[str, str]) -> DatasetDict:
-    """Read rows from local files.
-
-    Args:
-        files: Path by split; CSV, TSV, JSON (an object in each line, or a list of objects) or Parquet.
-
-    Raises:
-        UsageError: If a file does not exist or cannot be read.
-    """
-    rows = DatasetDict()
-    for split, path in files.items():
-        file = Path(path).expanduser()
-        suffix = file.suffix.lower()
-        if suffix not in READERS:
-            raise UsageError(f"Expected a file {', '.join(READERS)}, but got {path!r}.")
-        if not file.is_file():
-            raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
-        kind, options = READERS[suffix]
-        expected = f"Expected a {suffix[1:].upper()} file with a column for each text and one for the label."
-        with loading(f"{path!r}", expected):
-            rows[split] = load_dataset(kind, data_files=str(file), split="train", **options)
-    return rows
 
 
 def find_splits(rows: DatasetDict, given: str | None, *, test: bool = False) -> tuple[str, ...]:
@@ -76,8 +44,9 @@ def custom_task(
     test_splits: tuple[str, ...] = TextTask.test_splits,
     limits: Mapping[str, int | None] | None = None,
     text_columns: str | None = None,
+    text_delimiter: str | None = None,
     label_column: str | None = None,
-    labels: tuple[str, ...] = (),
+    labels: tuple[str, ...] | None = None,
 ) -> tuple[TextTask, DatasetDict]:
     """Infer a task from the columns of rows; check the rows and replace their labels by class ids.
 
@@ -87,9 +56,12 @@ def custom_task(
         splits: The evaluation splits.
         test_splits: The splits to predict.
         limits: The splits to use, and how many of the first rows of each to keep (None: all); by default all rows.
-        text_columns: The text column, or the two of a pair with a comma between them; by default they are found.
+        text_columns: The text column, or the two of a pair with a comma between them; by default they are found. Three
+            or more are joined into one text.
+        text_delimiter: Between joined columns, by default a space. If it is given, two columns are joined, too.
         label_column: The column of labels; by default it is found.
-        labels: Names of the classes if only splits to predict are used.
+        labels: Names of the classes of the model that the rows are for, empty for a regression; labels may then be
+            class ids, too. By default the classes are those of the first split.
 
     Returns:
         The task, and the splits that are used.
@@ -106,16 +78,39 @@ def custom_task(
     first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
-    columns = tuple(filter(None, (text_columns or "").split(","))) or _text_columns(rows[first], column, name)
-    if has_labels:
-        labels = class_names(rows[first], column, f"split {first!r} of {name}")
+    named = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
+    columns = named or _text_columns(rows[first], column, name)
+    if column in columns:
+        raise UsageError(f"Expected text and labels in columns of their own, but {column!r} is given for both.")
+    known = labels is not None
+    if labels is None:
+        labels = class_names(rows[first], column, f"split {first!r} of {name}") if has_labels else ()
     task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
     for split, part in used.items():
         where, labelled = f"split {split!r} of {name}", split not in unlabelled
         if column in part.column_names:
-            part = with_ids(part, column, labels, where, strict=labelled)
-        used[split] = checked_rows(part, task, where, labelled=labelled)
+            part = with_ids(part, column, labels, where, strict=labelled, ids=known)
+        used[split] = checked_rows(_with_text(part, columns), task, where, labelled=labelled)
+    if len(columns) > 2 or (text_delimiter is not None and len(columns) > 1):
+        return _joined(task, used, " " if text_delimiter is None else text_delimiter)
     return task, used
+
+
+def _with_text(rows: Dataset, columns: tuple[str, ...]) -> Dataset:
+    """The rows, with whole numbers in text columns as the words that they are."""
+    schema = rows.data.schema
+    whole = [name for name in columns if name in schema.names and pa.types.is_integer(schema.field(name).type)]
+    return rows.cast(Features({**rows.features, **dict.fromkeys(whole, Value("string"))})) if whole else rows
+
+
+def _joined(task: TextTask, rows: DatasetDict, delimiter: str) -> tuple[TextTask, DatasetDict]:
+    """The task with one text column in place of several, as run_classification joins them."""
+    name = " + ".join(task.columns)
+    for split, part in rows.items():
+        texts = zip(*(part[column][:] for column in task.columns), strict=True)
+        rest = part.remove_columns([column for column in (name,) if column in part.column_names])
+        rows[split] = rest.add_column(name, [delimiter.join(row) for row in texts])
+    return replace(task, columns=(name,)), rows
 
 
 def _label_column(dataset: Dataset, given: str | None, name: str) -> str:
@@ -134,11 +129,11 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
     for pair in PAIRS:
         if set(pair) <= set(dataset.column_names):
             return pair
+    # A column such as "label_text" is the label in words: as an input it would give the answer away. A column without
+    # a name is the index that pandas writes.
+    apart = [label, *(name for k, name in enumerate(dataset.column_names) if name in (unnamed(k), INDEX))]
     texts = [
-        column
-        for column, feature in dataset.features.items()
-        # A column such as "label_text" is the label in words: as an input it would give the answer away.
-        if getattr(feature, "dtype", None) in ("string", "large_string") and "label" not in column and column != label
+        name for name in dataset.column_names if "label" not in name and name not in apart and _is_text(dataset, name)
     ]
     if len(texts) not in (1, 2):
         raise UsageError(
@@ -146,3 +141,11 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
             f"{', '.join(dataset.column_names)}). Name them with --text_column_names COLUMN or COLUMN,COLUMN."
         )
     return tuple(texts)
+
+
+def _is_text(dataset: Dataset, column: str) -> bool:
+    """Whether a column holds words, and not only numbers, which in a CSV file are text, too."""
+    if getattr(dataset.features[column], "dtype", None) not in ("string", "large_string"):
+        return False
+    cells = pc.drop_null(dataset.with_format("arrow")[:][column])
+    return not len(cells) or not all(NUMBER.fullmatch(cell) for cell in cells.to_pylist())

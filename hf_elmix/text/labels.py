@@ -1,8 +1,11 @@
-"""Class ids for the labels of custom rows, and for those of a model that has the same classes in another order."""
+"""Class ids for the labels of rows: by name, whatever the file and the model call their classes, never by position."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +14,22 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
 from hf_elmix.errors import UsageError
+from hf_elmix.text.files import as_word
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["class_names", "in_order_of", "named_labels", "with_ids", "within"]
+__all__ = ["class_names", "for_model", "model_classes", "with_ids"]
 
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+WHOLE = re.compile(r"-?(0|[1-9]\d*)")
+NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 UNKNOWN = -1  # as datasets mark the labels of test rows
 SHOWN = 10  # labels in an error
+ODD = 0.05  # share of rows up to which words among numbers, or numbers among words, are a mistake
+OFTEN = 20  # a class of one row is reported where classes have this many on average
 
 
 def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
-    """Names of the classes in a column of labels in the order of their ids: declared, else sorted; empty for floats.
+    """Names of the classes in a column of labels in the order of their ids: declared, else sorted; empty for numbers.
 
     Args:
         dataset: The rows.
@@ -29,32 +37,38 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
         where: What to call the rows in an error.
 
     Raises:
-        UsageError: If a row has no label or several, or there are fewer than two classes.
+        UsageError: If a row has no label or several, or an odd one, or there are fewer than two classes.
     """
-    feature = dataset.features[column]
+    feature, kind = dataset.features[column], dataset.with_format("arrow")[:][column].type
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    values = dataset.with_format("arrow")[:][column]
-    if values.null_count:
-        row = next(index for index, value in enumerate(values) if not value.is_valid)
-        raise UsageError(
-            f"Expected a label in each row of {where}, but row {row} has none ({values.null_count} rows)."
-        )
-    if pa.types.is_floating(values.type):
+    words = _words(dataset, column)
+    if None in words:
+        row, count = words.index(None), words.count(None)
+        raise UsageError(f"Expected a label in each row of {where}, but row {row} has none ({count} rows).")
+    if pa.types.is_floating(kind):
         return ()
-    if not any(is_kind(values.type) for is_kind in CLASSES):
+    if not any(is_kind(kind) for is_kind in CLASSES):
         raise UsageError(
-            f"Expected one class or number in the column {column!r} of {where}, but it holds {values.type}. Several "
+            f"Expected one class or number in the column {column!r} of {where}, but it holds {kind}. Several "
             "labels at once (multi-label) have no single true class."
         )
-    names = tuple(map(str, sorted(values.unique().to_pylist())))
+    counts = Counter(word for word in words if word is not None)
+    _check_odd(words, counts, where)
+    if all(map(NUMBER.fullmatch, counts)) and not all(name.removeprefix("-").isdigit() for name in counts):
+        return ()
+    names = tuple(sorted(counts, key=int if all(map(WHOLE.fullmatch, counts)) else None))
     if len(names) < 2:
         raise UsageError(f"Expected two classes or more in the column {column!r} of {where}, but it has only {names}.")
     return names
 
 
-def with_ids(dataset: Dataset, column: str, labels: Sequence[str], where: str, *, strict: bool = True) -> Dataset:
-    """Replace a column of labels by the column ``label`` with class ids; the numbers of a regression are kept.
+def with_ids(
+    dataset: Dataset, column: str, labels: Sequence[str], where: str, *, strict: bool = True, ids: bool = False
+) -> Dataset:
+    """Replace a column of labels by the column ``label`` with class ids or, for a regression, with numbers.
+
+    Labels are the names of classes, in any case where that is clear.
 
     Args:
         dataset: The rows.
@@ -62,75 +76,148 @@ def with_ids(dataset: Dataset, column: str, labels: Sequence[str], where: str, *
         labels: Names of the classes; empty for a regression.
         where: What to call the rows in an error.
         strict: Refuse a label that is not among the classes, rather than replace it by -1.
+        ids: Whether all labels may be class ids instead, from 0, unless the names are numbers themselves.
 
     Raises:
         UsageError: If a label is not among the classes.
     """
-    feature = dataset.features[column]
-    values = dataset.with_format("arrow")[:][column].to_pylist()
+    # Names such as LABEL_0 are those of nobody, so the ids that a dataset declares stand for themselves.
+    words = _words(dataset, column, declared=not (ids and _numbered(labels)))
+    values: list[Any] = dataset.with_format("arrow")[:][column].to_pylist()
     if labels:
-        decoded = map(dict(enumerate(feature.names)).get, values) if isinstance(feature, ClassLabel) else values
-        names: list[Any] = [None if name is None else str(name) for name in decoded]
-        ids = {name: index for index, name in enumerate(labels)}
-        values = [ids.get(name, UNKNOWN) for name in names]
-        if strict and UNKNOWN in values:
-            row = values.index(UNKNOWN)
-            raise UsageError(
-                f"Expected the labels of {where} to be among {_listed(labels)}, but row {row} has {names[row]!r} "
-                f"({values.count(UNKNOWN)} such rows)."
-            )
+        known = _ids({word for word in words if word is not None}, labels, numbers=ids)
+        values = [UNKNOWN if word is None else known.get(word, UNKNOWN) for word in words]
+    elif any(isinstance(value, str) for value in values):
+        values = [float(word) if word and NUMBER.fullmatch(word) else None for word in words]
+    unknown = [row for row, value in enumerate(values) if value == (UNKNOWN if labels else None)]
+    row = next((row for row in unknown if words[row] not in (None, str(UNKNOWN))), next(iter(unknown), None))
+    # Rows to predict may have no labels at all.
+    if row is not None and (strict or len(unknown) < len(words) or words[row] not in (None, str(UNKNOWN))):
+        found = f"row {row} has {'no label' if words[row] is None else repr(words[row])} ({len(unknown)} such rows)"
+        if strict:
+            wanted = f"among {_listed(labels)}" if labels else "numbers"
+            hint = " Write the labels as the model does, or as its class ids, from 0." if ids and labels else ""
+            raise UsageError(f"Expected the labels of {where} to be {wanted}, but {found}.{hint}")
+        warnings.warn(f"The labels of {where} are not used: {found}.", stacklevel=2)
     rest = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
     return rest.add_column("label", values)
 
 
-def named_labels(config: PreTrainedConfig) -> tuple[str, ...]:
-    """Names of the classes of a model in the order of its logits; empty if it was given no names."""
-    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
-    return () if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
+def model_classes(config: PreTrainedConfig) -> tuple[str, ...] | None:
+    """Names of the classes of a trained classifier in the order of its logits; empty for a regression.
 
-
-def in_order_of(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
-    """The task and its rows with the class ids of a model that has the same classes; case does not matter.
-
-    A model that was fine-tuned on MNLI elsewhere may have its three classes in another order than the dataset. If the
-    model has other classes, the task and its rows are returned as they are.
+    None for a model without a trained head: it names no classes, and was not saved as a classifier.
     """
-    theirs, ours = ([name.lower() for name in names] for names in (named_labels(config), task.labels))
-    if theirs == ours or sorted(theirs) != sorted(ours):
-        return task, rows
-    labels = tuple(task.labels[ours.index(name)] for name in theirs)
-    return replace(task, labels=labels), _aligned(rows, task, labels)
+    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
+    trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if not trained and _numbered(names):
+        return None
+    return () if len(names) == 1 or config.problem_type == "regression" else names
 
 
-def within(config: PreTrainedConfig, task: TextTask, rows: DatasetDict) -> tuple[TextTask, DatasetDict]:
-    """The task and its rows with the class ids of a trained model, which may have classes that the rows lack.
+def for_model(
+    config: PreTrainedConfig, task: TextTask, rows: DatasetDict, *, trains: bool
+) -> tuple[TextTask, DatasetDict]:
+    """The task and its rows with the class ids of a model that has the same classes, by name.
 
-    Labels must be names of the model's classes, in any case, or its class ids. If the model has no names, labels are
-    used in their order, provided that there are as many of them as classes.
+    A model that was fine-tuned on MNLI elsewhere may have its three classes in another order, or in capital letters.
+    If it is not trained any further, it may also have classes that the rows lack.
+
+    Args:
+        config: Of the model.
+        task: The task.
+        rows: Its rows, with class ids.
+        trains: Whether the model will be trained on the rows: then it may have had other classes before.
 
     Raises:
-        UsageError: If the rows have a class that the model lacks.
+        UsageError: If the model is not trained on the rows, and does not have their classes, one for each row.
     """
-    names, numbers = named_labels(config), tuple(map(str, range(config.num_labels or 0)))
-    for theirs in (names, numbers):
-        if task.labels and {name.lower() for name in task.labels} <= {name.lower() for name in theirs}:
-            return replace(task, labels=names or numbers), _aligned(rows, task, theirs)
-    if not names and len(task.labels) == config.num_labels:
+    theirs = model_classes(config)
+    if config.problem_type == "multi_label_classification" and not trains:
+        raise UsageError("Expected a model with one class for each row, but it was trained for several (multi-label).")
+    if theirs is None or theirs == task.labels:
         return task, rows
-    # Assigning the classes in alphabetical order would be a guess.
-    known = _listed(names) if names else f"{config.num_labels} without names"
-    raise UsageError(
-        f"Expected rows of the model's classes ({known}), but got {_listed(task.labels) or 'numbers'}. Write the "
-        "labels as the model does, or as its class ids, from 0."
-    )
+    ids = _ids(set(task.labels), theirs, numbers=not trains)
+    same = bool(theirs) and len(set(ids.values())) == len(task.labels)
+    # Ids that a dataset declares stand for themselves where the model has no names.
+    unnamed = not ids and _numbered(theirs) and len(theirs) == len(task.labels)
+    if unnamed or (trains and not (same and len(theirs) == len(ids))):
+        if not unnamed and len(theirs) == len(task.labels):
+            kept = f"The head that the model has for {_listed(theirs)} is trained further, for {_listed(task.labels)}."
+            warnings.warn(kept, stacklevel=2)
+        return task, rows
+    if not (same and task.labels):
+        # Assigning the classes in their order would be a guess.
+        raise UsageError(
+            f"Expected rows of the model's classes ({_listed(theirs) or 'none: it predicts numbers'}), but got "
+            f"{_listed(task.labels) or 'numbers'}. Write the labels as the model does, or as its class ids, from 0, "
+            "or name its classes (id2label in its config.json) as the rows do."
+        )
+    spelled = {place: name for name, place in ids.items()}  # a model that is trained gets the names of the rows
+    labels = tuple(spelled[k] for k in range(len(theirs))) if trains else theirs
+    positive = labels[ids[task.labels[1]]] if "f1" in task.metrics else ""
+    places = [ids[name] for name in task.labels]
+    labelled = {split: part for split, part in rows.items() if "label" in part.features}
+    aligned = {
+        split: part.remove_columns("label").add_column("label", [places[k] for k in part["label"]])
+        for split, part in labelled.items()
+    }
+    return replace(task, labels=labels, positive=positive), DatasetDict({**rows, **aligned})
 
 
-def _aligned(rows: DatasetDict, task: TextTask, labels: Sequence[str]) -> DatasetDict:
-    """The rows with class ids that are indices into other labels, which contain those of the task in any order."""
-    feature, ids = ClassLabel(names=list(task.labels)), {name: index for index, name in enumerate(labels)}
-    labelled = {split: part.cast_column("label", feature) for split, part in rows.items() if "label" in part.features}
-    aligned = {split: part.align_labels_with_mapping(ids, "label") for split, part in labelled.items()}
-    return DatasetDict({**rows, **aligned})
+def _words(dataset: Dataset, column: str, *, declared: bool = True) -> list[str | None]:
+    """The labels as words; None where one is missing. Declared classes have names, or else their ids."""
+    feature = dataset.features[column]
+    values = dataset.with_format("arrow")[:][column].to_pylist()
+    names = dict(enumerate(feature.names)) if declared and isinstance(feature, ClassLabel) else {}
+    # A column of whole numbers in which one is missing has become one of floats.
+    whole = ((int(v) if isinstance(v, float) and v.is_integer() else v) for v in values)
+    words = [names.get(value) or as_word(value) for value in whole] if names else [as_word(value) for value in whole]
+    return [
+        None if word is None or not word.strip() or value != value else word
+        for word, value in zip(words, values, strict=True)
+    ]
+
+
+def _ids(words: set[str], labels: Sequence[str], *, numbers: bool) -> dict[str, int]:
+    """Class ids of the words that are names of classes, or class ids if none is a name."""
+    ids = {name: place for place, name in enumerate(labels)}
+    folded = {_folded(name): place for name, place in ids.items()}
+    if len(folded) == len(labels) and not words <= ids.keys():
+        ids = {word: folded[_folded(word)] for word in words if _folded(word) in folded}
+    if numbers and not words & ids.keys() and not any(map(NUMBER.fullmatch, labels)):
+        ids = {str(place): place for place in range(len(labels))}
+    return {word: ids[word] for word in words if word in ids}
+
+
+def _check_odd(words: Sequence[str | None], counts: Mapping[str, int], where: str) -> None:
+    """Refuse a few words among numbers, or a label in two spellings; warn of a class that has a single row."""
+    numbers = {name for name in counts if NUMBER.fullmatch(name)}
+    few, many = sorted((numbers, counts.keys() - numbers), key=lambda names: sum(counts[name] for name in names))
+    rare = sum(counts[name] for name in few)
+    odd = set(few) if rare <= max(1, ODD * len(words)) and len(words) > 2 * rare else set()
+    spellings = {_folded(name): name for name in sorted(counts, key=lambda name: counts[name])}
+    twice = [name for name in counts if spellings[_folded(name)] != name]
+    if odd or twice:
+        row = next(row for row, word in enumerate(words) if word in (odd or twice))
+        other = min(many, key=lambda name: (-counts[name], name)) if odd else spellings[_folded(words[row] or "")]
+        raise UsageError(
+            f"Expected labels of one kind and spelling in {where}, but row {row} has {words[row]!r}, and other rows "
+            f"have {other!r}. Correct the label, or delete the row."
+        )
+    lone = {name for name, count in counts.items() if count == 1}
+    if lone and len(words) >= OFTEN * len(counts):
+        row = next(row for row, word in enumerate(words) if word in lone)
+        warnings.warn(f"Row {row} of {where} is the only one with the label {words[row]!r}.", stacklevel=3)
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether these are the names that transformers gives if nobody does."""
+    return all(name == f"LABEL_{place}" for place, name in enumerate(names))
 
 
 def _listed(names: Sequence[str]) -> str:

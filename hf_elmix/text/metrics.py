@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+__all__ = ["LEAST", "METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
@@ -24,10 +24,14 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
 }
 
+LEAST = {"pearson": 2, "spearmanr": 2}  # rows that a metric needs, where one is not enough
+
 
 def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """The metrics of a task by name, from predicted and true classes or numbers (rows,)."""
-    return {name: float(METRICS[name](references, predictions)) for name in task.metrics}
+    place = task.labels.index(task.positive) if task.positive else 1  # of the class that F1 is of
+    pairs = {"f1": (references == place, predictions == place)}
+    return {name: float(METRICS[name](*pairs.get(name, (references, predictions)))) for name in task.metrics}
 
 
 def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource, pin_model
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
@@ -47,10 +48,19 @@ def find_model(name: str | Path | ModelSource, revision: str | None = None, *, c
 def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, given its name or what `find_model` returned.
 
+    One without a token for padding, as those of most decoders, pads with the token that ends a text.
+
     Raises:
-        UsageError: If it cannot be loaded.
+        UsageError: If it cannot be loaded, or has neither token.
     """
-    return _load(AutoTokenizer.from_pretrained, model)
+    tokenizer = _load(AutoTokenizer.from_pretrained, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise UsageError(
+            f"Expected {tokenizer.name_or_path!r} to have a padding token. Give its tokenizer a pad_token."
+        )
+    return tokenizer
 
 
 def load_config(model: str | ModelSource) -> PreTrainedConfig:
@@ -97,7 +107,7 @@ def load_model(
                 "replaces it by a fresh one"
             ) from None
 
-    return _load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    return _with_padding(_load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes), model)
 
 
 def load_trained(model: str | ModelSource) -> PreTrainedModel:
@@ -114,7 +124,14 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
             raise ValueError(f"it was never trained as a classifier: it has no {', '.join(missing[:3])}.")
         return network
 
-    return _load(load, model)
+    return _with_padding(_load(load, model), model)
+
+
+def _with_padding(network: PreTrainedModel, model: str | ModelSource) -> PreTrainedModel:
+    """The model, which knows what its tokenizer pads with: decoders classify at the last token before the padding."""
+    if getattr(network.config, "pad_token_id", None) is None:
+        network.config.pad_token_id = load_tokenizer(model).pad_token_id
+    return network
 
 
 def _load(load: Callable[..., T], model: str | ModelSource, **kwargs: Any) -> T:

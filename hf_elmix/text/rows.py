@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_dataset_builder
 from datasets.config import HF_DATASETS_CACHE, HF_HUB_OFFLINE
+from datasets.packaged_modules.csv.csv import CsvConfig
 
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import with_retries
+from hf_elmix.text.files import read_rows
+from hf_elmix.text.labels import with_ids
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
@@ -60,7 +64,10 @@ def load_task(
     kept = DatasetDict()
     for split in ("train", *task.splits) if splits is None else splits:
         part, labelled = first_rows(rows, split, limits.get(split), name), split not in task.test_splits
-        kept[split] = checked_rows(part, task, f"split {split!r} of {name}", labelled=labelled)
+        where = f"split {split!r} of {name}"
+        if _in_words(part, task):
+            part = with_ids(part, "label", task.labels, where, strict=labelled, ids=True)
+        kept[split] = checked_rows(part, task, where, labelled=labelled)
     return kept
 
 
@@ -81,11 +88,11 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
     folder = Path(name).expanduser()
     with loading(what, expected):
         if folder.is_dir():
-            return load_dataset(str(folder), config, cache_dir=_cache_of(folder))
+            return _read_folder(folder, config)
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"{name} is not a folder.")
         # Offline, a file that is not in the cache now will not be there later either.
-        return load_dataset(name, config) if HF_HUB_OFFLINE else with_retries(partial(load_dataset, name, config))
+        return _load(name, config) if HF_HUB_OFFLINE else with_retries(partial(_load, name, config))
 
 
 def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint: str = "") -> Dataset:
@@ -159,15 +166,52 @@ def revision(rows: Dataset) -> str | None:
     return commits.pop() if len(commits) == 1 else None
 
 
+def _load(name: str, config: str | None, **options: Any) -> DatasetDict:
+    """The rows as `datasets` reads them; but in CSV only an empty cell is a missing value, since "NA" is a word."""
+    builder = load_dataset_builder(name, config, **options)
+    cells = {"keep_default_na": False, "na_values": [""]} if isinstance(builder.config, CsvConfig) else {}
+    return load_dataset(name, config, **options, **cells)
+
+
+def _read_folder(folder: Path, config: str | None) -> DatasetDict:
+    """The rows of a local folder: `datasets` says which files it has, and reads those that are not plain text."""
+    cache = _cache_of(folder)
+    builder = load_dataset_builder(str(folder), config, cache_dir=cache)
+    files = {str(split): list(map(str, paths)) for split, paths in (builder.config.data_files or {}).items()}
+    usual = type(builder.config)(name=builder.config.name, data_files=builder.config.data_files)
+    plain = {Path(path).suffix.lower() for paths in files.values() for path in paths} <= {
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+    }
+    if not plain or builder.config != usual or not files:
+        return _load(str(folder), config, cache_dir=cache)
+    rows = DatasetDict({split: read_rows(paths, f"{folder} ({split})") for split, paths in files.items()})
+    features = builder.info.features  # which its README may declare
+    return rows if features is None else DatasetDict({split: part.cast(features) for split, part in rows.items()})
+
+
 def _cache_of(folder: Path) -> str:
     """A separate cache for each state of a local folder.
 
     `datasets` 5.2 names the cache of a folder after its last component and its README alone: rows that were loaded
-    once would silently replace other rows in the same place, or in a folder of the same name.
+    once would silently replace other rows in the same place, or in a folder of the same name. The contents count,
+    since a file may be replaced by another of the same size and time.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return str(Path(HF_DATASETS_CACHE, "local", hashlib.sha256(repr(state).encode()).hexdigest()[:16]))
+    state = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            state.update(repr((str(path.resolve()), hashlib.file_digest(file, "sha256").hexdigest())).encode())
+    return str(Path(HF_DATASETS_CACHE, "local", state.hexdigest()[:16]))
+
+
+def _in_words(rows: Dataset, task: TextTask) -> bool:
+    """Whether labels are text, or ids of classes that are declared in another order or under other names."""
+    feature = rows.features.get("label")
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names) != task.labels
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _all_known(dataset: Dataset, task: TextTask) -> bool:

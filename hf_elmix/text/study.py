@@ -13,12 +13,13 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.study.spec import Select, Task, TrainerInputs
+from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import digest, revision
 from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
-from hf_elmix.text.tokens import count_tokens, tokenise
+from hf_elmix.text.tokens import count_tokens
 
 __all__ = ["collator_for", "possible_padding", "text_task"]
 
@@ -41,7 +42,7 @@ def text_task(
         rows: The split ``train`` and the evaluation splits of the task, checked (see `load_task` and `custom_task`).
         model: Model id or folder, or a model that has been found.
         origin: Settings that say where the rows come from: ``dataset``, and limits such as ``max_train_samples``.
-        max_length: Tokens to which a row is truncated.
+        max_length: Tokens to which a row is truncated; the settings record fewer if the model reads fewer.
         padding: One of `PADDINGS`; the settings record the padding that is used (see `possible_padding`).
         in_memory: Hold the rows in memory, so that a pickled task contains them.
         kinds: Values of the column ``kind`` of the training rows, each with a description. The model is also evaluated
@@ -55,6 +56,7 @@ def text_task(
     padding = possible_padding(padding, source, tokenizer)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
     sizes = {split: len(part) for split, part in rows.items()}
+    tokens, max_length = tokens_for(source, tokenizer, task, rows, max_length, in_memory=in_memory)
     revisions = {"data_revision": revision(rows["train"]), "model_revision": source.revision}
     settings = {
         "text": task.to_settings(),
@@ -66,7 +68,6 @@ def text_task(
         "rows": {split: digest(part, task) for split, part in rows.items()},
         **origin,
     }
-    tokens = tokenise(rows, task, tokenizer, max_length, in_memory=in_memory)
     metric = task.metrics[0]
     select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)

@@ -25,6 +25,7 @@ class TextTask:
         metrics: Metric names; the first is the score of a study.
         splits: Evaluation splits; a study's score is measured on the first.
         test_splits: Splits to predict, one for each evaluation split; their labels may be unknown.
+        positive: The class of which F1 is measured; by default the second.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TextTask:
     metrics: tuple[str, ...] = ("accuracy",)
     splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
+    positive: str = ""
 
     @property
     def regression(self) -> bool:
@@ -41,7 +43,8 @@ class TextTask:
 
     def to_settings(self) -> dict[str, Any]:
         """The task as plain JSON values; a record keeps them, so that reading it does not require a table of tasks."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if value != ""}
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> TextTask:

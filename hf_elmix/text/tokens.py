@@ -40,10 +40,12 @@ def tokenise(
         in_memory: Hold the tokens in memory, so that a pickle contains them rather than the path of a file.
 
     Raises:
-        UsageError: If the length is below 1, or the tokenizer does not know the words of a split.
+        UsageError: If the length leaves no token for a text, or the tokenizer does not know the words of a split.
     """
-    if max_length < 1:
-        raise UsageError(f"Expected --max_seq_length to be 1 or more, but got {max_length}.")
+    added = tokenizer.num_special_tokens_to_add(pair=len(task.columns) == 2)
+    if max_length <= added:
+        marks = f", of which {added} mark the ends of texts" if added else ""
+        raise UsageError(f"Expected --max_seq_length to be {added + 1} or more{marks}, but got {max_length}.")
     for split, part in rows.items():
         _check_vocabulary(part, split, task, tokenizer, max_length)
     paths = {split: str(_tokenised(part, task, tokenizer, max_length)) for split, part in rows.items()}

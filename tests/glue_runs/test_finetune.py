@@ -3,19 +3,29 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from scipy.stats import pearsonr
-from transformers import AutoModelForSequenceClassification, Trainer, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2Model,
+    TokenizersBackend,
+    Trainer,
+    pipeline,
+)
 
 from glue_runs import finetune as module
 from glue_runs.finetune import finetune
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import MixedLossTrainer, UsageError
-from hf_elmix.text.models import load_model
+from hf_elmix.text.models import load_model, load_tokenizer
+from hf_elmix.text.tasks import TextTask
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--max_steps", "3", "--use_cpu"]
 TOKEN = "hf_" + "secret" * 5
@@ -164,7 +174,7 @@ def test_any_dataset_without_rows_to_evaluate(glue, good_rows, encoder, tmp_path
     """The second command of run_glue's page: a dataset with texts, labels, and labelled test rows."""
     rows = [{"text": row["sentence"], "label": row["label"]} for row in good_rows("cola")]
     folder = glue("plain_text", train=rows, test=rows)
-    line = ["--model_name_or_path", encoder, "--dataset_name", folder, "--max_seq_length", "128", *QUICK]
+    line = ["--model_name_or_path", encoder, "--dataset_name", folder, "--max_seq_length", "12", *QUICK]
     assert finetune([*line, "--do_train", "--do_predict", "--output_dir", str(tmp_path / "out")]) == 0
     answers = predicted(tmp_path / "out/predict_results_glue.txt")
     right = np.mean([int(answer) == row["label"] for answer, row in zip(answers, rows, strict=True)])
@@ -198,6 +208,99 @@ def test_a_model_with_the_classes_in_another_order_is_scored_correctly(glue, goo
     assert scores[0]["eval_accuracy"] == scores[1]["eval_accuracy"]
 
 
+def named_model(encoder, folder, names):
+    load_model(encoder, TextTask("mine", ("text",), names), 3).save_pretrained(shutil.copytree(encoder, folder))
+    return str(folder)
+
+
+def custom(model, output, *more):
+    return ["--model_name_or_path", model, "--output_dir", str(output), *more, *QUICK]
+
+
+TEXTS = ["the film was superb", "the film was awful", "a doctor saw the dog", "five people loved music"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["good", "bad", "good", "bad"],
+        ["good"] * 4,
+        ["GOOD", "bad", "Neutral", "bad"],
+        [2, 1, 0, 1],
+        ["1", "1", "1", "1"],
+    ],
+)
+def test_a_model_is_scored_by_the_names_of_its_classes(encoder, tmp_path, labels):
+    """Whichever of them a file has, and in which case; class ids are those of the model."""
+    names = ("neutral", "bad", "good")
+    model = named_model(encoder, tmp_path / "model", names)
+    pd.DataFrame({"text": TEXTS, "label": labels}).to_csv(tmp_path / "v.csv", index=False)
+    line = custom(model, tmp_path / "out", "--validation_file", str(tmp_path / "v.csv"), "--do_eval")
+    assert finetune(line) == 0
+    answers = [answer["label"] for answer in pipeline("text-classification", model=model, tokenizer=encoder)(TEXTS)]
+    words = [names[int(label)] if str(label).isdigit() else label.lower() for label in labels]
+    right = np.mean([one == two for one, two in zip(answers, words, strict=True)])
+    assert read(tmp_path / "out/eval_results.json")["eval_accuracy"] == right
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["great", "bad", "so-so", "bad"], "row 0 has 'great'"),
+        ([1, 2, 3, 1], "row 2 has '3'"),
+        (["good", "", "bad", "bad"], "row 1 has no label"),
+    ],
+)
+def test_a_model_is_not_scored_on_other_classes(encoder, tmp_path, labels, found):
+    model = named_model(encoder, tmp_path / "model", ("neutral", "bad", "good"))
+    pd.DataFrame({"text": TEXTS, "label": labels}).to_csv(tmp_path / "v.csv", index=False)
+    line = custom(model, tmp_path / "out", "--validation_file", str(tmp_path / "v.csv"), "--do_eval")
+    with pytest.raises(UsageError, match=found):
+        finetune(line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decoder_without_a_padding_token(encoder, tmp_path):
+    """A row is classified as it is alone, without padding."""
+    rules = {**read(Path(encoder) / "tokenizer.json"), "padding": None}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    marks = {"unk_token": "[UNK]", "eos_token": "[SEP]"}
+    tokenizer = TokenizersBackend(tokenizer_file=str(tmp_path / "rules.json"), **marks)
+    assert tokenizer.pad_token is None
+    tokenizer.save_pretrained(tmp_path / "model")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 293}
+    GPT2Model(GPT2Config(**sizes, bos_token_id=2, eos_token_id=3)).save_pretrained(tmp_path / "model")
+    texts = [*TEXTS, "the dog"]
+    pd.DataFrame({"text": texts, "label": [0, 1, 0, 1, 1]}).to_csv(tmp_path / "t.csv", index=False)
+    more = [
+        "--train_file",
+        str(tmp_path / "t.csv"),
+        "--test_file",
+        str(tmp_path / "t.csv"),
+        "--do_train",
+        "--do_predict",
+    ]
+    more += ["--learning_rate", "0.1"]
+    with pytest.warns(UserWarning, match="truncated to 32 tokens"):
+        assert finetune(custom(str(tmp_path / "model"), tmp_path / "out", *more)) == 0
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "out"),
+        load_tokenizer(tmp_path / "out"),
+    )
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 3
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+    assert predicted(tmp_path / "out/predict_results_t.txt") == [str(int(row.argmax())) for row in logits]
+
+
+def test_a_correlation_needs_two_rows(glue, encoder, tmp_path):
+    rows = [{"sentence1": "the dog", "sentence2": "the film", "label": float(k), "idx": k} for k in range(5)]
+    more = ["--mixing", "none", "--max_eval_samples", "1"]
+    with pytest.raises(UsageError, match="2 or more rows in the split 'validation'"):
+        finetune(words(glue, encoder, tmp_path / "out", *more, task="stsb", train=rows, validation=rows))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     rows = good_rows("mnli")
     parts = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
@@ -205,7 +308,7 @@ def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     line = words(glue, str(tmp_path / "two"), tmp_path / "out", task="mnli", **parts)
     with pytest.raises(UsageError, match="another number of labels than 3; --ignore_mismatched_sizes replaces it"):
         finetune(line)
-    assert finetune([*line, "--ignore_mismatched_sizes", "--do_eval"]) == 0
+    assert finetune([*line, "--ignore_mismatched_sizes"]) == 0
 
 
 def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
@@ -239,7 +342,7 @@ def test_a_finished_run_is_not_overwritten(glue, encoder, tmp_path):
         (["--task_name", "cloa"], "Did you mean 'cola'"),
         (["--resume_from_checkpoint", "nosuch"], "'nosuch' is not one"),
         (["--report_to", "nope"], "nope"),
-        (["--max_seq_length", "0"], "1 or more, but got 0"),
+        (["--max_seq_length", "0"], "3 or more, of which 2 mark the ends of texts, but got 0"),
         (["--metric_for_best_model", "eval_f1"], "loss, loss_el, combined_score, accuracy, matthews_correlation"),
         (["--do_predict"], "task cola in .* to have the split 'test'"),
     ],

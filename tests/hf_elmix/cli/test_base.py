@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from hf_elmix.cli.base import Command, OneLineParser, run_program, whole_number
@@ -94,3 +96,14 @@ def test_help_is_the_docstring_with_defaults(capsys):
 def test_mistakes_in_typing(words, line, capsys):
     assert run_program("me", "Counts.", {"count": command()}, words) == 2
     assert capsys.readouterr().err.strip().endswith(line)
+
+
+def test_a_warning_of_ours_is_one_line(monkeypatch):
+    """Its place in the code says nothing to whoever typed the command."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    run_program("me", "Ends.", {"count": command()}, ["count"])
+    assert (
+        warnings.formatwarning("A row is odd.", UserWarning, run_program.__code__.co_filename, 3)
+        == "me: A row is odd.\n"
+    )
+    assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, "/elsewhere/torch/nn.py", 3)

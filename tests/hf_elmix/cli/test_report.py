@@ -97,7 +97,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
-        (["empty.csv"], "but No columns to parse from file"),
+        (["empty.csv"], "but it is empty"),
         (["scoreless.csv"], "got 1 run without one"),
         (["damaged"], "study.json is damaged"),
         (["unscored"], "got 1 run without one"),

@@ -78,7 +78,7 @@ def test_rows_of_a_file_may_lack_a_class_and_have_another_order(kept_run, tmp_pa
     [
         ({"dataset_config_name": "mnli", "split": "test"}, "has only train, .*Name one of them with --split"),
         ({"dataset_config_name": "rte", "split": "train"}, "Cannot load"),
-        ({"dataset_config_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 1 or more"),
+        ({"dataset_config_name": "mnli", "max_seq_length": 0}, "--max_seq_length to be 4 or more"),
         ({"dataset_config_name": "mnli", "max_samples": 0}, "keep 1 row or more"),
         ({"dataset_config_name": "mnli", "file": "rows.csv"}, "one of --dataset_name and --file"),
         ({"dataset_name": None, "file": "rows.csv", "split": "train"}, "one of --split and --file"),
@@ -102,7 +102,7 @@ def test_a_model_needs_rows_and_a_head(kept_run, encoder, glue):
 def test_classes_that_the_model_does_not_know(kept_run, glue, good_rows):
     labels = ClassLabel(names=["negative", "positive"])
     rows = Dataset.from_list(good_rows("sst2")).cast_column("label", labels)
-    with pytest.raises(UsageError, match=r"model's classes \(entailment, neutral, contradiction\), but got negative"):
+    with pytest.raises(UsageError, match="among entailment, neutral, contradiction, but row 0 has 'negative'"):
         open_checkpoint(str(kept_run / MODEL), Rows(dataset_name=glue("sst2", validation=rows)), batch_size=4)
 
 
@@ -133,6 +133,7 @@ def rows_with(labels, tmp_path) -> Rows:
     return Rows(file=str(tmp_path / "rows.csv"))
 
 
+NUMBERED = {"id2label": {"0": "1", "1": "2", "2": "3"}, "label2id": {"1": 0, "2": 1, "3": 2}}
 UNNAMED = {"id2label": {str(k): f"LABEL_{k}" for k in range(3)}, "label2id": {f"LABEL_{k}": k for k in range(3)}}
 
 
@@ -142,8 +143,9 @@ UNNAMED = {"id2label": {str(k): f"LABEL_{k}" for k in range(3)}, "label2id": {f"
         ({}, [2, 0, 2], [2, 0, 2]),
         ({}, ["CONTRADICTION", "neutral", "neutral"], [2, 1, 1]),
         (UNNAMED, [2, 0, 2], [2, 0, 2]),
-        (UNNAMED, ["b", "c", "a"], [1, 2, 0]),
-        (UNNAMED, [3, 1, 2], [2, 0, 1]),
+        (UNNAMED, ["LABEL_2", "LABEL_1"], [2, 1]),
+        ({}, ["neutral", "neutral"], [1, 1]),
+        (NUMBERED, [3, 1], [2, 0]),
     ],
 )
 def test_labels_are_the_models_names_or_its_class_ids(kept_run, tmp_path, config, labels, ids):
@@ -151,10 +153,28 @@ def test_labels_are_the_models_names_or_its_class_ids(kept_run, tmp_path, config
     assert labels_of(open_checkpoint(model, rows_with(labels, tmp_path), batch_size=4)) == ids
 
 
-def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path):
-    wanted = rows_with(["contra", "neutral", "entails"], tmp_path)
-    with pytest.raises(UsageError, match=r"entailment, neutral, contradiction\), but got contra.*as its class ids"):
-        open_checkpoint(str(kept_run / MODEL), wanted, batch_size=4)
+@pytest.mark.parametrize(
+    ("config", "labels", "row"),
+    [
+        ({}, ["neutral", "contra", "entails"], "among entailment, neutral, contradiction, but row 1 has 'contra'"),
+        ({}, ["neutral", None], "row 1 has no label"),
+        ({}, [0, 1, 3], "row 2 has '3'"),
+        ({}, [0, "neutral"], "row 0 has '0'"),
+        (UNNAMED, ["b", "c", "a"], "row 0 has 'b'"),
+        (UNNAMED, [1, 2, 3], "row 2 has '3'"),
+        (NUMBERED, [0, 1, 2], "row 0 has '0'"),
+    ],
+)
+def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path, config, labels, row):
+    model = with_names(kept_run / MODEL, tmp_path, **config)
+    with pytest.raises(UsageError, match=f"{row}.*Write the labels as the model does, or as its class ids"):
+        open_checkpoint(model, rows_with(labels, tmp_path), batch_size=4)
+
+
+def test_a_model_of_numbers_is_no_classifier(kept_run, tmp_path):
+    model = with_names(kept_run / MODEL, tmp_path, id2label={"0": "score"}, problem_type="regression")
+    with pytest.raises(UsageError, match="Expected a classifier, but .* predicts numbers"):
+        open_checkpoint(model, rows_with([0.5, 1.5], tmp_path), batch_size=4)
 
 
 def test_custom_rows_are_truncated_as_those_of_the_run(kept_run, tmp_path):

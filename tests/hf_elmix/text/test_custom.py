@@ -1,61 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_elmix import UsageError
-from hf_elmix.text.custom import custom_task, find_splits, read_files
-
-ROWS = [
-    {"text": 'a "quoted", text', "label": "NA"},
-    {"text": "None", "label": "fine"},
-    {"text": "the third\trow", "label": "fine"},
-]
-
-
-def write(path, kind):
-    if kind == "json":
-        path.write_text("\n".join(map(json.dumps, ROWS)))
-    elif kind == "list.json":
-        path.write_text(json.dumps(ROWS))
-    elif kind == "parquet":
-        Dataset.from_list(ROWS).to_parquet(path)
-    else:
-        import csv
-
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["text", "label"], delimiter="\t" if kind == "tsv" else ",")
-            writer.writeheader()
-            writer.writerows(ROWS)
-    return str(path)
-
-
-@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "list.json", "jsonl", "parquet"])
-def test_files(tmp_path, kind):
-    """Words such as NA and None are text, not missing values."""
-    path = write(tmp_path / f"rows.{kind}", "json" if kind == "jsonl" else kind)
-    assert read_files({"train": path})["train"].to_list() == ROWS
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.txt", "a", r"Expected a file \.csv, \.tsv"),
-        ("nosuch.csv", None, "does not exist"),
-        ("a.json", "{", "Cannot load"),
-        ("a.parquet", "PAR1", "Cannot load"),
-        ("a.csv", "", "Cannot load"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path, name, text, message):
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match=message) as error:
-        read_files({"train": str(tmp_path / name)})
-    assert "\n" not in str(error.value)
-
+from hf_elmix.text.custom import custom_task, find_splits
 
 MATCHED = ("validation_matched", "validation_mismatched")
 
@@ -112,7 +61,8 @@ def test_test_rows_keep_labels_that_are_all_known():
     rows = splits(train={"text": ["a", "b"], "label": [3, 5]}, test={"text": ["c", "d"], "label": [5, 3]})
     assert task_of(rows)[1]["test"]["label"][:] == [1, 0]
     rows["test"] = Dataset.from_dict({"text": ["c", "d"], "label": [5, 4]})
-    assert "label" not in task_of(rows)[1]["test"].column_names
+    with pytest.warns(UserWarning, match="labels of split 'test' of mine are not used: row 1 has '4' .1 such rows"):
+        assert "label" not in task_of(rows)[1]["test"].column_names
 
 
 def test_rows_to_predict_alone_get_the_models_labels():
@@ -159,8 +109,17 @@ def test_splits(names, given, test, found):
         ({"train": {"a": ["a"], "b": ["b"], "c": ["c"], "label": [1]}}, {}, "has a, b, c .*--text_column_names"),
         ({"train": {"n": [1, 2], "label": [0, 1]}}, {}, "has none .all columns: n, label"),
         ({"train": {"text": ["a", "b"], "label": [0, 1]}}, {"text_columns": "x"}, "has no x"),
+        (
+            {"train": {"text": ["a", "b"], "label": [0, 1]}},
+            {"text_columns": "text,label"},
+            "'label' is given for both",
+        ),
         ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "1 rows empty"),
-        ({"train": {"text": ["a", "b"], "label": [0.5, float("nan")]}}, {}, "numbers in split 'train' of mine"),
+        (
+            {"train": {"text": ["a", "b"], "label": [0.5, float("nan")]}},
+            {},
+            "a label in each row of split 'train' of mine, but row 1 has none",
+        ),
         (
             {"train": {"text": ["a", "b"], "label": [0, 1]}, "validation": {"text": ["a"], "label": [2]}},
             {},
@@ -177,3 +136,32 @@ def test_splits(names, given, test, found):
 def test_mistakes(rows, options, message):
     with pytest.raises(UsageError, match=message):
         task_of(splits(**rows), **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "delimiter", "found", "texts"),
+    [
+        ("title, body,tail", None, ("title + body + tail",), ["a c e", "b d f"]),
+        ("tail,title,body", " / ", ("tail + title + body",), ["e / a / c", "f / b / d"]),
+        ("title,body", "", ("title + body",), ["ac", "bd"]),
+        ("title,body", None, ("title", "body"), ["a", "b"]),
+        ("title", "-", ("title",), ["a", "b"]),
+    ],
+)
+def test_three_columns_are_joined_as_run_classification_does(columns, delimiter, found, texts):
+    data = {"title": ["a", "b"], "body": ["c", "d"], "tail": ["e", "f"], "label": [0, 1]}
+    task, used = task_of(splits(train=data), text_columns=columns, text_delimiter=delimiter)
+    assert task.columns == found
+    assert used["train"][found[0]][:] == texts
+
+
+def test_a_column_of_numbers_or_without_a_name_is_read_as_text_if_it_is_named_only():
+    data = {"Unnamed: 0": ["x", "y"], "n": ["1", "2.5"], "text": ["7", "a"], "label": ["0", "1"]}
+    assert task_of(splits(train=data))[0].columns == ("text",)
+    task, used = task_of(splits(train={**data, "n": [1, 2]}), text_columns="n")
+    assert (task.columns, used["train"]["n"][:]) == (("n",), ["1", "2"])
+
+
+def test_rows_for_a_model_may_have_one_of_its_classes():
+    task, used = task_of(splits(train={"text": ["a", "b"], "label": ["Good", "good"]}), labels=("bad", "good"))
+    assert (task.labels, used["train"]["label"][:]) == (("bad", "good"), [1, 1])

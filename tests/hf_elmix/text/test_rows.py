@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import UsageError
 from hf_elmix.text import rows as data
-from hf_elmix.text.rows import digest, load_task, revision
+from hf_elmix.text.rows import digest, load_task, read_dataset, revision
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -53,12 +55,17 @@ def test_splits_that_disagree(glue, good_rows):
     assert "Couldn't cast sentence: string" in refusal("cola", glue("cola", train=rows, validation=good_rows("cola")))
 
 
-def test_a_folder_that_changed_is_read_again(glue, good_rows):
+def test_a_folder_that_changed_is_read_again(glue, good_rows, tmp_path):
     """`datasets` alone would use its cache, because it does not compare the contents of the files."""
     rows = good_rows("cola")
     first = load_task(TASKS["cola"], glue("cola", train=rows, validation=rows))
     turned = [{**row, "label": 1 - row["label"]} for row in rows]
-    second = load_task(TASKS["cola"], glue("cola", train=turned, validation=rows))
+    files = {path: path.stat() for path in (tmp_path / "glue").rglob("*.parquet")}
+    folder = glue("cola", train=turned, validation=rows)
+    for path, before in files.items():  # as rsync and zip leave it
+        assert path.stat().st_size == before.st_size
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = load_task(TASKS["cola"], folder)
     assert [1 - label for label in first["train"]["label"]] == list(second["train"]["label"])
     assert digest(first["train"], TASKS["cola"]) != digest(second["train"], TASKS["cola"])
     assert digest(first["validation"], TASKS["cola"]) == digest(second["validation"], TASKS["cola"])
@@ -83,9 +90,44 @@ def test_text_that_is_none(glue, good_rows, value, message):
     assert message in refusal("cola", glue("cola", train=rows, validation=rows))
 
 
-def test_labels_that_are_not_numbers(glue, good_rows):
-    rows = [{**row, "label": str(row["label"])} for row in good_rows("cola")]
-    assert "whole numbers as labels" in refusal("cola", glue("cola", train=rows, validation=rows))
+def test_labels_go_by_their_names(glue, good_rows):
+    """Whether a folder holds class ids, words, or classes that it declares in another order."""
+    rows, task = good_rows("cola"), TASKS["cola"]
+    ids, names = [row["label"] for row in rows], task.labels
+    declared = Dataset.from_list([{**row, "label": 1 - row["label"]} for row in rows])
+    for labelled in (
+        [{**row, "label": str(row["label"])} for row in rows],
+        [{**row, "label": names[row["label"]].upper()} for row in rows],
+        declared.cast_column("label", ClassLabel(names=list(names[::-1]))),
+        Dataset.from_list(rows).cast_column("label", ClassLabel(names=["0", "1"])),
+    ):
+        assert load_task(task, glue("cola", train=labelled, validation=labelled))["train"]["label"][:] == ids
+    other = [{**row, "label": "fine"} for row in rows]
+    message = refusal("cola", glue("cola", train=other, validation=other))
+    assert "to be among unacceptable, acceptable, but row 0 has 'fine' (12 such rows)" in message
+
+
+def test_csv_in_a_folder_is_read_as_a_file_is(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,None\nb,Some\n")
+    (tmp_path / "test.csv").write_text("text,label\nc,NA\n")
+    rows = read_dataset(str(tmp_path))
+    assert rows["train"]["label"][:] == ["None", "Some"]
+    assert rows["test"]["label"][:] == ["NA"]
+    (tmp_path / "train.csv").write_text("text,label\na,None,\n")
+    with pytest.raises(UsageError, match="line 2 has 3 cells"):
+        read_dataset(str(tmp_path))
+
+
+def test_the_readme_of_a_folder_may_declare_separators_and_classes(tmp_path):
+    (tmp_path / "train.csv").write_text("text;label\na;NA\n")
+    head = "---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  sep: ';'\n---\n"
+    (tmp_path / "README.md").write_text(head)
+    assert read_dataset(str(tmp_path))["train"].to_list() == [{"text": "a", "label": "NA"}]
+    (tmp_path / "train.csv").write_text("text,label\na,b\nc,a\n")
+    classes = "    dtype:\n      class_label:\n        names:\n          '0': b\n          '1': a\n"
+    head = f"---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n{classes}---\n"
+    (tmp_path / "README.md").write_text(head)
+    assert read_dataset(str(tmp_path))["train"]["label"][:] == [0, 1]
 
 
 def test_empty_split(glue, good_rows):
@@ -105,7 +147,9 @@ def test_test_rows_have_labels_where_all_are_known(glue, good_rows):
         assert ("label" in loaded["test"].column_names) == kept
 
 
-@pytest.mark.parametrize(("label", "message"), [(float("nan"), "row 3 has nan"), ("high", "Expected numbers")])
+@pytest.mark.parametrize(
+    ("label", "message"), [(float("nan"), "row 3 has nan"), ("high", "to be numbers, but row 0 has 'high'")]
+)
 def test_labels_of_a_regression(glue, label, message):
     rows = [{"sentence1": "a", "sentence2": "b", "label": float(k)} for k in range(5)]
     task = GLUE_TASKS["stsb"]
