@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import DatasetDict
 from transformers import PreTrainedConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
@@ -17,6 +18,7 @@ from upath import UPath
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
 from glue_runs.metrics import COMBINED, with_combined_score
 from glue_runs.protocol import ARGUMENTS, GLUE
+from glue_runs.resume import affects_training, find_checkpoint, settings_callback
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource
@@ -24,29 +26,26 @@ from hf_elmix.hub.facts import ModelFacts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.study.files import write_bytes
+from hf_elmix.study.files import DISK_FULL, disk_full_in, write_bytes
 from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
 from hf_elmix.text.limits import tokens_for
-from hf_elmix.text.metrics import LEAST, predicted_classes, predicted_values
+from hf_elmix.text.metrics import LEAST, as_rows, predicted_classes, predicted_values
 from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
 from hf_elmix.training.complement import trainer_for
+from hf_elmix.training.resumable import check_weights, is_half_written
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["finetune"]
 
-LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest checkpoint in the output folder
 SUFFIXES = ("", "_mm")  # of metrics on the first and on the second evaluation set, as in run_glue
-# Prefixes of arguments that have no influence on the model, and of those that its card mentions elsewhere.
-NO_EFFECT = (
-    *("dataloader_", "disable_tqdm", "do_", "eval_", "hub_", "log", "project", "report_to", "run_name", "save_"),
-    "use_",
-)
+# Training arguments that the model card mentions elsewhere.
 MENTIONED = ("loss", "mixing", "seed")
 
 
@@ -65,14 +64,16 @@ def finetune(words: Sequence[str]) -> int:
     data, model, args = parse(words)
     hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
-    checkpoint = _checkpoint(args)
+    checkpoint = find_checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, args, rows)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
-    facts = partial(_facts, data, args, source, task, rows)
+    kept = settings_callback(checkpoint, data, args, source, task, rows)
+    changes = kept.settings["continued"]
+    facts = partial(_facts, data, args, source, task, rows, changes)
     if args.process_index == 0:
-        print(_summary(task, rows))
+        print("\n".join([_summary(task, rows), *changes]))
         if hub is not None:
             claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
@@ -84,11 +85,13 @@ def finetune(words: Sequence[str]) -> int:
         drop_padding(network)
     collator = collator_for(tokenizer, padding, data.max_seq_length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
-    if args.do_train:
-        _train(trainer, checkpoint, len(tokens["train"]))
-    metrics = _evaluate(trainer, task, tokens) if args.do_eval else {}
-    if args.do_predict:
-        _predict(trainer, task, tokens)
+    trainer.add_callback(kept)
+    with _on_disk(trainer):
+        if args.do_train:
+            _train(trainer, checkpoint, len(tokens["train"]))
+        metrics = _evaluate(trainer, task, tokens) if args.do_eval else {}
+        if args.do_predict:
+            _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
         folder, card = Path(args.output_dir or ""), facts(metrics)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
@@ -128,19 +131,6 @@ def _check_output(args: FinetuneArguments, model: Path) -> None:
             f"{args.output_dir} holds checkpoints of an unfinished run. Continue from the last with "
             "--resume_from_checkpoint last, choose another --output_dir, or delete it."
         )
-
-
-def _checkpoint(args: FinetuneArguments) -> str | None:
-    """The checkpoint from which to continue, if any."""
-    given = args.resume_from_checkpoint
-    if given in LAST:
-        last = get_last_checkpoint(args.output_dir) if Path(args.output_dir or "").is_dir() else None
-        if last is None:
-            raise UsageError(f"Expected a checkpoint in {args.output_dir!r} to continue from, but it has none.")
-        return last
-    if given is not None and not Path(given).is_dir():
-        raise UsageError(f"Expected a folder, but --resume_from_checkpoint {given!r} is not one.")
-    return given
 
 
 def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
@@ -209,7 +199,7 @@ def _summary(task: TextTask, rows: DatasetDict) -> str:
 
 def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **parts: Any) -> Trainer:
     """The Trainer, which chooses the best epoch on the first evaluation split alone, as run_glue does."""
-    kind = Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss))
+    kind = with_whole_evaluation(Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss)))
     try:
         return kind(
             args=args,
@@ -223,7 +213,23 @@ def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **par
         raise UsageError(in_one_line(error)) from error
 
 
+@contextmanager
+def _on_disk(trainer: Trainer) -> Iterator[None]:
+    """Say so if the disk is full, and remove the checkpoint that was being written; the others stay."""
+    folder = Path(trainer.args.output_dir or "")
+    try:
+        with disk_full_in(folder):
+            yield
+    except OSError as error:
+        checkpoint = folder / f"checkpoint-{trainer.state.global_step}"
+        if error.errno in DISK_FULL and is_half_written(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        raise
+
+
 def _train(trainer: Trainer, checkpoint: str | None, rows: int) -> None:
+    if checkpoint is not None and not (trainer.args.deepspeed or trainer.args.fsdp):
+        check_weights(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     _save(trainer, "train", {**result.metrics, "train_samples": rows})
@@ -248,7 +254,7 @@ def _predict(trainer: Trainer, task: TextTask, tokens: DatasetDict) -> None:
             _save(trainer, "predict", {name + suffix: value for name, value in metrics.items()})
         if trainer.is_world_process_zero():
             lines = ["index\tprediction"]
-            for index, value in enumerate(np.asarray(output.predictions)):
+            for index, value in enumerate(as_rows(output.predictions)):
                 shown = format(value, "3.3f") if task.regression else " ".join(task.labels[value].split())
                 lines.append(f"{index}\t{shown}")
             path = Path(trainer.args.output_dir or "", f"predict_results_{task.name}{suffix.replace('_', '-')}.txt")
@@ -267,6 +273,7 @@ def _facts(
     source: ModelSource,
     task: TextTask,
     rows: DatasetDict,
+    changes: Sequence[str],
     metrics: Mapping[str, float],
 ) -> ModelFacts:
     """What the model card says about the run; before the evaluation there are no metrics."""
@@ -275,7 +282,7 @@ def _facts(
     listed = {
         name: value
         for name, value in changed.items()
-        if not name.startswith((*NO_EFFECT, *MENTIONED)) and isinstance(value, str | int | float | bool)
+        if affects_training(name) and name not in MENTIONED and isinstance(value, str | int | float | bool)
     }
     settings = {
         "text": task.to_settings(),
@@ -300,4 +307,4 @@ def _facts(
     for split, suffix in zip(task.splits, SUFFIXES, strict=False):
         on_split = {name.removesuffix(suffix): value for name, value in metrics.items() if name.endswith(suffix)}
         scores += scores_on(split, task.metrics, on_split)
-    return ModelFacts(task.name, args.seed, settings, provenance, scores)
+    return ModelFacts(task.name, args.seed, settings, provenance, scores, changes=changes)

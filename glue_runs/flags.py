@@ -114,6 +114,8 @@ class FinetuneArguments(MixedLossArguments):
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):
+            if self.class_weights is not None:
+                raise UsageError(f"--class_weights needs another loss than {STOCK}, which has none. Add --mixing ce.")
             self.mixing, self.loss = None, STOCK
             TrainingArguments.__post_init__(self)
         else:

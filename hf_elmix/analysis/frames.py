@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hf_elmix.csv_files import read_table
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
 from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey, RunRecord
-from hf_elmix.tables import read_table
 
 __all__ = ["BLOCK", "curves_table", "read_scores", "runs_table", "scale_of", "scores_table", "summary_table"]
 

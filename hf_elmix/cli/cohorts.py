@@ -31,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Show how predictions change during training.
 
-    How many rows that are incorrect at an epoch, near the decision boundary or far from it, are correct in the end?
+    Of the rows that are incorrect at some epoch, near the decision boundary or far from it, how many end up correct?
     """
     from hf_elmix.analysis.formats import to_markdown
     from hf_elmix.diagnostics.cohort_plots import plot_ridgeline, plot_sankey

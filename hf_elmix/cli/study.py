@@ -46,9 +46,6 @@ REPLACED = {
     **dict.fromkeys(("push_to_hub", "hub_token"), "publish with the command push"),
 }
 
-# Training arguments that change the order of the evaluation rows or drop some.
-REORDERING = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
-
 
 def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
     """Add the arguments of every study, with default seeds and losses."""
@@ -103,11 +100,7 @@ def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, A
         return {}
     from hf_elmix.cli.training_flags import training_arguments
 
-    arguments = training_arguments(args.rest, prog)
-    for name, value in REORDERING.items():
-        if getattr(args, "cohorts", False) and arguments.get(name) == value:
-            raise UsageError(f"--cohorts needs all evaluation rows in their order. Leave --{name} out.")
-    return arguments
+    return training_arguments(args.rest, prog)
 
 
 def check_inputs(output_dir: str, **inputs: str) -> None:

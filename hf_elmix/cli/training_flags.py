@@ -30,6 +30,9 @@ def check_arguments(args: TrainingArguments) -> None:
     for name, least in {**dict.fromkeys(sizes, 1), "seed": 0}.items():
         if getattr(args, name) < least:
             raise UsageError(f"Expected --{name} to be {least} or more, but got {getattr(args, name)}.")
+    for name in ("batch_eval_metrics", "prediction_loss_only"):
+        if getattr(args, name):
+            raise UsageError(f"--{name} leaves no predictions to compute the scores from. Leave it out.")
 
 
 def training_arguments(words: Iterable[str], prog: str) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def _inputs(make_trainer: Callable[[int], Trainer], seed: int) -> TrainerInputs:
     own = [
         callback
         for callback in trainer.callback_handler.callbacks
-        if not isinstance(callback, OWN_CALLBACKS) and "integrations" not in type(callback).__module__
+        if not isinstance(callback, OWN_CALLBACKS)
+        and not any(part in type(callback).__module__ for part in ("transformers.integrations", "notebook"))
     ]
     return TrainerInputs({**{part: getattr(trainer, part) for part in PARTS}, **({"callbacks": own} if own else {})})
 
@@ -163,7 +164,7 @@ def _in_notebook() -> Callable[[Comparison, str], None] | None:
     """What keeps one table in a notebook up to date; None elsewhere."""
     if not Console().is_jupyter:
         return None
-    from IPython.display import display
+    from IPython.display import display  # type: ignore[import-not-found]
 
     handle = display(display_id=True)
     return lambda found, line: handle.update(found)

@@ -128,7 +128,7 @@ class LossSurface:
 
     def __init__(self, model: nn.Module, loader: Iterable[Mapping[str, Any]], losses: Sequence[Loss]) -> None:
         self.model, self.loader, self.losses = model, loader, losses
-        check_class_logits(base_model(model), [])
+        check_class_logits(base_model(model))
         parts = {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
         if not parts:
             raise UsageError("Expected a model with trainable weights. Call model.requires_grad_(True).")
@@ -249,7 +249,7 @@ class LossSurface:
     def _logits(self, inputs: dict[str, Any], weights: Tensor) -> Tensor:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-        return logits_of(functional_call(self.model, named, kwargs=inputs), "labels" in inputs)
+        return logits_of(functional_call(self.model, named, kwargs=inputs))
 
     def _batches(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Read the loader. After the first pass, it must give the same number of rows again."""

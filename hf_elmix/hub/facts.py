@@ -60,6 +60,7 @@ class ModelFacts:
             far as known, ``versions``, ``commit``, ``dirty`` and ``device``.
         scores: Scores at the end of training (see `scores_on`).
         notes: Sentences about the scores.
+        changes: Sentences about what changed during training, where it continued from a checkpoint.
     """
 
     task: str
@@ -68,6 +69,7 @@ class ModelFacts:
     provenance: Mapping[str, Any]
     scores: Sequence[Score] = ()
     notes: Sequence[str] = ()
+    changes: Sequence[str] = ()
 
     @property
     def origins(self) -> dict[str, Origin]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, metadata_load
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, metadata_load
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from pyarrow.parquet import read_table
@@ -131,7 +131,7 @@ def files_of_model(folder: Any, root: Any = None) -> dict[str, Content]:
     for place in (folder, *(folder / name for name in names), *(one for one in folder.parents if root in one.parents)):
         if place.is_symlink():
             raise UsageError(
-                f"Expected a file or folder, but {str(place)!r} is a link. Replace it by what it leads to."
+                f"Expected a file or folder, but {str(place)!r} is a link. Replace it with what it points to."
             )
     return {name: folder / name if isinstance(folder, Path) else (folder / name).read_bytes() for name in names}
 
@@ -161,6 +161,7 @@ class _Repo:
     def push(self, files: Mapping[str, Content]) -> str | None:
         """Commit the files that changed, and return the new commit, even if an earlier try made it unnoticed."""
         info, replaced = self.check()
+        self.check_card(files)
         if info is None:
             self.api.create_repo(self.id, repo_type=self.repo_type, private=self.private)
             info = self.api.repo_info(self.id, repo_type=self.repo_type)
@@ -202,6 +203,21 @@ class _Repo:
             )
         return info, files
 
+    def check_card(self, files: Mapping[str, Content]) -> None:
+        """Refuse a card that the Hub does not accept, before a repository is created for it."""
+        content = files.get(CARD)
+        if content is None:
+            return
+        try:
+            text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+            RepoCard(text).validate(self.repo_type)
+        except (ValueError, yaml.YAMLError) as error:  # the message of a ValueError is the Hub's response
+            raise UsageError(
+                f"The Hub refuses {CARD} of {self.id}: {_messages_in(str(error))}. Nothing was uploaded, and the "
+                f"files on this machine are as they were. Correct {CARD} and type: "
+                f"hf upload {self.id} FOLDER --repo-type {self.repo_type} --exclude '*.bin' 'checkpoint-*'"
+            ) from error
+
     def _mark_in(self, commit: str) -> Any:
         """Read from the card what the repository holds; None if hf_elmix did not write the card."""
         path = self.api.hf_hub_download(self.id, CARD, repo_type=self.repo_type, revision=commit)
@@ -209,6 +225,14 @@ class _Repo:
             return (metadata_load(path) or {}).get(MARK)
         except (ValueError, yaml.YAMLError):
             return None
+
+
+def _messages_in(response: str) -> str:
+    """The messages in the Hub's answer to a card, or the answer itself."""
+    try:
+        return "; ".join(error["message"] for error in json.loads(response)["errors"])
+    except (ValueError, KeyError):
+        return " ".join(response.split())[:500]
 
 
 def _contains(content: Content, secret: bytes) -> bool:

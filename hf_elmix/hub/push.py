@@ -117,7 +117,7 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
         repo_id = _repo_id(template, record)
         if repo_id in ids:
             one, two = sorted(str(run.key) for run in (ids[repo_id], record))
-            raise UsageError(f"{template!r} makes {repo_id!r} of both {one} and {two}. {expected}")
+            raise UsageError(f"{template!r} gives {one} and {two} the same id, {repo_id!r}. {expected}")
         ids[repo_id] = record
     return ids
 
@@ -131,7 +131,7 @@ def _repo_id(template: str, record: RunRecord) -> str:
         repo_id = template.format(**dict(zip(PLACEHOLDERS, legal, strict=True)))
         validate_repo_id(repo_id)
     except (HFValidationError, ValueError) as error:
-        raise UsageError(f"{template!r} does not make an id for {key}: {in_one_line(error)}") from error
+        raise UsageError(f"{template!r} gives no valid id for {key}: {in_one_line(error)}") from error
     return repo_id
 
 

@@ -18,6 +18,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.losses.linear import Kernel, linear_loss
 from hf_elmix.training.callback import cross_entropy_function
 from hf_elmix.training.model_support import logits_of
+from hf_elmix.training.own_loss import try_labels
 from hf_elmix.training.trainer import MixedLossMixin
 
 __all__ = ["LinearLossMixin", "LinearLossTrainer", "head_replaced", "linear_head"]
@@ -88,7 +89,7 @@ class LinearLossMixin(MixedLossMixin):
         super().__init__(*args, **kwargs)
         self.kernel = kernel
         untested = {
-            "a model that does not predict the next token": not self._loss_shifts_labels or self._requires_labels,
+            "a model that does not predict the next token": not self._predicts_next_token(),
             "label_smoothing_factor": self.label_smoother is not None,
             "torch_compile": self.args.torch_compile,
             "DeepSpeed or FSDP": self.is_deepspeed_enabled or self.is_fsdp_enabled,
@@ -100,6 +101,22 @@ class LinearLossMixin(MixedLossMixin):
         self._head = linear_head(self._model)
         self._loss_only = False  # whether the requested outputs will be discarded
         self._replaced = False
+
+    def _predicts_next_token(self) -> bool:
+        """Try the model on a few tokens, because the logits of a whole batch may not fit into the memory."""
+        tokens = torch.arange(1, 5, device=self.args.device)[None]
+        try:
+            use = try_labels(
+                self._unwrapped, {"input_ids": tokens}, tokens, gradients=False, replace=self.replace_loss
+            )
+        except (IndexError, RuntimeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            return False  # it takes other labels
+        if use is None or use.needed or not use.shifted:
+            return False
+        self._label_uses, self._loss_shifts_labels = dict.fromkeys((True, False), use), True
+        return True
 
     def compute_loss(
         self,
@@ -130,7 +147,7 @@ class LinearLossMixin(MixedLossMixin):
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if not self._replaced:
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
-        loss, ce, el, counted = logits_of(outputs, self._labels_passed).unbind()
+        loss, ce, el, counted = logits_of(outputs).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
         return self._over_step(loss if self._training else ce, ce, el, count, outputs)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_elmix.errors import UsageError
 from hf_elmix.training.loss_function import MixedLossFunction
+from hf_elmix.training.own_loss import LabelUse
 
 __all__ = ["MixedCrossEncoderLoss"]
 
@@ -22,7 +23,7 @@ class MixedCrossEncoderLoss(CrossEntropyLoss):
         function: The result of `hf_elmix.mixed_loss_func`, which must be a callback of the Trainer too.
 
     Raises:
-        UsageError: If the model has a single score instead of classes.
+        UsageError: If the model has a single score instead of classes; in training, if labels are to be smoothed.
 
     Example:
         ```python
@@ -36,6 +37,7 @@ class MixedCrossEncoderLoss(CrossEntropyLoss):
         super().__init__(model)
         if model.num_labels == 1:
             raise UsageError("Expected a CrossEncoder with num_labels of 2 or more, but got one with a single score.")
+        function.label_uses = dict.fromkeys((True, False), LabelUse())  # the model gets no labels and has no loss
         self.ce_loss = _BatchMean(function)
 
 
@@ -47,5 +49,9 @@ class _BatchMean(nn.CrossEntropyLoss):
         self.function = function
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.function.smoothing:
+            raise UsageError(
+                "CrossEncoderTrainer ignores label_smoothing_factor, and so does this loss. Leave it out."
+            )
         parts = self.function.parts  # so that the logged terms are means over the step
         return parts * self.function(logits, labels, parts * labels.ne(-100).sum())

@@ -32,14 +32,14 @@ def predict(model: nn.Module, loader: Iterable[Mapping[str, Any]], *, progress: 
     Raises:
         UsageError: If there are no rows, or not one class for each.
     """
-    check_class_logits(base_model(model), [])
+    check_class_logits(base_model(model))
     device = next(model.parameters()).device
     logits, labels = [], []
     with evaluation_mode(model), torch.no_grad():
         for batch in tqdm(loader, desc="rows", unit="batch", disable=None if progress else True):
             inputs, ids = split_labels(batch, model, device)
             labels.append(ids.cpu().numpy())
-            logits.append(logits_of(model(**inputs), "labels" in inputs).float().cpu().numpy())
+            logits.append(logits_of(model(**inputs)).float().cpu().numpy())
             check_class_labels(labels[-1], logits[-1].shape)
     if not logits:
         raise UsageError("Expected a loader with rows, but it is empty.")

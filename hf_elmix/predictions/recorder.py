@@ -66,7 +66,7 @@ class Recorder:
             return
         labels = next((named[name] for name in self._label_names if named.get(name) is not None), None)
         try:
-            logits = logits_of(outputs, labels is not None)
+            logits = logits_of(outputs)
         except (UsageError, LookupError, TypeError):
             self._latest = f"{type(outputs).__name__} without logits"
             return

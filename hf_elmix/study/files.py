@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ __all__ = [
     "DISK_FULL",
     "below",
     "component",
+    "disk_full_in",
     "fresh",
     "local_path",
     "put_folder",
@@ -35,6 +37,47 @@ __all__ = [
 P = TypeVar("P", bound=PurePath | UPath)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_full_in(folder: Path, place: str | Path | None = None) -> Iterator[None]:
+    """Turn any error that a full disk has caused into one that says so; libraries often give another reason, or none.
+
+    Args:
+        folder: Where files are written, on a local disk.
+        place: The folder to name in the message, if it is another one.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _names_full_disk(error) and _has_room(folder):
+            raise
+        text = f"No space left for a checkpoint or model. Free some in {str(place or folder)!r}"
+        raise OSError(errno.ENOSPC, text) from error
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno not in DISK_FULL
+    return True
+
+
+def _names_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that a disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import random
 import tempfile
 import time
@@ -22,7 +20,7 @@ from transformers.utils import logging
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import DISK_FULL
+from hf_elmix.study.files import DISK_FULL, disk_full_in
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
@@ -31,6 +29,7 @@ from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.trainer import MixedLossTrainer
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["run_branch", "scores_of"]
 
@@ -83,10 +82,8 @@ def run_branch(
     try:
         return training.advance()
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
-        if _is_disk_full(error):
-            place = str(store.folder if store.local else tempfile.gettempdir())
-            text = f"No space left for a checkpoint or model. Free some in {place!r}"
-            raise OSError(errno.ENOSPC, text) from error
+        if getattr(error, "errno", None) in DISK_FULL:
+            raise
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
     finally:
@@ -135,14 +132,9 @@ class _Training:
 
     def advance(self) -> Outcome:
         """Train the branch's segment from the end of its parent."""
-        with self.checkpoints.scratch() as scratch:
-            try:
-                return self._advance(scratch)
-            except Exception as error:
-                if _has_room(scratch):
-                    raise
-                # Not every library that writes weights says why it failed.
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
+        place = self.store.folder if self.store.local else tempfile.gettempdir()
+        with self.checkpoints.scratch() as scratch, disk_full_in(scratch, str(place)):
+            return self._advance(scratch)
 
     def _advance(self, scratch: Path) -> Outcome:
         trainer = self.trainer(scratch)
@@ -176,7 +168,8 @@ class _Training:
                 **{"seed": self.branch.seed, "output_dir": str(scratch / "trainer")},
             }
         )
-        trainer = trainer_for(method.loss)(args=args, loss=method.loss, **inputs.trainer)
+        trainer_class = with_whole_evaluation(trainer_for(method.loss))
+        trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
         trainer.remove_callback(PrinterCallback)
         if self.cohorts:
             trainer.add_callback(CohortCallback())
@@ -316,27 +309,6 @@ def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
     tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-def _has_room(folder: Path) -> bool:
-    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.errno not in DISK_FULL
-    return True
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, comes from a full disk."""
-    while error is not None:
-        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _StepCounter(TrainerCallback):

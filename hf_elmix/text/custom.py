@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hf_elmix.csv_files import unnamed
 from hf_elmix.errors import UsageError
-from hf_elmix.tables import unnamed
 from hf_elmix.text.labels import NUMBER, class_names, with_ids
 from hf_elmix.text.rows import checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask

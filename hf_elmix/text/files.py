@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
+from hf_elmix.csv_files import decoded, read_table
 from hf_elmix.errors import UsageError
-from hf_elmix.tables import decoded, read_table
 from hf_elmix.text.loading import loading
 
 __all__ = ["as_word", "read_files", "read_rows"]

@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["LEAST", "METRICS", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+__all__ = ["LEAST", "METRICS", "as_rows", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
@@ -58,12 +58,22 @@ def compute_metrics_for(
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        outputs = np.asarray(_logits(prediction.predictions))
+        outputs = as_rows(prediction.predictions)
         predictions = outputs if outputs.ndim == 1 else outputs.argmax(-1)
-        metrics = measure(task, predictions, np.asarray(prediction.label_ids))
+        metrics = measure(task, predictions, as_rows(prediction.label_ids))
         return {**metrics, "predicted_classes": float(len(np.unique(predictions)))} if count_classes else metrics
 
     return compute_metrics
+
+
+def as_rows(outputs: Any) -> np.ndarray:
+    """Outputs or labels of an evaluation as one array, whose first axis are the rows.
+
+    With ``eval_do_concat_batches=False`` the Trainer gives a list of batches.
+    """
+    if isinstance(outputs, list):
+        return np.concatenate([as_rows(batch) for batch in outputs])
+    return np.asarray(_logits(outputs))
 
 
 def _logits(outputs: Any) -> Any:

@@ -123,11 +123,18 @@ class MixingCallback(TrainerCallback):
         return {**self.current_loss.logged(), "loss_ce": ce, "loss_el": el}
 
 
-def loss_of_terms(loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each sample, shape (...), from both terms (...) if they suffice, else from logits (..., C)."""
+def loss_of_terms(
+    loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """The loss of each sample, shape (...), from both terms (...) if they suffice, else from logits (..., C).
+
+    With class weights (C,) the terms are weighted already, so that only a loss that is linear in them can use them.
+    """
     if isinstance(loss, Mixed):
         return loss.of_terms(ce, el)
-    return loss.of_ce(ce) if isinstance(loss, CrossEntropyFunction) else loss(logits, labels, reduction="none")
+    if isinstance(loss, CrossEntropyFunction) and (weight is None or loss.smooths):
+        return loss.of_ce(ce)
+    return loss(logits, labels, reduction="none", weight=weight)
 
 
 def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:

@@ -60,6 +60,8 @@ class ComplementTrainer(MixedLossTrainer):
                 "Expected three classes or more, but the model has 2. Complement objective training evens out the "
                 "probabilities of the incorrect classes, and here there is only one. Use another loss."
             )
+        if self.class_weights is not None:
+            raise UsageError("Class weights cannot be applied to the loss 'cot'. Leave them out.")
         if self.is_deepspeed_enabled:
             raise UsageError("DeepSpeed takes one step for each batch; complement objective training needs two.")
 

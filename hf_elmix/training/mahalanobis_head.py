@@ -93,7 +93,9 @@ def use_mahalanobis_head(model: nn.Module, scale: float | None = None) -> Mahala
             "centres must not change. Call use_mahalanobis_head before get_peft_model, and give the LoraConfig no "
             "task_type (SEQ_CLS copies the classifier)."
         )
-    check_class_logits(model, [])
+    check_class_logits(model)
+    if getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification":
+        raise UsageError(f"{type(model).__name__} is multi-label, and a Max-Mahalanobis head needs one true class.")
     path = _classifier(model)
     old, config = cast(nn.Linear, model.get_submodule(path)), cast(PreTrainedConfig, model.config)
     scale = getattr(config, "mahalanobis_scale", SCALE) if scale is None else scale

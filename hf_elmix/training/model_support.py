@@ -1,16 +1,15 @@
-"""What a loss must know about a model: whether it returns class logits, and what else it needs labels for.
+"""What a loss must know about a model and its outputs; `own_loss` finds out the rest by trying the model.
 
 Except in `base_model`, `model` is a model without a PEFT wrapper.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import (
@@ -20,27 +19,29 @@ from transformers.loss.loss_utils import (
     ForSequenceClassificationLoss,
     ForTokenClassification,
 )
-from transformers.utils import ModelOutput
 
 from hf_elmix.errors import UsageError
 
 __all__ = [
+    "accepts",
     "base_model",
     "check_class_logits",
     "check_labels_of",
+    "fits",
+    "label_input",
     "labels_for",
     "logits_of",
-    "makes_decoder_inputs",
+    "loss_of",
     "number_of_labels",
-    "predicts_next_token",
     "requires_labels",
+    "router_loss",
+    "two_classes",
     "without_loss",
 ]
 
 # Losses that are one cross entropy over `logits` (..., C).
 CLASS_LOSSES = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
-REFUSED_PROBLEMS = ("regression", "multi_label_classification")
-USE_TRAINER = "The loss needs the probability p_y of one true class: use transformers.Trainer for this model."
+USE_TRAINER = "The loss needs the probability p_y of a true class: use transformers.Trainer for this model."
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -49,34 +50,37 @@ def base_model(model: nn.Module) -> nn.Module:
     return model if get_base_model is None else get_base_model()
 
 
-def check_class_logits(model: nn.Module, label_names: list[str]) -> None:
-    """Refuse a model that does not return class logits.
-
-    A model that does not declare its outputs (a plain `nn.Module`) is accepted; it is expected to return
-    ``{"logits": ...}`` or a tuple that starts with them.
-
-    Args:
-        model: The model.
-        label_names: Names of the label inputs, as the Trainer infers them.
+def check_class_logits(model: nn.Module) -> None:
+    """Refuse a model whose class or configuration says that it does not predict classes.
 
     Raises:
-        UsageError: If the head is for regression or multi-label classification, or returns no class logits.
+        UsageError: If it is for regression, or its loss is known to be another than one cross entropy.
     """
     name, config, loss = type(model).__name__, getattr(model, "config", None), _loss_function(model)
-    problem = getattr(config, "problem_type", None)
-    if problem in REFUSED_PROBLEMS:
-        raise UsageError(f"{name} has problem_type={problem!r}. {USE_TRAINER}")
+    if getattr(config, "problem_type", None) == "regression":
+        raise UsageError(f"{name} has problem_type='regression'. {USE_TRAINER}")
     if loss is ForSequenceClassificationLoss and getattr(config, "num_labels", None) == 1:
         raise UsageError(f"{name} has num_labels=1, which is regression. {USE_TRAINER}")
-    fields = {field.name for kind in _output_classes(model) for field in dataclasses.fields(kind)}
-    if (fields and "logits" not in fields) or (loss is not None and loss not in CLASS_LOSSES):
-        raise UsageError(f"{name} returns no class logits (its outputs: {', '.join(sorted(fields))}). {USE_TRAINER}")
-    if label_names and "labels" not in label_names:
-        raise UsageError(f"Expected the label input of {name} to be 'labels', but it is {label_names}. {USE_TRAINER}")
+    if loss is not None and loss not in CLASS_LOSSES:
+        raise UsageError(f"{name} returns no class logits (its loss is {loss.__name__}). {USE_TRAINER}")
+
+
+def label_input(names: list[str]) -> str:
+    """The name of the labels among the label inputs that the Trainer found.
+
+    Raises:
+        UsageError: If there are several and none is ``labels``.
+    """
+    if len(names) > 1 and "labels" not in names:
+        raise UsageError(
+            f"Expected one label input, but got {', '.join(names)}. {USE_TRAINER} If only one of them holds class "
+            "ids, name it: TrainingArguments(label_names=[...])."
+        )
+    return names[0] if len(names) == 1 else "labels"
 
 
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
-    """Refuse a dataset, or a dictionary of them, whose label column has floats (regression, multi-label).
+    """Refuse a dataset, or a dictionary of them, whose label column has a float for each row (regression).
 
     Only the declared features are read, never a row, because reading a row could draw from a random transform.
 
@@ -93,13 +97,13 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
     features = getattr(dataset, "features", None) or {}
     column = next((name for name in ("labels", "label", "label_ids") if name in features), "")
     feature: Any = features.get(column)
-    while hasattr(feature, "feature"):  # the elements of a list
-        feature = feature.feature
+    if hasattr(feature, "feature"):  # a list of floats: 0 or 1 for each class
+        return
     kind = str(getattr(feature, "dtype", ""))
     if "float" in kind:
         raise UsageError(
-            f"Expected the column {column!r} to hold class ids, but it holds {kind}: regression or multi-label "
-            f"targets for {type(model).__name__}. {USE_TRAINER}"
+            f"Expected the column {column!r} to hold class ids, but it holds {kind}: regression targets for "
+            f"{type(model).__name__}. {USE_TRAINER}"
         )
 
 
@@ -110,23 +114,10 @@ def number_of_labels(model: nn.Module) -> int | None:
     return getattr(getattr(model, "config", None), "num_labels", None)
 
 
-def predicts_next_token(model: nn.Module) -> bool:
-    """Whether logits at one position predict the label of the next, as in a decoder-only language model.
-
-    Classes such as `GPT2LMHeadModel` declare no loss type; their output class decides.
-    """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return False
-    if getattr(model, "loss_type", None) is None:
-        return any(kind.__name__.startswith("CausalLMOutput") for kind in _output_classes(model))
-    return _loss_function(model) is ForCausalLMLoss
-
-
-def makes_decoder_inputs(model: nn.Module) -> bool:
-    """Whether this is an encoder-decoder that makes its decoder inputs from labels (sequence classifiers do not)."""
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    classifies = any("SequenceClassifier" in kind.__name__ for kind in _output_classes(model))
-    return encoder_decoder and not classifies
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether `forward` takes an argument of this name."""
+    parameters = inspect.signature(base_model(model).forward).parameters
+    return name in parameters or any(part.kind is part.VAR_KEYWORD for part in parameters.values())
 
 
 def requires_labels(model: nn.Module) -> bool:
@@ -135,56 +126,101 @@ def requires_labels(model: nn.Module) -> bool:
     return labels is not None and labels.default is inspect.Parameter.empty
 
 
-def logits_of(outputs: Any, labels_passed: bool = False) -> Tensor:
+def logits_of(outputs: Any) -> Tensor:
     """The logits (..., C) among the outputs of a model.
 
     Args:
-        outputs: A mapping with ``logits``, a tuple that starts with them (after any loss), or the logits themselves.
-        labels_passed: Whether the model was given labels, so that a tuple starts with its loss.
+        outputs: The logits, a tuple that starts with them (after any loss), or a mapping with ``logits``, or with a
+            single name that ends so, or with nothing but them and a loss.
 
     Raises:
         UsageError: If there are no logits.
     """
     if not isinstance(outputs, Mapping):
-        return outputs[1] if labels_passed else without_loss(outputs)[0]
-    if outputs.get("logits") is None:
-        raise UsageError(f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}.")
-    return outputs["logits"]
+        return without_loss(outputs)[0]
+    given = [name for name, value in outputs.items() if name != "loss" and value is not None]
+    for names in (["logits"], [name for name in given if name.endswith("logits")], given):
+        if len(names) == 1 and isinstance(outputs.get(names[0]), Tensor):
+            return outputs[names[0]]
+    raise UsageError(
+        f"Expected the model to return 'logits', but it returned only {', '.join(outputs)}. {USE_TRAINER}"
+    )
+
+
+def loss_of(outputs: Any) -> Tensor | None:
+    """The loss among the outputs of a model, if there is one."""
+    if isinstance(outputs, Mapping):
+        loss = outputs.get("loss")
+    else:
+        loss = outputs if isinstance(outputs, Tensor) else outputs[0]
+    return loss if isinstance(loss, Tensor) and loss.dim() < 2 else None
 
 
 def without_loss(outputs: Any) -> tuple[Any, ...]:
-    """The outputs of a model that was given no labels, as a tuple that starts with the logits."""
+    """The outputs of a model as a tuple that starts with the logits."""
     if isinstance(outputs, Tensor):
         return (outputs,)
-    return tuple(outputs[1:] if outputs[0] is None else outputs)
+    return tuple(outputs[1:] if outputs[0] is None or loss_of(outputs) is not None else outputs)
 
 
-def labels_for(logits: Tensor, labels: Tensor, shift: bool) -> Tensor:
+def router_loss(model: nn.Module, outputs: Any) -> Tensor | float:
+    """The load-balancing loss of a mixture of experts, which a model adds to its loss only if it is given labels."""
+    loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+    config: Any = getattr(base_model(model), "config", None)
+    if loss is None or config is None:
+        return 0.0
+    parts = (config, config.get_text_config()) if hasattr(config, "get_text_config") else (config,)
+    names = ("router_aux_loss_coef", "aux_loss_coef")
+    found = [value for part in parts for name in names if (value := getattr(part, name, None)) is not None]
+    return found[0] * loss if found else 0.0
+
+
+def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False) -> Tensor:
     """Labels at the positions of the logits that predict them.
 
     Args:
         logits: Shape (..., C).
         labels: Labels of the batch, shape (...), or (N, 1) for logits (N, C), which are squeezed to (N,).
         shift: Whether logits at one position predict the label of the next.
+        prefix: Whether the first positions of longer logits (virtual tokens, an image) have no labels.
 
     Returns:
         Shape (...).
     """
-    if shift:
-        labels = F.pad(labels[..., 1:], (0, 1), value=-100)
-    one_column = labels.dim() == logits.dim() and labels.shape[-1] == 1
-    return labels.squeeze(-1) if one_column else labels
+    if labels.dim() == logits.dim() and labels.shape[-1] == 1:
+        labels = labels.squeeze(-1)
+    if labels.dim() < 2 or labels.dim() == logits.dim() or not (shift or prefix):
+        return labels
+    first = max(logits.shape[-2] - labels.shape[-1], 0) if prefix else 0
+    return F.pad(labels, (first - shift, shift), value=-100)  # -1 drops the first label
+
+
+def fits(logits: Tensor, labels: Tensor) -> bool:
+    """Whether there is a label for each row of logits (..., C), or for each logit (multi-label)."""
+    return labels.shape == logits.shape[:-1] or (labels.is_floating_point() and labels.shape == logits.shape)
+
+
+def two_classes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Multi-label targets as two-class problems; class ids are returned unchanged.
+
+    The sigmoid of a logit z is the softmax of (0, z), so that cross entropy is that of ``BCEWithLogitsLoss``.
+
+    Args:
+        logits: Shape (..., C).
+        labels: Shape (...), class ids; or (..., C), floats that are 0 or 1, or -100 where ignored.
+
+    Returns:
+        Logits (..., C, 2) and class ids (..., C).
+
+    Raises:
+        UsageError: If there are other targets.
+    """
+    if not labels.is_floating_point() or labels.shape != logits.shape:
+        return logits, labels
+    if not ((labels == 0) | (labels == 1) | (labels == -100)).all():
+        raise UsageError(f"Expected multi-label targets that are 0 or 1, but got {labels.tolist()}. {USE_TRAINER}")
+    return torch.stack((torch.zeros_like(logits), logits), -1), labels.long()
 
 
 def _loss_function(model: nn.Module) -> Any:
     return LOSS_MAPPING.get(getattr(model, "loss_type", None) or "")
-
-
-def _output_classes(model: nn.Module) -> list[Any]:
-    """The output classes in the annotation of `forward`."""
-    try:
-        hint = typing.get_type_hints(inspect.unwrap(type(model).forward)).get("return")
-    except (NameError, TypeError):
-        return []
-    kinds = (hint, *typing.get_args(hint))
-    return [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, ModelOutput)]

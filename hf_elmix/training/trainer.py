@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss, Schedule
@@ -20,17 +20,21 @@ from hf_elmix.losses.reduction import divisor, scalar_sum
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.training.arguments import choose_loss
 from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
+from hf_elmix.training.class_weights import ClassWeights, parse_class_weights
 from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
 from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
     check_labels_of,
+    label_input,
     labels_for,
     logits_of,
-    predicts_next_token,
-    requires_labels,
+    number_of_labels,
+    router_loss,
+    two_classes,
     without_loss,
 )
+from hf_elmix.training.own_loss import LabelUse, try_labels
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -46,7 +50,8 @@ class MixedLossMixin(_Base):
     Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. It changes the Trainer as
     follows:
 
-    - Labels are withheld from the model, so that it does not compute its own loss.
+    - Labels are withheld from the model, so that it does not compute its own loss. On the first batch only, this loss
+      is compared with the cross entropy that takes its place, and a model with any other loss is refused.
     - The loss is a mean over the non-ignored labels of the whole optimizer step, over all accumulated batches and
       devices, whatever the model does with ``num_items_in_batch``.
     - Training logs also contain ``alpha``, ``beta``, ``focus`` (of the last step; other losses have other values or
@@ -54,19 +59,27 @@ class MixedLossMixin(_Base):
     - In every phase ``eval_loss`` is the cross entropy, as without the mixin (smoothed if ``label_smoothing_factor``
       is set), and ``eval_loss_el`` is the expectation loss.
 
+    In a multi-label model each label is a problem of two classes (the paper has one true class): with ``ce`` the loss
+    is that of ``BCEWithLogitsLoss``.
+
     Args:
         *args: Arguments of the Trainer.
         mixing: A `MixingSchedule` or its string: short for ``loss="mix:..."``.
         loss: Any loss that `hf_elmix.parse_loss` reads, such as ``"focal:gamma=2"`` or a custom function. By default
             that of the `MixedLossArguments`, else ``"mix:0-0.5"``.
+        class_weights: A factor for each class in the training loss, shape (C,), whose mean is weighted as in
+            ``torch.nn.CrossEntropyLoss(weight=...)``; or ``"balanced"`` (see `parse_class_weights`). By default those
+            of the `MixedLossArguments`. `eval_loss` is not weighted.
+        replace_loss: Train a model whose own loss is not cross entropy, too, and replace its loss.
         **kwargs: Arguments of the Trainer.
 
     Attributes:
         mixing_callback: The `MixingCallback` that holds the schedule and the loss of the current step.
+        class_weights: Shape (C,), or None.
 
     Raises:
-        UsageError: If the loss does not exist, the model or the data has no single true class, or a
-            ``compute_loss_func`` is given too.
+        UsageError: If the loss does not exist, the model or the data has no true class, or a ``compute_loss_func`` is
+            given too. While training: if the model has another loss, or a subclass does not use this one.
     """
 
     # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.
@@ -77,6 +90,8 @@ class MixedLossMixin(_Base):
         *args: Any,
         mixing: str | float | MixingSchedule | None = None,
         loss: str | Schedule | Loss | Callable[..., Tensor] | None = None,
+        class_weights: ClassWeights | None = None,
+        replace_loss: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -85,21 +100,33 @@ class MixedLossMixin(_Base):
         self.mixing_callback = MixingCallback(choose_loss(mixing, loss))
         if hasattr(self.args, "loss"):
             self.args.loss = str(self.mixing_callback.schedule)
+        self.replace_loss = replace_loss
+        self._label = label_input(self.label_names)
+        weights = getattr(self.args, "class_weights", None) if class_weights is None else class_weights
+        classes = number_of_labels(self._model)
+        self.class_weights = parse_class_weights(weights, self.train_dataset, self._label, classes)
         self._inspect()
         self.add_callback(self.mixing_callback)
+        if any(type(callback).__name__ == "NotebookProgressCallback" for callback in self.callback_handler.callbacks):
+            from hf_elmix.training import notebook  # needs IPython
+
+            self.remove_callback(notebook.NotebookProgressCallback)
+            self.add_callback(notebook.LossTable)
         # Given a loss function, the Trainer counts the labels of a step for every model.
         self.compute_loss_func = self._mixed_loss
         # A model need not accept labels, because they are withheld; without a name, evaluation would skip the loss.
-        self.label_names = self.label_names or ["labels"]
+        self.label_names = self.label_names or [self._label]
+        # What the model does with labels, in training (True) and in evaluation (False).
+        self._label_uses: dict[bool, LabelUse] = {}
         # What the loss function must know about the batch, besides outputs and labels.
-        self._training = True
-        self._labels_passed = False
+        self._training = self._computed = True
+        self._use = LabelUse()
         self._shift_labels: Tensor | None = None
         self._el: Tensor | None = None
         self._el_of_batches: list[Tensor] = []
 
     def _inspect(self) -> None:
-        """Validate the loss against model and data, cache what it needs, and install any Max-Mahalanobis head."""
+        """Validate the loss against model and data, and install any Max-Mahalanobis head."""
         if self.compute_loss_func is not None:
             raise UsageError(
                 "Expected either a loss or `compute_loss_func`, but got both: the loss would replace your function. "
@@ -109,16 +136,11 @@ class MixedLossMixin(_Base):
             raise UsageError(
                 "The mixed loss cannot be used with sequence parallelism, which uses the model's own loss."
             )
-        model = self._model
-        self._config = getattr(model, "config", None)
-        self._requires_labels = requires_labels(model)
-        # If the Trainer does not know that the model shifts its labels, it counts the first label of each row.
-        self._loss_shifts_labels = predicts_next_token(model)
         self._check_loss()
-        check_class_logits(model, self.label_names)
-        self._give_head(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        check_class_logits(self._model)
+        self._give_head(self._unwrapped)
         for dataset in (self.train_dataset, self.eval_dataset):
-            check_labels_of(dataset, model)
+            check_labels_of(dataset, self._model)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """See the Trainer. The model of each trial gets the head that the loss needs."""
@@ -157,27 +179,86 @@ class MixedLossMixin(_Base):
         Raises:
             UsageError: If the batch has no labels, or they do not fit the logits.
         """
-        if inputs.get("labels") is None:
-            raise UsageError(f"Expected the batch to have 'labels', but it has only {', '.join(inputs)}.")
-        inputs = dict(inputs)
-        prepare: Any = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
-        if prepare is not None and self._lacks_decoder_inputs(inputs):
-            inputs["decoder_input_ids"] = prepare(labels=inputs["labels"])
+        labels = inputs.get(self._label)
+        if labels is None:
+            raise UsageError(f"Expected the batch to have {self._label!r}, but it has only {', '.join(inputs)}.")
+        self._computed, self._use = True, self._label_use(inputs)
+        inputs = {name: part for name, part in inputs.items() if name not in (self._label, "skip_logits")}
         self._training, self._shift_labels = model.training, inputs.get("shift_labels")
-        self._labels_passed = self._requires_labels or self._lacks_decoder_inputs(inputs)
-        call: Any = functools.partial(model, labels=inputs["labels"]) if self._labels_passed else model
-        loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
-        if not (isinstance(outputs, Mapping) or self._labels_passed):
+        call: Any = functools.partial(model, **{self._label: labels}) if self._use.needed else model
+        loss, outputs = super().compute_loss(call, {**inputs, "labels": labels}, True, num_items_in_batch)
+        if not isinstance(outputs, Mapping):
             # With labels, a tuple starts with the loss; the Trainer's prediction step relies on that.
             outputs = (loss, *without_loss(outputs))
         return (loss, outputs) if return_outputs else loss
 
+    def _label_use(self, inputs: Mapping[str, Any]) -> LabelUse:
+        """What the model does with labels; it is tried on the first batch in training and on the first in evaluation.
+
+        The Trainer must know before it counts the labels of a step: it leaves out the first of each row if they shift.
+        """
+        training = self._unwrapped.training
+        if training in self._label_uses or inputs.get(self._label) is None:
+            return self._label_uses.get(training, LabelUse())
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        batch = dict(self._prepare_inputs(dict(inputs)))
+        labels = batch.pop(self._label)
+        with self.compute_loss_context_manager():
+            use = try_labels(
+                self.model_wrapped if sharded else self._unwrapped, batch, labels, self._label,
+                weight=self.class_weights, gradients=training and not sharded, replace=self.replace_loss,
+            )  # fmt: skip
+        if use is not None:
+            self._label_uses[training], self._loss_shifts_labels = use, use.shifted
+        return use or LabelUse()
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
+        """See the Trainer. With class weights, labels count as much as they weigh."""
+        self.model_wrapped.train()  # as in each training step; the labels are counted for it
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        if self.class_weights is None or count is None:
+            return batches, count
+        return batches, count * self._mean_weight([batch[self._label] for batch in batches])
+
+    def _mean_weight(self, labels_of_batches: list[Tensor]) -> Tensor:
+        """Mean class weight of the non-ignored labels of a step, over all devices if their number is."""
+        assert self.class_weights is not None, "without them, labels are counted"
+        sums = torch.zeros(2, device=self.args.device)
+        for labels in labels_of_batches:
+            if labels.is_floating_point():
+                raise UsageError("Expected one true class per row for class_weights, but got multi-label targets.")
+            labels = labels[..., 1:] if self._loss_shifts_labels else labels
+            weights = self.class_weights.to(labels.device)[labels[labels != -100]]
+            sums += torch.stack((weights.sum(), weights.new_tensor(len(weights)))).to(sums)
+        if self.args.average_tokens_across_devices:
+            sums = self.accelerator.gather(sums[None]).sum(0)
+        return sums[0] / sums[1].clamp(min=1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        if batch_samples:
+            self._label_use(batch_samples[0])
+        if self._label != "labels":
+            batch_samples = [{**batch, "labels": batch.get(self._label)} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See the Trainer. A subclass whose `compute_loss` does not use this loss is refused."""
+        self._computed = False
+        loss = super().training_step(*args, **kwargs)
+        if not self._computed:
+            raise UsageError(
+                f"Expected {type(self).__name__}.compute_loss to call super().compute_loss, but it computes another "
+                "loss, so that there is nothing to mix. Call it, or use transformers.Trainer."
+            )
+        return loss
+
     def _mixed_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The `compute_loss_func`: the sum over non-ignored labels, divided by their number in the whole step."""
-        logits = logits_of(outputs, self._labels_passed)
+        logits, labels = two_classes(logits_of(outputs), labels)
         labels = self._aligned(logits, labels)
-        ce, el, counts = loss_terms(logits, labels, label_smoothing=self._smoothing)
-        loss = loss_of_terms(self._objective, ce, el, logits, labels) if self._training else ce
+        weight = self.class_weights if self._training else None
+        ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+        loss = loss_of_terms(self._objective, ce, el, logits, labels, weight) if self._training else ce
         return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
@@ -190,16 +271,22 @@ class MixedLossMixin(_Base):
         if not self._training:
             denominator = scalar_sum(count, ce)  # 0 if all are ignored: the Trainer leaves the NaN out of its means
             self._el = (el.sum() / denominator).detach() * self._device_scale
-            return loss.sum() / denominator
+            return loss.sum() / denominator + self._router_loss(outputs, loss)
         denominator = divisor(count, ce)
         self.mixing_callback.add_terms(ce, el, denominator)
-        return self._with_router_loss(loss.sum() / denominator, outputs)
+        # The router loss is averaged over accumulated batches, because it is not a sum over labels.
+        batches = getattr(self, "current_gradient_accumulation_steps", 1)
+        return loss.sum() / denominator + self._router_loss(outputs, loss) / batches
+
+    def _router_loss(self, outputs: Any, like: Tensor) -> Tensor:
+        """The load-balancing loss of a mixture of experts, averaged over devices."""
+        return torch.as_tensor(router_loss(self._model, outputs)).to(like.device).mean() / self._device_scale
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""
-        if self._loss_shifts_labels and self._shift_labels is not None:
+        if self._use.shifted and self._shift_labels is not None:
             return self._shift_labels
-        return labels_for(logits, labels, self._loss_shifts_labels)
+        return labels_for(logits, labels, self._use.shifted, self._use.prefixed)
 
     @property
     def _smoothing(self) -> float:
@@ -210,28 +297,15 @@ class MixedLossMixin(_Base):
         """The loss of the current optimizer step."""
         return self.mixing_callback.current_loss
 
-    def _lacks_decoder_inputs(self, inputs: dict[str, Any]) -> bool:
-        """Whether the batch lacks decoder inputs, which an encoder-decoder would make from the labels."""
-        given = inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None
-        sequences = inputs["labels"].dim() > 1
-        return sequences and not given and getattr(self._config, "is_encoder_decoder", False)
-
-    def _with_router_loss(self, loss: Tensor, outputs: Any) -> Tensor:
-        """Add the load-balancing loss of a mixture of experts, which the model adds only if it is given labels.
-
-        It is averaged over accumulated batches and devices, because it is not a sum over labels.
-        """
-        coefficient = getattr(self._config, "router_aux_loss_coef", None)
-        router_loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
-        if coefficient is None or router_loss is None:
-            return loss
-        batches = getattr(self, "current_gradient_accumulation_steps", 1)
-        return loss + coefficient * router_loss.to(loss.device) / (batches * self._device_scale)
+    @property
+    def _unwrapped(self) -> nn.Module:
+        """The model without wrappers of compilation and distributed training."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def _model(self) -> nn.Module:
-        """The model without wrappers of PEFT, compilation and distributed training."""
-        return base_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        """The model without these, and without that of PEFT."""
+        return base_model(self._unwrapped)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the Trainer does, and add the values of the loss and both terms to the training logs."""
@@ -274,9 +348,42 @@ class MixedLossMixin(_Base):
             output.metrics[f"{metric_key_prefix}_loss_el"] = el.mean().item()
         return output
 
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, float]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """See the Trainer. The default objective is the Trainer's: `eval_loss_el` is not part of it."""
+        return super().hyperparameter_search(hp_space, compute_objective or _objective_of, *args, **kwargs)
+
+
+def _objective_of(metrics: dict[str, float]) -> float:
+    return default_compute_objective({name: value for name, value in metrics.items() if not name.endswith("loss_el")})
+
 
 class MixedLossTrainer(MixedLossMixin, Trainer):
-    """The Hugging Face Trainer with the mixed loss. It takes every argument of `Trainer`, and `mixing` or `loss`.
+    """The Hugging Face Trainer with the mixed loss.
+
+    Args:
+        model: As all arguments up to `preprocess_logits_for_metrics`, see `Trainer`.
+        args: May be `MixedLossArguments`.
+        data_collator: See `Trainer`.
+        train_dataset: See `Trainer`.
+        eval_dataset: See `Trainer`.
+        processing_class: See `Trainer`.
+        model_init: See `Trainer`.
+        compute_loss_func: Refused, because the loss would replace it.
+        compute_metrics: See `Trainer`.
+        callbacks: See `Trainer`.
+        optimizers: See `Trainer`.
+        optimizer_cls_and_kwargs: See `Trainer`.
+        preprocess_logits_for_metrics: See `Trainer`.
+        mixing: As the rest, see `MixedLossMixin`.
+        loss: See `MixedLossMixin`.
+        class_weights: See `MixedLossMixin`.
+        replace_loss: See `MixedLossMixin`.
 
     Example:
         ```python
@@ -284,3 +391,27 @@ class MixedLossTrainer(MixedLossMixin, Trainer):
         trainer.train()
         ```
     """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        mixing: str | float | MixingSchedule | None = None,
+        loss: str | Schedule | Loss | Callable[..., Tensor] | None = None,
+        class_weights: ClassWeights | None = None,
+        replace_loss: bool = False,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(**given)

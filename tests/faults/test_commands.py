@@ -6,15 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glue_runs.__main__ import main
-from glue_runs.pocket.encoder import encoder_path
-from glue_runs.protocol import GLUE
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +36,7 @@ def check_interrupted(started: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_at_random_moments(begin_study, snapshot, strays, check_complete, tmp_path, workers):
+def test_interrupt_at_random_moments(begin_study, snapshot, strays, check_complete, tmp_path, workers):
     draw = random.Random(int(workers))
     for number in range(2):
         folder, kept = tmp_path / f"runs{number}", {}
@@ -75,7 +73,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def test_a_command_that_is_interrupted_loses_a_worker_and_is_killed(
+def test_study_survives_interrupt_lost_worker_and_kill(
     begin_command, begin_study, snapshot, strays, results, undisturbed, words, runs
 ):
     command = ["study", "--output_dir", str(runs), *words, "--workers", "2"]
@@ -105,7 +103,7 @@ def test_a_command_that_is_interrupted_loses_a_worker_and_is_killed(
     assert strays(runs) == []
 
 
-def test_two_commands_in_one_folder_share_the_work(
+def test_two_commands_share_one_folder_without_repeating_steps(
     begin_command, snapshot, strays, records, results, undisturbed, words, runs, capsys
 ):
     both = [begin_command("study", "--output_dir", str(runs), *words) for _ in range(2)]
@@ -126,31 +124,3 @@ def test_two_commands_in_one_folder_share_the_work(
     for name in costs:
         task, mixing, seed, _ = name.split("/")
         assert said.count(f"{task} {mixing} {seed.replace('seed', 'seed ')}: done") == 1
-
-
-@pytest.fixture
-def failing_hub(hub: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a Hub with real rows that answers a third of all requests with 500."""
-    from hub_server import LocalHub, RandomFaults
-
-    with LocalHub([hub, tmp_path / "pushed"]) as server:
-        server.faults.append(RandomFaults(0.33))
-        yield server.url
-
-
-@pytest.mark.hub
-def test_a_hub_that_fails_a_third_of_all_requests(
-    begin_command, begin_study, records, strays, failing_hub, hub, runs, tmp_path
-):
-    few = ["--max_train_samples", "64", "--max_eval_samples", "32", "--max_steps", "3", "--use_cpu"]
-    words = ["--tasks", "mrpc", "mnli", "--seeds", "0", "--mixings", "ce", "0-0.5", *few]
-    words += ["--model_name_or_path", str(encoder_path())]
-    home = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-    started = begin_command("study", "--output_dir", str(runs), *words, HF_ENDPOINT=failing_hub, **home)
-    assert started.wait() == 0, started.said()
-    assert strays(runs) == []
-    there = begin_study(tmp_path / "there", *words, "--dataset_name", str(hub / "datasets" / GLUE))
-    assert there.wait() == 0, there.said()
-    expected = {name: record["scores"] for name, record in records(tmp_path / "there").items()}
-    assert len(expected) == 4
-    assert {name: record["scores"] for name, record in records(runs).items()} == expected

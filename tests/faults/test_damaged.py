@@ -38,7 +38,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_made_again(begin_study, snapshot, check_complete, runs, damage):
+def test_damaged_checkpoint_is_retrained(begin_study, snapshot, check_complete, runs, damage):
     killed = begin_study(runs, crash=("rename .* /toy/0/seed3/record.json$", 1))
     assert killed.wait() == -9, killed.said()
     there = sorted(path.name.split("-")[0] for path in Path(runs, SEGMENT).iterdir() if path.name[0] != ".")
@@ -68,7 +68,7 @@ def complete(begin_study, reference, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("spoil", [truncate, flip, empty])
 @pytest.mark.parametrize("name", ["toy/0,0.5/seed4/record.json", "study.json"])
-def test_a_damaged_record_or_declaration_is_named_and_made_again_when_deleted(
+def test_damaged_record_or_declaration_is_reported_and_can_be_deleted(
     begin_study, snapshot, check_complete, complete, runs, name, spoil
 ):
     shutil.copytree(complete, runs)
@@ -95,7 +95,7 @@ def file_of_rows(rows: Path) -> Iterator[Path]:
     path.write_bytes(good)
 
 
-def test_rows_that_cannot_be_read_stop_the_study_before_anything_is_done(
+def test_unreadable_rows_stop_the_study_before_any_training(
     begin_study, snapshot, results, undisturbed, words, rows, file_of_rows, runs
 ):
     assert begin_study(runs, *words, "--seeds", "0").wait() == 0

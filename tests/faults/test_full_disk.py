@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from glue_runs.finetune import finetune
+from hf_elmix.training.resumable import check_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +63,7 @@ def check_stopped(started, folder) -> str:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(("kind", "free"), [("record.json", FOR_RECORDS), ("a checkpoint", FOR_CHECKPOINTS)])
-def test_a_full_disk_stops_the_study_until_there_is_room(
+def test_study_stops_on_full_disk_and_continues_when_there_is_space(
     begin_study, snapshot, records, strays, check_complete, disk, workers, kind, free
 ):
     folder = disk / "runs"
@@ -78,3 +83,18 @@ def test_a_full_disk_stops_the_study_until_there_is_room(
     assert last.wait() == 0, last.said()
     assert snapshot(folder).items() >= kept.items()
     check_complete(folder)
+
+
+def test_finetune_on_a_full_disk_leaves_only_whole_checkpoints(disk, encoder, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "superb .,good\nawful .,bad\n" * 8)
+    words = ["--model_name_or_path", encoder, "--train_file", str(rows), "--validation_file", str(rows), "--use_cpu"]
+    words += ["--save_strategy", "epoch", "--num_train_epochs", "4", "--report_to", "none", "--disable_tqdm", "true"]
+    with pytest.raises(OSError, match="No space left for a checkpoint or model") as caught:
+        finetune([*words, "--output_dir", str(disk / "out")])
+    assert caught.value.errno == errno.ENOSPC
+    left = sorted(path.name for path in (disk / "out").glob("checkpoint-*"))
+    assert left == ["checkpoint-1"]
+    check_checkpoint(disk / "out" / "checkpoint-1", {})
+    shutil.move(disk / "out", tmp_path / "out")
+    assert finetune([*words, "--output_dir", str(tmp_path / "out"), "--resume_from_checkpoint", "last"]) == 0

@@ -54,7 +54,7 @@ def duration_of(started: Any) -> float:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete, tmp_path, workers):
+def test_driver_killed_at_random_moments(begin_study, snapshot, check_complete, tmp_path, workers):
     whole = duration_of(begin_study(tmp_path / "undisturbed", "--workers", workers))
     check_complete(tmp_path / "undisturbed")
     draw = random.Random(int(workers))
@@ -78,7 +78,7 @@ def test_a_driver_killed_at_random_moments(begin_study, snapshot, check_complete
         check_complete(killer.folder)
 
 
-def test_a_driver_killed_before_changes_at_random(begin_study, snapshot, check_complete, tmp_path):
+def test_driver_killed_before_random_file_operations(begin_study, snapshot, check_complete, tmp_path):
     draw, killer = random.Random(7), Killer(begin_study, snapshot, tmp_path / "runs")
     for _ in range(10):
         started = killer.start(crash=("", draw.randrange(1, 120)))
@@ -110,7 +110,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_driver_killed_at_the_worst_moment(begin_study, snapshot, check_complete, runs, moment):
+def test_driver_killed_at_critical_moment(begin_study, snapshot, check_complete, runs, moment):
     keep = "best" if "best" in moment else "models" if "model" in moment else "none"
     killer = Killer(begin_study, snapshot, runs, "--keep", keep)
     started = killer.start(crash=MOMENTS[moment])
@@ -121,7 +121,7 @@ def test_a_driver_killed_at_the_worst_moment(begin_study, snapshot, check_comple
 
 
 @pytest.mark.parametrize("moment", ["rename .* /toy/0/seed3/record.json$", "rmtree /.segments/toy/seed3$"])
-def test_a_driver_takes_over_from_one_that_is_killed_while_it_waits(begin_study, check_complete, runs, moment):
+def test_waiting_driver_takes_over_from_killed_one(begin_study, check_complete, runs, moment):
     killed = begin_study(runs, crash=(moment, 1))
     while not (runs / ".locks" / "toy seed3.json").exists() and not killed.ended():
         time.sleep(0.005)
@@ -164,7 +164,7 @@ def check_hit(there: dict[str, Any], names: list[str], error: str) -> None:
     assert all(there[name]["status"] == "failed" and error in there[name]["error"] for name in names)
 
 
-def test_a_worker_killed_once_is_replaced(begin_study, check_complete, runs, tmp_path):
+def test_killed_worker_is_replaced(begin_study, check_complete, runs, tmp_path):
     started = begin_study(runs, "--workers", "2", fault=fault("die", tmp_path))
     assert started.wait() == 0, started.said()
     started.settle()
@@ -173,9 +173,7 @@ def test_a_worker_killed_once_is_replaced(begin_study, check_complete, runs, tmp
     check_complete(runs)
 
 
-def test_a_worker_killed_twice_fails_the_runs_it_was_at(
-    begin_study, records, snapshot, check_complete, runs, tmp_path
-):
+def test_worker_killed_twice_fails_its_runs(begin_study, records, snapshot, check_complete, runs, tmp_path):
     wrong, names = fault("die", tmp_path, times=2), hit("of one run")
     started = begin_study(runs, "--workers", "2", fault=wrong)
     assert started.wait() == 1, started.said()
@@ -196,7 +194,7 @@ def test_a_worker_killed_twice_fails_the_runs_it_was_at(
         ("gpu memory", "OutOfMemoryError", "of what two of them share later", "1"),
     ],
 )
-def test_an_error_in_one_block_is_kept_and_all_other_runs_are_done(
+def test_error_in_one_block_leaves_other_runs_done(
     begin_study, records, snapshot, check_complete, runs, tmp_path, kind, error, step, workers
 ):
     wrong, names = fault(kind, tmp_path, step), hit(step)
@@ -212,7 +210,7 @@ def test_an_error_in_one_block_is_kept_and_all_other_runs_are_done(
     check_complete(runs)
 
 
-def test_a_worker_told_to_leave_shows_no_traceback_where_python_drops_it(begin_study, check_complete, runs, tmp_path):
+def test_dismissed_worker_shows_no_traceback(begin_study, check_complete, runs, tmp_path):
     started = begin_study(runs, "--workers", "2", fault=fault("leave", tmp_path))
     assert started.wait() == 0, started.said()
     assert list((tmp_path / "fired").iterdir()) == []

@@ -95,6 +95,33 @@ def test_unlabelled_rows_are_predicted(glue, good_rows, encoder, tmp_path):
     assert not (output / "predict_results.json").exists()
 
 
+def test_flags_about_batches_neither_reorder_nor_drop_rows(glue, encoder, tmp_path):
+    """Scores and predictions are those of the saved model for each row; the rows have many lengths."""
+    words_ = ["the dog sleeps", "a doctor saw the film"]
+    texts = [" ".join([words_[k % 2]] * (1 + k * 5 % 7)) for k in range(13)]
+    rows = [{"sentence": text, "label": k % 2, "idx": k} for k, text in enumerate(texts)]
+    line = words(glue, encoder, tmp_path / "model", "--do_train", "--learning_rate", "5e-3", train=rows)
+    assert finetune([*line, "--max_steps", "12"]) == 0
+    answers = [pipeline("text-classification", model=str(tmp_path / "model"))(text)[0]["label"] for text in texts]
+    assert len(set(answers)) == 2
+    right = [name == ("unacceptable", "acceptable")[row["label"]] for name, row in zip(answers, rows, strict=True)]
+    flags = ["--train_sampling_strategy", "group_by_length", "--dataloader_drop_last", "--do_eval", "--do_predict"]
+    flags += [
+        "--eval_do_concat_batches",
+        "false",
+        "--eval_accumulation_steps",
+        "1",
+        "--per_device_eval_batch_size",
+        "5",
+    ]
+    for mixing in ("ce", "none"):
+        output, sets = tmp_path / mixing, {"validation": rows, "test": rows}
+        line = words(glue, str(tmp_path / "model"), output, "--mixing", mixing, *flags, **sets)
+        assert finetune(line) == 0
+        assert predicted(output / "predict_results_cola.txt") == answers
+        assert read(output / "eval_results.json")["eval_accuracy"] == pytest.approx(np.mean(right))
+
+
 def test_mnli_has_both_sets(glue, good_rows, encoder, tmp_path):
     rows = good_rows("mnli")
     matched, mismatched = ([{**row, "label": label} for row in rows] for label in (0, 1))
@@ -135,7 +162,13 @@ def test_a_regression_has_the_stock_loss(glue, encoder, tmp_path):
 def test_the_stock_loss_is_the_stock_trainer(glue, encoder, tmp_path, monkeypatch):
     """The weights are those of an unmodified Trainer."""
     kinds = []
-    monkeypatch.setattr(module, "Trainer", lambda **parts: kinds.append(Trainer(**parts)) or kinds[-1])
+
+    class Stock(Trainer):
+        def train(self, *args, **kwargs):
+            kinds.append(self)
+            return super().train(*args, **kwargs)
+
+    monkeypatch.setattr(module, "Trainer", Stock)
     for name, mixing in (("stock", "none"), ("ce", "ce")):
         finetune(words(glue, encoder, tmp_path / name, "--mixing", mixing))
     (stock,) = kinds
@@ -311,7 +344,7 @@ def test_a_head_for_other_labels(glue, good_rows, encoder, tmp_path):
     assert finetune([*line, "--ignore_mismatched_sizes"]) == 0
 
 
-def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
+def test_resuming_from_a_checkpoint(glue, encoder, tmp_path, monkeypatch):
     more = ["--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4"]
     whole = words(glue, encoder, tmp_path / "whole", *more)
     finetune(whole)
@@ -319,7 +352,25 @@ def test_resuming_from_a_checkpoint(glue, encoder, tmp_path):
     part = words(glue, encoder, tmp_path / "part", *more)
     with pytest.raises(UsageError, match="holds checkpoints of an unfinished run.*--resume_from_checkpoint last"):
         finetune(part)
-    assert finetune([*part, "--resume_from_checkpoint", "last"]) == 0
+    resumed = [*part, "--resume_from_checkpoint", "last"]
+    with pytest.raises(UsageError, match=r"made with --learning_rate 2e-05 \(now 0.001\).*start again in another"):
+        finetune([*resumed, "--learning_rate", "1e-3"])
+    with pytest.raises(UsageError, match=r"made with other rows \(train"):
+        finetune([*resumed, "--max_train_samples", "9"])
+    with pytest.raises(UsageError, match="Add --do_train"):
+        finetune([*resumed, "--do_eval"])
+    damaged = shutil.copytree(tmp_path / "part/checkpoint-2", tmp_path / "part/checkpoint-3")
+    (damaged / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no model.safetensors.*--resume_from_checkpoint .*part/checkpoint-2\.$"):
+        finetune(resumed)
+    shutil.rmtree(damaged)
+    monkeypatch.setattr("glue_runs.resume.device_name", lambda device: "abacus")
+    assert finetune([*resumed, "--per_device_eval_batch_size", "3"]) == 0
+    assert (
+        "Training continued from checkpoint-2 with other software or hardware: device cpu"
+        in card(tmp_path / "part")[1]
+    )
+    assert "continued" not in card(tmp_path / "whole")[1]
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
     assert ends[0] == ends[1]
     with pytest.raises(UsageError, match="has none"):

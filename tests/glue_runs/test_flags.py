@@ -124,3 +124,9 @@ def test_the_stock_loss():
     for flag in ("--mixing", "--loss"):
         args = parse([*BASE, flag, "none"])[2]
         assert (args.mixing, args.loss) == (None, "none")
+
+
+def test_class_weights_need_a_loss_of_ours():
+    assert parse([*BASE, "--class_weights", "0.2", "1"])[2].class_weights == ["0.2", "1"]
+    with pytest.raises(UsageError, match="--class_weights needs another loss than none"):
+        parse([*BASE, "--mixing", "none", "--class_weights", "balanced"])

@@ -120,7 +120,7 @@ class Kit:
     def trainer(self, kind: type[Trainer] = MixedLossTrainer, **given: Any) -> Trainer:
         """A quiet trainer; keywords that are no arguments of the Trainer go to its `arguments`, a class of them."""
         names = ("model", "train_dataset", "eval_dataset", "data_collator", "compute_metrics", "compute_loss_func")
-        names += ("mixing", "loss", "callbacks")
+        names += ("mixing", "loss", "callbacks", "class_weights", "replace_loss")
         own = {name: given.pop(name) for name in names if name in given}
         own.setdefault("model", sequence_model())
         own.setdefault("train_dataset", sequence_rows(40))

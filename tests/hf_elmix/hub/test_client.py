@@ -13,7 +13,10 @@ import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from glue_runs.protocol import GLUE
+from glue_runs.tasks import TASKS
 from hf_elmix.hub.client import is_temporary, pin_model, with_retries
+from hf_elmix.text.rows import digest, load_task
 
 WEIGHTS = "model.safetensors"
 
@@ -48,11 +51,11 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ValueError("no such split"), False),
     ],
 )
-def test_what_is_temporary(error, expected):
+def test_temporary_errors(error, expected):
     assert is_temporary(error) is expected
 
 
-def test_tries_again_until_it_succeeds():
+def test_retries_until_success():
     failures = iter([answer(500), answer(503)])
     calls = []
 
@@ -67,7 +70,7 @@ def test_tries_again_until_it_succeeds():
 
 
 @pytest.mark.parametrize(("status", "tries"), [(500, 4), (404, 1)])
-def test_gives_up(status, tries):
+def test_gives_up_after_permanent_or_last_error(status, tries):
     calls = []
 
     def call() -> None:
@@ -79,7 +82,7 @@ def test_gives_up(status, tries):
     assert len(calls) == tries
 
 
-def test_waits_longer_each_time(monkeypatch):
+def test_waits_grow(monkeypatch):
     waited: list[float] = []
     monkeypatch.setattr("hf_elmix.hub.client.time", SimpleNamespace(sleep=waited.append))
 
@@ -92,7 +95,7 @@ def test_waits_longer_each_time(monkeypatch):
     assert sum(waited) < 20
 
 
-def test_a_folder_is_known_by_what_is_in_it(encoder, tmp_path):
+def test_fingerprint_depends_on_contents_only(encoder, tmp_path):
     source = pin_model(encoder)
     assert source.revision is None
     assert source.folder() == Path(encoder)
@@ -105,7 +108,7 @@ def test_a_folder_is_known_by_what_is_in_it(encoder, tmp_path):
     assert pin_model(str(copy)).fingerprint != source.fingerprint
 
 
-def test_pickles_are_left_alone_where_there_are_safetensors(tmp_path):
+def test_safetensors_are_preferred_to_pickles(tmp_path):
     for name in ("config.json", "pytorch_model.bin", "training_args.bin"):
         (tmp_path / name).write_text(name)
     assert pin_model(str(tmp_path)).files == ("config.json", "pytorch_model.bin")
@@ -134,7 +137,7 @@ for role in roles:
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_a_hub_that_fails_a_third_of_the_requests(hub, encoder, tmp_path):
+def test_pin_model_on_hub_that_fails_a_third_of_requests(hub, encoder, tmp_path):
     """Everything is fetched in the end, cached files cause no request, and another machine gets the same files."""
     from hub_server import LocalHub, RandomFaults
 
@@ -160,6 +163,8 @@ def test_a_hub_that_fails_a_third_of_the_requests(hub, encoder, tmp_path):
         assert [len(commit) for commit in commits] == [40, 40]
         assert first["name"] == first["model"] == "owner/encoder"
         assert first["weights"] == pin_model(encoder).fingerprint
+        rows = load_task(TASKS["rte"], str(hub / "datasets" / GLUE), max_train_samples=8)
+        assert first["rows"] == {split: digest(part, TASKS["rte"]) for split, part in rows.items()}
         assert worker == (first, [])  # a worker asks nobody
         assert again == first
         assert not any(WEIGHTS in line for line in more)

@@ -36,12 +36,12 @@ def metadata(card: bytes) -> dict:
     return yaml.safe_load(card.decode().split("---\n")[1])
 
 
-def test_every_run_and_every_number_is_in_it(files):
+def test_dataset_holds_every_run_and_number(files):
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(files["runs.parquet"])), RUNS)
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(files["curves.parquet"])), CURVES)
 
 
-def test_the_card_names_the_files(files):
+def test_card_lists_files(files):
     found = metadata(files["README.md"])
     assert {config["config_name"]: config["data_files"] for config in found["configs"]} == {
         "runs": "runs.parquet",
@@ -51,7 +51,7 @@ def test_the_card_names_the_files(files):
     assert set(re.findall(r"!\[[^]]*\]\((.*?)\)", files["README.md"].decode())) == {"profile.png"} < set(files)
 
 
-def test_the_card_says_what_was_found(files):
+def test_card_states_verdict(files):
     text = files["README.md"].decode()
     assert "The 4 runs of a study" in text
     assert "1 task, 2 methods, 2 seeds" in text
@@ -60,19 +60,19 @@ def test_the_card_says_what_was_found(files):
     assert "battash2021mixing" in text
 
 
-def test_code_and_settings_are_only_text(files):
+def test_code_and_settings_are_escaped(files):
     html = MarkdownIt("commonmark").enable("table").render(files["README.md"].decode().split("---\n", 2)[2])
     assert "<code class=\"language-bash\">echo '\n```\n# title'\nglue-runs study\n</code>" in html
     assert "x|&lt;b&gt;" in html
     assert "<b>" not in html
 
 
-def test_a_study_of_scores_alone_has_no_curves():
+def test_study_from_table_of_scores_has_no_curves():
     files = dataset_files(StudyResults(RUNS.drop(columns="settings")), "org/my-runs")
     assert set(files) == {"README.md", "runs.parquet", "profile.png"}
     assert [config["config_name"] for config in metadata(files["README.md"])["configs"]] == ["runs"]
     assert "curves" not in files["README.md"].decode()
 
 
-def test_the_same_study_makes_the_same_files(files):
+def test_files_are_reproducible(files):
     assert dataset_files(StudyResults(RUNS, CURVES), "org/my-runs", COMMANDS) == files

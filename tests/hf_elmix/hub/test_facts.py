@@ -12,7 +12,7 @@ from hf_elmix.hub.model_card import CARD, card_files
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_a_card_says_what_a_record_does(run_of):
+def test_facts_of_record(run_of):
     record = run_of("mrpc", "0,0.5", 3, 0.75)
     facts = facts_of(record)
     assert (facts.task, facts.config, facts.seed) == ("mrpc", "mrpc", 3)
@@ -25,18 +25,18 @@ def test_a_card_says_what_a_record_does(run_of):
     assert facts.notes == []
 
 
-def test_the_splits_of_mnli(run_of):
+def test_scores_of_both_mnli_splits(run_of):
     assert facts_of(run_of("mnli", score=0.8)).scores == [
         Score("validation_matched", "accuracy", 0.8),
         Score("validation_mismatched", "accuracy", 0.8),
     ]
 
 
-def test_a_score_that_is_none_is_left_out(run_of):
+def test_missing_score_is_left_out(run_of):
     assert facts_of(run_of(score=None)).scores == []
 
 
-def test_a_run_of_another_task(run_of):
+def test_facts_of_task_without_text(run_of):
     settings = {"loss": "ce", "select": "accuracy", "arguments": {"learning_rate": 0.1}}
     facts = facts_of(run_of(settings=settings, provenance={}))
     assert (facts.task, facts.origins, facts.config) == ("mrpc", {}, None)
@@ -46,7 +46,7 @@ def test_a_run_of_another_task(run_of):
     assert "pipeline" not in text
 
 
-def test_what_other_seeds_scored_is_said(run_of):
+def test_notes_compare_with_other_seeds(run_of):
     scores = [0.71, 0.78, 0.74]
     runs = [run_of(seed=seed, score=score) for seed, score in enumerate(scores)]
     mean, spread = 100 * statistics.mean(scores), 100 * statistics.stdev(scores)
@@ -61,13 +61,13 @@ def test_what_other_seeds_scored_is_said(run_of):
     assert facts_of(runs[0], [*runs, failed]).notes == [over]
 
 
-def test_the_scores_of_a_single_training():
+def test_scores_on_split():
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
     scores = [Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8)]
     assert scores_on("validation", TASKS["mrpc"].metrics, metrics) == scores
 
 
-def test_neither_places_nor_secrets_are_told(run_of):
+def test_paths_and_secrets_are_not_published(run_of):
     secret = {
         "hub_token": "hf_secret",
         "push_to_hub_token": "hf_secret",
@@ -97,7 +97,7 @@ SECRETS = {
 }
 
 
-def test_a_record_for_everybody(run_of):
+def test_public_record(run_of):
     record = run_of(status="failed", error="ValueError: secret\nTraceback: /home/secret/file.py")
     record.settings.update(model="/home/secret/encoder", url="https://secret", note="secret")
     record.settings["arguments"].update(SECRETS, optim="adamw_torch", bf16=True, adam_betas=[0.9, 0.99])
@@ -117,7 +117,7 @@ def test_a_record_for_everybody(run_of):
     assert record.settings["model"] == "/home/secret/encoder"
 
 
-def test_a_card_has_no_texts_but_those_that_describe_the_training(run_of):
+def test_only_known_texts_are_published(run_of):
     record = run_of()
     record.settings["arguments"].update(SECRETS, optim="adamw_torch")
     record.provenance["versions"]["torch"] = "/home/secret/torch"
@@ -128,14 +128,14 @@ def test_a_card_has_no_texts_but_those_that_describe_the_training(run_of):
     assert facts.versions["python"] == "3.11"
 
 
-def test_the_schedule_of_a_public_record_may_have_fractions(run_of):
+def test_fractions_in_schedule_are_published(run_of):
     record = run_of(mixing="ce@0 1:2@1/6 1:4@5/6")
     assert public_record(record).settings["loss"] == record.settings["loss"]
     assert "1/6" in record.settings["loss"]
 
 
 @pytest.mark.parametrize("error", ["/home/secret/x.py: failed", "secret failed", ""])
-def test_an_error_without_a_class(run_of, error):
+def test_public_error_without_class(run_of, error):
     assert public_record(run_of(status="failed", error=error)).error == "error"
 
 
@@ -148,13 +148,13 @@ def test_an_error_without_a_class(run_of, error):
         ("https://secret@host/model?token=secret", COMMIT, "model"),
     ],
 )
-def test_an_origin_is_an_id_or_the_last_part_of_a_place(run_of, name, revision, shown):
+def test_origin_is_hub_id_or_last_part_of_path(run_of, name, revision, shown):
     record = run_of()
     record.settings["model"], record.provenance["model_revision"] = name, revision
     assert facts_of(record).origins["model"].name == shown
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_has_a_card(run_of, task):
+def test_card_of_every_task(run_of, task):
     text = card_files(facts_of(run_of(task)), f"org/{task}")[CARD].decode()
     assert all(label.replace("_", "\\_") in text for label in TASKS[task].labels)

@@ -65,7 +65,7 @@ def cells(text: str) -> list[list[str]]:
     return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row)] for row in rows]
 
 
-def test_the_scores_are_metadata_that_the_hub_shows():
+def test_scores_are_in_metadata():
     (index,) = metadata(card())["model-index"]
     assert index["name"] == "bert-mrpc"
     (result,) = index["results"]
@@ -80,7 +80,7 @@ def test_the_scores_are_metadata_that_the_hub_shows():
     assert result["metrics"] == [{"type": "accuracy", "value": 0.8480392156862745}, {"type": "f1", "value": 0.8}]
 
 
-def test_the_clients_own_card_reads_it_back():
+def test_metadata_is_read_back_by_client():
     data = ModelCard(card()).data
     assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
         ("accuracy", 0.8480392156862745),
@@ -92,14 +92,14 @@ def test_the_clients_own_card_reads_it_back():
     assert "hf_elmix" in data.tags
 
 
-def test_scores_of_two_splits_are_two_results():
+def test_each_split_is_one_result():
     scores = (Score("matched", "accuracy", 0.84), Score("mismatched", "accuracy", 0.85))
     results = metadata(card(replace(FACTS, scores=scores)))["model-index"][0]["results"]
     found = {result["dataset"]["split"]: result["metrics"][0]["value"] for result in results}
     assert found == {"matched": 0.84, "mismatched": 0.85}
 
 
-def test_every_fact_is_in_the_text():
+def test_card_states_every_fact():
     text, html = card(), rendered(card())
     for title in ("How to use it", "The loss", "Scores", "Data", "Settings", "Versions", "Citation"):
         assert f"<h2>{title}</h2>" in html
@@ -122,7 +122,7 @@ def test_every_fact_is_in_the_text():
 
 
 @pytest.mark.parametrize("mixing", [*REGIMES, "ce@0 1:4@5/6 0.5@0.95"])
-def test_the_table_of_the_schedule_is_the_schedule(mixing):
+def test_table_of_schedule(mixing):
     schedule = MixingSchedule.parse(mixing)
     rows = [
         row for row in cells(card(with_settings(loss=str(parse_loss(mixing))))) if len(row) == 5 and row[0] != "from"
@@ -134,7 +134,7 @@ def test_the_table_of_the_schedule_is_the_schedule(mixing):
         assert [float(row[2]), float(row[3])] == pytest.approx(weights, rel=1e-3)
 
 
-def test_the_example_names_the_model_and_its_text():
+def test_example_in_card():
     (code,) = re.findall(r"```python\n(.*?)```", card(), flags=re.DOTALL)
     compile(code, "card", "exec")
     assert 'pipeline("text-classification", model="org/bert-mrpc")' in code
@@ -142,27 +142,27 @@ def test_the_example_names_the_model_and_its_text():
     assert "text_pair" not in card(with_settings(text={**TEXT, "columns": ["sentence"]}))
 
 
-def test_the_trainers_own_loss_has_no_picture():
+def test_stock_loss_has_no_picture():
     files = card_files(with_settings(loss=None), "org/bert")
     assert set(files) == {CARD}
     assert "The model was trained with the Trainer's own loss: cross entropy" in files[CARD].decode()
     assert PICTURE not in files[CARD].decode()
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_facts_are_left_out():
     text = card(ModelFacts("mrpc", 3, {"loss": "ce"}, {}))
     assert metadata(text).keys() & {"model-index", "metrics"} == set()
     assert not re.search(r"^## (Scores|Data|Versions)", text, flags=re.MULTILINE)
 
 
-def test_a_regression_on_custom_rows():
+def test_card_of_regression_on_custom_rows():
     text = card(with_settings(text={**TEXT, "labels": []}, config=None, loss=None))
     assert "It predicts a number." in text
     assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "nyu-mll/corpus"
     assert "configuration" not in text
 
 
-def test_a_model_of_another_task_has_a_plain_card():
+def test_card_of_task_without_text():
     text = card(replace(FACTS, settings={"loss": "mix:0-0.5"}))
     assert "A model trained on the task mrpc with hf\\_elmix and the mixed loss (schedule F = 0-0.5)." in text
     assert metadata(text).keys() & {"model-index", "pipeline_tag", "base_model", "datasets"} == set()
@@ -170,7 +170,7 @@ def test_a_model_of_another_task_has_a_plain_card():
     assert ["validation", "accuracy", "0.8480"] in cells(text)
 
 
-def test_a_local_folder_is_no_id_on_the_hub():
+def test_local_folder_is_not_linked():
     folders = with_settings(model="/home/me/encoder", dataset="/home/me/rows")
     text = card(with_provenance(folders, model_revision=None, data_revision=None))
     assert metadata(text).keys() & {"base_model", "datasets"} == set()
@@ -192,7 +192,7 @@ def test_a_local_folder_is_no_id_on_the_hub():
         with_provenance(data_rows={NASTY: 3}),
     ],
 )
-def test_text_from_elsewhere_is_only_text(facts):
+def test_names_are_escaped_for_markdown(facts):
     text = card(facts)
     html = rendered(text)
     plain = re.sub(r"<[^>]+>", "", html)
@@ -207,7 +207,7 @@ def test_text_from_elsewhere_is_only_text(facts):
     assert metadata(text)["hf_elmix"]["task"] == facts.task
 
 
-def test_the_mark_tells_models_apart():
+def test_mark_distinguishes_models():
     others = [
         replace(FACTS, task="rte"),
         with_settings(loss="mix:0"),
@@ -217,25 +217,25 @@ def test_the_mark_tells_models_apart():
     assert model_mark(replace(FACTS, scores=(), seed=4)) == model_mark(FACTS)
 
 
-def test_the_same_facts_make_the_same_files():
+def test_same_facts_give_same_files():
     assert card_files(FACTS, "org/bert") == card_files(FACTS, "org/bert")
     assert card_files(FACTS, "org/bert")[PICTURE] != card_files(with_settings(loss="mix:0"), "org/bert")[PICTURE]
 
 
-def test_the_picture_is_one():
+def test_picture_is_png():
     picture = matplotlib.image.imread(io.BytesIO(card_files(FACTS, "org/bert")[PICTURE]))
     assert picture.shape[:2] == (512, 1024)
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
 
 
-def test_the_card_is_written_into_a_folder(tmp_path):
+def test_card_and_picture_are_written_to_folder(tmp_path):
     (tmp_path / CARD).write_text("old")
     write_model_card(tmp_path, FACTS, "org/bert")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == card_files(FACTS, "org/bert")
 
 
 @pytest.mark.parametrize("loss", ["focal:gamma=2,alpha=0.25", "cot", "a_loss_of_the_users:power=2"])
-def test_another_loss_is_named_and_has_no_picture(loss):
+def test_card_of_other_loss(loss):
     files = card_files(with_settings(loss=loss), "org/bert")
     assert set(files) == {CARD}
     text = files[CARD].decode()

@@ -39,6 +39,15 @@ def held(hub, repo: str = REPO, kind: str = "models") -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def answer_cards(monkeypatch, answer) -> None:
+    """Make the Hub answer every card in the same way."""
+    import hub_server
+
+    routes = [(method, path, answer if "yaml" in path else action) for method, path, action in hub_server.ROUTES]
+    monkeypatch.setattr(hub_server, "ROUTES", routes)
+    monkeypatch.setattr(hub_server, "OPEN", {answer, *hub_server.OPEN})
+
+
 def commits(hub) -> list[dict]:
     return [line for line in hub.history() if line["message"] != "initial commit"]
 
@@ -50,10 +59,10 @@ def put(hub, repo: str, files: dict[str, str], root: int = -1) -> None:
         (folder / name).write_text(text)
 
 
-# What is there, and what is not.
+# Contents of the repository.
 
 
-def test_a_model_and_its_card_are_published_and_nothing_else(local_hub, model):
+def test_only_model_and_card_are_published(local_hub, model):
     done = publish_folder(model, REPO, MARK)
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", CARD, "schedule.png"}
     assert set(held(local_hub)) == names | {".gitattributes"}
@@ -64,7 +73,7 @@ def test_a_model_and_its_card_are_published_and_nothing_else(local_hub, model):
     assert set(commit["added"]) == names
 
 
-def test_a_second_push_uploads_only_what_changed(local_hub, model):
+def test_second_push_uploads_only_changes(local_hub, model):
     publish_folder(model, REPO, MARK)
     local_hub.requests.clear()
     assert str(publish_folder(model, REPO, MARK)) == f"{local_hub.url}/{REPO}: nothing changed"
@@ -80,7 +89,7 @@ def test_a_second_push_uploads_only_what_changed(local_hub, model):
     assert held(local_hub)["model.safetensors"] == b"trained more"
 
 
-def test_files_that_somebody_added_stay(local_hub, model):
+def test_other_files_in_repository_stay(local_hub, model):
     publish_folder(model, REPO, MARK)
     (local_hub.store.home / "models" / REPO / "LICENSE").write_text("mine")
     assert publish_folder(model, REPO, MARK).commit is None
@@ -89,34 +98,34 @@ def test_files_that_somebody_added_stay(local_hub, model):
     assert held(local_hub)["LICENSE"] == b"mine"
 
 
-def test_a_dataset(local_hub):
+def test_publish_dataset(local_hub):
     files = {"runs.parquet": b"PAR1", CARD: b"# Runs\n"}
     done = publish_files(files, "org/runs", {"holds": "runs"}, repo_type="dataset")
     assert done.url == f"{local_hub.url}/datasets/org/runs"
     assert {name: held(local_hub, "org/runs", "datasets")[name] for name in files} == files
 
 
-def test_a_name_alone_is_the_users(local_hub, model):
+def test_name_without_namespace_gets_users(local_hub, model):
     assert publish_folder(model, "bert-mrpc", MARK).url == f"{local_hub.url}/tester/bert-mrpc"
     assert CARD in held(local_hub, "tester/bert-mrpc")
 
 
 @pytest.mark.parametrize("private", [None, True])
-def test_a_private_repository(local_hub, model, private):
+def test_private_repository(local_hub, model, private):
     publish_folder(model, REPO, MARK, private=private)
     assert HfApi().repo_info(REPO).private is bool(private)
     publish_folder(model, REPO, MARK, private=None)
     assert HfApi().repo_info(REPO).private is bool(private)
 
 
-def test_pickles_are_no_model(model):
+def test_folder_with_pickles_only_is_rejected(model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(UsageError, match="no .safetensors file"):
         files_of_model(model)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20 + 1])
-def test_files_of_any_size_are_recognised(local_hub, tmp_path, size):
+def test_unchanged_files_of_any_size_are_recognised(local_hub, tmp_path, size):
     (tmp_path / "file.json").write_bytes(bytes(size))
     (tmp_path / "file.safetensors").write_bytes(bytes(max(size, 1)))
     files = {name: tmp_path / name for name in ("file.json", "file.safetensors")}
@@ -126,7 +135,7 @@ def test_files_of_any_size_are_recognised(local_hub, tmp_path, size):
     assert {name: held(local_hub)[name] for name in files} == {name: path.read_bytes() for name, path in files.items()}
 
 
-# Faults on the way.
+# Failing requests.
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ def test_files_of_any_size_are_recognised(local_hub, tmp_path, size):
         ("POST", "/commit/", True),
     ],
 )
-def test_a_hub_that_fails_in_the_middle(local_hub, model, method, path, after):
+def test_push_is_retried_after_failure_at_any_request(local_hub, model, method, path, after):
     from hub_server import Fault
 
     local_hub.faults.append(Fault(method, path, times=2, after=after))
@@ -157,7 +166,7 @@ def test_a_hub_that_fails_in_the_middle(local_hub, model, method, path, after):
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/lfs/"), ("POST", "/commit/"), ("GET", "/api/models/")])
-def test_a_hub_that_goes_on_failing_leaves_what_was_there(local_hub, model, method, path):
+def test_failed_push_leaves_repository_unchanged(local_hub, model, method, path):
     from hub_server import Fault
 
     publish_folder(model, REPO, MARK)
@@ -173,7 +182,7 @@ def test_a_hub_that_goes_on_failing_leaves_what_was_there(local_hub, model, meth
     assert set(commits(local_hub)[-1]["added"]) == {CARD, "model.safetensors"}
 
 
-def test_a_commit_in_between_is_not_lost(local_hub, model, monkeypatch):
+def test_commit_of_others_during_push_is_kept(local_hub, model, monkeypatch):
     publish_folder(model, REPO, MARK)
     (model / "config.json").write_text("{ }")
     commit = HfApi.create_commit
@@ -188,10 +197,10 @@ def test_a_commit_in_between_is_not_lost(local_hub, model, monkeypatch):
     assert held(local_hub)["config.json"] == b"from somebody else"
 
 
-# What a user may have got wrong.
+# Mistakes of users.
 
 
-def test_nobody_is_logged_in(local_hub, model, monkeypatch):
+def test_not_logged_in(local_hub, model, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     for repo in (REPO, "bert-mrpc"):
         with pytest.raises(UsageError, match=r"not logged in .* hf auth login \(or set HF_TOKEN\)"):
@@ -199,14 +208,14 @@ def test_nobody_is_logged_in(local_hub, model, monkeypatch):
     assert not local_hub.history()
 
 
-def test_the_login_is_the_standard_one(local_hub, model, monkeypatch):
+def test_token_of_standard_login_is_used(local_hub, model, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     Path(constants.HF_TOKEN_PATH).write_text(local_hub.token)  # where `hf auth login` leaves it
     assert publish_folder(model, REPO, MARK).commit
 
 
 @pytest.mark.parametrize("repo", [REPO, "bert-mrpc"])
-def test_a_wrong_token(local_hub, model, monkeypatch, repo):
+def test_unknown_token(local_hub, model, monkeypatch, repo):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UsageError, match="does not recognise your access token. Type: hf auth login") as caught:
         publish_folder(model, repo, MARK)
@@ -214,7 +223,7 @@ def test_a_wrong_token(local_hub, model, monkeypatch, repo):
     assert not local_hub.history()
 
 
-def test_a_namespace_of_somebody_else(local_hub, model):
+def test_namespace_without_write_access(local_hub, model):
     with pytest.raises(
         UsageError,
         match="does not allow you to write to other/bert .*under the namespace.* Choose one of your namespaces",
@@ -222,7 +231,7 @@ def test_a_namespace_of_somebody_else(local_hub, model):
         publish_folder(model, "other/bert", MARK)
 
 
-def test_a_repository_of_somebody_else(local_hub, model):
+def test_repository_without_write_access(local_hub, model):
     put(local_hub, "other/bert", {CARD: MADE_BY_US})
     put(local_hub, "org/theirs", {CARD: MADE_BY_US}, root=0)
     for repo in ("other/bert", "org/theirs"):
@@ -243,7 +252,7 @@ def test_a_repository_of_somebody_else(local_hub, model):
         ({CARD: MADE_BY_US.replace("mrpc", "rte")}, "'bert', 'rte', 'mix:0-0.5', not 'bert', 'mrpc', 'mix:0-0.5'"),
     ],
 )
-def test_a_name_that_is_taken(local_hub, model, files, what):
+def test_repository_with_other_contents_is_not_replaced(local_hub, model, files, what):
     """Another model is replaced only when asked for, and then as a whole: what is loaded must be of one model."""
     put(local_hub, REPO, {**files, "adapter_config.json": "{}"})
     before = held(local_hub)
@@ -257,20 +266,20 @@ def test_a_name_that_is_taken(local_hub, model, files, what):
     assert publish_folder(model, REPO, MARK).commit is None
 
 
-def test_a_public_repository_is_not_private(local_hub, model):
+def test_public_repository_is_rejected_for_private_push(local_hub, model):
     publish_folder(model, REPO, MARK)
     with pytest.raises(UsageError, match="already exists and is public"):
         publish_folder(model, REPO, MARK, private=True)
 
 
 @pytest.mark.parametrize("repo", ["a/b/c", "org/bert mrpc", "org/--x", "org/a..b", "org/x.git", "", "org/" + 97 * "x"])
-def test_an_id_that_is_none(local_hub, model, repo):
+def test_malformed_id(local_hub, model, repo):
     with pytest.raises(UsageError, match="Expected an id such as 'name/bert-mrpc'"):
         publish_folder(model, repo, MARK)
     assert not local_hub.history()
 
 
-def test_no_network(local_hub, model, monkeypatch):
+def test_hub_unreachable_or_offline(local_hub, model, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="Cannot reach http://127.0.0.1:9: "):
         publish_folder(model, REPO, MARK)
@@ -279,22 +288,46 @@ def test_no_network(local_hub, model, monkeypatch):
         publish_folder(model, REPO, MARK)
 
 
-def test_an_answer_that_is_none_of_the_hubs(local_hub, model, monkeypatch):
+def test_response_that_is_not_json(local_hub, model, monkeypatch):
     """The client reads some answers as JSON before it looks at their status."""
-    monkeypatch.setattr("hub_server.Handler.validate_yaml", lambda handler: handler.send(b"<html>", 502))
-    import hub_server
-
-    routes = [(m, p, hub_server.Handler.validate_yaml if "yaml" in p else a) for m, p, a in hub_server.ROUTES]
-    monkeypatch.setattr(hub_server, "ROUTES", routes)
-    monkeypatch.setattr(hub_server, "OPEN", {hub_server.Handler.validate_yaml, *hub_server.OPEN})
+    answer_cards(monkeypatch, lambda handler: handler.send(b"<html>", 502))
+    with pytest.raises(UsageError, match="The Hub failed at"):
+        publish_folder(model, REPO, MARK)
+    monkeypatch.setattr("hf_elmix.hub.publish._Repo.check_card", lambda *_: None)
     with pytest.raises(UsageError, match="Cannot reach .*not JSON"):
         publish_folder(model, REPO, MARK)
 
 
-# Before there is anything to push.
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b'{"errors": [{"message": "\\"license\\" is unknown"}, {"message": "b"}]}', '"license" is unknown; b.'),
+        (b"no\nJSON", "no JSON."),
+    ],
+)
+def test_refused_card_changes_nothing_here_or_on_the_hub(local_hub, model, monkeypatch, answer, said):
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    answer_cards(monkeypatch, lambda handler: handler.send(answer, 400))
+    with pytest.raises(UsageError) as caught:
+        publish_folder(model, REPO, MARK)
+    assert str(caught.value).startswith(f"The Hub refuses README.md of {REPO}: {said} Nothing was uploaded")
+    assert f"hf upload {REPO} FOLDER" in str(caught.value)
+    assert not local_hub.history()  # no repository either
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
-def test_a_claim_checks_and_creates_nothing(local_hub, model):
+@pytest.mark.parametrize("card", ["---\na: [\n---\n", "---\n- a\n---\n"])
+def test_card_with_broken_metadata_is_refused(local_hub, model, card):
+    (model / CARD).write_text(card)
+    with pytest.raises(UsageError, match="refuses README.md"):
+        publish_folder(model, REPO, MARK)
+    assert not local_hub.history()
+
+
+# Claims.
+
+
+def test_claim_creates_nothing(local_hub, model):
     assert claim_repo("bert-mrpc", MARK) == "tester/bert-mrpc"
     assert not local_hub.history()
     publish_folder(model, "bert-mrpc", MARK, private=True)
@@ -306,7 +339,7 @@ def test_a_claim_checks_and_creates_nothing(local_hub, model):
 
 
 @pytest.mark.parametrize("name", [CARD, "config.json", "model.safetensors"])
-def test_a_file_that_holds_the_token_is_not_published(local_hub, model, name):
+def test_file_with_token_is_not_published(local_hub, model, name):
     (model / name).write_text("a" * 5000 + local_hub.token)
     with pytest.raises(UsageError, match=f"{name} contains the access token, so nothing was published") as caught:
         publish_folder(model, REPO, MARK)
@@ -328,7 +361,7 @@ def escaped(text: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["table", "JSON in a table", "JSON", "key", "UTF-16", "Markdown"])
-def test_a_token_that_only_a_reader_finds(local_hub, kind):
+def test_token_in_encoded_file_is_found(local_hub, kind):
     token, many = local_hub.token, [f"text {k}" for k in range(500)]
     name, content = {
         "table": ("runs.parquet", parquet(*many, f"{many[-1]} {token}", *many)),
@@ -345,7 +378,7 @@ def test_a_token_that_only_a_reader_finds(local_hub, kind):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "model.safetensors"])
-def test_a_link_is_not_published(model, tmp_path, name):
+def test_link_is_not_published(model, tmp_path, name):
     (tmp_path / "secret").write_text("root:x:0:0")
     (model / name).unlink(missing_ok=True)
     (model / name).symlink_to(tmp_path / "secret")
@@ -353,7 +386,7 @@ def test_a_link_is_not_published(model, tmp_path, name):
         files_of_model(model)
 
 
-def test_a_linked_folder_is_not_published_and_other_links_do_not_matter(model, tmp_path):
+def test_linked_folder_is_not_published_but_root_may_be_linked(model, tmp_path):
     (model / "notes").symlink_to(tmp_path)
     assert "notes" not in files_of_model(model)
     (tmp_path / "link").symlink_to(model)
@@ -361,7 +394,7 @@ def test_a_linked_folder_is_not_published_and_other_links_do_not_matter(model, t
         files_of_model(tmp_path / "link")
 
 
-def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, monkeypatch):
+def test_token_in_response_is_hidden(local_hub, model, monkeypatch):
     from hub_server import HubError
 
     def repeat(kind, repo_id, private):
@@ -376,7 +409,7 @@ def test_an_answer_that_repeats_the_token_does_not_show_it(local_hub, model, mon
     assert caught.value.__cause__ is None
 
 
-def test_the_token_is_nowhere(local_hub, model, tmp_path, capfd, caplog):
+def test_token_is_in_no_file_or_output(local_hub, model, tmp_path, capfd, caplog):
     caplog.set_level("DEBUG")
     publish_folder(model, REPO, MARK)
     shutil.rmtree(model)

@@ -52,18 +52,18 @@ def declare(store, *commands: str) -> None:
         ("org/all", "ce", "org/all"),
     ],
 )
-def test_an_id_for_each_run(run_of, template, mixing, expected):
+def test_ids_from_template(run_of, template, mixing, expected):
     record = run_of(mixing=mixing, seed=3)
     assert repo_ids(template, [record]) == {expected: record}
 
 
-def test_a_folder_gives_its_last_part_and_only_what_the_hub_allows(run_of):
+def test_id_from_folder_has_only_allowed_characters(run_of):
     record = run_of()
     record.settings["model"] = "/home/me/my--own..bért model"
     assert list(repo_ids("org/{model}", [record])) == ["org/my-own.b_rt_model"]
 
 
-def test_the_best_seed_or_all_of_them(run_of):
+def test_best_seed_or_all_seeds(run_of):
     runs = [run_of(seed=seed, score=score) for seed, score in enumerate([0.7, 0.9, 0.9])]
     assert list(repo_ids("org/{task}", runs).values()) == [runs[1]]
     assert list(repo_ids("org/{task}-{seed}", runs).values()) == runs
@@ -72,20 +72,20 @@ def test_the_best_seed_or_all_of_them(run_of):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("org/{task}", "makes 'org/mrpc' of both mrpc 0 seed 0 and mrpc ce seed 0"),
+        ("org/{task}", "gives mrpc 0 seed 0 and mrpc ce seed 0 the same id, 'org/mrpc'"),
         ("org/{modle}", r"Unknown placeholder \{modle\} in 'org/\{modle\}'. Expected something like org/\{model\}-"),
         ("org/{model.name}", r"Unknown placeholder \{model.name\}"),
         ("org/{}", r"Unknown placeholder \{\}"),
         ("org/{model", "is not a template"),
         ("org/model}", "is not a template"),
-        ("org/{task}-{mixing:d}", "does not make an id for mrpc 0 seed 0"),
-        ("org/my model {mixing}", "does not make an id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
-        ("org/team/{mixing}", "does not make an id for mrpc 0 seed 0"),
-        ("org/--{mixing}", "does not make an id"),
-        ("org/" + 96 * "x" + "{mixing}", "does not make an id"),
+        ("org/{task}-{mixing:d}", "gives no valid id for mrpc 0 seed 0"),
+        ("org/my model {mixing}", "gives no valid id for mrpc 0 seed 0: Repo id must use alphanumeric chars"),
+        ("org/team/{mixing}", "gives no valid id for mrpc 0 seed 0"),
+        ("org/--{mixing}", "gives no valid id"),
+        ("org/" + 96 * "x" + "{mixing}", "gives no valid id"),
     ],
 )
-def test_templates_that_make_no_ids(run_of, template, message):
+def test_invalid_templates(run_of, template, message):
     with pytest.raises(UsageError, match=message):
         repo_ids(template, [run_of(mixing="0"), run_of(mixing="ce")])
 
@@ -93,7 +93,7 @@ def test_templates_that_make_no_ids(run_of, template, message):
 # The command.
 
 
-def test_each_kept_model_is_pushed_with_its_card(local_hub, runs, run_of, capsys):
+def test_kept_models_are_pushed_with_cards(local_hub, runs, run_of, capsys):
     kept = [run_of(mixing="ce", seed=1, score=0.8), run_of(mixing="0,0.5"), run_of("mnli", "ce")]
     store = runs((run_of(mixing="ce", score=0.7), False), *((record, True) for record in kept))
     before = {path: path.read_bytes() for path in Path(store.folder).rglob("*") if path.is_file()}
@@ -113,7 +113,7 @@ def test_each_kept_model_is_pushed_with_its_card(local_hub, runs, run_of, capsys
     assert capsys.readouterr().out.count("nothing changed") == 3
 
 
-def test_the_chosen_candidates_of_a_sweep_are_pushed_as_their_method(local_hub, runs, run_of):
+def test_chosen_candidates_are_pushed_under_name_of_method(local_hub, runs, run_of):
     scores = {("[lr=1]", 0): 0.7, ("[lr=2]", 0): 0.8, ("[lr=1]", 1): 0.9, ("[lr=2]", 1): 0.6}
     made = {place: run_of(mixing="ce", seed=place[1], score=score) for place, score in scores.items()}
     keyed = [replace(run, key=replace(run.key, method=f"ce {name}")) for (name, _), run in made.items()]
@@ -128,7 +128,7 @@ def test_the_chosen_candidates_of_a_sweep_are_pushed_as_their_method(local_hub, 
     assert held(local_hub, "org/best-ce")["model.safetensors"] == b"mrpc ce [lr=1] seed 1"
 
 
-def test_a_record_that_changed_changes_the_card_alone(local_hub, runs, run_of, capsys):
+def test_changed_record_updates_only_the_card(local_hub, runs, run_of, capsys):
     store = runs((run_of(mixing="ce", seed=1), True))
     words = ["push", str(store.folder), "--hub_id_template", TEMPLATE]
     assert main(words) == 0
@@ -138,13 +138,13 @@ def test_a_record_that_changed_changes_the_card_alone(local_hub, runs, run_of, c
     assert local_hub.history()[-1]["added"] == ["README.md"]
 
 
-def test_private_and_every_seed_in_the_users_own_namespace(local_hub, runs, run_of):
+def test_private_push_of_every_seed(local_hub, runs, run_of):
     store = runs(*((run_of(seed=seed), True) for seed in (0, 1)))
     assert main(["push", str(store.folder), "--hub_id_template", "{task}-{seed}", "--private"]) == 0
     assert local_hub.store.private == {("models", "tester/mrpc-0"), ("models", "tester/mrpc-1")}
 
 
-def test_nothing_is_uploaded_where_one_name_is_taken(local_hub, runs, run_of, capsys):
+def test_nothing_is_uploaded_if_one_name_is_taken(local_hub, runs, run_of, capsys):
     store = runs((run_of(mixing="ce"), True), (run_of(mixing="0"), True))
     taken = local_hub.store.home / "models" / "org" / "bert-base-uncased-mrpc-ce"
     taken.mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_nothing_is_uploaded_where_one_name_is_taken(local_hub, runs, run_of, ca
     assert (taken / "model.safetensors").read_text() == "mrpc ce seed 0"
 
 
-def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
+def test_models_were_not_kept(local_hub, runs, run_of, capsys):
     store = runs((run_of(mixing="ce"), False), (run_of(mixing="0", status="failed", score=None), True))
     assert main(["push", str(store.folder), "--hub_id_template", TEMPLATE]) == 2
     assert f"No model was kept in '{store.folder}'. Repeat the study with --keep best" in capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_models_that_were_not_kept(local_hub, runs, run_of, capsys):
 
 
 @pytest.mark.parametrize("place", ["", "model", "model/config.json"])
-def test_a_link_in_a_study_is_not_published(local_hub, runs, run_of, tmp_path, place, capsys):
+def test_link_in_study_is_not_published(local_hub, runs, run_of, tmp_path, place, capsys):
     store = runs((run_of(mixing="ce"), True))
     path = Path(store.folder_of(run_of(mixing="ce").key), place)
     path.rename(tmp_path / "elsewhere.json")
@@ -177,13 +177,13 @@ def test_a_link_in_a_study_is_not_published(local_hub, runs, run_of, tmp_path, p
     assert not local_hub.history()
 
 
-def test_the_folder_of_a_study_may_be_a_link(local_hub, runs, run_of, tmp_path):
+def test_study_folder_may_be_a_link(local_hub, runs, run_of, tmp_path):
     store = runs((run_of(mixing="ce"), True))
     (tmp_path / "link").symlink_to(str(store.folder))
     assert main(["push", str(tmp_path / "link"), "--hub_id_template", TEMPLATE]) == 0
 
 
-def test_models_behind_a_url(local_hub, run_of):
+def test_models_at_url(local_hub, run_of):
     from hf_elmix.study.store import Store
 
     store = Store("memory://pushed/runs")
@@ -198,7 +198,7 @@ def test_models_behind_a_url(local_hub, run_of):
     assert "training_args.bin" not in files
 
 
-def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
+def test_push_results_as_dataset(local_hub, runs, run_of, capsys):
     failed = run_of(mixing="0", seed=1, score=None, status="failed", error="ValueError: no\nat /home/secret/x.py")
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
     command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
@@ -239,7 +239,7 @@ def test_the_runs_as_a_dataset(local_hub, runs, run_of, capsys):
         ["--hub_id_template", "other/{task}"],
     ],
 )
-def test_mistakes_end_in_one_line(local_hub, runs, run_of, words, capsys):
+def test_usage_errors_are_one_line(local_hub, runs, run_of, words, capsys):
     store = runs((run_of(), True))
     assert main(["push", str(store.folder), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -248,7 +248,7 @@ def test_mistakes_end_in_one_line(local_hub, runs, run_of, words, capsys):
 
 
 @pytest.mark.parametrize("words", [["--results", "--hub_id", "org/x"], ["--hub_id_template", TEMPLATE]])
-def test_folders_without_runs(local_hub, tmp_path, words, capsys):
+def test_folder_without_runs(local_hub, tmp_path, words, capsys):
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
         assert main(["push", str(tmp_path / name), *words]) == 2
@@ -279,7 +279,7 @@ print(json.dumps({"said": said, "scores": runs["score"].tolist(), "curves": list
 
 
 @pytest.mark.slow
-def test_what_was_pushed_is_loaded_as_its_cards_say(local_hub, glue, encoder, good_rows, tmp_path):
+def test_pushed_models_and_results_load_as_cards_say(local_hub, glue, encoder, good_rows, tmp_path):
     """The examples on the cards, run as they stand in another process, give the scores of the record."""
     rows, runs = good_rows("cola"), tmp_path / "runs"
     data = glue("cola", train=rows, validation=rows)

@@ -75,7 +75,7 @@ def test_a_custom_module_is_left_as_it_was():
         (bert, None, "a loader with rows, but it is empty"),
         (bert, {"input_ids": torch.ones(2, 3).long()}, "'labels', but got one with input_ids"),
         (lambda: bert(1), {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2)}, "which is regression"),
-        (multi, {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2, 3)}, "multi_label"),
+        (multi, {"input_ids": torch.ones(2, 3).long(), "labels": torch.zeros(2, 3)}, r"labels \(2, 3\)"),
         (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.rand(2, 3)}, r"labels \(2, 3\)"),
         (bert, {"input_ids": torch.ones(2, 3).long(), "labels": torch.tensor([0, 3])}, "from 0 to 2, but got 3"),
     ],

@@ -223,6 +223,16 @@ def test_several_evaluation_sets_are_kept_apart(toy, train):
     assert record.scores["two_loss"]["epochs"][0] != pytest.approx(alone.scores["loss"]["epochs"][0])
 
 
+def test_every_row_is_scored_whatever_the_arguments_say_of_batches(toy, train):
+    def measure(prediction: EvalPrediction) -> dict[str, float]:
+        in_order = bool((prediction.label_ids == np.array(toy.rows(17, seed=2)["labels"][:])).all())
+        return {**toy.accuracy(prediction), "rows": len(prediction.label_ids), "in_order": in_order}
+
+    given = {"dataloader_drop_last": True, "train_sampling_strategy": "group_by_length"}
+    record = train(partial(toy.inputs, compute_metrics=measure), per_device_eval_batch_size=5, **given)
+    assert {name: record.scores[name]["last"] for name in ("rows", "in_order")} == {"rows": 17, "in_order": True}
+
+
 def fails_to_load(seed: int) -> TrainerInputs:
     raise FileNotFoundError("no rows in nowhere")
 
@@ -872,7 +882,7 @@ def test_a_full_disk_is_not_a_result(train, tmp_path, how):
 def test_a_write_that_fails_without_a_reason_is_a_full_disk_where_there_is_no_space(train, monkeypatch):
     error = RuntimeError("unexpected pos 64 vs 0, inline_container: file write failed")
     assert train(progress=broken_by(error)).status == "failed"
-    monkeypatch.setattr(run_module, "_has_room", lambda folder: False)
+    monkeypatch.setattr("hf_elmix.study.files._has_room", lambda folder: False)
     with pytest.raises(OSError, match="No space left"):
         train(progress=broken_by(error))
 

@@ -34,6 +34,15 @@ def test_two_class_metrics(name, seed):
     assert all(type(score) is float for score in scores.values())
 
 
+def test_batches_that_are_not_concatenated_have_the_same_scores():
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(7, 2)), generator.integers(0, 2, 7)
+    compute = compute_metrics_for(TASKS["mrpc"])
+    whole = compute(EvalPrediction((logits, np.zeros((7, 3))), labels))
+    batches = [(logits[:4], np.zeros((4, 3))), (logits[4:], np.zeros((3, 3)))]
+    assert compute(EvalPrediction(batches, [labels[:4], labels[4:]])) == whole
+
+
 def test_three_class_accuracy_and_extra_outputs():
     logits = np.array([[3.0, 1, 2], [0, 1, 2], [0, 1, 0], [1, 0, 0]])
     compute = compute_metrics_for(TASKS["mnli"])

@@ -89,7 +89,8 @@ ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_
 def test_an_encoder_decoder_needs_decoder_inputs(kit):
     """Without labels BART would silently make its decoder inputs from the inputs, and train on them."""
     rows = kit.sequence_rows(8)
-    rows = rows.remove_columns("labels").add_column("labels", rows["input_ids"])
+    backwards = [row[::-1] for row in rows["input_ids"]]
+    rows = rows.remove_columns("labels").add_column("labels", backwards)
     model = BartForConditionalGeneration(BartConfig(**SIZES, **HEADS, **ENDS))
     with pytest.raises(UsageError, match=r"DataCollatorForSeq2Seq\(tokenizer, model\)"):
         trained(kit, model=model, train_dataset=rows, eval_dataset=None)

@@ -263,11 +263,11 @@ def many_classes(kit):
     [
         (with_teacher, r"cls_classifier \(3 outputs\), distillation_classifier \(3 outputs\)"),
         (lambda kit: changed(kit, problem_type="regression"), "problem_type='regression'"),
-        (lambda kit: changed(kit, problem_type="multi_label_classification"), "problem_type='multi_label"),
+        (lambda kit: changed(kit, problem_type="multi_label_classification"), "multi-label"),
         (lambda kit: changed(kit, num_labels=1), "num_labels=1"),
         (lambda kit: changed(kit, num_labels=4), r"num_labels=4 outputs .* are: classifier \(3 outputs\)"),
         (lambda kit: BertForQuestionAnswering(kit.config()), "returns no class logits"),
-        (lambda kit: BertModel(kit.config()), "returns no class logits"),
+        (lambda kit: BertModel(kit.config()), "BertModel to have one linear layer with num_labels=3 outputs"),
         (lambda kit: nn.Linear(4, 3), "Linear to have one linear layer with num_labels=None outputs"),
         (many_classes, "cannot have a Max-Mahalanobis head. Expected 39 features or more"),
         (lambda kit: get_peft_model(kit.sequence_model(), LoraConfig(task_type="SEQ_CLS")), "before get_peft_model"),

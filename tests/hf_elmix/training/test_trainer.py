@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import default_compute_objective
 
 from hf_elmix import MixedLossArguments, MixedLossMixin, MixedLossTrainer, MixingSchedule, UsageError
 from hf_elmix.training.mahalanobis_head import MahalanobisHead, use_mahalanobis_head
@@ -63,19 +64,21 @@ def test_trackers_show_them(kit, tmp_path, monkeypatch):
     assert events.Scalars("eval/loss_el")
 
 
-def test_labels_are_withheld_and_the_models_loss_is_not_computed(kit):
+def test_labels_are_withheld_after_the_first_batch(kit):
     seen = []
 
     class Model(type(kit.sequence_model())):
         def forward(self, *args, labels=None, **kwargs):
-            seen.append(labels)
+            seen.append(labels is not None)
             return super().forward(*args, labels=labels, **kwargs)
 
     set_seed(0)
-    trainer = kit.train(model=Model(kit.config()), max_steps=2, remove_unused_columns=False)
+    trainer = kit.train(model=Model(kit.config()), max_steps=3, remove_unused_columns=False)
+    assert seen == [True, False, False, False, False]  # tried with and without, then three steps
+    seen.clear()
     trainer.evaluate()
-    assert len(seen) > 2
-    assert seen == [None] * len(seen)
+    trainer.evaluate()
+    assert seen == [True] + [False] * 7  # three batches, twice
 
 
 def test_eval_loss_is_cross_entropy_in_every_phase(kit):
@@ -99,7 +102,9 @@ def test_best_model_and_early_stopping_can_use_the_expectation_loss(kit):
 
 def test_takes_every_argument_of_trainer_by_position_too(kit):
     ours, stock = inspect.signature(MixedLossTrainer.__init__), inspect.signature(Trainer.__init__)
-    assert "mixing" not in stock.parameters
+    names = {name: part.default for name, part in stock.parameters.items()}
+    assert {name: part.default for name, part in list(ours.parameters.items())[: len(names)]} == names
+    assert list(ours.parameters)[len(names) :] == ["mixing", "loss", "class_weights", "replace_loss"]
     assert ours.parameters["mixing"].kind is inspect.Parameter.KEYWORD_ONLY
     args = TrainingArguments(str(kit.folder), report_to="none", use_cpu=True)
     trainer = MixedLossTrainer(kit.sequence_model(), args, None, kit.sequence_rows(8), mixing="ce")
@@ -268,7 +273,10 @@ def test_a_batch_without_labels_is_refused(kit):
 
 def test_float_labels_are_refused(kit):
     rows = [{"input_ids": [3, 4], "labels": [0.0, 1.0, 0.0]}] * 8  # a list declares no features
-    with pytest.raises(TypeError, match="regression and multi-label"):
+    with pytest.raises(UsageError, match="0 or 1"):
+        kit.train(train_dataset=[{"input_ids": [3, 4], "labels": [0.0, 0.3, 0.0]}] * 8)
+    rows = [{"input_ids": [3, 4], "labels": 0.5}] * 8
+    with pytest.raises((UsageError, RuntimeError), match="label"):
         kit.train(train_dataset=rows)
 
 
@@ -413,3 +421,58 @@ def test_a_search_cannot_change_to_a_loss_that_needs_another_trainer(kit, tmp_pa
     trainer.args.loss = then
     with pytest.raises(UsageError, match="A search cannot change the loss from"):
         trainer.train()
+
+
+@pytest.mark.parametrize("metrics", [{}, {"eval_accuracy": 0.9, "eval_f1": 0.5}])
+def test_the_default_objective_of_a_search_is_the_trainers(kit, monkeypatch, metrics):
+    given = {"eval_loss": 0.25, "epoch": 1.0, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, **metrics}
+    monkeypatch.setattr(Trainer, "hyperparameter_search", lambda self, space, objective, **more: objective)
+    objective = kit.trainer().hyperparameter_search(direction="minimize")
+    assert objective({**given, "eval_loss_el": 0.125}) == default_compute_objective(given)
+    assert kit.trainer().hyperparameter_search(compute_objective=len) is len
+
+
+def test_evaluation_with_liger_kernels_has_logits(kit):
+    """The Trainer then asks the model to skip its logits, which only a model that is given labels can do."""
+    trainer = kit.trainer(prediction_loss_only=True)
+    expected = trainer.evaluate()["eval_loss"]
+    trainer.args.use_liger_kernel = True
+    assert trainer.evaluate()["eval_loss"] == expected
+
+
+def test_a_subclass_that_does_not_use_the_loss_is_refused(kit):
+    class Own(MixedLossTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **more):
+            return F.cross_entropy(model(inputs["input_ids"]).logits, inputs["labels"])
+
+    class Doubled(MixedLossTrainer):
+        def compute_loss(self, *args, **more):
+            return 2 * super().compute_loss(*args, **more)
+
+    with pytest.raises(UsageError, match=r"Expected Own.compute_loss to call super\(\).compute_loss"):
+        kit.train(Own)
+    assert kit.train(Doubled, mixing="ce", max_steps=1).state.log_history[0]["loss"] == pytest.approx(
+        2 * np.log(3), abs=0.2
+    )
+
+
+@pytest.mark.parametrize("mixing", ["ce", "0-0.5", "el"])
+def test_multi_label_heads(kit, difference, logged, mixing):
+    """Each label is a problem of two classes; with cross entropy it is the loss of the stock model."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 2, (16, 3), generator=generator).float()
+    rows = [{"input_ids": torch.tensor(row["input_ids"]), "labels": targets[k]} for k, row in
+            enumerate(kit.sequence_rows(16))]  # fmt: skip
+    given = {"train_dataset": rows, "eval_dataset": rows, "max_steps": 1, "per_device_train_batch_size": 16}
+    build = lambda: kit.sequence_model(dropout=0, problem_type="multi_label_classification")  # noqa: E731
+    ours = kit.trainer(model=build(), mixing=mixing, **given)
+    stock = kit.trainer(Trainer, model=build(), **given)
+    assert ours.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], rel=1e-5)
+    p = build()(torch.stack([row["input_ids"] for row in rows])).logits.sigmoid()
+    p_y = torch.where(targets > 0, p, 1 - p)
+    ours.train()
+    alpha, beta = logged(ours, "alpha")[0], logged(ours, "beta")[0]
+    assert logged(ours, "loss") == [pytest.approx((-alpha * p_y.log() + beta * (1 - p_y)).mean().item(), rel=1e-5)]
+    if mixing == "ce":
+        stock.train()
+        assert difference(stock, ours) <= 1e-6

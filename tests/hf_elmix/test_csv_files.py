@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from hf_elmix.tables import read_table
+from hf_elmix.csv_files import read_table
 
 TEXTS = [
     'so "good"',

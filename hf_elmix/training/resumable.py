@@ -1,0 +1,192 @@
+"""What must hold before a Trainer continues from a checkpoint: it is whole, and was made with the same settings.
+
+The Trainer itself starts with a fresh optimizer if its file is missing, with untrained weights if their names do not
+fit, and goes on with other arguments than those it began with, all without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_elmix.errors import UsageError, in_one_line
+
+__all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_half_written", "settings_in"]
+
+STATE = "trainer_state.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# The files with the state of training, and a key that each of them must have.
+STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
+MADE_WITH = "it was made with"
+
+
+class RunSettings(TrainerCallback, ExportableState):
+    """Keeps settings of a run, as plain JSON values, in the ``trainer_state.json`` of each checkpoint."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = json.loads(json.dumps(settings, default=str))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as the Trainer asks for it."""
+        return {"args": {"settings": self.settings}, "attributes": {}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        """Announce the settings: the Trainer expects a place for them in a state that was loaded from a checkpoint."""
+        callbacks: Any = state.stateful_callbacks
+        callbacks[type(self).__name__] = self.state()
+
+
+def settings_in(checkpoint: Path) -> dict[str, Any] | None:
+    """The settings that `RunSettings` kept in a checkpoint; None if there are none."""
+    callbacks: Any = _state_in(checkpoint).stateful_callbacks
+    kept = callbacks.get(RunSettings.__name__)
+    return kept["args"]["settings"] if isinstance(kept, dict) else None
+
+
+def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], processes: int = 1) -> None:
+    """Refuse a checkpoint that is damaged or was made with other settings.
+
+    Args:
+        checkpoint: Its folder.
+        settings: Those of this run, with ``arguments`` by name; names that only one side has are not compared.
+        processes: Number of processes that train.
+
+    Raises:
+        UsageError: With the reason, and the nearest checkpoint beside it (or in it) from which training can continue.
+    """
+    wanted = RunSettings(settings).settings
+    reason = _reason_against(checkpoint, wanted, processes)
+    if reason is None:
+        return
+    advice = "Start again in another --output_dir"
+    if reason.startswith(MADE_WITH):
+        advice = "Type what it was made with, or start again in another --output_dir"
+    others = [path for place in (checkpoint.parent, checkpoint) for path in place.glob("checkpoint-*")]
+    others = [path for path in others if path.name != checkpoint.name and _step(path) is not None]
+    near = sorted(others, key=lambda path: abs((_step(path) or 0) - (_step(checkpoint) or 2**62)))
+    good = next((path for path in near if _reason_against(path, wanted, processes) is None), None)
+    if good is not None:
+        advice = f"The nearest from which you can: --resume_from_checkpoint {good}"
+    raise UsageError(f"Cannot continue from {str(checkpoint)!r}: {reason}. {advice}.")
+
+
+def is_half_written(checkpoint: Path) -> bool:
+    """Whether saving a checkpoint was cut short: the state of the Trainer is written last."""
+    try:
+        return _state_in(checkpoint).global_step < 1
+    except ValueError:
+        return True
+
+
+def check_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Refuse the weights of another model, which the Trainer would leave out.
+
+    Raises:
+        UsageError: If names or shapes differ from those of the model.
+    """
+    own = model.state_dict()
+    held = {name: shape for path in _weight_files(checkpoint) for name, shape in _shapes_in(path).items()}
+    loaded = {own[name].data_ptr() for name in held.keys() & own.keys()}  # tied weights are saved under one name
+    wrong = [name for name, shape in held.items() if name not in own or tuple(own[name].shape) != shape]
+    wrong += [name for name in own.keys() - held.keys() if own[name].data_ptr() not in loaded]
+    if wrong:
+        raise UsageError(
+            f"Cannot continue from {str(checkpoint)!r}: its weights are those of another model ({sorted(wrong)[0]} "
+            "does not fit). Give the --model_name_or_path that it was made with."
+        )
+
+
+def _reason_against(checkpoint: Path, settings: dict[str, Any], processes: int) -> str | None:
+    """Why training cannot continue from a checkpoint, or None if it can."""
+    try:
+        state = _state_in(checkpoint)
+        _check_files(checkpoint, processes)
+    except ValueError as error:
+        return str(error)
+    if state.global_step < 1:
+        return f"its {STATE} says that no step was done"
+    before = settings_in(checkpoint)
+    changed = [] if before is None else list(changes(before, settings))
+    return f"{MADE_WITH} {', '.join(changed)}" if changed else None
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each setting that both sides have with other values, and these values; ``arguments`` as flags."""
+    for name in before.keys() & now.keys():
+        if name == "arguments":
+            yield from (f"--{change}" for change in changes(before[name], now[name]))
+        elif isinstance(before[name], dict) and isinstance(now[name], dict):
+            yield from (f"other {name} ({change})" for change in changes(before[name], now[name]))
+        elif before[name] != now[name]:
+            yield f"{name} {_shown(before[name])} (now {_shown(now[name])})"
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _step(checkpoint: Path) -> int | None:
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() and checkpoint.is_dir() else None
+
+
+def _state_in(checkpoint: Path) -> TrainerState:
+    """The state of the Trainer; a ValueError says what is wrong with its file."""
+    try:
+        return TrainerState.load_from_json(str(checkpoint / STATE))
+    except FileNotFoundError:
+        raise ValueError(f"it has no {STATE}, which is written last") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"its {STATE} cannot be read ({in_one_line(error).rstrip('.')})") from error
+
+
+def _check_files(checkpoint: Path, processes: int) -> None:
+    """Raise a ValueError with the name of a file that is missing, cut short or empty."""
+    for path in _weight_files(checkpoint):
+        _shapes_in(path)
+    random = [f"rng_state{'' if processes == 1 else f'_{rank}'}.pth" for rank in range(processes)]
+    for name in (*STATES, *random):
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"it has no {name} (was it saved with --save_only_model, or by other processes?)")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if name in STATES else None
+        except Exception as error:  # of the archive, of PyTorch or of unpickling, which do not name the file
+            raise ValueError(f"its {name} cannot be read ({in_one_line(error).rstrip('.')})") from error
+        if damaged is not None:
+            raise ValueError(f"its {name} is damaged")
+        if name in STATES and not (isinstance(kept, dict) and STATES[name] in kept):
+            raise ValueError(f"its {name} is empty")
+
+
+def _weight_files(checkpoint: Path) -> list[Path]:
+    """The files with the weights of a checkpoint; a ValueError says that they are missing."""
+    names = [WEIGHTS]
+    if not (checkpoint / WEIGHTS).exists() and (checkpoint / INDEX).exists():
+        with suppress(ValueError, KeyError, AttributeError):
+            names = sorted(set(json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"it has no {name}")
+    return [checkpoint / name for name in names]
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a file of weights; a ValueError says that it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"its {path.name} is damaged ({in_one_line(error).rstrip('.')})") from error
