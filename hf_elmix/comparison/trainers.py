@@ -164,7 +164,7 @@ def _in_notebook() -> Callable[[Comparison, str], None] | None:
     """What keeps one table in a notebook up to date; None elsewhere."""
     if not Console().is_jupyter:
         return None
-    from IPython.display import display  # type: ignore[import-not-found]
+    from IPython.display import display
 
     handle = display(display_id=True)
     return lambda found, line: handle.update(found)
