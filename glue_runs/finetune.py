@@ -26,7 +26,7 @@ from hf_elmix.hub.facts import ModelFacts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.study.files import DISK_FULL, disk_full_in, write_bytes
+from hf_elmix.study.files import StorageError, naming_storage_faults, write_bytes
 from hf_elmix.study.provenance import software
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
@@ -215,14 +215,15 @@ def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **par
 
 @contextmanager
 def _on_disk(trainer: Trainer) -> Iterator[None]:
-    """Say so if the disk is full, and remove the checkpoint that was being written; the others stay."""
+    """Say so if the disk fails, and remove the checkpoint that was being written; the others stay."""
     folder = Path(trainer.args.output_dir or "")
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
-        with disk_full_in(folder):
+        with naming_storage_faults(there, folder):
             yield
-    except OSError as error:
+    except StorageError:
         checkpoint = folder / f"checkpoint-{trainer.state.global_step}"
-        if error.errno in DISK_FULL and is_half_written(checkpoint):
+        if is_half_written(checkpoint):
             shutil.rmtree(checkpoint, ignore_errors=True)
         raise
 

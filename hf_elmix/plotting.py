@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from hf_elmix.losses.registry import mixing_of
+from hf_elmix.terminal import printable
 
 __all__ = [
     "LONGEST",
@@ -89,7 +90,7 @@ def short_name(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Escape a text for Matplotlib: ``$`` starts mathematics, and a leading underscore hides a text from legends."""
-    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
+    return ("\u200b" if text.startswith("_") else "") + printable(text).replace("$", r"\$")
 
 
 def style_of(place: int) -> Style:

@@ -26,7 +26,7 @@ LIGHT = [
     "glue_runs.__main__",
     *(
         f"hf_elmix.study.{name}"
-        for name in ("spec", "select", "shared_prefixes", "store", "status", "trackers", "progress")
+        for name in ("schema", "spec", "select", "shared_prefixes", "store", "status", "trackers", "progress")
     ),
     *(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

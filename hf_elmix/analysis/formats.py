@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Cell", "Table", "markdown_table", "markdown_text", "to_latex", "to_markdown"]
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_elmix.terminal import printable
+
+__all__ = [
+    "Cell",
+    "Table",
+    "cell_of",
+    "markdown_table",
+    "markdown_text",
+    "text_of",
+    "to_cells",
+    "to_latex",
+    "to_markdown",
+]
 
 NAMED = {
     "\\": "backslash",
@@ -25,6 +41,8 @@ LATEX = {
     **{sign: rf"\ensuremath{{{name}}}" for sign, name in MATHS.items()},
     "[": "{[}",  # after a line break a bracket would be its argument
 }
+FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"  # what a formula begins with, in spreadsheets of any language
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 MARKDOWN = "\\`*_{}[]<>|~$#&"  # characters with a meaning in Markdown
 
 
@@ -67,6 +85,34 @@ class Table:
     def texts(self) -> list[list[str]]:
         """The texts of the cells, row by row."""
         return [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
+
+
+def cell_of(text: str) -> str:
+    """The text of a CSV cell: with an apostrophe before what a spreadsheet would take for a formula and carry out.
+
+    Numbers stay as they are. `text_of` returns the text. Source: OWASP, CSV Injection.
+    """
+    return f"'{text}" if re.match(FORMULA, text) and not re.fullmatch(NUMBER, text) else text
+
+
+def text_of(cell: str) -> str:
+    """The text of which `cell_of` made a cell."""
+    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
+
+
+def to_cells(table: pa.Table) -> pa.Table:
+    """A table with `cell_of` all texts and all names of columns."""
+    table = table.rename_columns([cell_of(name) for name in table.column_names])
+    for place, column in enumerate(table.columns):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            unsafe = pc.and_not(
+                pc.match_substring_regex(column, f"^(?:{FORMULA})"),
+                pc.match_substring_regex(column, f"^(?:{NUMBER})$"),
+            )
+            if pc.any(unsafe).as_py():
+                quoted = pc.binary_join_element_wise(pa.scalar("'", column.type), column, pa.scalar("", column.type))
+                table = table.set_column(place, table.column_names[place], pc.if_else(unsafe, quoted, column))
+    return table
 
 
 def to_markdown(table: Table) -> str:
@@ -114,4 +160,4 @@ def _latex_text(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))

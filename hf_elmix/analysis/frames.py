@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from hf_elmix.analysis.formats import text_of
 from hf_elmix.csv_files import read_table
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
-from hf_elmix.study.select import choose_runs
+from hf_elmix.study.select import choose_parts
 from hf_elmix.study.spec import RunKey, RunRecord
 
-__all__ = ["BLOCK", "curves_table", "read_scores", "runs_table", "scale_of", "scores_table", "summary_table"]
+__all__ = [
+    "BLOCK",
+    "StudyTables",
+    "curves_table",
+    "read_scores",
+    "runs_table",
+    "scale_of",
+    "scores_table",
+    "study_tables",
+    "summary_table",
+]
 
 BLOCK = ["task", "seed"]  # methods are compared within a block
 KEY = ["task", "method", "seed"]
 COST = ("seconds", "steps_trained", "steps_inherited")
 LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
+
+
+class StudyTables(NamedTuple):
+    """What a report takes from the records of a study.
+
+    Attributes:
+        runs: From `runs_table`.
+        curves: From `curves_table`.
+        chosen: The key of the record that counts for each run that has one; see `choose_runs`.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    chosen: dict[RunKey, RunKey]
+
+
+def study_tables(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> StudyTables:
+    """Tabulate runs and curves; of each record, only what the tables need is kept in memory."""
+    parts = _Parts()
+    runs = choose_parts(records, expected, parts)
+    known = {key: part for key, part in runs.items() if part is not None}
+    chosen = {key: part.key for key, part in known.items()}
+    points = {key: part.points for key, part in known.items()}
+    return StudyTables(_table(runs), parts.curves(points), chosen)
 
 
 def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
@@ -36,18 +71,7 @@ def runs_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) ->
         wall-clock time, steps are optimizer steps. ``attrs["secondary_metrics"]`` has the labels of the metrics that
         the tasks declare, ``attrs["score_metrics"]`` the metric that is the score of each task.
     """
-    runs = choose_runs(records, expected)
-    keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
-    known = {key: record for key, record in runs.items() if record is not None}
-    rows = [_row(key, known[key]) if key in known else {**vars(key), "status": "missing"} for key in keys]
-    columns = [*KEY, "status", "score", *COST, "error"]
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
-    table = pd.DataFrame(rows, columns=list(names))
-    declared = [known[key].settings.get("secondary_metrics", {}) for key in keys if key in known]
-    table.attrs["secondary_metrics"] = {name: label for labels in declared for name, label in labels.items()}
-    selects = {key.task: known[key].select for key in keys if key in known}
-    table.attrs["score_metrics"] = {task: select.scored_metric for task, select in selects.items() if select}
-    return table
+    return study_tables(records, expected).runs
 
 
 def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -> pd.DataFrame:
@@ -62,9 +86,7 @@ def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) 
         the name of a secondary metric (at the end of each epoch), ``loss_ce`` or ``loss_el`` (the terms of the loss
         on the training rows, unweighted), ``alpha`` or ``beta``.
     """
-    runs = choose_runs(records, expected)
-    rows = [(*vars(key).values(), *point) for key, record in runs.items() if record for point in _points(record)]
-    return pd.DataFrame(rows, columns=[*KEY, "epoch", "quantity", "value"])
+    return study_tables(records, expected).curves
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
@@ -99,7 +121,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         task=table["task"].astype(str),
         method=table["method"].astype(str),
         score=_numbers(table["score"], path),
-        seed=numbers.astype(int) if (numbers % 1 == 0).all() else seeds.astype(str),
+        seed=numbers.astype(int) if ((numbers % 1 == 0) & (numbers.abs() < 2**53)).all() else seeds.astype(str),
     )
     twice = table[table.duplicated(KEY)]
     if len(twice):
@@ -155,12 +177,63 @@ def _place(method: str) -> tuple[int, str]:
     return (regimes.index(method) if method in regimes else len(regimes), method)
 
 
-def _row(key: RunKey, record: RunRecord) -> dict[str, Any]:
-    last = {name: values["last"] for name, values in record.scores.items()}
-    cost = {name: record.cost.get(name) for name in COST}
-    settings = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
-    run = {**vars(key), "status": record.status, "score": record.score, **cost}
-    return {**last, **run, "error": record.error, "settings": settings}  # a metric never replaces a column
+class _Part(NamedTuple):
+    """What the tables need of a record: its key, the points of its curves, its row and its declared metrics."""
+
+    key: RunKey
+    points: np.ndarray  # shape (points, 3): epoch, number of the quantity, value
+    row: dict[str, Any]
+    labels: Mapping[str, str]
+    metric: str | None
+
+
+def _table(runs: Mapping[RunKey, _Part | None]) -> pd.DataFrame:
+    """`runs_table` from the part of each run that has a record."""
+    keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
+    parts = [(key, part) for key in keys if (part := runs[key]) is not None]
+    rows = [part.row if (part := runs[key]) is not None else {**vars(key), "status": "missing"} for key in keys]
+    columns = [*KEY, "status", "score", *COST, "error"]
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
+    table = pd.DataFrame(rows, columns=list(names))
+    table["settings"] = table["settings"].astype(object)  # in memory once, not once for each run
+    table.attrs["secondary_metrics"] = {name: label for _, one in parts for name, label in one.labels.items()}
+    table.attrs["score_metrics"] = {key.task: one.metric for key, one in parts if one.metric}
+    return table
+
+
+class _Parts:
+    """Makes the parts of records, with texts that several have in common in memory once."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, tuple[str, Mapping[str, str], str | None]] = {}
+        self.quantities: dict[str, int] = {}
+
+    def __call__(self, record: RunRecord) -> _Part:
+        text = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
+        metric = select.scored_metric if (select := record.select) else None
+        declared = text, record.settings.get("secondary_metrics", {}), metric
+        text, labels, metric = self.settings.setdefault(text, declared)
+        last = {name: values["last"] for name, values in record.scores.items()}
+        cost = {name: record.cost.get(name) for name in COST}
+        run = {**vars(record.key.reported), "status": record.status, "score": record.score, **cost}
+        row = {**last, **run, "error": record.error, "settings": text}  # a metric never replaces a column
+        points = [
+            (epoch, self.quantities.setdefault(name, len(self.quantities)), value)
+            for epoch, name, value in _points(record)
+        ]
+        return _Part(record.key, np.array(points, dtype=float).reshape(-1, 3), row, labels, metric)
+
+    def curves(self, runs: Mapping[RunKey, np.ndarray]) -> pd.DataFrame:
+        """The points of all runs, in long form."""
+        keys = pd.DataFrame(map(vars, runs), columns=KEY)
+        places = np.repeat(np.arange(len(runs)), list(map(len, runs.values())))
+        epochs, numbers, values = (
+            np.concatenate([np.empty(0), *(points[:, k] for points in runs.values())]) for k in range(3)
+        )
+        # Texts are taken by their numbers: a million of them as objects would take much memory.
+        columns = {name: keys[name].array.take(places) for name in KEY}
+        quantities = pd.array(list(self.quantities), dtype="str").take(numbers.astype(int))
+        return pd.DataFrame({**columns, "epoch": epochs, "quantity": quantities, "value": values}, copy=False)
 
 
 def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None]]:
@@ -177,7 +250,8 @@ def _read(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         # All cells as text, since a method may be called '0' or 'NA'.
         header, rows = read_table(path)
-        return pd.DataFrame(rows, columns=header, dtype=str)
+        cells = (list(map(text_of, row)) for row in rows)
+        return pd.DataFrame(cells, columns=list(map(text_of, header)), dtype=str)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # pandas and pyarrow derive their errors from ValueError

@@ -86,8 +86,9 @@ def plot_ranks(ranks: pd.Series, groups: Sequence[Sequence[str]], ax: Axes | Non
         ends = ranks[list(group)]
         ax.plot([ends.min() - 0.03, ends.max() + 0.03], [-0.5 * (k + 1)] * 2, color="#000000", lw=4, zorder=2)
     room = 0.1 + 0.019 * max(len(drawn_name(method)) for method in ranks.index)  # of the width, for a name at rank 1
-    ax.set_xlim(1 - (len(ranks) - 0.9) * room / (1 - room), len(ranks) + 0.1)
-    ax.set_xticks(range(1, len(ranks) + 1))
+    worst = max(len(ranks), int(np.ceil(ranks.max())))  # of more methods than are drawn
+    ax.set_xlim(1 - (worst - 0.9) * room / (1 - room), worst + 0.1)
+    ax.set_xticks(range(1, worst + 1, max(1, worst // 20)))
     ax.set_ylim(-(len(ranks) + 0.6 + 0.5 * len(bars)), 0)
     ax.xaxis.set_ticks_position("top")
     ax.xaxis.set_label_position("top")
@@ -115,6 +116,7 @@ def plot_differences(
         scale: Factor on the differences: 100 draws percentage points.
     """
     ax = plt.gca() if ax is None else ax
+    gains = gains.set_axis(gains.index.remove_unused_levels())  # `unstack` would take methods that were left out
     table = (gains[["difference", "low", "high"]] * scale).unstack("method", sort=False)
     largest = table["difference"].abs().max(axis=1).nlargest(ROWS).index
     table = table[table.index.isin(largest)].iloc[::-1]

@@ -118,15 +118,16 @@ def profile_bands(
     profile = performance_profile(scores, taus)
     ratio = ratios(scores)
     rng, groups = np.random.default_rng(rng), strata(scores)
-    counts = np.zeros((resamples, len(scores)))  # how often each block is drawn: as many of each group as it has
+    # How often each block is drawn: as many of each group as it has. Their sums are exact in single precision.
+    counts = np.zeros((resamples, len(scores)), dtype=np.float32)
     for group in np.unique(groups):
         (members,) = np.nonzero(groups == group)
         counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    weights = counts / len(scores)
     ends = {}
     for method in scores:
         solved = ratio[method].to_numpy()[:, None] >= profile.index.to_numpy()
-        ends[method] = np.quantile(weights @ solved.astype(float), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        shares = (counts @ solved.astype(np.float32)).astype(float) / len(scores)
+        ends[method] = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = (pd.DataFrame({name: end[k] for name, end in ends.items()}, index=profile.index) for k in (0, 1))
     return low.clip(0, 1), high.clip(0, 1)
 

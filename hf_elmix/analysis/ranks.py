@@ -125,11 +125,13 @@ def groups(pvalues: pd.DataFrame, order: Sequence[str], alpha: float = 0.05) -> 
         Groups in that order; a method that differs from all others is a group by itself.
     """
     found: list[tuple[str, ...]] = []
+    differ = pvalues.loc[list(order), list(order)].to_numpy() < alpha
+    stop = 0
     for start in range(len(order)):
-        stop = start + 1
-        while stop < len(order) and not (pvalues.loc[list(order[start:stop]), order[stop]] < alpha).any():
+        before, stop = stop, max(stop, start + 1)  # without its first method, a group may only become longer
+        while stop < len(order) and not differ[start:stop, stop].any():
             stop += 1
-        if not found or order[stop - 1] not in found[-1]:
+        if stop > before:
             found.append(tuple(order[start:stop]))
     return found
 

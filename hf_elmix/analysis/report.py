@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
 import re
@@ -17,12 +19,14 @@ import pyarrow.parquet
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hf_elmix.analysis.formats import to_latex, to_markdown
+from hf_elmix.analysis.exchange import replaced
+from hf_elmix.analysis.formats import to_cells, to_latex, to_markdown
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections import sections_of
 from hf_elmix.analysis.sections.base import FigureSpec, Section
 from hf_elmix.analysis.sections.scores import score_table
 from hf_elmix.analysis.sections.summary import verdict
+from hf_elmix.terminal import printable
 
 __all__ = ["PAGE", "write_report"]
 
@@ -46,7 +50,7 @@ def write_report(
     Args:
         results: The study.
         folder: Receives ``report.html``, ``tables.md``, ``tables.tex``, ``figures/`` (SVG and PNG) and ``data/`` (CSV
-            and Parquet); created if it does not exist.
+            and Parquet); see `replaced`. In the CSV files, texts are as `cell_of` makes them.
         title: Heading of the page.
         commands: Command lines that reproduce the study and its report.
 
@@ -54,32 +58,39 @@ def write_report(
         The findings, one sentence per line, and the table of scores as Markdown if it has at most 40 rows.
 
     Raises:
-        OSError: If a file cannot be written.
+        UsageError: If the folder is not for a report alone.
+        OSError: If a file cannot be written; an earlier report is then as it was.
     """
-    folder = Path(folder)
-    for part in ("figures", "data"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     sections, found = sections_of(results), verdict(results)
     pictures = [picture for section in sections for _, group in section.pictures for picture in group]
     figures = {picture.name: _figure(picture) for picture in pictures}
+    with replaced(Path(folder), PAGE) as new:
+        _write(new, sections, figures)
+        page = _page(sections, figures, title=title, verdict=found, commands=commands)
+        (new / PAGE).write_text(page, encoding="utf-8")
+    table = score_table(results)
+    rows = len(table.rows)
+    scores = to_markdown(table) if rows <= MAX_PRINTED_ROWS else f"Scores of {rows} tasks: tables.md\n"
+    sentences = [*found, *(sentence for section in sections for sentence in section.sentences)]
+    return "\n".join([*map(printable, sentences), "", scores])
+
+
+def _write(folder: Path, sections: Sequence[Section], figures: Mapping[str, Figure]) -> None:
+    """Write everything but the page."""
+    for part in ("figures", "data"):
+        (folder / part).mkdir()
+    pictures = [picture for section in sections for _, group in section.pictures for picture in group]
     for picture in (picture for picture in pictures if not picture.page_only):
         for kind in ("svg", "png"):
             image = _image(figures[picture.name], picture.name, kind)
             (folder / "figures" / f"{picture.name}.{kind}").write_bytes(image)
     for name, table in (item for section in sections for item in section.data.items()):
         data = pa.Table.from_pandas(table, preserve_index=False)
-        pa.csv.write_csv(data, folder / "data" / f"{name}.csv")  # ten times as fast as pandas
+        pa.csv.write_csv(to_cells(data), folder / "data" / f"{name}.csv")  # ten times as fast as pandas
         pa.parquet.write_table(data, folder / "data" / f"{name}.parquet")
     tables = {table.name: table for section in sections for table in section.tables if not table.page_only}
     (folder / "tables.md").write_text("\n".join(map(to_markdown, tables.values())), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(to_latex, tables.values())), encoding="utf-8")
-    (folder / PAGE).write_text(
-        _page(sections, figures, title=title, verdict=found, commands=commands), encoding="utf-8"
-    )
-    table = score_table(results)
-    rows = len(table.rows)
-    scores = to_markdown(table) if rows <= MAX_PRINTED_ROWS else f"Scores of {rows} tasks: tables.md\n"
-    return "\n".join([*found, *(sentence for section in sections for sentence in section.sentences), "", scores])
 
 
 def _page(sections: Sequence[Section], figures: Mapping[str, Figure], **texts: str | Sequence[str]) -> str:
@@ -87,6 +98,7 @@ def _page(sections: Sequence[Section], figures: Mapping[str, Figure], **texts: s
     loader = jinja2.PackageLoader("hf_elmix.analysis", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     # No line ends within "F = 0", "12 %" or "[0.1, 0.2]".
+    page.filters["digest"] = lambda script: base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page.filters["unbroken"] = lambda text: re.sub(r" (?=[=<%])|(?<=[=<]) |(?<=\d,) (?=[−\d.]+\])", "\u00a0", text)
     drawn = {
         picture.name: _inline(figures[picture.name], picture.name, ": ".join(filter(None, (heading, picture.caption))))

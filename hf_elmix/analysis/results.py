@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_effect, task_gains
-from hf_elmix.analysis.frames import curves_table, runs_table, scale_of, scores_table, summary_table
+from hf_elmix.analysis.frames import scale_of, scores_table, study_tables, summary_table
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
-from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands
+from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
 from hf_elmix.analysis.sequential import Rules, looks, read_rules
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
-from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import Store
 
@@ -26,6 +25,8 @@ __all__ = ["StudyResults", "read_study"]
 
 PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
+MANY = 20  # methods in a figure, or with a column in a table, at most
+LARGE = 2_000_000  # numbers in a performance profile, at most
 
 
 class StudyResults:
@@ -74,6 +75,27 @@ class StudyResults:
         """All methods except the baseline."""
         return [method for method in self.methods if method != self.baseline]
 
+    @cached_property
+    def shown(self) -> list[str]:
+        """The methods in figures, and with a column in tables: all, or the baseline and the best 19 others."""
+        best = self.others if len(self.methods) <= MANY else self.best_first[: MANY - 1]
+        return [method for method in self.methods if method in {self.baseline, *best}]
+
+    @property
+    def selection(self) -> str:
+        """A sentence that says which methods are shown, with a space before it; empty if all are."""
+        if len(self.shown) == len(self.methods):
+            return ""
+        return (
+            f" Shown: {method_label(self.baseline)} and the {len(self.shown) - 1} best of "
+            f"{counted(len(self.others), 'other method')} by mean difference."
+        )
+
+    @cached_property
+    def best_first(self) -> list[str]:
+        """The other methods by their mean difference from the baseline; those without one last."""
+        return self.pairs_df["difference"].sort_values(ascending=False, kind="stable").index.to_list()
+
     @property
     def has_seeds(self) -> bool:
         """Whether some task has more than one block."""
@@ -102,14 +124,15 @@ class StudyResults:
 
     @cached_property
     def profile(self) -> pd.DataFrame:
-        """The performance profile, with all its steps."""
-        return performance_profile(self.scores)
+        """The performance profile, with all its steps unless they would be too many."""
+        steps = np.unique(ratios(self.scores).clip(lower=0).to_numpy())
+        few = LARGE // len(self.methods)
+        return performance_profile(self.scores, _evenly(steps, few).tolist() if len(steps) > few else None)
 
     @cached_property
     def bands(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Lower and upper ends of the profile's bands, at up to 200 of its steps."""
-        places = np.unique(np.linspace(0, len(self.profile) - 1, THRESHOLDS).round().astype(int))
-        return profile_bands(self.scores, self.seed, self.profile.index[places].to_list())
+        return profile_bands(self.scores, self.seed, _evenly(self.profile.index.to_numpy(), THRESHOLDS).tolist())
 
     @cached_property
     def tau_min(self) -> float:
@@ -196,16 +219,19 @@ def read_study(store: Store, baseline: str | None = None) -> StudyResults:
     Raises:
         UsageError: If the folder has no record or no score, or one of its files is damaged.
     """
-    records, expected = list(store.records()), store.asked()
-    if not records:
+    tables = study_tables(store.records(), store.asked())
+    if not tables.chosen:
         raise UsageError(
             f"Expected a folder of runs, but {str(store.folder)!r} has no records. Give the --output_dir of a study."
         )
-    runs = {key: record.key for key, record in choose_runs(records, expected).items() if record is not None}
-    recorded = set(store.with_predictions(runs.values()))
-    readers = {key: partial(store.read_predictions, run) for key, run in runs.items() if run in recorded}
-    runs_df, curves_df = runs_table(records, expected), curves_table(records, expected)
-    return StudyResults(runs_df, curves_df, baseline=baseline, predictions=readers, rules=read_rules(store))
+    recorded = set(store.with_predictions(tables.chosen.values()))
+    readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
+    return StudyResults(tables.runs, tables.curves, baseline=baseline, predictions=readers, rules=read_rules(store))
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """About as many of the values, from the first to the last."""
+    return values[np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
 
 
 def _find_method(name: str, methods: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean
+from hf_elmix.terminal import printable
 
 __all__ = ["EXIT_FAILED", "Command", "OneLineParser", "make_parser", "name_of_flag", "run_program", "whole_number"]
 
@@ -120,8 +121,9 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
     except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
         message, code = f"{prog}: {error}", EXIT_FAILED
     except KeyboardInterrupt:
-        message, code = f"\n{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
-    print(message, file=sys.stderr)
+        message, code = f"{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
+        print(file=sys.stderr)  # past the ^C
+    print(printable(message), file=sys.stderr)
     return code
 
 

@@ -36,6 +36,7 @@ def report(
     from hf_elmix.analysis.numbers import counted
     from hf_elmix.analysis.report import PAGE, write_report
     from hf_elmix.analysis.results import StudyResults, read_study
+    from hf_elmix.terminal import printable
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
@@ -49,7 +50,8 @@ def report(
         methods, tasks = counted(len(results.methods), "method"), counted(results.runs_df["task"].nunique(), "task")
         title = f"{'Comparison of ' if results.others else ''}{methods} on {tasks} ({path.resolve().name})"
     print(write_report(results, folder, title=title, commands=list(dict.fromkeys([*commands, command]))))
-    print(f"Page, figures, tables and data: {folder / PAGE}\nOpen it: {(folder / PAGE).resolve().as_uri()}")
+    print(printable(f"Page, figures, tables and data: {folder / PAGE}"))
+    print(f"Open it: {(folder / PAGE).resolve().as_uri()}")
     return 0
 
 

@@ -24,15 +24,16 @@ def _run(args: argparse.Namespace) -> int:
     from hf_elmix.study.progress import SIGNS, grid_table
     from hf_elmix.study.status import status_of
     from hf_elmix.study.store import Store
+    from hf_elmix.terminal import printable
 
     states = status_of(Store(args.runs))
     console = Console(highlight=False, markup=False)
     console.print(grid_table({key: state for key, (state, _) in states.items()}))
     counts = Counter(state for state, _ in states.values())
-    console.print(", ".join(f"{SIGNS[state][0]} {count} {state}" for state, count in counts.items()))
+    print(", ".join(f"{SIGNS[state][0]} {count} {state}" for state, count in counts.items()))
     for key, (state, reason) in states.items():
         if state != "done":
-            console.print(f"{key}: {state}: {reason}", soft_wrap=True)
+            print(printable(f"{key}: {state}: {reason}"))
     return 0
 
 

@@ -193,7 +193,7 @@ class MixingSchedule(Schedule[Mixed]):
         loss = self.at(step, max_steps)
         return float(loss.alpha), float(loss.beta)
 
-    @property
+    @cached_property
     def mixing(self) -> str:
         """The shortest string that reads back to this schedule, without ``mix:``."""
         for name in REGIMES:

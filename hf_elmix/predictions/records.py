@@ -16,10 +16,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from hf_elmix.disk import read_regular, write_whole
 from hf_elmix.errors import UsageError
 
 __all__ = [
     "FILE",
+    "LARGEST",
     "THRESHOLD",
     "Predictions",
     "check_class_labels",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 FILE = "predictions.safetensors"
+LARGEST = 4 * 2**30  # bytes; a million rows at a thousand points take 3 GB
 THRESHOLD = 0.2  # p_y that separates incorrect rows near the boundary from those far; the paper's, for 100 classes
 TYPES = {
     "steps": np.int64,
@@ -135,13 +138,33 @@ def from_bytes(data: bytes, source: str = "the file") -> dict[str, Predictions]:
         if not tensors:
             raise ValueError("it is empty")
         names = dict.fromkeys(name.rpartition("/")[0] for name in sorted(tensors))
-        return {name: Predictions(**{kind: tensors[_tensor_name(name, kind)] for kind in TYPES}) for name in names}
+        sets = {name: {kind: tensors.pop(_tensor_name(name, kind)) for kind in TYPES} for name in names}
+        if tensors:
+            raise ValueError(f"{min(tensors)} is unknown")
+        return {name: _checked(name, arrays) for name, arrays in sets.items()}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"Expected {source} to hold predictions written by CohortCallback: {error}") from error
 
 
+def _checked(set_name: str, arrays: Mapping[str, np.ndarray]) -> Predictions:
+    """Predictions of the types and in the ranges that are written; a diverged run has NaN among them."""
+    for kind, array in arrays.items():
+        if array.dtype != TYPES[kind]:
+            raise ValueError(f"{_tensor_name(set_name, kind)} is {array.dtype}, not {np.dtype(TYPES[kind])}")
+    one = Predictions(**arrays)
+    check_class_labels(one.labels, one.logits.shape)
+    sound = {
+        "steps": (one.steps >= 0).all() and (np.diff(one.steps) > 0).all(),
+        "epochs": np.isfinite(one.epochs).all() and (one.epochs >= 0).all() and (np.diff(one.epochs) >= 0).all(),
+        "p_true": (np.isnan(one.p_true) | ((one.p_true >= 0) & (one.p_true <= 1))).all(),
+    }
+    for kind in (kind for kind, is_sound in sound.items() if not is_sound):
+        raise ValueError(f"{_tensor_name(set_name, kind)} is out of range or out of order")
+    return one
+
+
 def write_predictions(path: str | os.PathLike[str], sets: Mapping[str, Predictions]) -> None:
-    """Write a predictions file under a temporary name, then rename it.
+    """Write a predictions file, whole or not at all.
 
     Args:
         path: The file. Its folder is created if necessary.
@@ -152,12 +175,7 @@ def write_predictions(path: str | os.PathLike[str], sets: Mapping[str, Predictio
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        temporary.write_bytes(to_bytes(sets))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, to_bytes(sets))
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, Predictions]:
@@ -170,11 +188,15 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, Predictions]:
         UsageError: If the file does not exist or does not hold predictions.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not path.is_file():
+    try:
+        data = read_regular(path, LARGEST)
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"Expected a file of predictions, but {str(path)!r} does not exist. CohortCallback writes one."
-        )
-    return from_bytes(path.read_bytes(), repr(str(path)))
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"Expected {str(path)!r} to hold predictions, but {error}.") from None
+    return from_bytes(data, repr(str(path)))
 
 
 def _tensor_name(set_name: str, kind: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,18 @@ from typing import Any
 
 from upath import UPath
 
-from hf_elmix.study.files import DISK_FULL, below, fresh, local_path, put_folder, remove
+from hf_elmix.disk import check_regular
+from hf_elmix.study.files import (
+    as_storage_error,
+    below,
+    fresh,
+    local_path,
+    put_folder,
+    read_bytes,
+    remove,
+    storage_fault,
+)
+from hf_elmix.study.schema import Manifest, parse
 
 __all__ = ["Checkpoints", "checkpoint_name", "is_intact"]
 
@@ -47,10 +59,12 @@ class Checkpoints:
     def scratch(self) -> Iterator[Path]:
         """A temporary local folder, on the file system of the checkpoints if that is local."""
         here = local_path(self.folder)
-        if here is not None:
-            here.mkdir(parents=True, exist_ok=True)
-        prefix = "elmix-" if here is None else ".work-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=here, ignore_cleanup_errors=True) as name:
+        with as_storage_error(here or Path(tempfile.gettempdir())):
+            if here is not None:
+                here.mkdir(parents=True, exist_ok=True)
+            prefix = "elmix-" if here is None else ".work-"
+            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=here, ignore_cleanup_errors=True)
+        with folder as name:
             yield Path(name)
 
     def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
@@ -76,11 +90,11 @@ class Checkpoints:
         try:
             folder = _fetch(place, scratch / name)
             if is_intact(folder):
-                return folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"]
+                return folder, dict(_manifest(folder)["notes"])
         except OSError as error:
-            if error.errno in DISK_FULL:  # the copy's fault, not that of the checkpoint
+            if storage_fault(error):  # no fault of the checkpoint
                 raise
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:
             pass  # a truncated manifest, or one that names files elsewhere
         remove(place)
         return None
@@ -99,22 +113,28 @@ def is_intact(folder: Path) -> bool:
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If the manifest is damaged, or names a file outside the folder; or another error of parsing it.
+        ValueError: If the manifest is damaged, or names a file outside the folder.
     """
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    return all(_digest(below(folder, name)) == digest for name, digest in files.items())
+    return all(_digest(below(folder, name)) == digest for name, digest in _manifest(folder)["files"].items())
+
+
+def _manifest(folder: Path) -> Manifest:
+    return parse(Manifest, read_bytes(folder / MANIFEST))
 
 
 def _fetch(place: UPath, target: Path) -> Path:
     """Copy the files that the manifest of a checkpoint names."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    (target / MANIFEST).write_bytes((place / MANIFEST).read_bytes())
-    names = list(json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"])
-    copies = [below(target, name) for name in names]
+    (target / MANIFEST).write_bytes(read_bytes(place / MANIFEST))
+    names = list(_manifest(target)["files"])
+    originals, copies = [below(place, name) for name in names], [below(target, name) for name in names]
+    for here in filter(None, map(local_path, originals)):
+        check_regular(os.lstat(here))
     for copy in copies:
         copy.parent.mkdir(parents=True, exist_ok=True)
-    place.fs.get([below(place, name).path for name in names], [str(copy) for copy in copies])
+    with as_storage_error(place):
+        place.fs.get([original.path for original in originals], [str(copy) for copy in copies])
     return target
 
 

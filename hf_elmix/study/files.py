@@ -7,9 +7,9 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -18,17 +18,23 @@ from urllib.parse import quote
 
 from upath import UPath
 
+from hf_elmix.disk import LIMIT, read_regular, unused_name, write_whole
 from hf_elmix.errors import in_one_line
 
 __all__ = [
     "DISK_FULL",
+    "StorageError",
+    "as_storage_error",
     "below",
     "component",
-    "disk_full_in",
     "fresh",
     "local_path",
+    "naming_storage_faults",
     "put_folder",
+    "read_bytes",
     "remove",
+    "storage_fault",
+    "to_json",
     "unlink",
     "write_bytes",
     "write_json",
@@ -38,46 +44,97 @@ P = TypeVar("P", bound=PurePath | UPath)
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
+# Errors of a disk or of the way to it, whatever was read or written; some systems lack some of the names.
+FAULTS = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "EREMOTEIO", "ENOLINK", "ENODEV", "ENXIO"),
+        *("ENOMEDIUM", "ENOTCONN", "ESHUTDOWN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EMFILE", "ENFILE"),
+    )
+    if hasattr(errno, name)
+}
+
+NAMES = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+
+
+class StorageError(OSError):
+    """What the study writes could not be written, or what it wrote not be read: no result of a run."""
+
+
+def storage_fault(error: BaseException | None) -> OSError | None:
+    """The error of a disk, a mount or a server that an error is or comes from, or None if it comes from another."""
+    while error is not None:
+        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in FAULTS):
+            return error
+        # Libraries that are not written in Python say it in words, and PyTorch not even that.
+        text = str(error)
+        number = next((number for number in FAULTS if os.strerror(number) in text), None)
+        if number is None and re.search(r"unexpected pos \d+ vs \d+", text):
+            number = errno.EIO
+        if number is not None:
+            return StorageError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None
+
 
 @contextmanager
-def disk_full_in(folder: Path, place: str | Path | None = None) -> Iterator[None]:
-    """Turn any error that a full disk has caused into one that says so; libraries often give another reason, or none.
+def as_storage_error(path: Path | UPath) -> Iterator[None]:
+    """Turn errors of file systems, which are of any type if they are remote, into `StorageError`.
+
+    Those of a name, which say that there is no such file, stay as they are.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno in NAMES or isinstance(error, FileNotFoundError):
+            raise
+        if error.errno is None:
+            raise StorageError(f"Cannot reach {path}: {in_one_line(error)}") from error
+        raise StorageError(error.errno, error.strerror, error.filename or str(path)) from error
+    except Exception as error:
+        if local_path(path) is not None:
+            raise
+        raise StorageError(f"Cannot reach {path}: {in_one_line(error)}") from error
+
+
+@contextmanager
+def naming_storage_faults(folder: Path, place: str | Path | UPath | None = None) -> Iterator[None]:
+    """Turn any error that a fault of the storage has caused into one that says so; libraries often hide the reason.
 
     Args:
         folder: Where files are written, on a local disk.
         place: The folder to name in the message, if it is another one.
 
     Raises:
-        OSError: If the disk is full.
+        StorageError: If a disk, a mount or a server is at fault.
     """
     try:
         yield
     except Exception as error:
-        if not _names_full_disk(error) and _has_room(folder):
+        if (fault := storage_fault(error) or _unwritable(folder)) is None:
             raise
-        text = f"No space left for a checkpoint or model. Free some in {str(place or folder)!r}"
-        raise OSError(errno.ENOSPC, text) from error
+        if fault.errno in DISK_FULL:
+            text = f"No space left for a checkpoint or model. Free some in {str(place or folder)!r}"
+            raise StorageError(errno.ENOSPC, text) from error
+        where = fault.filename or str(place or folder)
+        text = f"Cannot write or read a checkpoint or model ({fault.strerror or fault}); run the same command again"
+        raise (StorageError(fault.errno, text, where) if fault.errno else StorageError(f"{text}: {where}")) from error
 
 
-def _has_room(folder: Path) -> bool:
-    """Whether 1 MiB can be written; it is written, since quotas are not visible otherwise."""
+def _unwritable(folder: Path) -> OSError | None:
+    """Why 1 MiB cannot be written, or None; it is written, since quotas are not visible otherwise."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))
             file.flush()
             os.fsync(file.fileno())
+    except FileNotFoundError as error:
+        return StorageError(error.errno, f"{error.strerror}; it was deleted or unmounted", str(folder))
     except OSError as error:
-        return error.errno not in DISK_FULL
-    return True
-
-
-def _names_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that a disk is full."""
-    while error is not None:
-        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        return error
+    return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -99,7 +156,7 @@ def below(folder: P, name: str) -> P:
     return cast(P, folder / name)
 
 
-def local_path(path: UPath) -> Path | None:
+def local_path(path: Path | UPath) -> Path | None:
     """A path on the file system of this machine, or None for a URL."""
     return Path(str(path)) if isinstance(path, Path) else None
 
@@ -112,31 +169,40 @@ def fresh(path: UPath) -> UPath:
 
 
 def write_json(path: UPath, values: Mapping[str, Any]) -> None:
-    """Write a readable JSON file atomically; NaN and infinity become null."""
-    text = json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    """Write a JSON file atomically, as `to_json` writes it."""
+    write_bytes(path, to_json(values))
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    """The content of a readable JSON file; NaN and infinity become null."""
+    return (json.dumps(_strict(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_bytes(path: Path | UPath, limit: int = LIMIT) -> bytes:
+    """Read a whole file, as `read_regular` does.
+
+    Raises:
+        ValueError: If it is not a regular file, or too large.
+        OSError: If it does not exist or cannot be read.
+    """
+    if isinstance(path, Path):
+        return read_regular(path, limit)
+    with as_storage_error(path):
+        size = path.fs.size(path.path)
+        data = b"" if size > limit else path.fs.cat_file(path.path)
+    if size > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return data
 
 
 def write_bytes(path: UPath, data: bytes) -> None:
-    """Write a file atomically: under a temporary name, which is then renamed."""
+    """Write a file atomically."""
     here = local_path(path)
-    if here is None:  # object stores show an object only once it is complete
-        with _as_os_error(path):
+    with as_storage_error(path):
+        if here is None:  # object stores show an object only once it is complete
             path.write_bytes(data)
-        return
-    # A fixed name, so that a file which a killed process left is replaced; only the holder of a claim writes.
-    temporary = here.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, here)
-    except OSError as error:
-        error.filename = error.filename or str(here)  # errors of `write` do not name the file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        else:
+            write_whole(here, data)
 
 
 def put_folder(source: Path, target: UPath) -> None:
@@ -147,17 +213,24 @@ def put_folder(source: Path, target: UPath) -> None:
     here = local_path(target)
     if here is None:
         remove(target)
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            target.fs.put_file(str(path), (target / path.relative_to(source).as_posix()).path)
+        with as_storage_error(target):
+            for path in sorted(path for path in source.rglob("*") if path.is_file()):
+                target.fs.put_file(str(path), (target / path.relative_to(source).as_posix()).path)
         return
-    here.parent.mkdir(parents=True, exist_ok=True)
-    near = here.with_name(f".{here.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        shutil.move(source, near)
-        remove(target)
-        os.rename(near, here)
-    finally:
-        shutil.rmtree(near, ignore_errors=True)
+    near = unused_name(here)
+    with as_storage_error(target):
+        here.parent.mkdir(parents=True, exist_ok=True)
+        # Libraries write some files under a temporary name, which gives them a mode that shuts others out.
+        mode = here.parent.stat().st_mode & 0o666
+        for path in source.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(path.stat().st_mode | mode)
+        try:
+            shutil.move(source, near)
+            remove(target)
+            os.rename(near, here)
+        finally:
+            shutil.rmtree(near, ignore_errors=True)
 
 
 def remove(path: UPath) -> None:
@@ -166,7 +239,7 @@ def remove(path: UPath) -> None:
     if here is not None:
         shutil.rmtree(here, ignore_errors=True)
         return
-    with _as_os_error(path), suppress(FileNotFoundError):
+    with as_storage_error(path), suppress(FileNotFoundError):
         if not fresh(path).exists():
             return
         if "[" in path.path:  # `rm` would read it as a pattern
@@ -181,19 +254,8 @@ def unlink(path: UPath) -> None:
     if local_path(path) is not None:
         path.unlink()
         return
-    with _as_os_error(path):
+    with as_storage_error(path):
         path.fs.rm_file(path.path)  # `path.unlink` would take brackets for a pattern
-
-
-@contextmanager
-def _as_os_error(path: UPath) -> Iterator[None]:
-    """Turn the errors of remote file systems, which are of any type, into `OSError`."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"Cannot reach {path}: {in_one_line(error)}") from error
 
 
 def _strict(value: Any) -> Any:

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 
 from hf_elmix.errors import UsageError, in_one_line
@@ -169,7 +168,9 @@ def _finished(
 
 def _same_method(study: Study, key: RunKey) -> list[RunKey]:
     """The runs of the same task and method, with all seeds and all candidates of a sweep."""
-    return [one for one in study.runs() if replace(one.reported, seed=key.seed) == key.reported]
+    names = [method.name for method in study.candidates]
+    same = [name for name in names if RunKey(key.task, name, key.seed).reported == key.reported]
+    return [RunKey(key.task, name, seed) for seed in study.seeds for name in same]
 
 
 @contextmanager

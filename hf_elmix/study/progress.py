@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from hf_elmix.study.queue import GridState
 from hf_elmix.study.spec import RunKey, RunRecord
+from hf_elmix.terminal import printable
 
 __all__ = ["SIGNS", "View", "duration", "grid_table"]
 
@@ -26,23 +27,35 @@ SIGNS = {
     "diverged": ("≈", "magenta"),
     "missing": ("·", "dim"),
 }
+MANY = 12  # seeds whose signs fit in a cell, and methods whose names fit in a row, at most
 QUIET = 30.0  # seconds between two lines where there is no terminal to draw on
 
 
 def grid_table(states: Mapping[RunKey, str]) -> Table:
-    """A table of tasks by methods, with one sign for the state of each seed's run."""
+    """A table of tasks by methods, with one sign for the state of each seed's run.
+
+    Where there are many seeds, signs are counted; many methods become the rows.
+    """
+    cells: dict[tuple[str, str], list[str]] = {}
+    for key, state in states.items():
+        cells.setdefault((key.task, key.method), []).append(state)
+    tasks, methods = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
+    turned = len(methods) > max(MANY, len(tasks))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    methods = list(dict.fromkeys(key.method for key in states))
-    for method in methods:
-        table.add_column(escape(method))
-    for task in dict.fromkeys(key.task for key in states):
-        cells = {method: Text() for method in methods}
-        for key, state in states.items():
-            if key.task == task:
-                cells[key.method].append(*SIGNS[state])
-        table.add_row(Text(task), *cells.values())
+    for name in ["", *(tasks if turned else methods)]:
+        table.add_column(Text(printable(name)))
+    for row in methods if turned else tasks:
+        places = [(task, row) for task in tasks] if turned else [(row, method) for method in methods]
+        table.add_row(Text(printable(row)), *(_signs(cells.get(place, [])) for place in places))
     return table
+
+
+def _signs(states: Sequence[str]) -> Text:
+    """A sign for each state, or the number of each if there are many."""
+    if len(states) <= MANY:
+        return Text.assemble(*(SIGNS[state] for state in states))
+    counted = [(f"{count}{SIGNS[state][0]}", SIGNS[state][1]) for state, count in Counter(states).items()]
+    return Text(" ").join(Text(*one) for one in counted)
 
 
 class View:
@@ -67,7 +80,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
 
     def tick(self) -> None:
         """Print the summary at intervals where there is no terminal to draw on."""

@@ -71,8 +71,10 @@ class Queue:
     ) -> None:
         self.study, self.store, self.sharing, self.retry_failed = study, store, sharing, retry_failed
         self.state = GridState(runs)
-        self.missing = [key for key, state in runs.items() if state == "missing"]
-        self.waiting = deque(dict.fromkeys(key.block for key in self.missing))
+        self.missing: dict[Block, list[RunKey]] = {}
+        for key in (key for key, state in runs.items() if state == "missing"):
+            self.missing.setdefault(key.block, []).append(key)
+        self.waiting = deque(self.missing)
         self.look_again = 0.0  # when to try that
         self.ready: list[Branch] = []  # a stack, so that what continues from a checkpoint comes before new blocks
         self.open: Counter[Block] = Counter()  # branches that are ready or being trained
@@ -81,8 +83,11 @@ class Queue:
         self.claims: dict[Block, ExitStack] = {}
         self.task_work = {task.name: task.work for task in study.tasks}
         losses = {method.name: method.loss for method in study.candidates}
-        branches = [branch for block in self.waiting for branch in self._roots(block, self.missing)]
-        self.state.work = sum(self.task_work[branch.task] * share(branch, losses) for branch in branches)
+        shares: dict[tuple[tuple[str, ...], ...], float] = {}  # most blocks have the same branches
+        for branch in (branch for block in self.waiting for branch in self._roots(block, self.missing[block])):
+            group = branch.among, branch.methods
+            shares[group] = shares[group] if group in shares else share(branch, losses)
+            self.state.work += self.task_work[branch.task] * shares[group]
 
     def close(self) -> None:
         """Give up all claims."""
@@ -146,7 +151,7 @@ class Queue:
             self.waiting.append(block)
             return
         missing = []
-        for key in (key for key in self.missing if key.block == block):
+        for key in self.missing[block]:
             record = self.store.read(key)  # another process may have written one since
             if record is None or is_missing(self.study, record, self.retry_failed):
                 missing.append(key)
@@ -164,8 +169,7 @@ class Queue:
 
     def _roots(self, block: Block, missing: list[RunKey]) -> list[Branch]:
         """The branches that a block starts with."""
-        names = [key.method for key in missing if key.block == block]
-        return roots(block, self.study.candidates, names, sharing=self.sharing)
+        return roots(block, self.study.candidates, [key.method for key in missing], sharing=self.sharing)
 
     def _failed(self, branch: Branch, died: str) -> tuple[RunRecord, ...]:
         """Failed records for the runs of a branch whose process has died too often."""

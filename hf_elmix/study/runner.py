@@ -20,9 +20,10 @@ from transformers.utils import logging
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
-from hf_elmix.study.files import DISK_FULL, disk_full_in
+from hf_elmix.study.files import naming_storage_faults, storage_fault, to_json
 from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
+from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
 from hf_elmix.study.spec import RunKey, RunRecord, Study
 from hf_elmix.study.store import MODEL, Store
@@ -74,15 +75,18 @@ def run_branch(
         have the status ``failed``.
 
     Raises:
-        OSError: If the disk is full, which is not a result of a run.
+        OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     training = _Training(study, store, branch, progress, keep_models, cohorts)
     shows_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # transformers shows one for each file it writes
     try:
-        return training.advance()
+        outcome = training.advance()
+        for record in outcome.records:  # may hold what nobody could read, from the inputs or metrics of a task
+            parse(Record, to_json(record.to_dict()))
+        return outcome
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
-        if getattr(error, "errno", None) in DISK_FULL:
+        if storage_fault(error) is not None:
             raise
         text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
@@ -99,13 +103,13 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``{metric: {"last": x, "best": x, "epochs": [x, ...], "steps": [step, ...]}}``; the best value is the largest,
-        except for a loss.
+        except for a loss. Values that are not numbers are left out.
     """
     series: dict[str, dict[int, float]] = {}
     for log in history:
         for name, value in log.items():
-            if name.startswith("eval_") and not name.endswith(SPEED):
-                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = value
+            if name.startswith("eval_") and not name.endswith(SPEED) and isinstance(value, int | float):
+                series.setdefault(name.removeprefix("eval_"), {})[log["step"]] = +value  # makes bools numbers
     scores = {}
     for name, by_step in sorted(series.items()):
         epochs = list(by_step.values())
@@ -133,7 +137,7 @@ class _Training:
     def advance(self) -> Outcome:
         """Train the branch's segment from the end of its parent."""
         place = self.store.folder if self.store.local else tempfile.gettempdir()
-        with self.checkpoints.scratch() as scratch, disk_full_in(scratch, str(place)):
+        with self.checkpoints.scratch() as scratch, naming_storage_faults(scratch, place):
             return self._advance(scratch)
 
     def _advance(self, scratch: Path) -> Outcome:
@@ -173,7 +177,9 @@ class _Training:
         trainer.remove_callback(PrinterCallback)
         if self.cohorts:
             trainer.add_callback(CohortCallback())
-        self.provenance |= {**inputs.provenance, "device": device_name(trainer.args.device)}
+        provenance = {**self.provenance, **inputs.provenance, "device": device_name(trainer.args.device)}
+        parse(Provenance, to_json(provenance))
+        self.provenance = provenance
         return trainer
 
     def name(self, trainer: MixedLossTrainer, segment: Segment, steps: int) -> str:
@@ -191,13 +197,14 @@ class _Training:
 
     def is_needed(self, trainer: MixedLossTrainer, segment: Segment, segments: list[Segment]) -> bool:
         """Whether a segment must be trained: it has no checkpoint, and something that continues from it has none."""
-        steps = segments[-1].stop
-        if segment.stop == steps:
-            return True
-        if self.checkpoints.has(self.name(trainer, segment, steps)):
-            return False
-        below = [s for s in segments if s.parent == segment and set(s.methods) & set(self.branch.methods)]
-        return any(self.is_needed(trainer, child, segments) for child in below)
+        steps, wanted = segments[-1].stop, set(self.branch.methods)
+        level = [segment]
+        while level:
+            if any(one.stop == steps for one in level):
+                return True
+            lacking = {one for one in level if not self.checkpoints.has(self.name(trainer, one, steps))}
+            level = [one for one in segments if one.parent in lacking and not wanted.isdisjoint(one.methods)]
+        return False
 
     def train_and_save(self, trainer: MixedLossTrainer, segment: Segment, steps: int, scratch: Path) -> None:
         """Train to the end of a segment and save a checkpoint there."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_elmix.errors import UsageError
 
 if TYPE_CHECKING:
     from hf_elmix.study.spec import RunKey, RunRecord
 
-__all__ = ["Select", "best_first", "choose_runs"]
+__all__ = ["Select", "best_first", "choose_parts", "choose_runs"]
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,24 @@ def choose_runs(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) -
         The record, or None for a missing run, by the key under which a report shows the run. A chosen record keeps
         the key of its candidate.
     """
-    known = {record.key: record for record in records}
-    groups: dict[RunKey, list[RunRecord | None]] = {}
-    for key in dict.fromkeys([*expected, *known]):
-        groups.setdefault(key.reported, []).append(known.get(key))
-    return {key: min(group, key=_chosen_first) for key, group in groups.items()}
+    return choose_parts(records, expected, lambda record: record)
+
+
+def choose_parts(
+    records: Iterable[RunRecord], expected: Iterable[RunKey], part: Callable[[RunRecord], Part]
+) -> dict[RunKey, Part | None]:
+    """`choose_runs` that keeps a part of each record, so that a large study need not be in memory as a whole."""
+    places = {key: place for place, key in enumerate(dict.fromkeys(expected))}
+    missing: set[RunKey] = set(places)
+    chosen: dict[RunKey, tuple[tuple[float, ...], Part]] = {}
+    for record in records:
+        missing.discard(record.key)
+        rank = *_chosen_first(record), places.setdefault(record.key, len(places))
+        reported = record.key.reported
+        if reported not in chosen or rank < chosen[reported][0]:
+            chosen[reported] = rank, part(record)
+    unknown = {key.reported for key in missing}
+    return {key: None if key in unknown else chosen[key][1] for key in dict.fromkeys(key.reported for key in places)}
 
 
 def best_first(record: RunRecord) -> tuple[float, int]:
@@ -128,10 +143,10 @@ def best_first(record: RunRecord) -> tuple[float, int]:
     return (float("inf") if score is None else -score, record.key.seed)
 
 
-def _chosen_first(candidate: RunRecord | None) -> tuple[int, float]:
-    """Sort key of the candidates for one run: missing first, then failed, then by validation score."""
-    if candidate is None or candidate.status == "failed":
-        return (0 if candidate is None else 1, 0.0)
+def _chosen_first(candidate: RunRecord) -> tuple[int, float]:
+    """Sort key of the candidates for one run: failed first, then by validation score."""
+    if candidate.status == "failed":
+        return (1, 0.0)
     select = candidate.select if candidate.status == "done" else None
     choice = select.choice(candidate.scores) if select else None
     return (3, 0.0) if choice is None else (2, -choice)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_elmix.errors import UsageError
+from hf_elmix.study.schema import Settings, parse
 from hf_elmix.study.spec import Method, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
 
@@ -14,11 +15,13 @@ __all__ = ["check_plain", "check_record", "declare", "is_missing", "withdraw"]
 
 
 def check_plain(study: Study) -> None:
-    """Refuse settings that JSON cannot hold, with a `UsageError`."""
+    """Refuse settings that a record cannot hold, with a `UsageError`."""
     for key, (task, method) in study.runs().items():
+        if key.seed != study.seeds[0]:
+            continue
         try:
-            json.dumps(study.settings(task, method))
-        except TypeError as error:
+            parse(Settings, json.dumps(study.settings(task, method)).encode())
+        except (TypeError, ValueError) as error:
             raise UsageError(f"Expected the settings of {key} to be plain JSON values, but {error}.") from None
 
 

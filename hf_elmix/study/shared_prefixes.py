@@ -7,8 +7,9 @@ until their losses first differ: together they form a trie, whose edges are the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_elmix.losses.base import Loss, Schedule
@@ -33,7 +34,8 @@ class Segment:
     start: int
     stop: int
     methods: tuple[str, ...]
-    parent: Segment | None = None
+    # Neither compared nor shown: there may be a thousand, and within a plan the other fields tell segments apart.
+    parent: Segment | None = field(default=None, compare=False, repr=False)
 
 
 def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
@@ -48,7 +50,24 @@ def plan(losses: Mapping[str, Schedule], steps: int) -> list[Segment]:
     """
     if steps <= 0:
         raise ValueError(f"Expected steps to be 1 or more, but got {steps}.")
-    return [segment for group in _alike(losses, 0, steps) for segment in _grow(group, 0, steps, None)]
+    changes, end = _numbered(losses, steps), (steps, -1)
+    segments: list[Segment] = []
+    # Groups of methods that are alike in their first changes, how many those are, and the segment before. A stack,
+    # since a thousand schedules may part one by one: too many for a recursion.
+    pending: list[tuple[tuple[str, ...], int, Segment | None]] = [(tuple(losses), 0, None)] if losses else []
+    while pending:
+        names, known, parent = pending.pop()
+        while len(ahead := {changes[name][known] for name in names}) == 1 and end not in ahead:
+            known += 1
+        stop = min(ahead)[0]
+        segment = Segment(parent.stop if parent else 0, stop, names, parent) if stop else None
+        segments += [segment] if segment else []  # methods that differ from the first step on share none
+        groups: dict[tuple[int, int], list[str]] = {}
+        for name in names if stop < steps else ():
+            change = changes[name][known]
+            groups.setdefault(change if change[0] == stop else end, []).append(name)
+        pending += [(tuple(group), known + (change != end), segment) for change, group in reversed(groups.items())]
+    return segments
 
 
 def cost(segments: Iterable[Segment]) -> int:
@@ -68,8 +87,8 @@ def prefix(loss: Schedule, stop: int, steps: int) -> list[tuple[int, Loss]]:
     Methods with equal prefixes are trained alike up to there.
     """
     changes: list[tuple[int, Loss]] = []
-    for step in [0, *loss.changes(steps)]:
-        now = loss.at(step, steps)
+    # Of several parts that begin at the same step, the last counts.
+    for step, now in {math.ceil(start * steps): now for start, now in loss.parts}.items():
         if step < stop and (not changes or changes[-1][1] != now):
             changes.append((step, now))
     return changes
@@ -161,20 +180,11 @@ def roots(block: Block, methods: Iterable[Method], missing: Iterable[str], *, sh
     return [branch for branch in branches if branch.methods]
 
 
-def _grow(losses: Mapping[str, Schedule], start: int, steps: int, parent: Segment | None) -> Iterator[Segment]:
-    """The segment that methods with the same loss at `start` share, and all that continue from it."""
-    changes = sorted({step for loss in losses.values() for step in loss.changes(steps) if step > start})
-    stop = next((step for step in changes if len(_alike(losses, step, steps)) > 1), steps)
-    segment = Segment(start, stop, tuple(losses), parent)
-    yield segment
-    if stop < steps:
-        for group in _alike(losses, stop, steps):
-            yield from _grow(group, stop, steps, segment)
-
-
-def _alike(losses: Mapping[str, Schedule], step: int, steps: int) -> list[dict[str, Schedule]]:
-    """Groups of methods with the same loss in the step after `step` completed ones."""
-    groups: dict[Loss, dict[str, Schedule]] = {}
-    for name, loss in losses.items():
-        groups.setdefault(loss.at(step, steps), {})[name] = loss
-    return list(groups.values())
+def _numbered(losses: Mapping[str, Schedule], steps: int) -> dict[str, list[tuple[int, int]]]:
+    """The changes of each method as (step, number of the loss), and an end; comparing losses would take longer."""
+    numbers: dict[Loss, int] = {}
+    changes = {name: prefix(loss, steps, steps) for name, loss in losses.items()}
+    return {
+        name: [*((step, numbers.setdefault(now, len(numbers))) for step, now in known), (steps, -1)]
+        for name, known in changes.items()
+    }

@@ -10,13 +10,14 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.schema import FORMAT, Record, parse
 from hf_elmix.study.select import Select
 
-STATUSES = ("done", "failed", "diverged")
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
 
 __all__ = ["KEEP", "Block", "Method", "RunKey", "RunRecord", "Select", "Study", "Task", "TrainerInputs"]
@@ -68,7 +69,8 @@ class Task:
         name: Short name, used in folders.
         select: Which number of a run is its score, a `Select`; the name of a metric stands for its last evaluation.
         inputs: Returns the inputs of the Trainer for a seed, with a new model each time.
-        settings: Everything that determines the result and is not a training argument, as plain JSON values.
+        settings: Everything that determines the result and is not a training argument, as plain JSON values; those
+            that `hf_elmix.study.schema.Settings` names have its types.
         work: Relative cost of one run, in any unit; used to estimate the time left.
         secondary_metrics: Further metrics for the report, each with a description.
 
@@ -160,7 +162,7 @@ class Study:
                         f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
                     )
 
-    @property
+    @cached_property
     def candidates(self) -> tuple[Method, ...]:
         """The methods to train: all methods, with those that have a sweep replaced by its candidates."""
         return tuple(candidate for method in self.methods for candidate in method.candidates())
@@ -218,32 +220,33 @@ class RunRecord:
     @property
     def score(self) -> float | None:
         """The score; None for a run that is not done."""
-        return self.select.score(self.scores) if self.status == "done" and self.select else None
+        select = self.select if self.status == "done" else None
+        return select.score(self.scores) if select else None
 
     def curve(self, metric: str | None = None) -> list[float | None]:
         """The values of a metric, by default that of the score, at every evaluation."""
-        name = metric or (self.select.scored_metric if self.select else "")
-        return self.scores.get(name, {}).get("epochs", [])
+        if metric is None:
+            metric = select.scored_metric if (select := self.select) else ""
+        return self.scores.get(metric, {}).get("epochs", [])
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON values."""
-        return asdict(self)
+        """The record as plain values, as `schema.Record` describes them."""
+        return {**asdict(self), "format": FORMAT}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
-        """The record from what `to_dict` returned.
+    def from_json(cls, data: bytes) -> RunRecord:
+        """The record from what `to_dict` returned, as JSON.
 
         Raises:
-            ValueError: If the values are not those of a record.
+            NewerFormat: If it was written by a later version of the package.
+            ValueError: If it is not a record.
         """
+        values: dict[str, Any] = {**parse(Record, data)}
+        values.pop("format", None)
         record = cls(**{**values, "key": RunKey(**values["key"])})
-        if record.status not in STATUSES:
-            raise ValueError(f"its status is {record.status!r}")
-        for name in ("scores", "settings", "provenance", "cost"):
-            if not isinstance(getattr(record, name), Mapping):
-                raise ValueError(f"its {name} are not an object")
-        for name, values_ in record.scores.items():
-            if not isinstance(values_["last"], int | float | None):
-                raise ValueError(f"its {name} is {values_['last']!r}")
-        _ = record.select  # raises an error if it is not a selection
+        for name, score in record.scores.items():
+            if len(score["steps"]) != len(score["epochs"]) or score["steps"] != sorted(set(score["steps"])):
+                raise ValueError(f"scores.{name}: expected a step for each of the epochs, in order")
+        if record.status == "done" and record.select and record.select.scored_metric not in record.scores:
+            raise ValueError(f"scores: expected {record.select.scored_metric!r}, which is the score")
         return record

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import RunKey
+from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import DECLARATION, Store, claim_name
 
 __all__ = ["status_of"]
@@ -22,19 +24,24 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
     Raises:
         UsageError: If the folder holds no study, or a file in it is damaged.
     """
-    records = {record.key: record for record in store.records()}
+    ended = {record.key: (record.status, _reason(record)) for record in store.records()}
     asked = store.asked()
-    if not records and not asked:
+    if not ended and not asked:
         raise UsageError(f"{store.folder} holds neither run records nor {DECLARATION}: no study was started here.")
-    holders = {block: store.holder(claim_name(block)) for block in dict.fromkeys(key.block for key in asked)}
+    holder = cache(lambda block: store.holder(claim_name(block)))
     states: dict[RunKey, tuple[str, str]] = {}
-    for key in dict.fromkeys([*asked, *records]):
-        record, holder = records.get(key), holders.get(key.block)
-        if record is not None:
-            reason = "the loss became NaN or infinite" if record.status == "diverged" else record.error or ""
-            states[key] = record.status, reason.split("\n")[0]
-        elif holder is not None:
-            states[key] = "running", f"{holder} is working on its block"
+    for key in dict.fromkeys([*asked, *ended]):
+        if key in ended:
+            states[key] = ended[key]
+        elif (process := holder(key.block)) is not None:
+            states[key] = "running", f"{process} is working on its block"
         else:
             states[key] = "missing", "not started, or stopped before it ended; the same command continues"
     return states
+
+
+def _reason(record: RunRecord) -> str:
+    """Why a run failed or diverged, in one line; empty if it is done."""
+    if record.status == "diverged":
+        return "the loss became NaN or infinite"
+    return (record.error or "").split("\n")[0]

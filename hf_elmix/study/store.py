@@ -12,34 +12,42 @@ Layout below the folder, which may be local or any fsspec URL (``s3://bucket/run
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.predictions.records import FILE, Predictions, from_bytes, to_bytes
+from hf_elmix.predictions.records import FILE, LARGEST, Predictions, from_bytes, to_bytes
 from hf_elmix.study.files import (
     below,
     component,
     fresh,
     local_path,
     put_folder,
+    read_bytes,
     remove,
     unlink,
     write_bytes,
     write_json,
 )
+from hf_elmix.study.schema import FORMAT, Claim, Declaration, NewerFormat, parse
 from hf_elmix.study.spec import Block, RunKey, RunRecord
 
-__all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name"]
+__all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name", "read_record"]
+
+T = TypeVar("T")
+
+MOST = 10**7  # runs of a study; a declaration of a few lines could ask for more than there is memory for
 
 RECORD = "record.json"
 DECLARATION = "study.json"
@@ -94,8 +102,10 @@ class Store:
         Raises:
             UsageError: If the file is not a record.
         """
-        path = self.folder_of(key) / RECORD
-        return _read_record(path) if path.exists() else None
+        try:
+            return self._read_record(self.folder_of(key) / RECORD)
+        except FileNotFoundError:
+            return None
 
     def has_result(self, key: RunKey) -> bool:
         """Whether a run has a record that is not ``failed``."""
@@ -145,14 +155,14 @@ class Store:
             task: Name of the task, all of whose runs with a record are deleted.
             keys: Runs of the task that may have left something without a record.
         """
-        made = {path.parts[-4:-1] for path in self._files(RECORD)} | {_parts(key) for key in keys}
-        ours = {name for file in (RECORD, FILE) for name in (file, f".{file}.new")}
+        made = {*self._places(RECORD), *map(_parts, keys)}
+        ours = [name for file in (RECORD, FILE) for name in (file, f".{file}.*.new")]
         for parts in (parts for parts in made if parts[0] == component(task)):
             folder = self.folder.joinpath(*parts)
             if self._is_linked(folder) or not folder.is_dir():
                 continue
             models = self._model_files(folder)
-            for path in [*models, *(path for path in folder.iterdir() if path.name in ours)]:
+            for path in [*models, *(path for path in folder.iterdir() if _is_among(path, ours))]:
                 unlink(path)
             for left in folder.glob(f".{MODEL}.*") if self.local else ():
                 remove(left)
@@ -166,7 +176,7 @@ class Store:
         place = folder / MODEL
         if self._is_linked(place) or not place.is_dir():
             return []
-        saved = [path for path in place.iterdir() if any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)]
+        saved = [path for path in place.iterdir() if _is_among(path, MODEL_FILES)]
         return [path for path in saved if path.is_file() and not self._is_linked(path)]
 
     def _is_linked(self, path: UPath) -> bool:
@@ -188,14 +198,20 @@ class Store:
             UsageError: If the file does not hold predictions.
         """
         path = self.folder_of(key) / FILE
-        return from_bytes(path.read_bytes(), repr(str(path))) if path.exists() else None
+        try:
+            data = read_bytes(path, LARGEST)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UsageError(f"Expected {str(path)!r} to hold predictions, but {error}.") from None
+        return from_bytes(data, repr(str(path)))
 
     def with_predictions(self, keys: Iterable[RunKey]) -> list[RunKey]:
         """The given runs whose predictions were recorded."""
         here = local_path(self.folder)
         if here is not None:  # joined as strings, which is faster than paths: there may be ten thousand
             return [key for key in keys if os.path.exists("/".join((str(here), *_parts(key), FILE)))]
-        there = {path.parts[-4:-1] for path in self._files(FILE)}
+        there = set(self._places(FILE))
         return [key for key in keys if _parts(key) in there]
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
@@ -205,14 +221,16 @@ class Store:
         write_bytes(path, to_bytes(sets))
 
     def records(self) -> Iterator[RunRecord]:
-        """All records, in the order of their keys.
+        """All records, in the order of their keys; each is read when it is asked for.
 
         Raises:
             UsageError: If the folder does not exist or one of its files is not a record.
         """
         if not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} does not exist.")
-        yield from sorted(map(_read_record, self._files(RECORD)), key=lambda record: record.key)
+        folder = local_path(self.folder) or self.folder  # joining plain paths is faster
+        for place in self._places(RECORD):
+            yield self._read_record(folder.joinpath(*place, RECORD))
 
     def declaration(self) -> dict[str, Any]:
         """What this folder was declared to hold.
@@ -224,26 +242,29 @@ class Store:
         Raises:
             UsageError: If the file is damaged.
         """
+        empty: dict[str, Any] = {"grids": [], "methods": {}, "settings": {}, "commands": []}
         path = self.folder / DECLARATION
-        if not path.exists():
-            return {"grids": [], "methods": {}, "settings": {}, "commands": []}
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            parts: dict[str, Any] = {name: dict(values[name]) for name in ("methods", "settings")}
-            return {"grids": list(values["grids"]), **parts, "commands": list(values.get("commands", ()))}
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path} is damaged ({error}). Delete it: the study writes it again.") from None
+            declared = _read(
+                path, partial(parse, Declaration), "{} is damaged ({}). Delete it: the study writes it again."
+            )
+        except FileNotFoundError:
+            return empty
+        return {name: declared.get(name, values) for name, values in empty.items()}
 
     def asked(self) -> list[RunKey]:
         """Every declared run, each once, in the order of the grids."""
         grids = self.declaration()["grids"]
+        count = sum(math.prod(map(len, grid.values())) for grid in grids)
+        if count > MOST:
+            raise UsageError(f"{self.folder / DECLARATION} asks for {count:,} runs, more than {MOST:,}. Delete it.")
         parts = (itertools.product(grid["tasks"], grid["seeds"], grid["methods"]) for grid in grids)
         return list(dict.fromkeys(RunKey(task, method, seed) for part in parts for task, seed, method in part))
 
     def declare(self, declaration: Mapping[str, Any]) -> None:
         """Write a declaration, as `declaration` returns it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / DECLARATION, declaration)
+        write_json(self.folder / DECLARATION, {**declaration, "format": FORMAT})
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:
@@ -290,35 +311,47 @@ class Store:
     def holder(self, name: str) -> str | None:
         """The process that holds a claim, as text, or None if it is free."""
         about = self.folder / ".locks" / f"{component(name)}.json"
-        if not self.local or not about.exists():
+        if not self.local or not (about.exists() or about.is_symlink()):
             return None
         with self.claim(name) as free:
             if free:
                 return None  # left behind by a process that was killed
         try:
-            values = json.loads(about.read_text(encoding="utf-8"))
-            return f"process {values['process']} on {values['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            values = parse(Claim, read_bytes(about))
+        except (OSError, ValueError):
             return "another process"
+        return f"process {values['process']} on {values['host']}"
 
-    def _files(self, name: str) -> Iterator[Path | UPath]:
-        """The files with a given name in the folders of runs."""
+    def _read_record(self, path: Path | UPath) -> RunRecord:
+        """The record in a file, which must be in the place of its run."""
+        record = read_record(path)
+        if path.parts[-4:-1] != _parts(record.key):
+            raise UsageError(f"{path} is the record of {record.key}, which has another place. Delete it.")
+        return record
+
+    def _places(self, name: str) -> list[tuple[str, str, str]]:
+        """The folders of runs, as `_parts` gives them, that hold a file with this name, in the order of their keys."""
         here = local_path(self.folder)
-        if here is not None:  # plain paths take a tenth of the time: there may be ten thousand
-            yield from here.glob(f"*/*/seed*/{name}")
-            return
-        # A single listing of everything takes fewer requests than one for each folder.
+        return sorted(_on_disk(str(here), name) if here is not None else self._at_url(name), key=_order)
+
+    def _at_url(self, name: str) -> Iterator[tuple[str, str, str]]:
+        """The same at a URL, from one listing of everything, which takes fewer requests than one for each folder."""
         top = self.folder.path.rstrip("/") + "/"
         for place in self.folder.fs.find(top):
             parts = place.removeprefix(top).split("/")
             if len(parts) == 4 and parts[2].startswith("seed") and parts[3] == name:
                 with suppress(ValueError):  # a name that leads elsewhere is not that of a run
-                    yield below(self.folder, "/".join(parts))
+                    below(self.folder, "/".join(parts))
+                    yield parts[0], parts[1], parts[2]
 
 
 def claim_name(block: Block) -> str:
     """The name by which a block is claimed."""
     return f"{block[0]} seed{block[1]}"
+
+
+def _is_among(path: UPath, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in patterns)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -330,16 +363,46 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _read_record(path: Path | UPath) -> RunRecord:
+def read_record(path: Path | UPath) -> RunRecord:
+    """The record in a file.
+
+    Raises:
+        UsageError: If the file is not a record.
+        FileNotFoundError: If there is no file.
+    """
+    return _read(path, RunRecord.from_json, "{} is not a run record ({}). Delete it to repeat the run.")
+
+
+def _read(path: Path | UPath, read: Callable[[bytes], T], problem: str) -> T:
+    """What a file holds; `problem` says what is wrong with a damaged one, with gaps for its path and an error."""
     try:
-        record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        if path.parts[-4:-1] != _parts(record.key):
-            raise ValueError(f"it is the record of {record.key}")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path} is not a run record ({error}). Delete it to repeat the run.") from None
-    return record
+        return read(read_bytes(path))
+    except NewerFormat as error:
+        raise UsageError(f"{path} was written by a newer hf_elmix ({error}). Update hf_elmix to read it.") from None
+    except ValueError as error:
+        raise UsageError(problem.format(path, error)) from None
 
 
 def _parts(key: RunKey) -> tuple[str, str, str]:
     """The path of a run's folder below that of the study."""
     return component(key.task), component(key.method), component(f"seed{key.seed}")
+
+
+def _order(parts: tuple[str, str, str]) -> tuple[str, str, int, str]:
+    """Sort key of the folders of runs, which is that of their keys."""
+    seed = parts[2].removeprefix("seed")
+    return unquote(parts[0]), unquote(parts[1]), int(seed) if seed.isdecimal() else -1, seed
+
+
+def _on_disk(folder: str, name: str) -> Iterator[tuple[str, str, str]]:
+    """The folders of runs that hold a file, below a local one; there may be ten thousand, and paths are slow."""
+    for task in _folders(folder):
+        for method in _folders(task.path):
+            for seed in _folders(method.path):
+                if seed.name.startswith("seed") and os.path.exists(f"{seed.path}/{name}"):
+                    yield task.name, method.name, seed.name
+
+
+def _folders(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.is_dir()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers import DataCollatorWithPadding, PreTrainedConfig
 
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import RunRecord
-from hf_elmix.study.store import MODEL, RECORD
+from hf_elmix.study.store import MODEL, RECORD, read_record
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
@@ -114,13 +113,10 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
 
 def _record_in(folder: Path) -> RunRecord | None:
     """The record in the folder of a run, which must have kept its model; None for another folder."""
-    path = folder / RECORD
-    if not path.is_file():
-        return None
     try:
-        record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path} is not a run record ({error}).") from error
+        record = read_record(folder / RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     if not (folder / MODEL).is_dir() or (folder / MODEL).is_symlink():
         raise UsageError(f"{record.key} has kept no model. Keep it with --keep models, or name a model and rows.")
     return record
@@ -140,7 +136,8 @@ def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, Datase
     limits: dict[str, Any] = {name: settings.get(name) for name in ("max_train_samples", "max_eval_samples")}
     rows = load_task(task, settings["dataset"], splits=(split,), **limits)
     found = digest(rows[split], task)
-    if found != settings.get("rows", {}).get(split, found):
+    trained_on = settings.get("rows")
+    if isinstance(trained_on, dict) and trained_on.get(split, found) != found:
         raise UsageError(
             f"The rows of {task.name} in {settings['dataset']!r} have changed since {record.key} was trained. Name "
             "the rows you want with --dataset_name or --file."

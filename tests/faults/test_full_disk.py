@@ -1,13 +1,17 @@
-"""A disk that is full: the study stops and says so, and goes on when there is room."""
+"""A disk that is full, read-only, limited or gone: the study stops and says so, and goes on when that is mended."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,3 +102,62 @@ def test_finetune_on_a_full_disk_leaves_only_whole_checkpoints(disk, encoder, tm
     check_checkpoint(disk / "out" / "checkpoint-1", {})
     shutil.move(disk / "out", tmp_path / "out")
     assert finetune([*words, "--output_dir", str(tmp_path / "out"), "--resume_from_checkpoint", "last"]) == 0
+
+
+def cover(disk: Path) -> None:
+    """Put the same files read-only in the place of a disk; it cannot be made read-only itself while locks are open."""
+    subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+
+
+def limit(disk: Path, started: Any) -> None:
+    """Let no process of a study write a file of more than 16 KB, which is enough for records and for what it says."""
+    for pid in started.alive():
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**14, 2**14))
+
+
+# What goes wrong with the disk, and what mends it.
+TROUBLES: dict[str, tuple[Callable[[Path, Any], object], Callable[[Path], object]]] = {
+    "it becomes read-only": (
+        lambda disk, _: cover(disk),
+        lambda disk: subprocess.run(["umount", "--lazy", str(disk)], check=True),
+    ),
+    "it is unmounted": (
+        lambda disk, _: subprocess.run(["umount", "--lazy", str(disk)], check=True),
+        lambda disk: subprocess.run(["mount", "--bind", f"{disk}-behind", str(disk)], check=True),
+    ),
+    "no large file can be written": (limit, lambda disk: None),
+}
+
+
+@pytest.mark.parametrize(("trouble", "workers"), list(zip(TROUBLES, ("1", "1", "2"), strict=True)))
+def test_a_disk_in_trouble_stops_the_study_until_it_is_mended(
+    begin_study, snapshot, records, check_complete, disk, trouble, workers
+):
+    behind = Path(f"{disk}-behind")  # what is unmounted stays there
+    behind.mkdir()
+    subprocess.run(["mount", "--bind", str(disk), str(behind)], check=True)
+    wrong, mend = TROUBLES[trouble]
+    folder = disk / "runs"
+    try:
+        started = begin_study(folder, "--workers", workers)
+        while not list(folder.glob("*/*/*/record.json")) and not started.ended():
+            time.sleep(0.002)
+        wrong(disk, started)
+        assert started.wait() == 1, started.said()
+        started.settle()
+        (line,) = started.lines()
+        assert line == started.said().splitlines()[-1]
+        assert "Traceback" not in started.said()
+        assert "failed" not in started.said()
+        assert list(folder.glob("*/*/*/record.json")) == [] or trouble != "it is unmounted"
+        mend(disk)
+        assert {record["status"] for record in records(folder).values()} == {"done"}
+        kept = snapshot(folder)
+        last = begin_study(folder)
+        assert last.wait() == 0, last.said()
+        assert snapshot(folder).items() >= kept.items()
+        check_complete(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(behind)], check=True)

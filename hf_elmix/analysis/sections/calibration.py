@@ -48,9 +48,9 @@ def calibration_section(results: StudyResults) -> Section | None:
         "Do predicted probabilities match observed frequencies? The mixed loss trades likelihood for accuracy, so "
         "calibration may be its price. Temperature scaling divides all logits by one number, fitted on one half of "
         "the evaluation rows and used on the other.",
-        _answers(pairs, results.baseline),
+        _answers(pairs, results.baseline, results.shown),
         tables,
-        [("Accuracy by confidence, over all rows of all runs", _pictures(summary, results.methods))],
+        [("Accuracy by confidence, over all rows of all runs", _pictures(summary, results.shown))],
         data,
     )
 
@@ -94,10 +94,10 @@ def calibration_pairs(
     return pairs
 
 
-def _answers(pairs: Pairs, baseline: str) -> list[str]:
+def _answers(pairs: Pairs, baseline: str, shown: Sequence[str]) -> list[str]:
     """Say of each method whether its ECE is better or worse than the baseline's."""
     base, sentences = method_label(baseline), []
-    for method in pairs["ece", WHEN[0]].index if pairs else ():
+    for method in pairs["ece", WHEN[0]].index.intersection(shown) if pairs else ():
         label, verdicts = method_label(str(method)), []
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]

@@ -34,7 +34,8 @@ def cohort_section(results: StudyResults) -> Section | None:
     near = near_table(summary, results.methods, results.baseline, results.seed)
     low, high = (round(PERCENT * end) for end in summary.flows["start"].agg(["min", "max"]))
     when = f"{low} % of the training" if low == high else f"{low} to {high} % of the training"
-    answers = near.loc["both"].itertuples() if "both" in near.index else ()
+    both = near.loc["both"].itertuples() if "both" in near.index else ()
+    answers = [row for row in both if row.Index in results.shown]
     data = {
         "transitions": summary.transitions,
         "cohorts": pooled.reset_index(),
@@ -48,9 +49,9 @@ def cohort_section(results: StudyResults) -> Section | None:
         "How predictions change during training",
         "A row is correct; or incorrect and near the boundary, if the probability of its label is above "
         f"{THRESHOLD:g}; or incorrect and far from it. How do the rows of each cohort at {when} end up?",
-        [*(_answer(row, results.baseline) for row in answers), _shares(pooled)],
+        [*(_answer(row, results.baseline) for row in answers), _shares(pooled[pooled.index.isin(results.shown)])],
         [_transitions(pooled, when), *([_near(near, results.baseline)] if len(near) else [])],
-        _pictures(summary, pooled, when),
+        _pictures(summary, pooled[pooled.index.isin(results.shown)], when),
         data,
     )
 

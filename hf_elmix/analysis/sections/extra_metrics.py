@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,14 +32,15 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
         label, unit = first_upper(labels[name]), ", in percent" if found.scale == 100 else ""
         over = f" ({ALL}: over their runs)" if ALL in set(summaries[name]["task"]) else ""
         caption = f"{label}{unit}: mean ± standard deviation over seeds (n − 1){over}, with the number of runs."
-        rows = mean_rows(summaries[name], results.methods, found.scale)
-        header = ["task", *map(method_label, results.methods)]
+        caption += results.selection
+        rows = mean_rows(summaries[name], results.shown, found.scale)
+        header = ["task", *map(method_label, results.shown)]
         tables.append(Table(f"secondary-{place}", label, caption, header, rows))
         if found.curves_df is not None:
-            look: dict[str, Any] = {"order": results.methods, "scale": found.scale, "label": labels[name]}
+            look: dict[str, Any] = {"order": results.shown, "scale": found.scale, "label": labels[name]}
             draw = partial(plot_curves, found.curves_df, name, **look)
-            caption = f"{label}: mean over all runs of a method at the end of each epoch."
-            pictures.append(FigureSpec(f"secondary-{place}", caption, draw, 2.8 + 0.2 * legend_rows(results.methods)))
+            caption = f"{label}: mean over all runs of a method at the end of each epoch.{results.selection}"
+            pictures.append(FigureSpec(f"secondary-{place}", caption, draw, 2.8 + 0.2 * legend_rows(results.shown)))
     data = {"secondary_metrics": _stacked(summaries)}
     if results.others:
         data["secondary_pairs"] = _stacked({name: found.pairs_df.reset_index() for name, found in metrics.items()})
@@ -47,7 +48,7 @@ def extra_metrics_section(results: StudyResults) -> Section | None:
         "secondary-metrics",
         "Secondary metrics",
         "The summary, the ranks and the performance profile do not take these metrics into account.",
-        [metric_sentence(found, labels[name]) for name, found in metrics.items()],
+        [metric_sentence(found, labels[name], results.shown) for name, found in metrics.items()],
         tables,
         [("", pictures)] if pictures else (),
         data,
@@ -71,18 +72,23 @@ def metric_summary(found: StudyResults) -> pd.DataFrame:
     return pd.concat([summary, over_all], ignore_index=True)
 
 
-def metric_sentence(found: StudyResults, label: str) -> str:
-    """Say the mean of each method, and which differ significantly from the baseline; `label` names the metric."""
+def metric_sentence(found: StudyResults, label: str, methods: Sequence[str] = ()) -> str:
+    """Say the mean of each method, and which differ significantly from the baseline.
+
+    Args:
+        found: The results, with the metric as their score.
+        label: Names the metric.
+        methods: The methods to say it of, by default all.
+    """
+    scores = found.scores[list(methods or found.methods)]
     unit, base = " %" if found.scale == 100 else "", method_label(found.baseline)
-    means = [
-        f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in found.scores.mean().items()
-    ]
-    counts = sorted(set(found.scores.count()))
+    means = [f"{method_label(str(name))} {number(found.scale * mean)}{unit}" for name, mean in scores.mean().items()]
+    counts = sorted(set(scores.count()))
     runs = " to ".join(map(str, counts[:: len(counts) - 1 or 1]))
     said = f"{first_upper(label)}: {', '.join(means)} (means of {runs} runs)."
     if not found.others:
         return said
-    pairs = found.pairs_df
+    pairs = found.pairs_df.loc[[method for method in scores if method != found.baseline]]
     different = [
         f"{method_label(str(row.Index))} {difference_text(row, found.scale)}"
         for row in pairs[(pairs["low"] > 0) | (pairs["high"] < 0)].itertuples()

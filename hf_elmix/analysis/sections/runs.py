@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import Section
 from hf_elmix.plotting import method_label
 
 __all__ = ["runs_section", "shared_settings"]
 
+MANY = 2000  # rows in a table of the page, at most; a browser needs a second for as many
 LISTED = ("score", "seconds", "steps_trained", "steps_inherited", "error")
 
 
@@ -26,9 +28,9 @@ def runs_section(results: StudyResults) -> Section:
     if names:
         rows = [
             [Cell(str(k), k, anchor=f"settings-{k}"), *(Cell(values.get(name, "")) for name in names)]
-            for k, values in enumerate(settings.values(), start=1)
+            for k, values in enumerate(list(settings.values())[:MANY], start=1)
         ]
-        caption = "Settings that differ between runs. number: as in the list of runs."
+        caption = f"Settings that differ between runs. number: as in the list of runs.{_first(len(settings), 'set')}"
         tables.append(Table("settings", "Settings that differ", caption, ["number", *names], rows, page_only=True))
     if shared:
         rows = [[Cell(name), Cell(value)] for name, value in shared.items()]
@@ -67,6 +69,9 @@ def _flat(text: str) -> dict[str, str]:
 
 
 def _runs(runs_df: pd.DataFrame, numbers: dict[str, int], *, linked: bool) -> Table:
+    total = len(runs_df)
+    if total > MANY:
+        runs_df = pd.concat([runs_df[runs_df["score"].isna()], runs_df[runs_df["score"].notna()]])[:MANY]
     columns = [name for name in LISTED if name in runs_df and runs_df[name].notna().any()]
     parts = {
         "task": runs_df["task"].astype(str).map(Cell),
@@ -76,10 +81,16 @@ def _runs(runs_df: pd.DataFrame, numbers: dict[str, int], *, linked: bool) -> Ta
         **{name.replace("_", " "): _cells(runs_df[name]) for name in columns},
     }
     if numbers:
-        cells = {text: Cell(str(k), k, f"settings-{k}" if linked else "") for text, k in numbers.items()}
+        cells = {text: Cell(str(k), k, f"settings-{k}" if linked and k <= MANY else "") for text, k in numbers.items()}
         parts["settings"] = [cells.get(text, Cell("")) for text in runs_df["settings"]]
     caption = "All runs. If a run has no score, its status says why. Other metrics are in data/runs.csv."
+    caption += _first(total, "run", ", those without a score first")
     return Table("runs", "List of runs", caption, list(parts), list(zip(*parts.values(), strict=True)), page_only=True)
+
+
+def _first(total: int, noun: str, order: str = "") -> str:
+    """A sentence that says which rows are shown, with a space before it; empty if all are."""
+    return f" Shown: {MANY:,} of {counted(total, noun)}{order}; data/runs.csv has all." if total > MANY else ""
 
 
 def _cells(column: pd.Series) -> pd.Series:

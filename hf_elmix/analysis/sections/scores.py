@@ -21,10 +21,12 @@ def scores_section(results: StudyResults) -> Section:
         base = method_label(results.baseline)
         found: dict[str, list[Cell]] = {}
         for row in results.gains_df.reset_index().itertuples():
+            if row.method not in results.shown:
+                continue
             cell = Cell(difference_text(row, results.scale), row.difference)
             found.setdefault(str(row.task), [Cell(str(row.task))]).append(cell)
-        caption = f"Mean difference from {base} on each task, in points, with its 95 % interval."
-        header = ["task", *map(method_label, results.others)]
+        caption = f"Mean difference from {base} on each task, in points, with its 95 % interval.{results.selection}"
+        header = ["task", *(method_label(method) for method in results.shown if method != results.baseline)]
         tables.append(Table("gains", "Differences by task", caption, header, list(found.values())))
         data["gains"] = results.gains_df.reset_index()
     return Section("scores", "Scores by task", tables=tables, data=data)
@@ -33,9 +35,9 @@ def scores_section(results: StudyResults) -> Section:
 def score_table(results: StudyResults) -> Table:
     """Tabulate the mean score of each method on each task."""
     unit = " in percent" if results.scale == 100 else ""
-    caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs."
-    rows = mean_rows(results.summary_df, results.methods, results.scale)
-    return Table("scores", "Scores", caption, ["task", *map(method_label, results.methods)], rows)
+    caption = f"Mean score{unit} ± standard deviation over seeds (n − 1), with the number of runs.{results.selection}"
+    rows = mean_rows(results.summary_df, results.shown, results.scale)
+    return Table("scores", "Scores", caption, ["task", *map(method_label, results.shown)], rows)
 
 
 def mean_rows(summary_df: pd.DataFrame, methods: list[str], scale: float) -> list[list[Cell]]:

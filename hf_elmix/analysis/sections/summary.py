@@ -63,7 +63,7 @@ def summary_section(results: StudyResults) -> Section:
 def describe_labels(results: StudyResults) -> str:
     """Say what the labels of the methods mean, how to write them on command lines, and what the score is."""
     losses, sentences = _losses(results.runs_df), []
-    labels = {method: method_label(method) for method in results.methods}
+    labels = {method: method_label(method) for method in results.shown}
     for method, label in labels.items():
         # In a file of scores only the names are known: "mae" may be anything, "ce" is cross entropy.
         loss = describe_loss(losses.get(method, method if label != method else ""))
@@ -126,15 +126,27 @@ def verdict(results: StudyResults) -> list[str]:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
     if results.looks_df is not None and results.rules is not None:
         return [*sequential_verdict(results.looks_df, results.rules), _runs(results), *_collapsed(results)]
-    gains = results.pairs_df["difference"].sort_values(ascending=False, kind="stable", na_position="last")
-    sentences = [_comparison(results, str(method)) for method in gains.index]
-    sentences += [_detectable(results, str(gains.index[0])), _ranks(results), _runs(results), *_collapsed(results)]
+    best = [method for method in results.best_first if method in results.shown]
+    sentences = [*(_comparison(results, method) for method in best), *_left_out(results)]
+    sentences += [_detectable(results, best[0]), _ranks(results), _runs(results), *_collapsed(results)]
     if undefined := results.profile.attrs["undefined"]:
         sentences.append(
             f"In {counted(undefined, 'block')} the best score is zero or negative, so ratios to it are undefined: "
             "only the best method counts as solving it."
         )
     return sentences
+
+
+def _left_out(results: StudyResults) -> list[str]:
+    """Count how the methods differ from the baseline that have no sentence of their own."""
+    rest = results.pairs_df.drop(index=[method for method in results.shown if method != results.baseline])
+    if rest.empty:
+        return []
+    better, worse = int((rest["low"] > 0).sum()), int((rest["high"] < 0).sum())
+    return [
+        f"Of {counted(len(rest), 'other method')}, {better} are significantly better and {worse} significantly worse "
+        f"than {method_label(results.baseline)}; data/pairs.csv has them all."
+    ]
 
 
 def _comparison(results: StudyResults, method: str) -> str:
@@ -191,6 +203,8 @@ def _ranks(results: StudyResults) -> str:
     test = f"Friedman χ² = {number(statistic)}, {p_equals(pvalue)}, {results.ranked_blocks}"
     if pvalue >= 0.05:
         return f"The test of mean ranks finds no significant difference between the methods ({test})."
+    if len(results.shown) < len(results.methods):
+        return f"The mean ranks of the methods differ significantly ({test}); data/conover.csv says which."
     labels = [[method_label(name) for name in group] for group in results.groups if len(group) > 1]
     alike = "; ".join(f"{', '.join(names[:-1])} and {names[-1]}" for names in labels)
     found = f"no significant difference between {alike}" if alike else "significant differences between all of them"
@@ -216,40 +230,45 @@ def _collapsed(results: StudyResults) -> list[str]:
     counts = results.collapsed.groupby(level="method").sum()
     if not counts.any():
         return []
-    named = [f"{counts[method]} of {method_label(method)}" for method in results.methods if counts[method]]
+    named = [f"{counts[method]} of {method_label(method)}" for method in results.shown if counts[method]]
     start = f"{counted(int(counts.sum()), 'run')} predict a single class for all rows ({', '.join(named)})"
     rest = results.without_collapsed()
     if rest.empty:
         return [f"{start}; no block is free of such runs."]
-    compared = compare(rest, results.baseline)
+    compared = compare(rest[results.shown], results.baseline)
     gains = [f"{method_label(str(row.Index))} {difference_text(row, results.scale)}" for row in compared.itertuples()]
     return [f"{start}. Without their blocks ({len(rest)} of {len(results.scores)} remain): {'; '.join(gains)}."]
 
 
 def _pictures(results: StudyResults) -> list[FigureSpec]:
     """The performance profile (Fig. 2) and, with several methods, their differences and ranks (Fig. 3)."""
-    legend = 0.2 * legend_rows(results.methods)
+    shown = results.shown
+    legend = 0.2 * legend_rows(shown)
+    profile, bands = results.profile[shown], (results.bands[0][shown], results.bands[1][shown])
     pictures = [
         FigureSpec(
             "profile",
             "Performance profile: for each threshold τ, the share of blocks in which a method reaches at least τ "
-            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shaded: 95 % bootstrap bands.",
-            lambda ax: plot_profile(results.profile, ax, bands=results.bands),
-            3.9 + (legend if len(results.methods) > CROWD else 0),
+            "times the best score. Higher is better; at τ = 1 it is the share of wins. Shaded: 95 % bootstrap bands."
+            f"{results.selection}",
+            lambda ax: plot_profile(profile, ax, bands=bands),
+            3.9 + (legend if len(shown) > CROWD else 0),
         )
     ]
     if results.others:
-        look: dict[str, Any] = {"order": results.methods, "scale": results.scale}
+        look: dict[str, Any] = {"order": shown, "scale": results.scale}
+        gains = results.gains_df[results.gains_df.index.get_level_values("method").isin(shown)]
         tasks = min(ROWS, results.gains_df.index.get_level_values(0).nunique())
         caption = (
             f"Difference from {method_label(results.baseline)} on each task: mean over seeds with its 95 % interval. "
             "An interval that excludes 0 is a significant difference on that task, not adjusted for multiple tests."
+            f"{results.selection}"
         )
-        height = 0.9 + legend + tasks * max(0.32, 0.12 * len(results.others))
-        draw = lambda ax: plot_differences(results.gains_df, results.baseline, ax, **look)  # noqa: E731
+        height = 0.9 + legend + tasks * max(0.32, 0.12 * (len(shown) - 1))
+        draw = lambda ax: plot_differences(gains, results.baseline, ax, **look)  # noqa: E731
         pictures.append(FigureSpec("differences", caption, draw, height))
     if results.others and results.groups:
-        ranks = results.methods_df["rank"].dropna()
+        ranks = results.methods_df["rank"][shown].dropna()
         tested = (
             "Bars join methods without a significant difference at 0.05 (Friedman's test, then Conover's with "
             "Benjamini and Hochberg's adjustment), which does not mean that they are equal."
@@ -257,9 +276,11 @@ def _pictures(results: StudyResults) -> list[FigureSpec]:
         testable = len(results.ranked) > 1
         caption = (
             f"Mean ranks over {results.ranked_blocks} in which every method has a score. "
-            f"{tested if testable else 'Ranks cannot be tested with one task.'}"
+            f"{tested if testable else 'Ranks cannot be tested with one task.'}{results.selection}"
         )
-        groups = results.groups if testable else []
+        parts = dict.fromkeys(tuple(name for name in group if name in shown) for group in results.groups)
+        joined = [one for one in parts if not any(set(one) < set(other) for other in parts)]
+        groups = joined if testable else []
         height = 1.05 + 0.28 * len(ranks) + 0.12 * len(groups)
         pictures.append(FigureSpec("ranks", caption, lambda ax: plot_ranks(ranks, groups, ax), height))
     return pictures
@@ -332,7 +353,7 @@ def _conover(results: StudyResults) -> Table:
             Cell(method_label(one)),
             *(Cell("·", 1.0) if one == other else Cell(pvalue_text(p), p) for other, p in pvalues.items()),
         ]
-        for one, pvalues in results.conover.iterrows()
+        for one, pvalues in results.conover.loc[results.shown, results.shown].iterrows()
     ]
     caption = (
         f"p-values of Conover's test for each pair of mean ranks over {results.ranked_blocks}, adjusted for multiple "
@@ -343,7 +364,8 @@ def _conover(results: StudyResults) -> Table:
         caption += f"They are meaningful only if Friedman's test is significant (here {friedman})."
     else:
         caption += "Ranks cannot be tested with one task."
-    return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.methods)], rows)
+    caption += results.selection
+    return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.shown)], rows)
 
 
 def _profile(results: StudyResults) -> Table:

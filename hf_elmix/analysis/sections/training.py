@@ -16,7 +16,7 @@ __all__ = ["training_section"]
 
 def training_section(results: StudyResults) -> Section | None:
     """Make the section of training curves for up to 8 tasks; None if nothing was logged."""
-    curves_df, order = results.curves_df, results.methods
+    curves_df, order = results.curves_df, results.shown
     if curves_df is None or curves_df.empty:
         return None
     tasks, height = sorted(curves_df["task"].unique()), 3.0 + 0.2 * legend_rows(order)
@@ -37,5 +37,5 @@ def training_section(results: StudyResults) -> Section | None:
     caption = f"α (of CE) and β (of EL), as logged on {tasks[0]}; a schedule is the same on all tasks."
     pictures.append(("Weights of the loss", [picture("weights", caption, tasks[0], "alpha", weights)]))
     more = f" {counted(len(tasks) - MAX_DRAWN, 'more task')} can be found in data/curves.csv."
-    about = f"Scores and losses of each task.{more if len(tasks) > MAX_DRAWN else ''}"
+    about = f"Scores and losses of each task.{more if len(tasks) > MAX_DRAWN else ''}{results.selection}"
     return Section("training", "Training", about, pictures=pictures, folded=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from accelerate.utils import patch_environment
 
+from hf_elmix.study.executors.worker import work
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
 __all__ = ["BranchProgress", "Executor", "Progress", "Run", "Take", "run_in_process", "run_in_workers", "visible_gpus"]
@@ -103,7 +104,7 @@ class _Worker:
         # A process forked from one that has run PyTorch may hang in its threads; a new one cannot.
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(its_end, run), daemon=True)
+        self.process = context.Process(target=work, args=(its_end, pickle.dumps(run)), daemon=True)
         with patch_environment(**environment), _ignore_ctrl_c():
             self.process.start()
         its_end.close()  # so that the pipe breaks when the process dies
@@ -138,25 +139,6 @@ class _Worker:
         self.process.join()
 
 
-def _serve(connection: Connection, run: Run) -> None:
-    """Train the branches that come through a pipe, one after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what happens.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that Python cleans up
-    show = sys.unraisablehook  # Python drops SystemExit in a finalizer; the broken pipe then ends the process
-    sys.unraisablehook = lambda dropped: None if dropped.exc_type is SystemExit else show(dropped)
-    gc.freeze()  # as in `run_in_process`
-    # When the parent has ended, nobody reads the result; the pipe is reset if it held unread messages.
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            branch: Branch = connection.recv()
-            try:
-                connection.send(run(branch, lambda step, steps: connection.send((step, steps))))
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                connection.send(picklable(error))
-
-
 @contextmanager
 def _ignore_ctrl_c() -> Iterator[None]:
     """Let processes started here ignore Ctrl-C from the start; this process receives it when the context ends."""
@@ -169,11 +151,6 @@ def _ignore_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def picklable(error: OSError) -> OSError:
-    """A copy of an error without traceback and cause, which can be sent to another process."""
-    return OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
 
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:

@@ -21,7 +21,8 @@ from accelerate.utils import patch_environment
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.executors.local import BranchProgress, Run, Take, picklable
+from hf_elmix.study.executors.local import BranchProgress, Run, Take
+from hf_elmix.study.executors.worker import picklable
 from hf_elmix.study.files import local_path
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
@@ -67,14 +68,14 @@ def run_on_ray(
 
     Raises:
         UsageError: If there is no cluster at the address, or its machines cannot do the work.
-        OSError: If `run` raised it.
+        OSError: If `run` raised it, or the head of the cluster is gone.
     """
     first = take()
     if first is None:  # no need to start a cluster
         return
     waiting = [first]
-    with _cluster(address) as ray, _marker(folder) as marker:
-        tasks = _Tasks(ray, run, progress, marker)
+    with _cluster(address) as (ray, own), _marker(folder) as marker:
+        tasks = _Tasks(ray, run, progress, marker, _head(ray, address), own)
         try:
             while True:
                 while len(tasks.submitted) < tasks.limit() and (branch := waiting.pop() if waiting else take()):
@@ -98,10 +99,13 @@ class _Task:
 class _Tasks:
     """The tasks of a driver in a cluster."""
 
-    def __init__(self, ray: Any, run: Run, progress: BranchProgress, marker: Path | None) -> None:
-        self.ray, self.progress = ray, progress
+    def __init__(
+        self, ray: Any, run: Run, progress: BranchProgress, marker: Path | None, head: tuple[str, int], own: bool
+    ) -> None:
+        self.ray, self.progress, self.head, self.own = ray, progress, head, own
         self.submitted: dict[Any, _Task] = {}  # by the reference to their results
         self.count, self.looked = 0, time.monotonic()
+        self.room, self.asked = 0, float("-inf")  # when the head last answered
         self.needs = {"CPU": 1, **({"GPU": 1} if ray.cluster_resources().get("GPU") else {})}
         # The grid repeats a branch whose process died, and counts the attempts.
         options = {"num_cpus": 1, "num_gpus": self.needs.get("GPU", 0), "max_retries": 0}
@@ -109,10 +113,33 @@ class _Tasks:
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(_board_class()).remote()
         self.given = ray.put(run), self.board, marker, Path.cwd()
 
+    def gone(self) -> OSError:
+        """The error for a head that is gone; there are no tasks to cancel then."""
+        self.submitted.clear()
+        host, port = self.head
+        return OSError(
+            f"The head of the Ray cluster at {host}:{port} is gone. Finished runs are kept; start the cluster unless "
+            "it was started by this command, and run the same command again."
+        )
+
     def limit(self) -> int:
-        """Number of tasks to submit at a time; the cluster may have grown since the last call."""
-        resources = self.ray.cluster_resources()
-        return AHEAD * max(1, min(int(resources.get(name, 0) // need) for name, need in self.needs.items()))
+        """Number of tasks to submit at a time; the cluster may have grown since the last call.
+
+        Raises:
+            OSError: If nobody answers at the address of the head. Ray itself would wait for a minute and then end this
+                process at once.
+        """
+        if time.monotonic() - self.asked >= PERIOD:
+            try:
+                socket.create_connection(self.head, timeout=PATIENCE).close()
+            except OSError as error:
+                raise self.gone() from error
+            resources = self.ray.cluster_resources()
+            if self.own and not resources:  # its only machine is dead
+                raise self.gone()
+            self.room = AHEAD * max(1, min(int(resources.get(name, 0) // need) for name, need in self.needs.items()))
+            self.asked = time.monotonic()
+        return self.room
 
     def submit(self, branch: Branch) -> None:
         """Submit a branch to the cluster."""
@@ -158,6 +185,10 @@ class _Tasks:
                 f"A machine of the Ray cluster cannot do the study: {in_one_line(error.cause or error)} Expected each "
                 "machine to have the same packages as this one; install them there, e.g. pip install 'hf-elmix[ray]'."
             ), None
+        except errors.LocalRayletDiedError as error:  # of the task's machine, which may not be that of the driver
+            if self.own:
+                raise self.gone() from error
+            return Outcome(branch, died=in_one_line(error)), None
         except errors.RayError as error:
             return Outcome(branch, died=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"), None
 
@@ -238,16 +269,26 @@ def _marker(folder: str | os.PathLike[str] | None) -> Iterator[Path | None]:
         yield Path(file.name)
 
 
+def _head(ray: Any, address: str | None) -> tuple[str, int]:
+    """Host and port at which the head of the cluster answers this driver."""
+    place = address or os.environ.get("RAY_ADDRESS") or ""
+    parts = urlsplit(place if place.startswith("ray://") else f"//{ray.get_runtime_context().gcs_address}")
+    return str(parts.hostname), int(parts.port or 0)
+
+
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected: as it already is, to the cluster at an address, or to one that is started here."""
+def _cluster(address: str | None) -> Iterator[tuple[Any, bool]]:
+    """The module `ray`, connected: as it already is, to the cluster at an address, or to one that is started here.
+
+    Also whether it was started here.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
     own = {} if address else {**PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with patch_environment(**own), ExitStack() as stack:
         import ray
 
         if ray.is_initialized():
-            yield ray
+            yield ray, False
             return
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
@@ -256,7 +297,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
             folder = tempfile.mkdtemp(prefix="elmix-ray-", dir=short)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(ray.shutdown)
-            ray.init("local", include_dashboard=False, _temp_dir=folder, **quiet)
+            # Ray opens its own folder to everyone; nobody gets through to it.
+            ray.init("local", include_dashboard=False, _temp_dir=os.path.join(folder, "r"), **quiet)
         else:
             expected = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
             if address != "auto" and (problem := _unreachable(address)):
@@ -268,7 +310,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
                 raise UsageError(
                     f"Cannot use the Ray cluster at {address!r}: {in_one_line(error)} {expected}"
                 ) from error
-        yield ray
+        yield ray, address is None
 
 
 def _unreachable(address: str) -> str | None:

@@ -4,11 +4,12 @@ import re
 import shutil
 import subprocess
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_elmix.analysis.formats import Cell, Table, to_latex, to_markdown
+from hf_elmix.analysis.formats import Cell, Table, cell_of, text_of, to_cells, to_latex, to_markdown
 
 TABLE = Table(
     "pairs", "Pairs", "All < 5 % of A_b.", ["method", "gain"], [[Cell("F = 0"), Cell("+0.50", 0.5)], ["a|b", "−1"]]
@@ -85,3 +86,35 @@ def test_latex_compiles(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\t=1", "\r=1", "＝1", "'=1", "--5"]
+)
+def test_what_a_spreadsheet_would_carry_out_has_an_apostrophe(text):
+    assert cell_of(text) == f"'{text}"
+    assert text_of(cell_of(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "ce", "0-0.5", "-0.5", "+1e-5", "-.5", "'quoted'", "a=b", "−1"])
+def test_other_texts_and_numbers_stay_as_they_are(text):
+    assert cell_of(text) == text_of(text) == text
+
+
+@given(st.text(st.sampled_from("'=+-@\t\r1.ea")))
+def test_every_text_can_be_read_again(text):
+    assert text_of(cell_of(text)) == text
+
+
+@given(st.lists(st.none() | st.text(st.sampled_from("'=+-@\t\r\n1.ea")), min_size=1))
+def test_tables_have_the_same_cells(texts):
+    table = pa.table({"=name": pa.array(texts, pa.string()), "number": pa.array([-1.5] * len(texts))})
+    cells = to_cells(table)
+    assert cells.column_names == ["'=name", "number"]
+    assert cells.column(0).to_pylist() == [None if text is None else cell_of(text) for text in texts]
+    assert cells.column(1) == table.column(1)
+
+
+def test_tables_for_a_terminal_have_no_control_characters():
+    table = Table("a", "A", "cap\x1btion", ["method"], [["\x1b[2Jx"]])
+    assert "\x1b" not in to_markdown(table) + to_latex(table)

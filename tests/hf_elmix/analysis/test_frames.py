@@ -238,6 +238,8 @@ def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == [9, 10]
     text = "experiment,method,score,seed\na,ce,1,fold 2\na,ce,2,fold 1\n"
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["fold 1", "fold 2"]
+    text = "task,method,score,seed\na,x,0.5,1e30\na,x,0.5,2e30\n"  # too large to tell apart as numbers
+    assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == ["1e30", "2e30"]
 
 
 def test_the_column_of_tasks_has_two_names(tmp_path):

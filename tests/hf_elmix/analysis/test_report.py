@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import re
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +18,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from pandas.testing import assert_frame_equal
 
-from hf_elmix.analysis.frames import curves_table, runs_table, scores_table
+from hf_elmix.analysis.frames import curves_table, read_scores, runs_table, scores_table
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.analysis.report import MISSING_FONT, write_report
 from hf_elmix.analysis.results import StudyResults
@@ -42,6 +45,7 @@ DATA = [
     "summary",
 ]
 FILES = {
+    ".files",
     "report.html",
     "tables.md",
     "tables.tex",
@@ -368,3 +372,46 @@ def test_a_missing_run_is_shown_as_such(html):
     assert "3/4" in page.text
     assert "F = 0.3 (constant) (2/4 runs)" in page.text
     assert "9 of 11 runs have a score" in page.text
+
+
+def test_a_report_that_is_interrupted_leaves_the_old_one(small_study, tmp_path, monkeypatch):
+    results, folder = results_of(small_study), tmp_path / "report"
+    write_report(results, folder, title="old")
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    monkeypatch.setattr("hf_elmix.analysis.report._page", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(results, folder, title="new")
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_only_the_script_of_the_page_may_run(html):
+    policy = next(attrs["content"] for attrs in Page(html).of("meta") if attrs.get("http-equiv"))
+    script = html.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+def test_control_characters_reach_neither_the_text_nor_the_figures(record, tmp_path):
+    nasty = "\x1b[2J\u202e\n"
+    text = write_report(
+        results_of([record("a", method, seed, 0.5) for method in ("ce", nasty) for seed in (0, 1)]), tmp_path
+    )
+    assert r"\x1b[2J\u202e" in text
+    for shown in (text, (tmp_path / "tables.md").read_text(), (tmp_path / "figures/ranks.svg").read_text()):
+        assert not {"\x1b", "\u202e"} & set(shown)
+    ElementTree.parse(tmp_path / "figures/ranks.svg")
+
+
+def test_names_are_no_formulas_in_a_spreadsheet_and_can_be_read_again(record, tmp_path):
+    formula = '=HYPERLINK("http://x","y")'
+    write_report(results_of([record(formula, method, 0, 0.5) for method in ("ce", "+1+1", "-0.5")]), tmp_path)
+    rows = list(csv.reader((tmp_path / "data/runs.csv").open()))
+    assert {row[0] for row in rows[1:]} == {f"'{formula}"}
+    assert sorted(row[1] for row in rows[1:]) == ["'+1+1", "-0.5", "ce"]
+    again = read_scores(tmp_path / "data/runs.csv")
+    assert set(again["task"]) == {formula}
+    assert set(again["method"]) == {"ce", "+1+1", "-0.5"}
+    assert set(pd.read_parquet(tmp_path / "data/runs.parquet")["task"]) == {formula}

@@ -145,3 +145,14 @@ def test_the_baseline_may_be_given_by_its_label(small_study):
         match=r"one of the methods \('ce' \(CE\), .*'0.3' \(F = 0.3 \(constant\)\)\), but got 'F = 0'",
     ):
         StudyResults(runs_df, baseline="F = 0")
+
+
+def test_a_profile_with_too_many_steps_has_some_of_them(monkeypatch):
+    monkeypatch.setattr("hf_elmix.analysis.results.LARGE", 20)
+    rng = np.random.default_rng(0)
+    results = StudyResults(runs({"ce": rng.uniform(size=40).tolist(), "el": rng.uniform(size=40).tolist()}))
+    every = performance_profile(results.scores)
+    assert len(every) > 30
+    assert len(results.profile) == 10
+    assert_frame_equal(results.profile, every.loc[results.profile.index])
+    assert results.profile.index[[0, -1]].tolist() == every.index[[0, -1]].tolist()

@@ -24,6 +24,7 @@ def run_ending_with(end: BaseException | int) -> int:
         (UsageError("Expected a."), 2, "me: Expected a."),
         (ModuleNotFoundError("No module named 'x'", name="x"), 2, "pip install 'hf-elmix[report]'"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "pip install 'hf-elmix[ray]'"),
+        (UsageError("Expected \x1b[2Ja\nb."), 2, r"me: Expected \x1b[2Ja\nb."),
         (OSError(28, "No space left on device"), 1, "me: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), 130, "me: stopped. Go on."),
     ],

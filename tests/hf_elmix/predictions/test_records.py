@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 from safetensors.torch import load_file
 
 from hf_elmix.errors import UsageError
-from hf_elmix.predictions.records import FILE, Predictions, check_class_labels, read_predictions, write_predictions
+from hf_elmix.predictions.records import (
+    FILE,
+    Predictions,
+    check_class_labels,
+    from_bytes,
+    read_predictions,
+    to_bytes,
+    write_predictions,
+)
 
 
 def some(rows: int = 4, classes: int = 3) -> Predictions:
@@ -65,6 +74,30 @@ def test_missing_and_damaged_files(tmp_path):
     write_predictions(tmp_path / FILE, {})
     with pytest.raises(UsageError, match="it is empty"):
         read_predictions(tmp_path)
+
+
+HOSTILE = {
+    "labels is float64, not int64": {"labels": np.array([0.0, 1.5, 1.0, 0.0])},
+    "steps is int32, not int64": {"steps": np.array([5, 10], np.int32)},
+    "steps is out of range or out of order": {"steps": np.array([10, 5])},
+    "epochs is out of range or out of order": {"epochs": np.array([1.0, np.inf])},
+    "p_true is out of range or out of order": {"p_true": np.full((2, 4), 1.5, np.float16)},
+    "Expected class ids from 0 to 2, but got 7": {"labels": np.array([0, 1, 2, 7])},
+    "zzz is unknown": {"zzz": np.zeros(1)},
+    "T points, N rows and C classes": {"correct": np.zeros((2, 5), bool)},
+}
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_arrays_of_other_types_or_ranges_are_refused(words):
+    whole = load(to_bytes({"": some()}))
+    with pytest.raises(UsageError, match=words):
+        from_bytes(save({**whole, **HOSTILE[words]}))
+
+
+def test_a_diverged_run_has_nan_among_its_predictions():
+    nan = replace(some(), p_true=np.full((2, 4), np.nan), logits=np.full((4, 3), np.nan))
+    assert np.isnan(from_bytes(to_bytes({"": nan}))[""].p_true).all()
 
 
 def test_points_follow_each_other():

@@ -58,6 +58,18 @@ def test_a_folder_is_put_in_its_place_whole_and_replaces_what_was_there(anywhere
     assert [path.name for path in anywhere.iterdir()] == ["place"]
 
 
+def test_files_that_only_their_owner_could_read_get_the_modes_of_their_neighbours(folder, tmp_path):
+    (tmp_path / "source").mkdir()
+    for name, mode in (("weights", 0o600), ("config", 0o644)):
+        (tmp_path / "source" / name).write_text("")
+        (tmp_path / "source" / name).chmod(mode)
+    folder.mkdir(0o755)
+    folder.chmod(0o750)
+    put_folder(tmp_path / "source", folder / "place")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "place").iterdir()}
+    assert modes == {"weights": 0o640, "config": 0o644}
+
+
 def test_a_folder_that_cannot_be_moved_leaves_nothing(folder, tmp_path, monkeypatch):
     (tmp_path / "source").mkdir()
     monkeypatch.setattr(os, "rename", crash)
@@ -78,7 +90,7 @@ def test_removing_what_does_not_exist_is_not_an_error(anywhere):
 def test_what_a_killed_process_left_of_a_file_is_replaced(folder):
     folder.mkdir()
     write_json(folder / "x.json", {"a": 1})
-    (folder / ".x.json.new").write_text("{")
+    (folder / ".x.json.0123456789abcdef.new").write_text("{")
     write_json(folder / "x.json", {"a": 2})
     assert [path.name for path in folder.iterdir()] == ["x.json"]
     assert json.loads((folder / "x.json").read_text()) == {"a": 2}

@@ -202,8 +202,8 @@ CHANGES = {
     "the task": ({"settings": {"model": "roberta"}}, "model was 'bert' and is now 'roberta'"),
     "the score": ({"select": "f1"}, "select.metric was 'accuracy' and is now 'f1'"),
     "a nested value": (
-        {"settings": {"model": {"name": "bert", "layers": 2}}},
-        "model was 'bert' and is now None; model.layers was None and is now 2; model.name was None and is now 'bert'",
+        {"settings": {"net": {"name": "bert", "layers": 2}}},
+        "net.layers was None and is now 2; net.name was None and is now 'bert'",
     ),
     "a method": (
         {"methods": (Method("ce", {"learning_rate": 1.0}), "0")},
@@ -763,7 +763,7 @@ def recording_run(study: Study, store: Store, branch: Branch, progress: Any, **g
     progress(branch.start + 1, STEPS)
     time.sleep(0.02)
     cost = {"seconds": 0.1, "steps_trained": 1, "steps_inherited": 0}
-    accuracy = {"accuracy": {"last": 0.5, "best": 0.5, "epochs": [0.5]}}
+    accuracy = {"accuracy": {"last": 0.5, "best": 0.5, "epochs": [0.5], "steps": [3]}}
 
     def record(key: RunKey) -> RunRecord:
         return RunRecord(key, "done", accuracy, [], study.settings(*study.runs()[key]), {}, cost)

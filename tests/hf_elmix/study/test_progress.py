@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def keys(tasks: str = "ab", methods: tuple[str, ...] = ("ce", "0"), seeds: tuple[int, ...] = (0, 1)):
+def keys(tasks: Iterable[str] = "ab", methods: tuple[str, ...] = ("ce", "0"), seeds: tuple[int, ...] = (0, 1)):
     return [RunKey(task, method, seed) for task in tasks for seed in seeds for method in methods]
 
 
@@ -176,7 +178,7 @@ def test_each_run_leaves_one_line(record_of):
     view = view_of(missing(), 8.0, console())
     settings = {"select": {"metric": "accuracy", "epoch": "last"}}
     shared = {"seconds": 1.5, "steps_trained": 3, "steps_inherited": 17}
-    nan = {"accuracy": {"last": float("nan"), "best": None, "epochs": []}}
+    nan = {"accuracy": {"last": float("nan"), "best": None, "epochs": [], "steps": []}}
     view.report(record_of(RunKey("a", "ce", 0), 0.5, settings=settings))
     view.report(record_of(RunKey("a", "0", 0), 0.25, settings=settings, cost=shared))
     view.report(record_of(RunKey("a", "ce", 1), status="failed", scores={}, error="RuntimeError: [red]x\nTraceback"))
@@ -219,3 +221,20 @@ def test_it_is_shown_on_standard_error(capfd, record_of):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "a ce seed 0: done" in captured.err
+
+
+def test_many_seeds_are_counted():
+    states = {key: "failed" if key.seed == 7 else "done" for key in keys("a", ("ce",), tuple(range(13)))}
+    assert rendered(states) == ["   ce", "a  12● 1✗"]
+
+
+def test_many_methods_become_the_rows():
+    names = tuple(f"m{k}" for k in range(13))
+    assert rendered(missing(*keys("ab", names, (0,)))) == ["     a  b", *(f"{name:<3}  ·  ·" for name in names)]
+
+
+def test_a_table_of_many_runs_takes_a_moment():
+    states = missing(*keys([f"t{k}" for k in range(200)], ("ce",), tuple(range(100))))
+    start = time.perf_counter()
+    grid_table(states)
+    assert time.perf_counter() - start < 2  # 20,000 runs; looking at all of them for each task took 4 s

@@ -4,8 +4,10 @@ import errno
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -110,7 +112,7 @@ def test_a_done_record_has_the_documented_fields(toy, done):
 
 def test_a_done_record_is_plain_json(done):
     text = json.dumps(done.to_dict(), allow_nan=False)
-    assert RunRecord.from_dict(json.loads(text)) == done
+    assert RunRecord.from_json(text.encode()) == done
 
 
 def test_scores_are_kept_for_every_epoch(done):
@@ -266,7 +268,7 @@ def test_an_error_becomes_a_failed_record(toy, train, failures, place):
     assert record.settings["arguments"] == {**toy.arguments, **arguments}
     assert torch.__version__.startswith(record.provenance["versions"]["torch"])  # which may lack "+cu130"
     assert record.cost["seconds"] >= 0
-    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert RunRecord.from_json(json.dumps(record.to_dict()).encode()) == record
 
 
 def test_a_run_that_fails_half_way_says_how_many_steps_it_trained(train, failures):
@@ -879,12 +881,64 @@ def test_a_full_disk_is_not_a_result(train, tmp_path, how):
     assert str(tmp_path / "runs") in str(caught.value)
 
 
-def test_a_write_that_fails_without_a_reason_is_a_full_disk_where_there_is_no_space(train, monkeypatch):
-    error = RuntimeError("unexpected pos 64 vs 0, inline_container: file write failed")
-    assert train(progress=broken_by(error)).status == "failed"
-    monkeypatch.setattr("hf_elmix.study.files._has_room", lambda folder: False)
-    with pytest.raises(OSError, match="No space left"):
+FAULTS = ("EFBIG", "EROFS", "EIO", "ESTALE", "ENOTCONN", "ENODEV", "EMFILE", "EREMOTEIO")
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if hasattr(errno, name)])
+@pytest.mark.parametrize("how", ["as the system says", "by Rust", "as the cause"])
+def test_a_fault_of_the_storage_is_not_a_result(train, tmp_path, name, how):
+    number = getattr(errno, name)
+    system = OSError(number, os.strerror(number), str(tmp_path / "x"))
+    by = {
+        "as the system says": (system, None),
+        "by Rust": (RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})"), None),
+        "as the cause": (RuntimeError("cannot save"), system),
+    }
+    with pytest.raises(OSError, match="run the same command again") as caught:
+        train(progress=broken_by(*by[how]))
+    assert caught.value.errno == number
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_write_that_fails_without_a_reason_is_a_fault_of_the_storage(train):
+    # What PyTorch says where it cannot write all of a file.
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    with pytest.raises(OSError, match="Cannot write or read a checkpoint or model"):
         train(progress=broken_by(error))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EFBIG])
+def test_any_error_is_a_fault_of_the_storage_where_nothing_can_be_written(train, monkeypatch, number):
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def break_storage(step: int, steps: int) -> None:
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        raise RuntimeError("some library says this or that")
+
+    with pytest.raises(OSError, match=r"No space left|Cannot write or read") as caught:
+        train(progress=break_storage)
+    assert caught.value.errno == number
+
+
+def test_a_run_whose_folder_vanishes_has_no_result(train, tmp_path):
+    def vanish(step: int, steps: int) -> None:
+        shutil.rmtree(tmp_path / "runs")
+        raise RuntimeError("some library says this or that")
+
+    with pytest.raises(OSError, match="deleted or unmounted"):
+        train(progress=vanish)
+
+
+@pytest.mark.parametrize("part", ["the work of a block", "a model"])
+def test_a_folder_that_cannot_be_written_is_not_a_result(toy, tmp_path, monkeypatch, part):
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs"))
+
+    monkeypatch.setattr(*((tempfile, "mkdtemp") if part == "the work of a block" else (shutil, "move")), refuse)
+    with pytest.raises(OSError, match="Permission denied"):
+        run_alone(toy.study(), tmp_path / "runs", keep_models=True)
 
 
 def test_any_other_error_of_the_system_is_a_result(train):
@@ -911,3 +965,20 @@ def test_a_missing_checkpoint_is_trained_by_whoever_needs_it(toy, tmp_path):
     (record,) = run_branch(study, store, child, lambda step, _: steps.append(step)).records
     assert steps == list(range(1, 21))
     assert (record.cost["steps_trained"], record.cost["steps_inherited"]) == (20, 0)
+
+
+def test_scores_are_numbers():
+    log = {"step": 1, "eval_agreed": True, "eval_matrix": [[1, 0], [0, 1]], "eval_worst": "class 2", "eval_f1": 0.5}
+    values = {name: scores["last"] for name, scores in scores_of([log]).items()}
+    assert values == {"agreed": 1, "f1": 0.5}
+    assert type(values["agreed"]) is int
+
+
+def test_provenance_that_no_record_can_hold_fails_the_run(toy, train):
+    def make(seed: int) -> TrainerInputs:
+        return replace(toy.inputs(seed), provenance={"model_revision": 3})
+
+    record = train(make)
+    assert record.status == "failed"
+    assert record.error.startswith("ValueError: model_revision: input should be a valid string, but got 3")
+    assert RunRecord.from_json(json.dumps(record.to_dict()).encode()) == record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -86,9 +87,9 @@ def test_values_that_contradict_each_other_are_refused_in_one_line(values, messa
 
 
 def test_a_record_with_an_impossible_selection_is_not_one(record_of):
-    values = record_of(RunKey("a", "ce", 0)).to_dict()
+    record = record_of(RunKey("a", "ce", 0), settings={"select": {"metric": "accuracy", "epoch": "middle"}})
     with pytest.raises(ValueError, match="'last' or 'best'"):
-        RunRecord.from_dict({**values, "settings": {"select": {"metric": "accuracy", "epoch": "middle"}}})
+        RunRecord.from_json(json.dumps(record.to_dict()).encode())
 
 
 def test_only_a_run_that_is_done_has_a_score(record_of):

@@ -58,7 +58,7 @@ def test_the_papers_four_regimes_cost_less_than_three_runs(steps, trained):
 def test_the_papers_plan_by_hand():
     first = Segment(0, 100, ("0", "0,0.5", "0-0.5"))
     middle = Segment(100, 570, ("0", "0,0.5"), first)
-    assert plan(named(*PAPER), 600) == [
+    expected = [
         Segment(0, 600, ("ce",)),
         first,
         middle,
@@ -66,6 +66,26 @@ def test_the_papers_plan_by_hand():
         Segment(570, 600, ("0,0.5",), middle),
         Segment(100, 600, ("0-0.5",), first),
     ]
+    segments = plan(named(*PAPER), 600)
+    assert segments == expected
+    assert [segment.parent for segment in segments] == [segment.parent for segment in expected]  # == leaves it out
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_thousand_schedules_that_part_one_by_one(order):
+    count = 1000
+    methods = {
+        f"m{k}": MixingSchedule((Phase(Fraction(0), 1, 0), Phase(Fraction(k, count + 1), 1, 1)))
+        for k in range(1, count + 1)
+    }
+    segments = plan(dict(list(methods.items())[::order]), 10 * (count + 1))
+    assert len(segments) == 2 * count - 1
+    # Method k leaves cross entropy after 10 k steps: the common part ends there for the last one.
+    assert cost(segments) == 10 * count + sum(10 * (count + 1) - 10 * k for k in range(1, count + 1))
+    root = Branch("a", 0, tuple(methods), tuple(methods))
+    assert len(root.children(segments)) == 2
+    assert len({*segments}) == len(segments)
+    assert len(repr(segments[-1])) < 100
 
 
 @unhurried

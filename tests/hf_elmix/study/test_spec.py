@@ -16,7 +16,7 @@ from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerI
 unhurried = settings(deadline=None, max_examples=60)
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
     max_leaves=8,
 )
@@ -159,30 +159,45 @@ def test_keys_and_declarations_cannot_be_changed_afterwards():
 def test_a_record_as_json_has_the_documented_fields(record_of):
     values = record_of(RunKey("a", "ce", 3)).to_dict()
     assert list(values) == [
-        *("key", "status", "scores", "training", "settings", "provenance", "cost", "error"),
+        *("key", "status", "scores", "training", "settings", "provenance", "cost", "error", "format"),
     ]
     assert values["key"] == {"task": "a", "method": "ce", "seed": 3}
     assert values["error"] is None
 
 
+NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53 - 1)
+COUNTS = st.integers(0, 2**53 - 1)
 SCORES = st.dictionaries(
     st.text(max_size=5),
-    st.builds(lambda last, more: {**more, "last": last}, st.none() | st.integers(), OBJECT),
+    st.builds(
+        lambda last, best, by_step: {"last": last, "best": best, "epochs": [*by_step.values()], "steps": [*by_step]},
+        *(
+            NUMBERS,
+            NUMBERS,
+            st.dictionaries(COUNTS, NUMBERS, max_size=3).map(lambda values: dict(sorted(values.items()))),
+        ),
+    ),
     max_size=2,
+)
+LOGS = st.builds(
+    lambda step, values: {**values, "step": step}, COUNTS, st.dictionaries(st.text(max_size=5), NUMBERS, max_size=3)
+)
+COST = st.fixed_dictionaries(
+    {"seconds": st.floats(0, allow_infinity=False), "steps_trained": COUNTS, "steps_inherited": COUNTS}
 )
 
 
 @unhurried
 @given(
-    st.builds(RunKey, st.text(max_size=8), st.text(max_size=8), st.integers()),
+    st.builds(RunKey, st.text(max_size=8), st.text(max_size=8), st.integers(0, 2**32 - 1)),
     st.sampled_from(["done", "failed", "diverged"]),
-    st.tuples(SCORES, st.lists(OBJECT, max_size=2), OBJECT, OBJECT, OBJECT),
+    st.tuples(SCORES, st.lists(LOGS, max_size=2), OBJECT, OBJECT, COST),
     st.none() | st.text(max_size=20),
 )
 def test_a_record_comes_back_from_json_as_it_was(key, status, parts, error):
     scores, training, settings, provenance, cost = parts
     record = RunRecord(key, status, scores, training, settings, provenance, cost, error)
-    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert RunRecord.from_json(json.dumps(record.to_dict()).encode()) == record
 
 
 def test_to_dict_is_a_copy(record_of):

@@ -293,10 +293,15 @@ def test_a_record_copied_into_another_runs_folder_is_refused(store, record_of):
 
 def test_nan_and_infinity_are_null_and_the_file_is_strict_json(store, record_of):
     record = record_of(KEY)
-    record.scores["loss"] = {"last": float("nan"), "best": float("inf"), "epochs": [1.0, float("-inf")]}
+    record.scores["loss"] = {
+        "last": float("nan"),
+        "best": float("inf"),
+        "epochs": [1.0, float("-inf")],
+        "steps": [1, 2],
+    }
     text = store.write(record).read_text()
     values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert values["scores"]["loss"] == {"last": None, "best": None, "epochs": [1.0, None]}
+    assert values["scores"]["loss"] == {"last": None, "best": None, "epochs": [1.0, None], "steps": [1, 2]}
     assert store.read(KEY).scores["loss"]["last"] is None
 
 
@@ -453,6 +458,14 @@ def test_a_holder_that_cannot_be_read_is_still_one(store, text):
         assert store.holder("x") == "another process"
 
 
+def test_clearing_a_task_removes_what_killed_processes_left_of_its_files(store, record_of):
+    folder = Path(store.write(record_of(KEY)).parent)
+    for name in (".record.json.0123456789abcdef.new", f".{FILE}.0123456789abcdef.new", "notes.txt"):
+        (folder / name).write_text("")
+    store.clear("cola", [])
+    assert files_below(store.folder) == ["cola/0,0.5/seed3/notes.txt"]
+
+
 def test_half_a_model_that_a_killed_process_left_goes_with_the_next_record(store, record_of):
     half, whole = (store.folder_of(KEY) / name for name in (".model.1234abcd", "model"))
     for folder in (half, whole):
@@ -471,3 +484,14 @@ def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):
     ]
     store.declare({"grids": grids, "methods": {}, "settings": {}})
     assert store.asked() == [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
+
+
+def test_records_are_read_one_at_a_time_in_the_order_of_their_keys(store, record_of):
+    given = [RunKey(task, method, seed) for task in ("b", "a/c") for method in ("el", "ce") for seed in (10, 9)]
+    for key in given:
+        store.write(record_of(key))
+    (store.folder_of(max(given)) / RECORD).write_text("{")
+    records = store.records()
+    assert [next(records).key for _ in given[1:]] == sorted(given)[:-1]
+    with pytest.raises(UsageError, match="is not a run record"):
+        next(records)

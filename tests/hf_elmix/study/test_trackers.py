@@ -62,7 +62,7 @@ import json, sys
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import Store
 from hf_elmix.study.trackers import check_trackers, track
-record, store = RunRecord.from_dict(json.loads(sys.argv[1])), Store(sys.argv[2])
+record, store = RunRecord.from_json(sys.argv[1].encode()), Store(sys.argv[2])
 track(record, store, check_trackers(["trackio"], store))
 from trackio.sqlite_storage import SQLiteStorage
 (run,) = SQLiteStorage.get_runs("runs")

@@ -200,7 +200,7 @@ def test_a_copied_run_and_a_half_precision_model(kept_run, tmp_path):
 def test_a_run_whose_record_names_no_rows_needs_rows(kept_run, tmp_path):
     shutil.copytree(kept_run, tmp_path / "own")
     record = json.loads((tmp_path / "own" / RECORD).read_text())
-    record["settings"] = {"select": "accuracy"}
+    record["settings"] = {"select": "matched_accuracy"}
     (tmp_path / "own" / RECORD).write_text(json.dumps(record))
     with pytest.raises(UsageError, match="does not say where its rows are. Name them with --file"):
         open_checkpoint(str(tmp_path / "own"), Rows(), batch_size=4)

@@ -63,3 +63,12 @@ def test_the_cost_of_all_runs(record):
     assert section_of(records).about == "All runs together: 6 seconds of work, 24 steps trained."
     records[0].cost["steps_inherited"] = 1200
     assert section_of(records).about.endswith(", 1,200 steps inherited from shared prefixes.")
+
+
+def test_of_many_runs_those_without_a_score_come_first(record, monkeypatch):
+    monkeypatch.setattr("hf_elmix.analysis.sections.runs.MANY", 3)
+    records = [record("a", "ce", seed, 0.5, status="failed" if seed == 8 else "done") for seed in range(10)]
+    section = section_of(records)
+    assert [row[2] for row in section.tables[0].texts()] == ["8", "0", "1"]
+    assert "Shown: 3 of 10 runs, those without a score first; data/runs.csv has all." in section.tables[0].caption
+    assert section.data["runs"]["seed"].tolist() == list(range(10))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -223,3 +224,45 @@ def test_one_method_has_a_profile_and_no_comparison(record):
     assert [table.name for table in section.tables] == ["methods", "profile"]
     assert [picture.name for picture in section.pictures[0][1]] == ["profile"]
     assert set(section.data) == {"methods", "profile", "profile_low", "profile_high"}
+
+
+def many(count: int) -> StudyResults:
+    """Methods with gains that grow, so that the last is the best; the intervals of the first two contain 0."""
+    return study({f"m{k:03}": [[k / 1000, k / 1000 + 0.001]] * 2 for k in range(count)})
+
+
+def test_of_many_methods_the_best_and_the_baseline_are_shown():
+    results = many(50)
+    shown = ["ce", *(f"m{k:03}" for k in range(31, 50))]
+    assert results.shown == shown
+    sentences = verdict(results)
+    assert [sentence.split()[0] for sentence in sentences[:19]] == shown[:0:-1]
+    assert sentences[19].startswith(
+        "Of 31 other methods, 29 are significantly better and 0 significantly worse than CE"
+    )
+    section = summary_section(results)
+    captions = [picture.caption for _, pictures in section.pictures for picture in pictures]
+    captions += [table.caption for table in section.tables if table.name == "conover"]
+    assert all("Shown: CE and the 19 best of 50 other methods by mean difference." in text for text in captions)
+    tables = {table.name: table for table in section.tables}
+    assert tables["conover"].header == ["method", *("CE" if name == "ce" else name for name in shown)]
+    assert len(tables["conover"].rows) == 20
+    assert len(tables["pairs"].rows) == 50
+    assert section.data["conover"].shape == (51, 52)
+
+
+def test_of_few_methods_all_are_shown():
+    results = many(19)
+    assert results.shown == results.methods
+    assert results.selection == ""
+    assert len(verdict(results)) == 19 + 3
+
+
+def test_the_bars_of_ranks_join_only_methods_that_are_drawn():
+    figure, ax = plt.subplots()
+    pictures = [picture for _, group in summary_section(many(50)).pictures for picture in group]
+    next(picture for picture in pictures if picture.name == "ranks").draw(ax)
+    assert len(ax.texts) == 20
+    low, high = ax.get_xlim()
+    assert all(low <= text.xy[0] <= high for text in ax.texts)
+    plt.close(figure)

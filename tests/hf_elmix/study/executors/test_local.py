@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import errno
-import gc
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -265,32 +263,3 @@ def test_no_process_is_left_behind_when_nobody_wants_the_rest():
     assert isinstance(outcomes, Iterator)
     outcomes.close()
     assert processes() == []
-
-
-def test_a_worker_leaves_when_the_line_to_its_driver_breaks(monkeypatch):
-    done: list[Branch] = []
-
-    def noting(branch: Branch, progress: Progress) -> Outcome:
-        mine.close()
-        done.append(branch)
-        return outcome(branch)
-
-    monkeypatch.setattr(workers_module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(workers_module.gc, "freeze", lambda: None)
-    mine, its = multiprocessing.Pipe()
-    mine.send(SIX[0])
-    workers_module._serve(its, noting)
-    assert done == SIX[:1]
-
-
-@pytest.mark.parametrize("unread", [False, True])
-def test_a_worker_whose_parent_is_gone_ends_without_a_word(monkeypatch, unread):
-    """A line that breaks with something unread in it is reset, which is another error than its end."""
-    monkeypatch.setattr(workers_module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    ours, its = multiprocessing.Pipe()
-    if unread:
-        its.send((1, 2))
-    ours.close()
-    workers_module._serve(its, lambda branch, progress: pytest.fail("there is nothing to do"))
-    gc.unfreeze()

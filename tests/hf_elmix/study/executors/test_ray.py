@@ -337,6 +337,13 @@ class Cluster:
         pass
 
 
+@pytest.fixture
+def head() -> Iterator[socket.socket]:
+    """What answers where the head of a cluster should."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     ("resources", "gpus", "at_a_time"),
     [
@@ -347,13 +354,57 @@ class Cluster:
     ],
     ids=["processors", "GPUs", "few processors", "nothing yet"],
 )
-def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_any(resources, gpus, at_a_time):
+def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_any(
+    resources, gpus, at_a_time, head, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
     ray = Cluster(**resources)
-    tasks = cluster_module._Tasks(ray, steps_of, ignore, None)
+    tasks = cluster_module._Tasks(ray, steps_of, ignore, None, head.getsockname(), True)
     assert (ray.asked["num_gpus"], ray.asked["max_retries"]) == (gpus, 0)
     assert tasks.limit() == at_a_time
     ray.resources = {name: 2 * count for name, count in resources.items()}
+    now[0] += cluster_module.PERIOD
     assert tasks.limit() == (2 * at_a_time if "CPU" in resources else 2), "it has grown"
+
+
+def test_a_head_that_is_gone_is_said_in_one_line_and_asked_nothing_more(head, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
+    ray = Cluster(CPU=2.0)
+    tasks = cluster_module._Tasks(ray, steps_of, ignore, None, head.getsockname(), True)
+    host, port = head.getsockname()
+    assert tasks.limit() == 4
+    tasks.submit(branches(1)[0])
+    head.close()
+    now[0] += cluster_module.PERIOD
+    monkeypatch.setattr(ray, "cluster_resources", lambda: pytest.fail("Ray would end this process"))
+    with pytest.raises(OSError, match=rf"^The head .* at {host}:{port} is gone. Finished runs are kept; .*\.$"):
+        tasks.limit()
+    tasks.cancel()  # which finds nothing to wait for
+
+
+def test_a_cluster_of_our_own_without_any_machine_is_gone(head):
+    with pytest.raises(OSError, match="is gone"):
+        cluster_module._Tasks(Cluster(), steps_of, ignore, None, head.getsockname(), True).limit()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_machine_that_dies_is_the_head_of_a_cluster_of_our_own(head, own):
+    ray = pytest.importorskip("ray")
+    error = ray.exceptions.LocalRayletDiedError()
+
+    def get(reference: object) -> None:
+        raise error
+
+    cluster = Cluster(CPU=2.0)
+    cluster.get, cluster.exceptions = get, ray.exceptions
+    tasks = cluster_module._Tasks(cluster, steps_of, ignore, None, head.getsockname(), own)
+    if own:
+        with pytest.raises(OSError, match="is gone"):
+            tasks._result(None, branches(1)[0])
+    else:
+        assert "raylet died" in tasks._result(None, branches(1)[0])[0].died
 
 
 def test_a_machine_that_does_not_see_the_folder_refuses(tmp_path, monkeypatch):
@@ -498,9 +549,9 @@ def test_a_checkpoint_of_another_process_is_found_on_a_url_and_a_damaged_one_is_
         (scratch / "sub").mkdir()
         (scratch / "weights").write_bytes(b"1" * 1000)
         (scratch / "sub" / "more").write_text("more")
-        theirs.save("step5", scratch, {"said": [1]})
+        theirs.save("step5", scratch, {"costs": []})
     folder, notes = ours.find("step5", tmp_path / "a") or pytest.fail("there is one")
-    assert notes == {"said": [1]}
+    assert notes == {"costs": []}
     assert ((folder / "weights").read_bytes(), (folder / "sub" / "more").read_text()) == (b"1" * 1000, "more")
     s3().pipe_file("bucket/checkpoints/.segments/toy/seed1/step5/weights", b"2" * 1000)
     assert ours.find("step5", tmp_path / "b") is None
