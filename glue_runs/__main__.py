@@ -10,7 +10,7 @@ from pathlib import Path
 
 from glue_runs import protocol
 from hf_elmix.cli import push, report, status
-from hf_elmix.cli.base import Command, run_program
+from hf_elmix.cli.base import Command, check_folder, run_program, whole_number
 from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, run_study, study_training_arguments
 from hf_elmix.text.tasks import PADDINGS
 
@@ -34,9 +34,15 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add("--tasks", nargs="+", default=protocol.TASK_NAMES, metavar="TASK", help="GLUE tasks")
     add("--model_name_or_path", default=protocol.BERT, metavar="MODEL", help="model id or folder")
     add("--dataset_name", default=protocol.GLUE, metavar="DATASET", help="dataset id or folder")
-    add("--max_seq_length", type=int, default=protocol.MAX_LENGTH, metavar="N", help="truncate each row to N tokens")
-    add("--max_train_samples", type=int, metavar="N", help="use the first N training rows of each task")
-    add("--max_eval_samples", type=int, metavar="N", help="use the first N rows of each evaluation split")
+    add(
+        "--max_seq_length",
+        type=whole_number(1, 1_000_000),
+        default=protocol.MAX_LENGTH,
+        metavar="N",
+        help="truncate each row to N tokens",
+    )
+    add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows of each task")
+    add("--max_eval_samples", type=whole_number(1), metavar="N", help="use the first N rows of each evaluation split")
     padding = "what batches are padded to: nothing (free), their longest row, or --max_seq_length"
     add("--padding", choices=PADDINGS, default=PADDINGS[0], help=padding)
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.MIXINGS)
@@ -48,7 +54,7 @@ def _study(args: argparse.Namespace) -> int:
     The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as --bf16, are
     also accepted.
     """
-    arguments = study_training_arguments(args, "glue-runs study")
+    arguments = study_training_arguments(args, "glue-runs study", protocol.ARGUMENTS)
     check_inputs(args.output_dir, dataset_name=args.dataset_name, model_name_or_path=args.model_name_or_path)
     from glue_runs.study import glue_study
 
@@ -80,6 +86,7 @@ def _demo(args: argparse.Namespace) -> int:
     """
     from glue_runs.demo import ABOUT, demo_study
 
+    check_folder(args.output_dir)
     print(ABOUT)
     folder = Path(args.output_dir)
     study = demo_study(folder)

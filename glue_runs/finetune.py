@@ -33,7 +33,7 @@ from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
 from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.metrics import LEAST, as_rows, predicted_classes, predicted_values
-from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
@@ -67,7 +67,7 @@ def finetune(words: Sequence[str]) -> int:
     checkpoint = find_checkpoint(args)
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
-    _check_task(task, args, rows)
+    _check_task(task, rows, args)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     kept = settings_callback(checkpoint, data, args, source, task, rows)
     changes = kept.settings["continued"]
@@ -81,9 +81,10 @@ def finetune(words: Sequence[str]) -> int:
     padding = "longest" if args.torch_compile and data.padding == "free" else data.padding
     padding = possible_padding(padding, source, tokenizer)
     network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
+    collator = collator_for(tokenizer, padding, data.max_seq_length)
+    check_model(network, tokens, collator)
     if padding == "free":
         drop_padding(network)
-    collator = collator_for(tokenizer, padding, data.max_seq_length)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     trainer.add_callback(kept)
     with _on_disk(trainer):
@@ -116,8 +117,6 @@ def _hub_target(args: FinetuneArguments) -> dict[str, Any] | None:
 def _check_output(args: FinetuneArguments, model: Path) -> None:
     """Refuse to overwrite a model, or the results or checkpoints of an earlier run."""
     output_dir = Path(args.output_dir or "")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"Expected --output_dir to be a folder, but {args.output_dir!r} is a file.")
     if args.resume_from_checkpoint is not None or not output_dir.exists():
         return
     reads_it = not args.do_train and model.resolve() == output_dir.resolve()
@@ -174,11 +173,17 @@ def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig
     return for_model(config, task, rows, trains=args.do_train)
 
 
-def _check_task(task: TextTask, args: FinetuneArguments, rows: DatasetDict) -> None:
-    """Refuse a loss or a metric that the task does not have, and too few rows for a metric."""
+def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> None:
+    """Refuse a loss or a metric that the task does not have, and too few rows for a batch or a metric."""
     if task.regression and args.loss != STOCK:
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
+        )
+    batch = args.train_batch_size * args.world_size
+    if args.do_train and args.dataloader_drop_last and len(rows["train"]) < batch:
+        raise UsageError(
+            f"Expected {batch} training rows or more for a whole batch, but got {len(rows['train'])}. Leave "
+            "--dataloader_drop_last out, or type a smaller --per_device_train_batch_size."
         )
     name = args.metric_for_best_model
     known = ("loss", "loss_el", COMBINED, *task.metrics)

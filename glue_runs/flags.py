@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.protocol import BERT, MAX_LENGTH
-from glue_runs.tasks import GLUE_TASKS
-from hf_elmix.cli.base import name_of_flag
-from hf_elmix.cli.training_flags import FlagParser, check_arguments
+from glue_runs.tasks import GLUE_TASKS, find_task
+from hf_elmix.cli.base import check_folder, name_of_flag
+from hf_elmix.cli.training_flags import FlagParser, check_training
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.tasks import PADDINGS
 from hf_elmix.training.arguments import MixedLossArguments
@@ -25,6 +26,13 @@ __all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "par
 
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
+SPLIT_FLAGS = (
+    "dataset_config_name",
+    "text_column_names",
+    "label_column_name",
+    "validation_split_name",
+    "test_split_name",
+)
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
 # Flags that run_glue or an older Trainer had, and what to type instead.
@@ -51,9 +59,27 @@ GONE = {
     "warmup_ratio": "type --warmup_steps: a value below 1 is a share of all steps",
 }
 
+# Flags of the Trainer that would be ignored here or break the evaluation, and what to do instead.
+UNUSABLE = {
+    **dict.fromkeys(
+        ("hub_strategy", "hub_always_push", "hub_revision"), "the model is published once, when it is done"
+    ),
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics"), "the evaluation needs all predictions at once"),
+    "label_names": "name the column of labels with --label_column_name",
+    "no_remove_unused_columns": "a model gets its tokens and labels, which are all columns that are kept",
+}
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+# Pairs of flags of which one would be ignored.
+EXCLUSIVE = (
+    ("padding", "pad_to_max_length"),
+    *(("task_name", name) for name in SPLIT_FLAGS),
+    *((f"{split}_file", name) for split in ("train", "validation", "test") for name in ("task_name", "dataset_name")),
+    *((f"{split}_file", "dataset_config_name") for split in ("train", "validation", "test")),
+)
+
+
+def _flag(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass
@@ -74,7 +100,7 @@ class DataArguments:
     validation_split_name: str | None = _flag(None, "Split of the dataset to evaluate.")
     test_split_name: str | None = _flag(None, "Split of the dataset to predict.")
     max_seq_length: int = _flag(MAX_LENGTH, "Truncate each row to this many tokens.")
-    padding: str = _flag(PADDINGS[0], "What batches are padded to: free (nothing), longest or max_length.")
+    padding: str = _flag(PADDINGS[0], "What batches are padded to; free: nothing.", choices=PADDINGS)
     pad_to_max_length: bool | None = _flag(None, "run_glue's name for --padding max_length; false: --padding longest.")
     max_train_samples: int | None = _flag(None, "Keep the first N training rows.")
     max_eval_samples: int | None = _flag(None, "Keep the first N rows of each evaluation split.")
@@ -114,6 +140,10 @@ class FinetuneArguments(MixedLossArguments):
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):
+            if others := {self.mixing, self.loss} - {STOCK, None}:
+                raise UsageError(
+                    f"{STOCK!r} is the model's own loss, but {others.pop()!r} is given, too. Leave one out."
+                )
             if self.class_weights is not None:
                 raise UsageError(f"--class_weights needs another loss than {STOCK}, which has none. Add --mixing ce.")
             self.mixing, self.loss = None, STOCK
@@ -138,13 +168,15 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     """
     words = _with_config(list(words))
     names = [name_of_flag(word) for word in words if word.startswith("--")]
-    gone = next((name for name in names if name in GONE), None)
-    if gone is not None:
-        raise UsageError(f"--{gone} does not exist here: {GONE[gone]}.")
+    _check_names(names)
     parser = FlagParser((DataArguments, ModelArguments, FinetuneArguments), "glue-runs finetune")
     try:
-        parsed: Any = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-    except (ValueError, TypeError) as error:
+        parsed: Any = parser.parse_args_into_dataclasses(
+            words, return_remaining_strings=True, look_for_args_file=False
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # libraries that the Trainer's arguments configure raise errors of any type
         raise UsageError(in_one_line(error)) from error
     data, model, args, unknown = parsed
     if unknown:
@@ -154,15 +186,28 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     elif not set(EVALUATES) & set(names):
         # By default every epoch is evaluated, which switches do_eval on although it was not requested.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
-    if data.files and (data.task_name or data.dataset_name):
-        raise UsageError("Expected files or a dataset, but got both. Leave out one of --train_file and --task_name.")
     if not (data.files or data.task_name or data.dataset_name):
         raise UsageError(
             f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
             "--validation_file."
         )
-    check_arguments(args)
+    if data.task_name is not None:
+        find_task(data.task_name.lower(), GLUE_TASKS)
+    check_folder(args.output_dir or "")
+    check_training(args, names, [] if args.loss == STOCK else [args.loss])
     return data, model, args
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse flags that do not exist any more, and flags that would be ignored."""
+    for name in names:
+        if name in GONE:
+            raise UsageError(f"--{name} does not exist here: {GONE[name]}.")
+        if name in UNUSABLE:
+            raise UsageError(f"--{name} cannot be used here: {UNUSABLE[name]}. Leave it out.")
+    for one, other in EXCLUSIVE:
+        if {one, other} <= {*names}:
+            raise UsageError(f"Expected --{one} or --{other}, but got both, and one would be ignored. Leave one out.")
 
 
 def _with_config(words: list[str]) -> list[str]:
@@ -173,7 +218,10 @@ def _with_config(words: list[str]) -> list[str]:
         if word == "--config" or word.startswith("--config="):
             rest = words[place + 1 :]
             path = word.partition("=")[2] or (rest.pop(0) if rest else "")
-            return [*_words_in(path), *words[:place], *rest]
+            rest = [*words[:place], *rest]
+            if any(word == "--config" or word.startswith("--config=") for word in rest):
+                raise UsageError("Expected one file of arguments, but got --config twice. Put all of them into one.")
+            return [*_words_in(path), *rest]
     return words
 
 
@@ -181,13 +229,56 @@ def _words_in(path: str) -> Iterator[str]:
     """The contents of a file of arguments as words of a command line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = (
+            json.loads(text, object_pairs_hook=_each_once) if path.endswith(".json") else yaml.load(text, _PlainLoader)
+        )
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"Cannot read the arguments in {path!r}: {in_one_line(error)}") from error
     if not isinstance(values, Mapping):
-        raise UsageError(f"Expected {path!r} to map names of flags to values, but got {values!r}.")
+        raise UsageError(f"Expected {path!r} to map names of flags to values, but got {_short(values)}.")
     for name, value in values.items():
-        if value is not None:
+        if isinstance(value, list):
             yield f"--{name}"
-            parts = value if isinstance(value, list) else [value]
-            yield from (part if isinstance(part, str) else json.dumps(part) for part in parts)
+            for part in map(_word, value):
+                if part.startswith("-"):
+                    raise UsageError(f"Expected values of {name} in {path!r}, but {_short(part)} looks like a flag.")
+                yield part
+        elif value is not None:
+            yield f"--{name}={_word(value)}"
+
+
+def _each_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    for name, count in Counter(str(name) for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"it gives {name!r} {count} times. Leave the others out.")
+    return dict(pairs)
+
+
+def _word(value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except TypeError:
+        raise UsageError(f"Expected texts and numbers as values, but got {_short(value)}. Put it in quotes.") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} …"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads YAML that JSON could hold: dates stay text, and no part refers to another, which may grow without end."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to a part of itself (*). Write the values out.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        _each_once([(name.value, None) for name, _ in node.value])
+        return super().construct_mapping(node, deep)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import DatasetCardData
+from upath import UPath
 
 from glue_runs.pocket import TRAIN_ROWS, VALIDATION_ROWS
 from glue_runs.pocket.lexicon import WORDS
 from glue_runs.pocket.rows import AMBIGUOUS, HARD, MISLABELLED, make_rows
 from glue_runs.tasks import TASKS
+from hf_elmix.study.files import write_bytes
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["write_dataset"]
@@ -54,7 +56,7 @@ def write_dataset(
     shares = {"ambiguous": f"{AMBIGUOUS:.0%}", "mislabelled": f"{MISLABELLED:.0%}", "hard": f"{HARD:.0%}"}
     sizes = {"train_rows": train_rows, "validation_rows": validation_rows, "words": round(len(WORDS), -1)}
     text = f"---\n{header.to_yaml()}\n---\n{_CARD.format(seed=seed, **sizes, **shares)}"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_bytes(UPath(folder / "README.md"), text.encode())  # whole: the demo takes it for the sign that all is there
     return folder
 
 

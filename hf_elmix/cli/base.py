@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
+import io
+import os
 import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +18,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_elmix.errors import UsageError, did_you_mean
+from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.terminal import printable
 
-__all__ = ["EXIT_FAILED", "Command", "OneLineParser", "make_parser", "name_of_flag", "run_program", "whole_number"]
+__all__ = [
+    "EXIT_FAILED",
+    "Command",
+    "OneLineParser",
+    "check_folder",
+    "make_parser",
+    "name_of_flag",
+    "run_program",
+    "whole_number",
+]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FORMAT_WARNING = warnings.formatwarning
+
+OURS = tuple(str(Path(__file__).parents[1].with_name(name)) + os.sep for name in ("hf_elmix", "glue_runs"))
+SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,19 @@ class _Help(argparse.HelpFormatter):
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line and suggest what may have been meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """See argparse. Words that no file name or record can hold are refused."""
+        for word in args or ():
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    f"Expected arguments in UTF-8, but got {word!r}. Rename the file or folder."
+                ) from None
+            if "\0" in word:
+                raise UsageError(f"Expected text, but got {word!r}. Leave out the character \\0.")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UsageError`."""
@@ -113,6 +143,9 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     Returns:
         The command's exit code; 2 after a user's mistake, 1 after an error of the system, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)
@@ -124,16 +157,10 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
             args.parser.refuse(rest[0])
         args.rest, args.typed = rest, shlex.join([prog, *words])
         return args.command.run(args)
-    except UsageError as error:
-        message, code = f"{prog}: {error}", EXIT_USAGE
-    except ModuleNotFoundError as error:
-        extra = "ray" if error.name == "ray" else (command or Command).extra
-        message, code = f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
-    except OSError as error:  # such as a full disk or a missing permission: the system's message is clear
-        message, code = f"{prog}: {error}", EXIT_FAILED
-    except KeyboardInterrupt:
-        message, code = f"{prog}: stopped. {(command or Command).interrupted}".rstrip(), EXIT_INTERRUPTED
-        print(file=sys.stderr)  # past the ^C
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _last_words(error, prog, command or Command)
+        if code == EXIT_INTERRUPTED:
+            print(file=sys.stderr)  # past the ^C
     print(printable(message), file=sys.stderr)
     return code
 
@@ -145,6 +172,61 @@ def _named(words: Sequence[str], commands: Commands) -> Command | None:
         if isinstance(found, Mapping):
             found = found.get(word)
     return found if isinstance(found, Command) else None
+
+
+def _last_words(error: BaseException, prog: str, command: Command | type[Command]) -> tuple[str, int]:
+    """The line and the exit code with which a program ends after an error; a bug of this project is raised again."""
+    if isinstance(error, UsageError):
+        return f"{prog}: {error}", EXIT_USAGE
+    if isinstance(error, ModuleNotFoundError):
+        extra = "ray" if error.name == "ray" else command.extra
+        return f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
+    if isinstance(error, KeyboardInterrupt):
+        return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
+    if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
+        return f"{prog}: {error}", EXIT_FAILED
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if place.startswith(OURS) or os.environ.get(SHOW_TRACEBACK):
+        raise error
+    text = f"{type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
+    return f"{prog}: {text}", EXIT_FAILED
+
+
+def check_folder(folder: str, flag: str = "--output_dir") -> None:
+    """Refuse a folder in which no file can be written; nothing is created.
+
+    Args:
+        folder: The folder, which need not exist.
+        flag: The flag that names it.
+
+    Raises:
+        UsageError: If it is a URL or a file, or cannot be created or written to.
+    """
+    if "://" in folder:
+        raise UsageError(f"Expected {flag} to be a folder on this machine, but got the URL {folder!r}.")
+    try:
+        place = Path(folder).expanduser()
+        str(place.resolve()).encode()
+        while not _exists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{str(place)!r} is a file")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, ValueError, RuntimeError) as error:  # not UTF-8; the home folder of an unknown user
+        reason = getattr(error, "strerror", None) or in_one_line(error)
+        raise UsageError(
+            f"Expected {flag} to be a folder that can be written to, but got {folder!r}: {reason.rstrip('.')}."
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; an error other than that it does not, such as a name that is too long, is raised."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _format_warning(prog: str, message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:

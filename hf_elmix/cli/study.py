@@ -5,21 +5,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_elmix.cli.base import EXIT_FAILED, name_of_flag, whole_number
+from hf_elmix.cli.base import EXIT_FAILED, check_folder, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.registry import EXAMPLES
-from hf_elmix.study.spec import KEEP
+from hf_elmix.losses.registry import EXAMPLES, expand_losses
+from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED
 
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
     from hf_elmix.study.spec import Study
 
-__all__ = ["INTERRUPTED", "add_arguments", "check_inputs", "run_study", "study_training_arguments"]
+__all__ = [
+    "INTERRUPTED",
+    "add_arguments",
+    "add_execution",
+    "check_inputs",
+    "executor_of",
+    "run_study",
+    "study_training_arguments",
+]
 
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
@@ -31,10 +40,16 @@ REPLACED = {
     "mixing": "type --mixings",
     "loss": "type --losses",
     "eval_strategy": "every epoch is evaluated",
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "each task says which number is its score"),
     "label_names": "each task has its own",
     "resume_from_checkpoint": "the same command continues a study that was stopped",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a study trains and evaluates"),
-    **dict.fromkeys(("save_strategy", "load_best_model_at_end"), "--keep says which models are kept"),
+    **dict.fromkeys(("eval_delay", "eval_steps"), "every epoch is evaluated"),
+    **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit"), "--keep says which models are kept"),
+    **dict.fromkeys(("save_only_model", "load_best_model_at_end"), "--keep says which models are kept"),
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics"), "a score needs all predictions at once"),
+    **dict.fromkeys(("run_name", "project"), "trackers name a run after its task, loss and seed"),
+    "no_remove_unused_columns": "a model gets its tokens and labels, which are all columns that are kept",
     **dict.fromkeys(("push_to_hub", "hub_token"), "publish with the command push"),
 }
 
@@ -46,9 +61,9 @@ def add_arguments(
     losses: Sequence[str],
     executors: Sequence[str] = ("local", "ray"),
 ) -> None:
-    """Add the arguments of every study, with default seeds and losses; the first executor is the default one."""
+    """Add the arguments of every study, with default seeds and losses."""
     add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
-    add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="random seeds")
+    add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
     add("--mixings", nargs="+", metavar="MIXING", help=schedules)
     losses_help = f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
@@ -57,13 +72,7 @@ def add_arguments(
     add("--retry_failed", action="store_true", help="repeat runs that failed")
     add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
 
-    add = parser.add_argument_group("execution").add_argument
-    where = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
-    add("--executor", choices=executors, default=executors[0], help=where)
-    workers = "number of local processes; each gets one GPU, if available"
-    add("--workers", type=whole_number(1), default=1, metavar="N", help=workers)
-    add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
-
+    add_execution(parser, executors)
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", required=True, metavar="FOLDER", help="folder of the study, or its URL")
     kept = "models: keep every trained model; best: only the best seed per task and loss; none"
@@ -74,28 +83,48 @@ def add_arguments(
     add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
 
 
-def study_training_arguments(args: argparse.Namespace, prog: str) -> dict[str, Any]:
+def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray")) -> None:
+    """Add the arguments that say how runs are trained (see `executor_of`); the first executor is the default one."""
+    add = parser.add_argument_group("execution").add_argument
+    how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
+    add("--executor", choices=executors, default=executors[0], help=how)
+    workers = "number of local processes; each gets one GPU, if available"
+    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
+    add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
+
+
+def study_training_arguments(
+    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the training arguments among the arguments that the parser of a study does not know.
 
     Args:
         args: With ``rest`` and the arguments of `add_arguments`.
         prog: Name of the command.
+        defaults: The study's own training arguments.
 
     Raises:
         UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
     """
     if args.ray_address and args.executor != "ray":
         raise UsageError("--ray_address needs --executor ray.")
+    if args.workers is not None and args.executor == "ray":
+        raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
     for word in args.rest:
         name = name_of_flag(word)
         if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
             instead = REPLACED.get(name, REPLACED["push_to_hub"])
             raise UsageError(f"--{name} cannot be used in a study: {instead}.")
+    if args.executor == "ray":
+        from hf_elmix.study.executors.ray import check_address
+
+        check_address(args.ray_address)
     if not args.rest:
         return {}
     from hf_elmix.cli.training_flags import training_arguments
 
-    return training_arguments(args.rest, prog)
+    losses = [*(args.mixings or ()), *(args.losses or ())]
+    return training_arguments(args.rest, prog, {**DEFAULTS, **(defaults or {})}, expand_losses(losses))
 
 
 def check_inputs(output_dir: str, **inputs: str) -> None:
@@ -111,7 +140,12 @@ def check_inputs(output_dir: str, **inputs: str) -> None:
     from hf_elmix.study.files import local_path
     from hf_elmix.study.store import Store
 
-    folder = local_path(Store(output_dir).folder)
+    if "://" not in output_dir:
+        check_folder(output_dir)
+    store = Store(output_dir)
+    folder = local_path(store.folder)
+    if folder is None:
+        store.check_writable()
     for flag, value in inputs.items():
         path = os.path.expanduser(value)
         if folder is not None and os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
@@ -134,58 +168,71 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         UsageError: If the folder holds another study, or a tracker or cluster cannot be used.
     """
     from hf_elmix.study.grid import run_grid
+    from hf_elmix.study.runner import check_study, run_branch
     from hf_elmix.study.store import Store
 
-    run, executor = _stacked(study, args) if args.executor == "stacked" else _run_and_executor(args)
+    run: Any = partial(run_branch, cohorts=args.cohorts)
+    if args.executor == "stacked":
+        run = _run_of_stacks(study, args)
     store, options = Store(args.output_dir), {}
     if args.report_to:
         from hf_elmix.study.trackers import check_trackers, track
 
         options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
-    counts = run_grid(
-        study,
-        store,
-        run,
-        executor=executor,
-        sharing=not args.no_sharing and args.executor != "stacked",
-        keep=args.keep,
-        retry_failed=args.retry_failed,
-        overwrite=args.overwrite,
-        command=args.typed,
-        **options,
-    )
+    check_study(study, store)
+    with _cluster(args):
+        counts = run_grid(
+            study,
+            store,
+            run,
+            executor=executor_of(args),
+            sharing=not args.no_sharing and args.executor != "stacked",
+            keep=args.keep,
+            retry_failed=args.retry_failed,
+            overwrite=args.overwrite,
+            command=args.typed,
+            **options,
+        )
     print(", ".join(f"{count} {status}" for status, count in counts.items()) + f": {args.output_dir}")
     if counts["failed"]:
         print("The records of failed runs hold the errors; --retry_failed repeats these runs.", file=sys.stderr)
     return EXIT_FAILED if counts["failed"] else 0
 
 
-def _run_and_executor(args: argparse.Namespace) -> tuple[Any, Executor]:
-    """What trains a branch, and what distributes the branches."""
-    from hf_elmix.study.runner import run_branch
+def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Connect to the Ray cluster with an address, before the study is declared; its own is started when needed."""
+    if args.executor != "ray" or not (args.ray_address or os.environ.get("RAY_ADDRESS")):
+        return nullcontext()
+    from hf_elmix.study.executors.ray import connected
 
-    run = partial(run_branch, cohorts=args.cohorts)
+    return connected(args.ray_address)
+
+
+def executor_of(args: argparse.Namespace) -> Executor:
+    """The executor that the arguments of `add_execution` ask for."""
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 
-        return run, partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
-    return run, _local(args)
+        return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
+
+    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
+    workers = args.workers or 1
+    in_process = workers == 1 and len(visible_gpus()) < 2
+    local = run_in_process if in_process else partial(run_in_workers, workers=workers)
+    if args.executor != "stacked":
+        return local
+    from hf_elmix.study.executors.stacked import run_stacked
+
+    return partial(run_stacked, within=local)
 
 
-def _stacked(study: Study, args: argparse.Namespace) -> tuple[Any, Executor]:
-    """The same for stacks, from which neither models nor predictions are kept."""
-    from hf_elmix.study.executors.stacked import check_stackable, run_stack, run_stacked
+def _run_of_stacks(study: Study, args: argparse.Namespace) -> Any:
+    """What trains a stack, from which neither models nor predictions are kept."""
+    from hf_elmix.study.executors.stacked import check_stackable, run_stack
 
     for flag, given in {"--cohorts": args.cohorts, f"--keep {args.keep}": args.keep != "none"}.items():
         if given:
             raise UsageError(f"{flag} needs runs that are trained one by one. Type --executor local, too.")
     check_stackable(study)
-    return run_stack, partial(run_stacked, within=_local(args))
-
-
-def _local(args: argparse.Namespace) -> Executor:
-    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
-
-    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
-    in_process = args.workers == 1 and len(visible_gpus()) < 2
-    return run_in_process if in_process else partial(run_in_workers, workers=args.workers)
+    return run_stack

@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     model. The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
     --num_train_epochs, are also accepted; --learning_rate replaces the choice among 0.01, 0.005 and 0.001.
     """
-    arguments = study_training_arguments(args, "elmix study tables")
+    arguments = study_training_arguments(args, "elmix study tables", protocol.ARGUMENTS)
     check_inputs(args.output_dir, data=args.data)
     from hf_elmix.tables.data import read_tables
     from hf_elmix.tables.study import tables_study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import json
 import math
 import os
@@ -42,6 +43,7 @@ __all__ = [
 
 P = TypeVar("P", bound=PurePath | UPath)
 
+LONGEST = 200  # bytes of a path component that is made from a name; file systems allow 255, with any suffix
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Errors of a disk or of the way to it, whatever was read or written; some systems lack some of the names.
@@ -139,8 +141,10 @@ def _unwritable(folder: Path) -> OSError | None:
 
 @functools.lru_cache(maxsize=1024)
 def component(name: str) -> str:
-    """Quote a name so that it is one path component; the names of the paper's losses stay as they are."""
+    """Quote a name so that it is one path component; short names such as the paper's losses stay as they are."""
     quoted = quote(name, safe=" ,@:[]=")
+    if len(quoted) > LONGEST:  # such as a schedule of 60 phases
+        quoted = f"{quoted[: LONGEST - 16]}~{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E") or "%"
 
 

@@ -17,6 +17,7 @@ from transformers import DefaultFlowCallback, PrinterCallback, TrainerCallback, 
 from transformers.trainer_utils import SaveStrategy, has_length
 from transformers.utils import logging
 
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.callback import CohortCallback
 from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
@@ -25,14 +26,14 @@ from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
-from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task
+from hf_elmix.study.spec import DEFAULTS, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.trainer import MixedLossTrainer
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
-__all__ = ["build_trainer", "fields_of", "run_branch", "scores_of"]
+__all__ = ["build_trainer", "check_study", "fields_of", "run_branch", "scores_of"]
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
@@ -95,6 +96,33 @@ def run_branch(
             logging.enable_progress_bar()
 
 
+def check_study(study: Study, store: Store) -> None:
+    """Build the Trainer of each task and of each kind of method, so that what cannot work shows before the first run.
+
+    Args:
+        study: The study.
+        store: Where the records will go; nothing is written there.
+
+    Raises:
+        UsageError: If a model, its rows, a loss and training arguments do not go together.
+    """
+    first = {task.name: study.candidates[0] for task in study.tasks}
+    kinds = {(type(method.loss.at(0, 1)), repr(method.arguments)): method for method in study.candidates}
+    pairs = [*first.items(), *((study.tasks[0].name, method) for method in kinds.values())]
+    for task, method in dict.fromkeys((task, method.name) for task, method in pairs):
+        branch = Branch(task, study.seeds[0], (method,), (method,))
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                trainer = _Training(study, store, branch, lambda *_: None, False, False).trainer(Path(scratch))
+                loader = trainer.get_train_dataloader()
+            if has_length(loader) and not len(loader):
+                raise UsageError("there are fewer rows than in a batch. Leave --dataloader_drop_last out.")
+        except OSError:
+            raise
+        except Exception as error:  # models and data can raise anything
+            raise UsageError(f"Cannot train {task} with {method}: {in_one_line(error)}") from error
+
+
 def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Scores by metric from a Trainer's log history.
 
@@ -125,8 +153,7 @@ def build_trainer(
     inputs = task.inputs(seed)
     args = TrainingArguments(
         **{
-            **{"disable_tqdm": True, "log_level": "error", "report_to": "none"},
-            **{"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": SaveStrategy.NO},
+            **DEFAULTS,
             "dataloader_pin_memory": torch.cuda.is_available(),
             **study.settings(task, method)["arguments"],
             **{"seed": seed, "output_dir": str(scratch / "trainer")},

@@ -19,8 +19,25 @@ from hf_elmix.study.schema import FORMAT, Record, parse
 from hf_elmix.study.select import Select
 
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
+MAX_SEED = 2**32 - 1  # of NumPy, which the Trainer seeds, too
+DEFAULTS: dict[str, Any] = {  # training arguments of a run, where the study or the method has no others
+    **{"disable_tqdm": True, "log_level": "error", "report_to": "none"},
+    **{"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "no"},
+}
 
-__all__ = ["KEEP", "Block", "Method", "RunKey", "RunRecord", "Select", "Study", "Task", "TrainerInputs"]
+__all__ = [
+    "DEFAULTS",
+    "KEEP",
+    "MAX_SEED",
+    "Block",
+    "Method",
+    "RunKey",
+    "RunRecord",
+    "Select",
+    "Study",
+    "Task",
+    "TrainerInputs",
+]
 
 Block = tuple[str, int]  # task and seed
 
@@ -136,7 +153,8 @@ class Study:
         arguments: Training arguments of all runs.
 
     Raises:
-        UsageError: If a task, method or seed is given twice, or a sweep has no evaluation set to choose on.
+        UsageError: If a task, method or seed is given twice, a seed is out of range, or a sweep has no evaluation set
+            to choose on.
     """
 
     tasks: tuple[Task, ...]
@@ -150,6 +168,8 @@ class Study:
             for name, count in Counter(names).most_common(1):
                 if count > 1:
                     raise UsageError(f"Expected each {kind} once, but got {name!r} {count} times.")
+        if outside := [seed for seed in self.seeds if not 0 <= seed <= MAX_SEED]:
+            raise UsageError(f"Expected seeds from 0 to {MAX_SEED}, but got {outside[0]}.")
         for method in self.methods:
             if RunKey("", method.name, 0) != RunKey("", method.name, 0).reported:
                 raise UsageError(

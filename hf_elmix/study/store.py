@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -82,6 +83,21 @@ class Store:
         if self.local and self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is a file.")
         self._claims: dict[str, tuple[int, int] | None] = {}  # the lock file of each claim of this process
+
+    def check_writable(self) -> None:
+        """Write a file and delete it again, as at a URL nothing else tells whether that is possible.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        probe = self.folder / f".{uuid.uuid4().hex}"
+        try:
+            write_bytes(probe, b"Can this be written?")
+            unlink(probe)
+        except OSError as error:
+            raise UsageError(
+                f"Expected a folder or URL that can be written to, but got {str(self.folder)!r}: {in_one_line(error)}"
+            ) from error
 
     @property
     def folder(self) -> UPath:

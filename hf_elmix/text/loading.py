@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from datasets.exceptions import DatasetsError
 from datasets.utils import logging as datasets_logging
-from safetensors import SafetensorError
+from huggingface_hub.constants import HF_HOME
 from transformers.utils import logging as transformers_logging
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.hub.client import HTTPError
 
 __all__ = ["loading"]
-
-ERRORS = (OSError, ValueError, TypeError, NotImplementedError, DatasetsError, SafetensorError, HTTPError)
 
 
 @contextmanager
@@ -37,10 +35,21 @@ def loading(what: str, expected: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except ERRORS as error:
+    except UsageError:
+        raise
+    except Exception as error:  # other libraries raise errors of any type
+        if _is_cache_unwritable(error):
+            expected = f"Set the environment variable HF_HOME to a folder that can be written to; it is {HF_HOME!r}."
         raise UsageError(f"Cannot load {what}: {in_one_line(error)} {expected}") from error
     finally:
         datasets_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _is_cache_unwritable(error: BaseException) -> bool:
+    """Whether an error says that nothing can be written below HF_HOME, or that HF_HOME cannot be created."""
+    place, kind = str(getattr(error, "filename", None) or ""), getattr(error, "errno", None)
+    above = kind in (errno.ENOENT, errno.ENOTDIR) and Path(HF_HOME).is_relative_to(place)
+    return above or (kind in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and place.startswith(HF_HOME))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from datasets import DatasetDict
+from pyarrow.compute import list_value_length
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,15 +21,16 @@ from transformers import (
     set_seed,
 )
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource, pin_model
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["find_model", "load_config", "load_model", "load_tokenizer", "load_trained"]
+__all__ = ["check_model", "find_model", "load_config", "load_model", "load_tokenizer", "load_trained"]
 
 T = TypeVar("T")
 
+LAYER = re.compile(r"(.+?)\.(\d+)\.")  # the list of layers, and the number of one, in the name of a weight
 EXPECTED = "Expected a model id such as 'google-bert/bert-base-uncased', or a folder with a model and its tokenizer."
 
 
@@ -53,7 +59,14 @@ def load_tokenizer(model: str | ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         UsageError: If it cannot be loaded, or has neither token.
     """
-    tokenizer = _load(AutoTokenizer.from_pretrained, model)
+
+    def load(folder: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"its tokenizer's model_max_length is {tokenizer.model_max_length!r}, not a number")
+        return tokenizer
+
+    tokenizer = _load(load, model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
@@ -97,17 +110,18 @@ def load_model(
 
     def load(folder: Any, **kwargs: Any) -> PreTrainedModel:
         set_seed(seed)
-        try:
-            return AutoModelForSequenceClassification.from_pretrained(folder, **head, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
+        kind = AutoModelForSequenceClassification
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        network, found = kind.from_pretrained(folder, **options, **head, **kwargs)
+        _check_pretrained(network, found)
+        if found["mismatched_keys"] and not ignore_mismatched_sizes:
             raise ValueError(
                 f"its head is for another number of labels than {head['num_labels']}; --ignore_mismatched_sizes "
                 "replaces it by a fresh one"
-            ) from None
+            )
+        return network
 
-    return _with_padding(_load(load, model, ignore_mismatched_sizes=ignore_mismatched_sizes), model)
+    return _with_padding(_load(load, model), model)
 
 
 def load_trained(model: str | ModelSource) -> PreTrainedModel:
@@ -132,6 +146,61 @@ def _with_padding(network: PreTrainedModel, model: str | ModelSource) -> PreTrai
     if getattr(network.config, "pad_token_id", None) is None:
         network.config.pad_token_id = load_tokenizer(model).pad_token_id
     return network
+
+
+def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callable[[list[Any]], Any]) -> None:
+    """Try a model on the shortest and the longest row of each split, before anything is trained.
+
+    Args:
+        network: The model, as it was loaded: in evaluation mode.
+        tokens: Rows as `hf_elmix.text.tokens.tokenise` returns them.
+        collator: Makes a batch of rows.
+
+    Raises:
+        UsageError: If it gives no finite number for each label.
+    """
+    for split, rows in tokens.items():
+        lengths = list_value_length(rows.with_format("arrow")[:].column("input_ids")).to_numpy()
+        ends = [rows[int(lengths.argmin())], rows[int(lengths.argmax())]]
+        try:
+            batch = collator([{name: row[name] for name in row if name not in ("label", "labels")} for row in ends])
+            with torch.no_grad():
+                logits = network(**batch).logits
+        except Exception as error:  # a model can raise anything
+            reason = in_one_line(error)
+        else:
+            if logits.shape == (2, network.config.num_labels) and logits.isfinite().all():
+                continue
+            reason = f"it gives {logits.flatten()[:4].tolist()}, shape {tuple(logits.shape)}."
+        raise UsageError(
+            f"Expected the model {network.name_or_path!r} to give {network.config.num_labels} finite numbers for each "
+            f"row of the split {split!r}, but: {reason} Check that its config, weights and tokenizer belong together."
+        )
+
+
+def _check_pretrained(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse files that are not those of the encoder; its head and a pooler may be fresh.
+
+    Args:
+        network: The model.
+        found: What `from_pretrained` says of the weights that it loaded.
+
+    Raises:
+        ValueError: If weights are missing, have another shape, or belong to layers that the model does not have.
+    """
+    prefix = f"{network.base_model_prefix}."
+    shapes = [key for key, *_ in found["mismatched_keys"]]
+    odd = {"are not in its files": found["missing_keys"], "have another shape in its files": shapes}
+    for problem, keys in odd.items():
+        if encoder := sorted(key for key in keys if key.startswith(prefix) and "pooler" not in key):
+            raise ValueError(f"weights of its config {problem}: {', '.join(encoder[:2])} ({len(encoder)} in all).")
+    counts = {name: len(part) for name, part in network.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    for key in sorted(found["unexpected_keys"]):
+        layer = LAYER.match(f"{prefix}{key.removeprefix(prefix)}")
+        if layer is not None and int(layer[2]) >= counts.get(layer[1], math.inf):
+            raise ValueError(
+                f"the length of {layer[1]} is {counts[layer[1]]} in its config, but its files have {key}."
+            )
 
 
 def _load(load: Callable[..., T], model: str | ModelSource, **kwargs: Any) -> T:

@@ -15,7 +15,7 @@ from hf_elmix.hub.client import ModelSource
 from hf_elmix.study.spec import Select, Task, TrainerInputs
 from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
-from hf_elmix.text.models import find_model, load_config, load_model, load_tokenizer
+from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import digest, revision
 from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
@@ -55,9 +55,9 @@ def text_task(
     tokenizer = load_tokenizer(source)
     padding = possible_padding(padding, source, tokenizer)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
-    sizes = {split: len(part) for split, part in rows.items()}
     tokens, max_length = tokens_for(source, tokenizer, task, rows, max_length, in_memory=in_memory)
-    revisions = {"data_revision": revision(rows["train"]), "model_revision": source.revision}
+    provenance: dict[str, Any] = {"data_rows": {split: len(part) for split, part in rows.items()}}
+    provenance |= {"data_revision": revision(rows["train"]), "model_revision": source.revision}
     settings = {
         "text": task.to_settings(),
         "model": source.name,
@@ -68,10 +68,10 @@ def text_task(
         "rows": {split: digest(part, task) for split, part in rows.items()},
         **origin,
     }
-    metric = task.metrics[0]
-    select = Select(metric, scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
+    select = Select(metric := task.metrics[0], scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
-    inputs = partial(_inputs, task, source, tokens, collator, padding, {"data_rows": sizes, **revisions})
+    check_model(load_model(source, task, 0), tokens, collator)
+    inputs = partial(_inputs, task, source, tokens, collator, padding, provenance)
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 

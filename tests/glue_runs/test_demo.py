@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import html
 import os
 import shutil
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from glue_runs.demo import ABOUT, SCORED_KINDS, demo_study
+from glue_runs.pocket.dataset import write_dataset
 from glue_runs.protocol import SEEDS, TASK_NAMES
 from glue_runs.tasks import TASKS
 from hf_elmix.analysis.numbers import first_upper
@@ -28,6 +30,16 @@ def test_it_is_the_papers_grid_on_rows_that_exist(pocket, tmp_path):
     sizes = study.tasks[0].inputs(0).provenance["data_rows"]
     assert [sizes[f"train_{kind}"] for kind in SCORED_KINDS] == [16, 32]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+
+
+def test_rows_that_a_full_disk_cut_short_are_written_again(tmp_path, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)  # which a full disk fails last
+    with pytest.raises(OSError, match="No space left"):
+        write_dataset(tmp_path, train_rows=8, validation_rows=8)
+    assert not list(tmp_path.glob("*.md"))  # the demo looks for it to know that all rows are there
 
 
 def test_it_says_what_its_rows_are():

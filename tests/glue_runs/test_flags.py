@@ -61,6 +61,7 @@ def test_a_file_of_arguments(tmp_path, kind):
         "use_cpu": True,
         "learning_rate": 1e-4,
         "mixing": "0,0.5",
+        "lr_scheduler_type": "cosine_with_restarts",
         "lr_scheduler_kwargs": {"num_cycles": 2},
         "include_for_metrics": ["inputs", "loss"],
         "max_train_samples": None,
@@ -90,7 +91,7 @@ def test_a_yaml_file_and_the_words_before_it(tmp_path):
         (None, "No such file"),
         ("{", "Cannot read"),
         ("[1, 2]", "map names of flags to values"),
-        ('{"learning_rat": 1}', "'--learning_rat'"),
+        ('{"learning_rat": 1}', "'--learning_rat=1'.*Did you mean '--learning_rate'"),
         ('{"learning_rate": "fast"}', "invalid float value: 'fast'"),
     ],
 )
@@ -106,7 +107,7 @@ def test_a_file_that_holds_no_arguments(tmp_path, text, message):
     ("words", "message"),
     [
         (["--output_dir", "out"], "Expected rows: --task_name"),
-        ([*BASE, "--train_file", "a.csv"], "files or a dataset, but got both"),
+        ([*BASE, "--train_file", "a.csv"], "--train_file or --task_name, but got both"),
         ([*BASE, "--mixing", "0-0.6"], "Did you mean '0-0.5'"),
         ([*BASE, "--learning_rat", "1"], "learning_rat"),
         ([*BASE, "--per_device_train_batch_size", "0"], "1 or more, but got 0"),
@@ -124,6 +125,77 @@ def test_the_stock_loss():
     for flag in ("--mixing", "--loss"):
         args = parse([*BASE, flag, "none"])[2]
         assert (args.mixing, args.loss) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--loss none --mixing 0-0.5", "'none' is the model's own loss, but '0-0.5' is given, too"),
+        ("--mixing none --loss zzz", "'none' is the model's own loss, but 'zzz' is given, too"),
+        ("--padding free --pad_to_max_length", "--padding or --pad_to_max_length, but got both"),
+        ("--label_column_name y", "--task_name or --label_column_name, but got both"),
+        ("--dataset_config_name x", "--task_name or --dataset_config_name, but got both"),
+        ("--hub_strategy end", "--hub_strategy cannot be used here"),
+        ("--prediction_loss_only", "--prediction_loss_only cannot be used here"),
+        ("--eval_steps 5", "it needs --eval_strategy steps"),
+        ("--padding zzz", "--padding to be one of free, longest, max_length"),
+        ("--task_name cloa", "Did you mean 'cola'"),
+        ("--output_dir s3://bucket/out", "the URL 's3://bucket/out'"),
+        ("--output_dir /proc/out", "that can be written to, but got '/proc/out'"),
+        ("--report_to wandb", "wandb"),
+        ("--max_train_samples -1", "--max_train_samples to be 1 or more"),
+        ("--loss focal --label_smoothing_factor 0.1", "cannot be applied to the loss 'focal"),
+    ],
+)
+def test_flags_that_would_be_ignored_or_fail_later_are_refused(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        parse([*BASE, *words.split()])
+    assert list(tmp_path.iterdir()) == []
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{k}: &{k} [{','.join([f'*{j}'] * 9)}]\n" for j, k in ("ab", "bc", "cd")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "refers to a part of itself"),
+        ("seed: 1\nseed: 2\n", "'seed' 2 times"),
+        ("run_name: !!binary aGk=\n", "texts and numbers as values, but got b'hi'"),
+        ("run_name: !!python/object:os.system x\n", "could not determine a constructor"),
+        ("[" * 100_000, "recursion"),
+        ("\x00", "special characters"),
+        ("include_for_metrics: [--do_predict]\n", "looks like a flag"),
+        ("run_name: [a\n", "while parsing"),
+        ("seed: .nan\n", "NaN"),
+        ('run_name: "\\ud800"\n', "UTF-8"),
+    ],
+)
+def test_yaml_that_is_no_list_of_flags(text, message, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as raised:
+        parse([*BASE, "--config", str(path)])
+    assert len(str(raised.value)) < 400
+
+
+def test_dates_and_texts_like_flags_are_taken_as_written(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("run_name: 2026-11-30\nmodel_name_or_path: --loss\n")
+    _, model, args = parse([*BASE, "--config", str(path)])
+    assert (args.run_name, model.model_name_or_path) == ("2026-11-30", "--loss")
+
+
+def test_names_in_json_are_given_once(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"seed": 1, "seed": 2}')
+    with pytest.raises(UsageError, match="'seed' 2 times"):
+        parse([*BASE, "--config", str(path)])
+    with pytest.raises(UsageError, match="--config twice"):
+        parse([*BASE, "--config", str(path), "--config", str(path)])
 
 
 def test_class_weights_need_a_loss_of_ours():

@@ -155,17 +155,36 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--model_name_or_path", "./nowhere"], "Cannot load the model './nowhere'"),
         (["--seed", "3"], "--seeds"),
         (["--learning_rat", "3"], "Did you mean '--learning_rate'?"),
-        (["--max_train_samples", "0"], "1 row or more, but got 0"),
-        (["--max_eval_samples", "-1"], "1 row or more, but got -1"),
+        (["--max_train_samples", "0"], "1 or more, but got '0'"),
+        (["--max_eval_samples", "-1"], "1 or more, but got '-1'"),
         (["--lr_scheduler_type", "steep"], "steep"),
         (["--seeds", "one"], "'one'"),
         (["stray"], "'stray'"),
         (["--hub_token", "hf_secret"], "cannot be used in a study"),
         (["--eval_strategy", "no"], "every epoch is evaluated"),
-        (["--per_device_train_batch_size", "0"], "1 or more, but got 0"),
-        (["--gradient_accumulation_steps", "0"], "1 or more, but got 0"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size to be 1 or more, but got 0"),
         (["--gradient_accumulation_steps", "-1"], "1 or more, but got -1"),
-        (["--warmup_steps", "-1"], "warmup_steps"),
+        (["--warmup_steps", "-1"], "--warmup_steps to be 0 or more, but got -1"),
+        (["--weight_decay", "nan"], "--weight_decay to be a number, but got nan"),
+        (["--adam_beta1", "1"], "--adam_beta1 to be below 1, but got 1"),
+        (["--max_steps", "0"], "--max_steps to be 1 or more, but got 0"),
+        (["--num_train_epochs", "2"], "--num_train_epochs has no effect here: it needs no --max_steps"),
+        (["--seeds", "-1"], "0 to 4294967295, but got '-1'"),
+        (["--seeds", "4294967296"], "0 to 4294967295, but got '4294967296'"),
+        (["--max_seq_length", "9" * 30], "1 to 1000000"),
+        (["--save_steps", "5"], "--save_steps cannot be used in a study: --keep says"),
+        (["--logging_steps", "5"], "--logging_steps has no effect here: it needs --logging_strategy steps"),
+        (["--lr_scheduler_kwargs", '{"x": 1}'], "unexpected keyword argument 'x'"),
+        (["--optim", "lomo"], "the Trainer can use, but: "),
+        (["--dataloader_persistent_workers"], "num_workers > 0"),
+        (["--label_smoothing_factor", "0.1", "--losses", "focal"], "cannot be applied to the loss 'focal'"),
+        (["--executor", "ray", "--ray_address", "127.0.0.1:1"], "No Ray cluster at '127.0.0.1:1'"),
+        (["--dataloader_drop_last"], "Cannot train cola with ce: there are fewer rows than in a batch"),
+        (["--metric_for_best_model", "f1"], "each task says which number is its score"),
+        (["--executor", "ray", "--workers", "2"], "--workers needs --executor local"),
+        (["--output_dir", "/proc/runs"], "folder that can be written to, but got '/proc/runs'"),
+        (["--output_dir", "a" * 300], "name too long"),
+        (["--output_dir", "runs\udcff"], "Expected arguments in UTF-8"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(glue, encoder, tmp_path, more, message, capsys):
@@ -230,6 +249,19 @@ def test_a_failed_run_is_kept_said_and_done_again_only_when_asked(glue, encoder,
     assert {record["status"] for record in records(runs).values()} == {"done"}
 
 
+@pytest.mark.parametrize("method", ["train", "save_model", "log_metrics", "save_state", "evaluate"])
+def test_an_error_of_training_saving_or_scoring_is_one_line(glue, encoder, tmp_path, capsys, monkeypatch, method):
+    from transformers import Trainer
+
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory\nsecond line")
+
+    monkeypatch.setattr(Trainer, method, fail)
+    words = ["finetune", "--task_name", "cola", "--dataset_name", glue("cola"), "--model_name_or_path", encoder]
+    assert main([*words, "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]) == 1
+    assert "glue-runs: RuntimeError: CUDA error: out of memory second line" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -263,7 +295,7 @@ def test_a_file_in_place_of_a_folder(glue, encoder, tmp_path, capsys):
         assert main(words) == 2
         assert "is a file" in capsys.readouterr().err.splitlines()[-1]
     assert main(["finetune", "--task_name", "cola", "--output_dir", str(tmp_path / "file")]) == 2
-    assert main(study(folder, encoder, tmp_path / "file" / "below")) == 1
+    assert main(study(folder, encoder, tmp_path / "file" / "below")) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 

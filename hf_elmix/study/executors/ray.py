@@ -26,11 +26,12 @@ from hf_elmix.study.executors.worker import picklable
 from hf_elmix.study.files import local_path
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
-__all__ = ["run_on_ray"]
+__all__ = ["check_address", "connected", "run_on_ray"]
 
 Step = tuple[int, int]  # as in `Progress`
 Result = tuple[Outcome | OSError | UsageError, Step | None]  # what a task returns, and its last step
 
+EXPECTED = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
 PERIOD = 0.5  # seconds between two messages of a task, and between two looks at them
 AHEAD = 2  # tasks submitted, as a multiple of those that can run at once: an autoscaler adds machines for the rest
 PATIENCE = 4.0  # seconds for a cluster to answer
@@ -74,7 +75,7 @@ def run_on_ray(
     if first is None:  # no need to start a cluster
         return
     waiting = [first]
-    with _cluster(address) as (ray, own), _marker(folder) as marker:
+    with connected(address) as (ray, own), _marker(folder) as marker:
         tasks = _Tasks(ray, run, progress, marker, _head(ray, address), own)
         try:
             while True:
@@ -277,7 +278,7 @@ def _head(ray: Any, address: str | None) -> tuple[str, int]:
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[tuple[Any, bool]]:
+def connected(address: str | None) -> Iterator[tuple[Any, bool]]:
     """The module `ray`, connected: as it already is, to the cluster at an address, or to one that is started here.
 
     Also whether it was started here.
@@ -300,17 +301,26 @@ def _cluster(address: str | None) -> Iterator[tuple[Any, bool]]:
             # Ray opens its own folder to everyone; nobody gets through to it.
             ray.init("local", include_dashboard=False, _temp_dir=os.path.join(folder, "r"), **quiet)
         else:
-            expected = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
-            if address != "auto" and (problem := _unreachable(address)):
-                raise UsageError(f"No Ray cluster at {address!r}: {problem}. {expected}")
+            check_address(address)
             stack.callback(ray.shutdown)
             try:
                 ray.init(address, **quiet)
             except (ValueError, RuntimeError, OSError) as error:
                 raise UsageError(
-                    f"Cannot use the Ray cluster at {address!r}: {in_one_line(error)} {expected}"
+                    f"Cannot use the Ray cluster at {address!r}: {in_one_line(error)} {EXPECTED}"
                 ) from error
         yield ray, address is None
+
+
+def check_address(address: str | None) -> None:
+    """Refuse the address of a cluster, by default ``$RAY_ADDRESS``, at which there is none.
+
+    Raises:
+        UsageError: If nothing answers there, or something else than a cluster.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address not in (None, "auto") and (problem := _unreachable(address)):
+        raise UsageError(f"No Ray cluster at {address!r}: {problem}. {EXPECTED}")
 
 
 def _unreachable(address: str) -> str | None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 import warnings
 
 import pytest
 
-from hf_elmix.cli.base import Command, OneLineParser, run_program, whole_number
-from hf_elmix.errors import UsageError
+from hf_elmix.cli.base import Command, OneLineParser, check_folder, run_program, whole_number
+from hf_elmix.errors import UsageError, in_one_line
 
 
 def run_ending_with(end: BaseException | int) -> int:
@@ -42,9 +47,65 @@ def test_a_command_that_ends_by_itself_has_its_own_code_and_says_nothing(capsys)
     assert capsys.readouterr() == ("", "")
 
 
+def run_calling(function, *arguments) -> int:
+    return run_program("me", "Calls.", {"go": Command(lambda args: function(*arguments), lambda parser: None)}, ["go"])
+
+
 def test_an_error_of_ours_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        run_ending_with(ZeroDivisionError())
+    with pytest.raises(AttributeError):
+        run_calling(in_one_line, "no exception")
+
+
+def test_an_error_of_another_library_is_one_line_and_its_place_is_shown_if_asked_for(capsys, monkeypatch):
+    assert run_calling(json.loads, "{") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("me: JSONDecodeError: Expecting property name")
+    assert "HF_ELMIX_TRACEBACK=1" in line
+    monkeypatch.setenv("HF_ELMIX_TRACEBACK", "1")
+    with pytest.raises(json.JSONDecodeError):
+        run_calling(json.loads, "{")
+
+
+def test_what_a_terminal_cannot_show_is_escaped():
+    code = "from hf_elmix.cli.base import *; run_program('me', '', {'go': Command(lambda args: print('α')"
+    code += " or 0, lambda parser: None)}, ['go'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.stdout, done.stderr) == (b"\\u03b1\n", b"")
+
+
+@pytest.mark.parametrize("word", ["out\udcff", "a\0b"])
+def test_words_that_no_file_can_hold_are_refused(word, capsys):
+    assert run_program("me", "", {"go": Command(lambda args: 0, lambda parser: None)}, ["go", word]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("s3://bucket/out", "the URL 's3://bucket/out'"),
+        ("file/out", "Not a directory"),
+        ("file", "'file' is a file"),
+        ("a" * 300, "File name too long"),
+        ("/proc/out", "/proc/out"),
+        ("~nobody_at_all/out", "home"),
+        ("a\0b", "null"),
+        ("a\udcff", "can't encode"),
+    ],
+)
+def test_a_folder_that_cannot_be_written(folder, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        check_folder(folder)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_folder_that_can_be_written_is_not_made(tmp_path):
+    check_folder(str(tmp_path / "a" / "b"))
+    check_folder(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parser_refuses_in_one_line():

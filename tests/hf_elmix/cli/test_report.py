@@ -122,7 +122,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monk
 
 def test_a_folder_that_cannot_be_written_is_one_line(scores, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert main(["report", str(scores), "--output_dir", str(tmp_path / "file" / "report")]) == 1
+    assert main(["report", str(scores), "--output_dir", str(tmp_path / "file" / "report")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

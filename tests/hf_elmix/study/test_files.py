@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from hf_elmix.study.files import below, local_path, put_folder, remove, write_json
+from hf_elmix.study.files import below, component, local_path, put_folder, remove, write_json
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -114,3 +114,10 @@ def test_a_folder_whose_name_is_a_pattern_is_removed_and_no_other(anywhere, name
 def write_json_in(folder: UPath) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "x.json", {})
+
+
+def test_a_long_name_becomes_one_that_a_file_system_can_hold():
+    names = [" ".join(f"{k / 200}@{k / 60}" for k in range(count)) for count in (59, 60)]
+    parts = list(map(component, names))
+    assert len(set(parts)) == 2
+    assert max(len(part.encode()) for part in parts) <= 200

@@ -486,6 +486,19 @@ def test_what_was_asked_for_are_the_runs_of_all_grids_each_once(store):
     assert store.asked() == [RunKey("a", "ce", 0), RunKey("a", "ce", 1), RunKey("b", "ce", 1)]
 
 
+def test_a_url_that_cannot_be_written_is_known_before_anything_is(monkeypatch):
+    store = Store("memory://probed")
+    store.check_writable()
+    assert list(store.folder.glob("**/*")) == []
+
+    def refuse(*_) -> None:
+        raise OSError("Access Denied")
+
+    monkeypatch.setattr("hf_elmix.study.store.write_bytes", refuse)
+    with pytest.raises(UsageError, match="that can be written to, but got 'memory://.*probed': Access Denied"):
+        store.check_writable()
+
+
 def test_records_are_read_one_at_a_time_in_the_order_of_their_keys(store, record_of):
     given = [RunKey(task, method, seed) for task in ("b", "a/c") for method in ("el", "ce") for seed in (10, 9)]
     for key in given:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
 from hf_elmix.text.models import find_model, load_model, load_tokenizer
+from hf_elmix.text.rows import load_task
+from hf_elmix.text.study import text_task
 
 
 def test_the_seed_determines_the_head(encoder):
@@ -78,3 +82,52 @@ def test_code_of_a_model_is_not_run(encoder, tmp_path):
     with pytest.raises(UsageError):
         load_model(str(folder), TASKS["cola"], 0)
     assert not (tmp_path / "ran").exists()
+
+
+def change_config(folder: Path, **values) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def change_weights(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def without(word: str):
+    return lambda weights: {name: value for name, value in weights.items() if word not in name}
+
+
+DAMAGE = {
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "cut weights": (lambda folder: os.truncate(folder / "model.safetensors", 10_000), "header"),
+    "lost layer": (lambda folder: change_weights(folder, without("layer.1.output")), "not in its files"),
+    "empty file": (lambda folder: change_weights(folder, lambda weights: {}), "not in its files"),
+    "wider": (lambda folder: change_config(folder, hidden_size=256), "another shape in its files"),
+    "more words": (lambda folder: change_config(folder, vocab_size=10_000), "another shape in its files"),
+    "deeper": (lambda folder: change_config(folder, num_hidden_layers=3), "not in its files"),
+    "shallower": (lambda folder: change_config(folder, num_hidden_layers=1), "is 1 in its config, but its files have"),
+    "odd heads": (lambda folder: change_config(folder, num_attention_heads=0), "modulo by zero"),
+    "odd activation": (lambda folder: change_config(folder, hidden_act="zzz"), "zzz"),
+    "null": (lambda folder: (folder / "config.json").write_text("null"), "NoneType"),
+    "tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "added_tokens"),
+    "long": (
+        lambda folder: (folder / "tokenizer_config.json").write_text('{"model_max_length": "x"}'),
+        "not a number",
+    ),
+    "NaN": (
+        lambda folder: change_weights(folder, lambda weights: {name: v / 0 for name, v in weights.items()}),
+        "to give 2 finite numbers for each row of the split 'train', but: it gives .nan",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_or_unfitting_model_is_one_line_before_training(kind, encoder, glue, tmp_path):
+    damage, message = DAMAGE[kind]
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    damage(folder)
+    rows = load_task(TASKS["cola"], glue("cola"))
+    with pytest.raises(UsageError, match=message) as raised:
+        text_task(TASKS["cola"], rows, folder, origin={})
+    assert len(str(raised.value).splitlines()) == 1

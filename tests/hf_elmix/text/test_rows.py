@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import UsageError
 from hf_elmix.text import rows as data
+from hf_elmix.text.files import read_files
 from hf_elmix.text.rows import digest, load_task, read_dataset, revision
 
 
@@ -200,3 +201,21 @@ def test_a_file_that_may_not_be_read(glue, monkeypatch):
 
 def test_unknown_dataset_without_a_network():
     assert "Cannot load task cola from 'nobody/nothing'" in refusal("cola", "nobody/nothing")
+
+
+@pytest.mark.parametrize("content", ["", "null", "  \n", "1", '"x"', "\ufeffnull", "null\n{}"])
+def test_json_with_which_the_reader_would_end_the_process_is_refused(content, tmp_path):
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(UsageError, match="Cannot load"):
+        read_dataset(str(tmp_path))
+    with pytest.raises(UsageError, match="Cannot load"):
+        read_files({"train": str(tmp_path / "train.json")})
+
+
+def test_a_dataset_script_is_one_line(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text("raise SystemExit(9)")
+    with pytest.raises(UsageError, match="Cannot load") as raised:
+        read_dataset(str(folder))
+    assert len(str(raised.value).splitlines()) == 1
