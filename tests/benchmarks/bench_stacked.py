@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--data", help="folder of tables; by default, one table is drawn at random")
     parser.add_argument("--tables", nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=["linear", "hidden"])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--trainers", type=int, default=3, help="runs in the loop of Trainers")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--trainers", type=int, default=2, help="runs in the loop of Trainers")
     args = parser.parse_args()
     torch.set_num_threads(1)
     tables = read_tables(args.data, args.tables) if args.data else [synthetic()]

@@ -113,7 +113,9 @@ def alone(study: Study, key: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return trainer.model.state_dict(), fields_of(task, trainer.state.log_history)
 
 
-@pytest.mark.parametrize("arguments", [MOMENTUM, ADAMW], ids=["momentum", "adamw"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(MOMENTUM, id="momentum"), pytest.param(ADAMW, id="adamw", marks=pytest.mark.slow)]
+)
 def test_each_run_ends_as_its_trainer_alone_would_have_it(weights, store, monkeypatch, arguments):
     monkeypatch.setattr(training_module, "TRACED_AFTER", 3)
     study = study_of(*(Method(name, loss=loss) for name, loss in LOSSES.items()), **arguments)
@@ -182,7 +184,13 @@ def test_an_error_ends_the_runs_of_its_stack_only(store):
     assert "Expected SGD or AdamW" in next(store.records()).error
 
 
-@pytest.mark.parametrize("within", [run_in_process, partial(run_in_workers, workers=2)], ids=["here", "workers"])
+@pytest.mark.parametrize(
+    "within",
+    [
+        pytest.param(run_in_process, id="here"),
+        pytest.param(partial(run_in_workers, workers=2), id="workers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_study_of_stacks_goes_on_where_it_stopped(store, within):
     study = study_of(*map(Method, ("ce", "0-0.5")), tasks="abc", seeds=(0, 1), **MOMENTUM)
     executor = partial(run_stacked, within=within)
