@@ -1,3 +1,4 @@
+from .comparison.trainers import compare
 from .errors import UsageError
 from .losses.mixed import cross_entropy, expectation_loss, mixed_loss
 from .losses.registry import parse_loss, register_loss
@@ -19,6 +20,7 @@ __all__ = [
     "MixingCallback",
     "MixingSchedule",
     "UsageError",
+    "compare",
     "cross_entropy",
     "expectation_loss",
     "focus_to_weights",

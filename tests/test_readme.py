@@ -36,6 +36,7 @@ SHOWN = {
     "pages/losses.md": ("50 (1.0, 2.5)", "squared:power=1.5"),
     "pages/trainer.md": ("'loss_el'",),
     "pages/large_vocab.md": ("'eval_loss_el'",),
+    "pages/compare.md": ("{'wd': 'practically equal'}", "wd and CE are practically equal: "),
     "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score.", "1  0-0.5 "),
     "pages/shared_training.md": ("2.883 runs",),
     "pages/report.md": ("difference",),
@@ -56,6 +57,7 @@ LEFT = {
     "pages/cohorts.md": "cohorts.png",
     "pages/escape.md": "escape.png",
     "pages/calibration.md": "calibration.png",
+    "pages/compare.md": "report/report.html",
     "pages/study.md": "report/report.html",
 }
 
@@ -80,7 +82,9 @@ def same_picture(one: Path, other: Path) -> bool:
 
 
 PROGRAMS = [
-    pytest.param(path, marks=pytest.mark.slow) if path.name in ("study.md", "escape.md", "cohorts.md") else path
+    pytest.param(path, marks=pytest.mark.slow)
+    if path.name in ("compare.md", "study.md", "escape.md", "cohorts.md")
+    else path
     for path in MARKDOWN
     if blocks(path, "python")
 ]
@@ -136,7 +140,7 @@ def test_commands_are_understood():
     commands = [shlex.split(line, comments=True) for line in lines]
     assert {tuple(words[:2]) for words in commands} >= {
         *(("glue-runs", name) for name in GLUE_RUNS if name != "finetune"),
-        *(("elmix", name) for name in ("report", "gradients", "cohorts", "calibration", "escape")),
+        *(("elmix", name) for name in ("compare", "report", "gradients", "cohorts", "calibration", "escape")),
     }
     for program, *words in commands:
         args, rest = parsers[program].parse_known_args(words)

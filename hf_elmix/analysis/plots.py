@@ -17,7 +17,7 @@ from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import LONGEST, STYLES, drawn_name, escaped, finished, line_of, short_name, style_of
 
-__all__ = ["plot_curves", "plot_differences", "plot_profile", "plot_ranks", "plot_schedule"]
+__all__ = ["plot_curves", "plot_differences", "plot_looks", "plot_profile", "plot_ranks", "plot_schedule"]
 
 ROWS = 40  # tasks in a figure of differences, at most
 CROWD = 4  # methods, at most, whose legend fits inside a profile
@@ -136,6 +136,37 @@ def plot_differences(
     ax.set_ylim(-0.5, len(table) - 0.5)
     ax.set_xlabel(f"points above {drawn_name(baseline)} (95 % interval)")
     return finished(ax, legend="below")
+
+
+def plot_looks(looks_df: pd.DataFrame, margin: float, ax: Axes | None = None, *, order: Sequence[str]) -> Axes:
+    """Draw the difference of each method from the baseline after every seed, with its interval.
+
+    Args:
+        looks_df: From `looks`.
+        margin: Margin of practical equivalence, in points, drawn as a band.
+        ax: Where to draw; left out, the current axis.
+        order: All methods of the study in order, for their styles.
+    """
+    ax = plt.gca() if ax is None else ax
+    shown = looks_df[np.isfinite(looks_df["high"].astype(float))]
+    last = shown.drop_duplicates("method", keep="last")[["low", "high"]].abs().max(axis=None)
+    top = 2 * max(margin, last if len(shown) else margin)  # early intervals are so wide that they would hide the rest
+    ax.axhspan(-margin, margin, color="#888888", alpha=0.2, lw=0, label=f"practically equal (±{margin:g})")
+    ax.axhline(0, color="#000000", lw=1)
+    for method in dict.fromkeys(looks_df["method"]):
+        path, place = looks_df[looks_df["method"] == method], order.index(method)
+        line = line_of(place)
+        ax.plot(
+            path["seeds"], path["difference"], marker=style_of(place).marker, ms=4, label=drawn_name(method), **line
+        )
+        ends = path[["low", "high"]].astype(float).clip(-10 * top, 10 * top)
+        ax.fill_between(path["seeds"], ends["low"], ends["high"], color=line["color"], alpha=0.15, lw=0)
+        ax.plot(path["seeds"], ends, color=line["color"], lw=0.8)
+    ax.set_ylim(-top, top)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("seeds")
+    ax.set_ylabel("mean difference, in points")
+    return finished(ax, legend="above")
 
 
 def plot_curves(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 
 from hf_elmix.analysis.comparison import compare, mean_gain, minimum_detectable_effect, task_gains
-from hf_elmix.analysis.frames import scale_of, scores_table, summary_table
+from hf_elmix.analysis.frames import scale_of, scores_table, study_tables, summary_table
 from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
+from hf_elmix.analysis.sequential import Rules, looks, read_rules
 from hf_elmix.errors import UsageError
 from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
+from hf_elmix.study.store import Store
 
-__all__ = ["StudyResults"]
+__all__ = ["StudyResults", "read_study"]
 
 PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
@@ -37,6 +39,7 @@ class StudyResults:
             ``ce``, else the first.
         seed: Seed of the bootstrap and the simulations.
         predictions: A function for each run with predictions that reads them; called when first needed.
+        rules: The rules of a comparison that was looked at after every seed (see `hf_elmix.analysis.sequential`).
 
     Attributes:
         scores: One row per block, indexed by (task, seed), and one column per method.
@@ -55,6 +58,7 @@ class StudyResults:
         baseline: str | None = None,
         seed: int = 0,
         predictions: PredictionReaders | None = None,
+        rules: Rules | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
             raise UsageError(f"Expected runs with a score, but got {counted(len(runs_df), 'run')} without one.")
@@ -62,7 +66,8 @@ class StudyResults:
         self._readers = predictions or {}
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
-        default = "ce" if "ce" in self.methods else self.methods[0]
+        self.rules = rules if rules and rules.baseline in self.methods and runs_df["task"].nunique() == 1 else None
+        default = self.rules.baseline if self.rules else "ce" if "ce" in self.methods else self.methods[0]
         self.baseline = default if baseline is None else _find_method(baseline, self.methods)
 
     @property
@@ -159,6 +164,11 @@ class StudyResults:
         return task_gains(self.scores, self.baseline)
 
     @cached_property
+    def looks_df(self) -> pd.DataFrame | None:
+        """The comparison after every seed, for a study that stopped when it knew; else None."""
+        return looks(self.scores.droplevel("task"), self.rules) if self.rules else None
+
+    @cached_property
     def summary_df(self) -> pd.DataFrame:
         """Mean and standard deviation over seeds, for each task and method."""
         return summary_table(self.runs_df)
@@ -197,6 +207,26 @@ class StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
         values = self.runs_df[metric].where(self.runs_df["status"] == "done")
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)
+
+
+def read_study(store: Store, baseline: str | None = None) -> StudyResults:
+    """The results of the study in a folder.
+
+    Args:
+        store: The folder.
+        baseline: See `StudyResults`.
+
+    Raises:
+        UsageError: If the folder has no record or no score, or one of its files is damaged.
+    """
+    tables = study_tables(store.records(), store.asked())
+    if not tables.chosen:
+        raise UsageError(
+            f"Expected a folder of runs, but {str(store.folder)!r} has no records. Give the --output_dir of a study."
+        )
+    recorded = set(store.with_predictions(tables.chosen.values()))
+    readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
+    return StudyResults(tables.runs, tables.curves, baseline=baseline, predictions=readers, rules=read_rules(store))
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_elmix.cli import calibration, cohorts, escape, gradients, push, report, status
+from hf_elmix.cli import calibration, cohorts, compare, escape, gradients, push, report, status
 from hf_elmix.cli.base import run_program
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "compare": compare.COMMAND,
     "report": report.COMMAND,
     "status": status.COMMAND,
     "push": push.COMMAND,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import gc
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hf_elmix.cli.base import Command, check_folder
 from hf_elmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from hf_elmix.study.store import Store
 
 __all__ = ["COMMAND", "report"]
 
@@ -33,19 +35,20 @@ def report(
     from hf_elmix.analysis.frames import read_scores
     from hf_elmix.analysis.numbers import counted
     from hf_elmix.analysis.report import PAGE, write_report
-    from hf_elmix.analysis.results import StudyResults
+    from hf_elmix.analysis.results import StudyResults, read_study
     from hf_elmix.terminal import printable
 
     path = Path(source)
     is_table = path.is_file() and path.suffix in (".csv", ".parquet")
-    runs_df, curves_df, commands, predictions = (read_scores(path), None, [], {}) if is_table else _from_folder(source)
+    store = None if is_table else _store(source)
+    results = StudyResults(read_scores(path), baseline=baseline) if store is None else read_study(store, baseline)
     gc.freeze()  # skip imports and records; saves about 1/7 of the run time
-    results = StudyResults(runs_df, curves_df, baseline=baseline, predictions=predictions)
+    commands = [] if store is None else store.declaration()["commands"]
     parent = path if path.is_dir() else path.parent if path.is_file() else Path()
     folder = Path(output_dir or parent / "report")
     check_folder(output_dir or str(folder))
     if title is None:
-        methods, tasks = counted(len(results.methods), "method"), counted(runs_df["task"].nunique(), "task")
+        methods, tasks = counted(len(results.methods), "method"), counted(results.runs_df["task"].nunique(), "task")
         title = f"{'Comparison of ' if results.others else ''}{methods} on {tasks} ({path.resolve().name})"
     print(write_report(results, folder, title=title, commands=list(dict.fromkeys([*commands, command]))))
     print(printable(f"Page, figures, tables and data: {folder / PAGE}"))
@@ -53,9 +56,8 @@ def report(
     return 0
 
 
-def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
-    """Return the tables of runs and curves of a study, the commands that made it, and readers of its predictions."""
-    from hf_elmix.analysis.frames import study_tables
+def _store(source: str) -> Store:
+    """The folder of a study, which must have records."""
     from hf_elmix.study.store import Store
 
     if Path(source).is_file():
@@ -65,14 +67,7 @@ def _from_folder(source: str) -> tuple[Any, Any, list[str], dict[Any, Any]]:
     store = Store(source)
     if not store.folder.exists():
         raise UsageError(f"Expected a file of scores or the folder of a study, but {source!r} does not exist.")
-    tables = study_tables(store.records(), store.asked())
-    if not tables.chosen:
-        raise UsageError(
-            f"Expected a folder of runs, but {source!r} has no records. Give the --output_dir of a study."
-        )
-    recorded = set(store.with_predictions(tables.chosen.values()))
-    readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
-    return tables.runs, tables.curves, store.declaration()["commands"], readers
+    return store
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
     from hf_elmix.study.spec import Study
 
-__all__ = ["INTERRUPTED", "add_arguments", "check_inputs", "run_study", "study_training_arguments"]
+__all__ = [
+    "INTERRUPTED",
+    "add_arguments",
+    "add_execution",
+    "check_inputs",
+    "executor_of",
+    "run_study",
+    "study_training_arguments",
+]
 
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
@@ -58,12 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--retry_failed", action="store_true", help="repeat runs that failed")
     add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
 
-    add = parser.add_argument_group("execution").add_argument
-    add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
-    workers = "number of local processes; each gets one GPU, if available"
-    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
-    add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
-
+    add_execution(parser)
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", required=True, metavar="FOLDER", help="folder of the study, or its URL")
     kept = "models: keep every trained model; best: only the best seed per task and loss; none"
@@ -72,6 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--cohorts", action="store_true", help=cohorts)
     trackers = "tensorboard, trackio or wandb: each run is logged when it finishes"
     add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where runs are trained (see `executor_of`)."""
+    add = parser.add_argument_group("execution").add_argument
+    add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
+    workers = "number of local processes; each gets one GPU, if available"
+    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
+    add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
 
 def study_training_arguments(
@@ -163,7 +175,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
             study,
             store,
             partial(run_branch, cohorts=args.cohorts),
-            executor=_executor(args),
+            executor=executor_of(args),
             sharing=not args.no_sharing,
             keep=args.keep,
             retry_failed=args.retry_failed,
@@ -186,7 +198,8 @@ def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
     return connected(args.ray_address)
 
 
-def _executor(args: argparse.Namespace) -> Executor:
+def executor_of(args: argparse.Namespace) -> Executor:
+    """The executor that the arguments of `add_execution` ask for."""
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 

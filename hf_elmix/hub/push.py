@@ -13,6 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sequential import read_rules
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
 from hf_elmix.hub.facts import PLACE, WORDS, facts_of, public_record
@@ -85,7 +86,8 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
         UsageError: If no run has a score, or `publish_files` fails.
     """
     records, expected = [public_record(record) for record in _records(store)], store.asked()
-    results = StudyResults(runs_table(records, expected), curves_table(records, expected))
+    tables = runs_table(records, expected), curves_table(records, expected)
+    results = StudyResults(*tables, rules=read_rules(store))
     names = {record.settings[name] for record in records for name in ("model", "dataset") if name in record.settings}
     commands = [_public_command(command, names) for command in store.declaration()["commands"]]
     options["repo_type"] = "dataset"

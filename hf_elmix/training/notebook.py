@@ -24,7 +24,7 @@ class LossTable(NotebookProgressCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start a table."""
         super().on_train_begin(args, state, control, **kwargs)
-        names = self.training_tracker.inner_table[0]  # type: ignore[attr-defined]
+        names = self.training_tracker.inner_table[0]
         self.training_tracker = _Table(state.max_steps, names)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

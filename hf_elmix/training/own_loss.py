@@ -119,9 +119,9 @@ def try_labels(
     with _undisturbed(model), torch.set_grad_enabled(gradients):
         given = model(**inputs, **{name: labels})
     loss = loss_of(given)
-    with _undisturbed(model), torch.no_grad():
+    with _undisturbed(model), torch.set_grad_enabled(gradients):  # as in training, which hooks may rely on
         try:
-            withheld = logits_of(model(**inputs))
+            withheld = logits_of(model(**inputs)).detach()
         except ABSENT:
             withheld = None
     try:
@@ -189,7 +189,8 @@ def _gradient(loss: Tensor, logits: Tensor) -> Tensor | None:
 def _close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    allowed = _rounding(one, other) * other.detach().abs().max().item()
+    largest = other.detach().nan_to_num(0, 0, 0).abs().max().item()  # a model that diverged at once gives nan
+    allowed = _rounding(one, other) * largest
     return torch.allclose(one.detach(), other.detach(), rtol=0, atol=allowed, equal_nan=True)
 
 

@@ -32,7 +32,7 @@ FIRST = ("ce", "0", "0,0.5", "0-0.5")
 def record(task: str, method: str, seed: int, rng: np.random.Generator) -> RunRecord:
     """A record as long as one of the GLUE study."""
     scores = {
-        name: {"last": values[-1], "best": max(values), "epochs": values}
+        name: {"last": values[-1], "best": max(values), "epochs": values, "steps": [*range(EPOCHS)]}
         for name, values in zip(
             ("accuracy", "f1", "loss", "loss_el"), rng.uniform(size=(4, EPOCHS)).tolist(), strict=True
         )

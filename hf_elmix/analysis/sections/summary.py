@@ -15,6 +15,7 @@ from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile,
 from hf_elmix.analysis.profile import performance_profile, profile_bands
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import PERCENT, FigureSpec, Section
+from hf_elmix.analysis.sections.sequential import sequential_verdict
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import weights_to_text
@@ -123,6 +124,8 @@ def verdict(results: StudyResults) -> list[str]:
     """Say what the study found, in a sentence for each method, the best first, and sentences on the whole."""
     if not results.others:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
+    if results.looks_df is not None and results.rules is not None:
+        return [*sequential_verdict(results.looks_df, results.rules), _runs(results), *_collapsed(results)]
     best = [method for method in results.best_first if method in results.shown]
     sentences = [*(_comparison(results, method) for method in best), *_left_out(results)]
     sentences += [_detectable(results, best[0]), _ranks(results), _runs(results), *_collapsed(results)]

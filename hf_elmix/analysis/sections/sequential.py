@@ -1,0 +1,99 @@
+"""Report section: a comparison that was looked at after every seed, and stopped when it knew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hf_elmix.analysis.formats import Cell, Table
+from hf_elmix.analysis.numbers import counted, gain_text, interval_text, number
+from hf_elmix.analysis.plots import plot_looks
+from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.sections.base import FigureSpec, Section
+from hf_elmix.analysis.sections.runs import shared_settings
+from hf_elmix.analysis.sequential import BETTER, EQUAL, WORSE, Rules, verdicts
+from hf_elmix.plotting import legend_rows, method_label
+
+__all__ = ["interval_of", "sequential_section", "sequential_verdict"]
+
+# What a comparison says of other data, by what differs between its seeds.
+SAME_ROWS = "Seeds differ in initialisation and order of rows: the verdict is on training again on the same rows."
+NEW_ROWS = (
+    "Seeds differ in initialisation, order of rows and the division into training and validation rows: the verdict is "
+    "on training on rows like these."
+)
+
+
+def sequential_section(results: StudyResults) -> Section | None:
+    """Make the section with the path of the intervals over seeds; None for a study that was not looked at."""
+    looks_df, rules = results.looks_df, results.rules
+    if looks_df is None or rules is None:
+        return None
+    base, found = method_label(rules.baseline), verdicts(looks_df, rules)
+    rows = [
+        [
+            Cell(method_label(str(row.Index))),
+            Cell(str(row.verdict)),
+            Cell(gain_text(row.difference, 1), row.difference),
+            Cell(interval_of(row.low, row.high) or "n/a", row.low),
+            Cell(str(row.seeds), row.seeds),
+        ]
+        for row in found.itertuples()
+    ]
+    caption = (
+        f"Each method compared with {base}: mean difference in points, with an interval that holds at every look. "
+        f"Practically equal: the interval lies within ±{number(rules.margin)} points."
+    )
+    header = ["method", "verdict", "difference", "interval", "seeds"]
+    table = Table("looks", "Verdict", caption, header, rows)
+    drawn = (
+        f"Mean difference from {base} after every seed, with the interval that holds at all looks together. A method "
+        "is better or worse once its interval excludes 0, and practically equal once it lies in the grey band."
+    )
+    height = 3.2 + 0.2 * legend_rows([*rules.methods, "practically equal"])
+    figure = FigureSpec(
+        "looks", drawn, lambda ax: plot_looks(looks_df, rules.margin, ax, order=results.methods), height
+    )
+    resampled = "resample" in shared_settings(results.runs_df)
+    about = (
+        f"{NEW_ROWS if resampled else SAME_ROWS} Other intervals and p-values in this report assume a number of seeds "
+        "that was fixed in advance; here it depended on the scores, so use those of this section."
+    )
+    data = {"looks": looks_df}
+    return Section("looks", "Verdict, seed by seed", about, tables=[table], pictures=[("", [figure])], data=data)
+
+
+def sequential_verdict(looks_df: pd.DataFrame, rules: Rules) -> list[str]:
+    """Say what is known of each method, the best first, and with what confidence.
+
+    Args:
+        looks_df: From `looks`.
+        rules: The rules.
+    """
+    base = method_label(rules.baseline)
+    found = verdicts(looks_df, rules).sort_values("difference", ascending=False, kind="stable", na_position="last")
+    sentences = []
+    for row in found.itertuples():
+        label, interval = method_label(str(row.Index)), interval_of(row.low, row.high)
+        evidence = f"{gain_text(row.difference, 1)} points {interval}".rstrip() + f" over {counted(row.seeds, 'seed')}"
+        if row.verdict == EQUAL:
+            said = f"{label} and {base} are practically equal: they differ by less than {rules.margin:g} points"
+        elif row.verdict in (BETTER, WORSE):
+            said = f"{label} is {row.verdict} than {base}"
+        elif not row.seeds:
+            sentences.append(f"{label} cannot be compared with {base}: no seed has a score of both.")
+            continue
+        else:
+            said = f"It is not known yet whether {label} is better or worse than {base}"
+        sentences.append(f"{said} ({evidence}).")
+    each = f", {100 * (1 - rules.alpha):.4g} % for each of {len(rules.methods)} methods" if len(found) > 1 else ""
+    sentences.append(
+        f"Everything above holds with {100 * rules.level:g} % confidence{each}, although the scores were looked at "
+        "after every seed."
+    )
+    return sentences
+
+
+def interval_of(low: float, high: float) -> str:
+    """``[low, high]`` in points; empty while there is no interval."""
+    return interval_text(low, high, 1) if np.isfinite(high) else ""

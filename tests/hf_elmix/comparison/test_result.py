@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from hf_elmix.cli.main import main
+
+GAINS = (0.03, 0.041, 0.035, 0.038, 0.026, 0.03, 0.033, 0.029)
+
+
+def scores(method: str, seed: int) -> float:
+    return 0.7 + (GAINS[seed] if method == "0-0.5" else 0.0)
+
+
+def test_the_report_says_the_verdict_first_and_shows_the_path(stub, tmp_path, capsys):
+    found = stub(scores).compare(tmp_path / "runs", "0-0.5", max_seeds=8)
+    page = found.report(tmp_path / "report").read_text().replace("\u00a0", " ")
+    sentence = found.sentences[0]
+    assert sentence.startswith("F = 0-0.5 (ramp) is better than CE (+3.")
+    assert page.index("F = 0-0.5 (ramp) is better than CE") < page.index("Mean difference from CE after every seed")
+    assert (tmp_path / "report" / "figures" / "looks.svg").exists()
+    # The command makes the same report, and says the same.
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out.startswith(sentence)
+    assert (tmp_path / "runs" / "report" / "data" / "looks.csv").exists()
+
+
+def test_a_damaged_file_of_rules_is_one_line(stub, tmp_path, capsys):
+    stub(scores).compare(tmp_path, "0-0.5", max_seeds=2)
+    (tmp_path / "comparison.json").write_text('{"baseline": "ce"}')
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "comparison.json is damaged ('methods'). Delete it: `elmix compare` writes it again." in line
+
+
+def test_a_terminal_and_a_notebook_show_sentences_and_a_table(stub, tmp_path):
+    found = stub(scores).compare(tmp_path, "0-0.5", max_seeds=8)
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(found)
+    text = capture.get()
+    assert text.startswith("F = 0-0.5 (ramp) is better than CE")
+    assert "│ F = 0-0.5 (ramp) │ better   │ +3." in text
+    assert "test score" in text
+    shown = found._repr_mimebundle_(include=[], exclude=[])
+    assert "is better than CE" in shown["text/html"]
+    assert found.to_frame().columns.to_list()[:3] == ["method", "seed", "seeds"]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from transformers import BertForSequenceClassification, Trainer, TrainerCallback
+
+import hf_elmix
+from hf_elmix.comparison.trainers import _in_notebook
+from hf_elmix.errors import UsageError
+from hf_elmix.study.spec import Method
+from hf_elmix.study.store import Store
+from hf_elmix.training.trainer import MixedLossTrainer
+
+
+def accuracy(output):
+    return {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())}
+
+
+@pytest.fixture
+def trainer_of(kit):
+    def make(seed: int, kind: type[Trainer] = Trainer, **given):
+        # Without a seed of its own: the comparison must set it, or each method would begin with other weights.
+        model = BertForSequenceClassification(kit.config())
+        sets = {"train_dataset": kit.sequence_rows(8), "eval_dataset": kit.sequence_rows(12, seed=1)}
+        return kit.trainer(
+            kind, **{"model": model, "compute_metrics": accuracy, "num_train_epochs": 1, **sets, **given}
+        )
+
+    return make
+
+
+def test_any_function_that_builds_a_trainer(trainer_of, tmp_path, capsys):
+    wd = Method("wd", {"weight_decay": 0.0}, "ce")  # trained like ce, so that it must be equal bit for bit
+    sets = {"first": trainer_of(0).eval_dataset, "test": trainer_of(0).train_dataset}
+    make = lambda seed: trainer_of(seed, eval_dataset=sets)  # noqa: E731
+    found = hf_elmix.compare(make, ["el", wd], max_seeds=3, output_dir=tmp_path / "study", name="toy")
+    assert set(found.verdict) == {"el", "wd"}
+    assert (found.to_frame().query("method == 'wd'")["difference"] == 0).all()
+    assert found.test_df["seeds"].to_list() == [3, 3, 3]
+    assert "Seed 3 of at most 3: EL " in capsys.readouterr().out
+    records = list(Store(tmp_path / "study").records())
+    assert len(records) == 9
+    assert {record.select.scored_metric for record in records} == {"first_accuracy"}
+    arguments = records[0].settings["arguments"]
+    assert {**arguments, "weight_decay": 0.0} == {
+        **{"num_train_epochs": 1, "learning_rate": 1e-3, "use_cpu": True},
+        "weight_decay": 0.0,
+    }
+
+
+def test_what_the_study_would_lose_is_refused(trainer_of, kit, tmp_path):
+    class Mine(Trainer):
+        pass
+
+    def refused(message, **given):
+        with pytest.raises(UsageError, match=message):
+            hf_elmix.compare(lambda seed: trainer_of(seed, **given), ["el"], output_dir=tmp_path / "study")
+
+    refused("Expected make_trainer to return a Trainer or MixedLossTrainer, but got Mine", kind=Mine)
+    refused("without compute_loss_func", compute_loss_func=lambda *_, **__: 0)
+    refused("Expected a Trainer with compute_metrics", compute_metrics=None)
+    with pytest.raises(UsageError, match="Expected a duration"):
+        hf_elmix.compare(trainer_of, ["el"], budget="2 hours")
+    assert not (tmp_path / "study").exists()
+
+
+def test_callbacks_and_a_mixed_loss_trainer_are_kept(trainer_of, tmp_path):
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            seen.append(args.seed)
+
+    make = lambda seed: trainer_of(seed, MixedLossTrainer, callbacks=[Watch()])  # noqa: E731
+    hf_elmix.compare(make, ["ce", "el"], max_seeds=1, output_dir=tmp_path, resample=True)
+    assert seen == [0, 0]
+    assert all(record.settings["resample"] for record in Store(tmp_path).records())
+
+
+def test_a_notebook_shows_one_table_that_is_kept_up_to_date(monkeypatch):
+    assert _in_notebook() is None
+    shown = []
+    display = ModuleType("IPython.display")
+    display.display = lambda display_id: SimpleNamespace(update=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("hf_elmix.comparison.trainers.Console", lambda: SimpleNamespace(is_jupyter=True))
+    _in_notebook()("the comparison", "a line")
+    assert shown == ["the comparison"]
