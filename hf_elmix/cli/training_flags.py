@@ -177,7 +177,12 @@ def _rehearse(args: TrainingArguments, folder: str) -> None:
     """Make everything that these arguments configure for a very small model, and take a step with it."""
     args = copy.copy(args)
     args.output_dir, args.push_to_hub, args.deepspeed = folder, False, None
-    sizes = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes: dict[str, Any] = {
+        "hidden_size": 2,
+        "intermediate_size": 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     model = BertForSequenceClassification(BertConfig(vocab_size=2, max_position_embeddings=2, **sizes))
     rows: Any = [{"input_ids": [0], "labels": 0}]
     trainer = Trainer(model, args, train_dataset=rows, eval_dataset=rows)
