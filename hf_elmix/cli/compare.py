@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, Command, whole_number
-from hf_elmix.cli.study import INTERRUPTED, add_execution, check_inputs, executor_of, study_training_arguments
+from hf_elmix.cli.study import (
+    INTERRUPTED,
+    add_execution,
+    check_execution,
+    check_inputs,
+    executor_of,
+    study_training_arguments,
+)
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import EXAMPLES
 
@@ -85,8 +92,9 @@ def _run(args: argparse.Namespace) -> int:
     from hf_elmix.comparison.loop import rules_for, run_comparison, seconds_in
 
     budget = seconds_in(args.budget) if args.budget else math.inf
-    arguments = {**ARGUMENTS, **study_training_arguments(args, PROG)}
+    check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
+    arguments = {**ARGUMENTS, **study_training_arguments(args.rest, PROG, ARGUMENTS, given)}
     methods, rules = rules_for(parse_methods(given, args.method, args.sweep), args.baseline, args.margin)
     task = _task(args)
     from hf_elmix.study.spec import Study
@@ -184,7 +192,7 @@ def _in_file(path: str) -> list[tuple[str, dict[str, str]]]:
 def _typed(values: Mapping[str, str]) -> dict[str, Any]:
     """Training arguments with values of their types, without the loss."""
     words = [word for name, value in values.items() if name != "loss" for word in (f"--{name}", value)]
-    return study_training_arguments(argparse.Namespace(rest=words, ray_address=None), PROG)
+    return study_training_arguments(words, PROG, ARGUMENTS)
 
 
 def _task(args: argparse.Namespace) -> Task:

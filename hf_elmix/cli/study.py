@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = [
     "INTERRUPTED",
     "add_arguments",
     "add_execution",
+    "check_execution",
     "check_inputs",
     "executor_of",
     "run_study",
@@ -93,38 +94,46 @@ def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
 
-def study_training_arguments(
-    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the training arguments among the arguments that the parser of a study does not know.
-
-    Args:
-        args: With ``rest`` and the arguments of `add_arguments`.
-        prog: Name of the command.
-        defaults: The study's own training arguments.
+def check_execution(args: argparse.Namespace) -> None:
+    """Refuse arguments of `add_execution` that contradict each other, or name a cluster that does not answer.
 
     Raises:
-        UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
+        UsageError: If they do.
     """
     if args.ray_address and args.executor != "ray":
         raise UsageError("--ray_address needs --executor ray.")
     if args.workers is not None and args.executor == "ray":
         raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
-    for word in args.rest:
-        name = name_of_flag(word)
-        if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
-            instead = REPLACED.get(name, REPLACED["push_to_hub"])
-            raise UsageError(f"--{name} cannot be used in a study: {instead}.")
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import check_address
 
         check_address(args.ray_address)
-    if not args.rest:
+
+
+def study_training_arguments(
+    words: Sequence[str], prog: str, defaults: Mapping[str, Any], losses: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the training arguments among the words that the parser of a study does not know.
+
+    Args:
+        words: The words.
+        prog: Name of the command.
+        defaults: The study's own training arguments.
+        losses: The losses that are trained with them.
+
+    Raises:
+        UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
+    """
+    for word in words:
+        name = name_of_flag(word)
+        if word.startswith("--") and (name in REPLACED or name.startswith("hub_")):
+            instead = REPLACED.get(name, REPLACED["push_to_hub"])
+            raise UsageError(f"--{name} cannot be used in a study: {instead}.")
+    if not words:
         return {}
     from hf_elmix.cli.training_flags import training_arguments
 
-    losses = [*(args.mixings or ()), *(args.losses or ())]
-    return training_arguments(args.rest, prog, {**DEFAULTS, **(defaults or {})}, expand_losses(losses))
+    return training_arguments(words, prog, {**DEFAULTS, **defaults}, expand_losses(losses))
 
 
 def check_inputs(output_dir: str, **inputs: str) -> None:

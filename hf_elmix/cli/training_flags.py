@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
 
 from hf_elmix.cli.base import OneLineParser, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
@@ -174,10 +174,16 @@ def check_training(args: TrainingArguments, given: Iterable[str], losses: Iterab
 
 
 def _rehearse(args: TrainingArguments, folder: str) -> None:
-    """Make everything that these arguments configure for a model of one weight, and take a step with it."""
+    """Make everything that these arguments configure for a very small model, and take a step with it."""
     args = copy.copy(args)
     args.output_dir, args.push_to_hub, args.deepspeed = folder, False, None
-    model = torch.nn.Linear(1, 1)
+    sizes: dict[str, Any] = {
+        "hidden_size": 2,
+        "intermediate_size": 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    model = BertForSequenceClassification(BertConfig(vocab_size=2, max_position_embeddings=2, **sizes))
     rows: Any = [{"input_ids": [0], "labels": 0}]
     trainer = Trainer(model, args, train_dataset=rows, eval_dataset=rows)
     trainer.get_train_dataloader()

@@ -35,7 +35,7 @@ from hf_elmix.cli.main import main
         ),
         (["escape", "{training}", "--eigenvalues", "31"], "--eigenvalues: expected a whole number, 0 to 30"),
         (["calibration", "{training}", "--bins", "0"], "--bins: expected a whole number, 1 or more, but got '0'"),
-        (["flow"], "Expected COMMAND to be one of report, status, push, "),
+        (["flow"], "Expected COMMAND to be one of compare, report, status, push, "),
         (["calibraton"], "Did you mean 'calibration'?"),
         (["gradients", "--looses", "ce"], "Unknown argument '--looses'. Did you mean '--losses'?"),
         ([], "required: COMMAND"),

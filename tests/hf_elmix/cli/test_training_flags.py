@@ -69,7 +69,20 @@ def test_what_the_trainer_cannot_use_or_would_ignore_is_refused(words, message):
 
 
 @pytest.mark.parametrize(
-    "words", ["", "--max_steps -1", "--seed 4294967295", "--warmup_steps 0.1", "--max_grad_norm inf"]
+    "words",
+    [
+        *("--max_steps -1", "--seed 4294967295", "--warmup_steps 0.1", "--max_grad_norm inf", "--weight_decay 0.1"),
+        *("--label_smoothing_factor 0.1", "--neftune_noise_alpha 5", "--gradient_checkpointing", "--bf16"),
+        *(f"--optim {name}" for name in ("adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop")),
+        *(f"--lr_scheduler_type {name}" for name in ("linear", "cosine", "polynomial", "constant", "inverse_sqrt")),
+        *("--adam_beta1 0.8", "--gradient_accumulation_steps 4", "--train_sampling_strategy group_by_length"),
+        *("--dataloader_num_workers 2", "--data_seed 3", "--eval_accumulation_steps 2", "--logging_first_step"),
+    ],
 )
 def test_what_the_trainer_can_use_is_accepted(words):
-    assert len(training_arguments([*words.split(), "--use_cpu"], "me", {})) == 1 + bool(words)
+    assert len(training_arguments([*words.split(), "--use_cpu"], "me", {})) == 2
+
+
+def test_a_schedule_that_waits_for_scores_is_accepted():
+    words = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--use_cpu"]
+    assert training_arguments(words, "me", {"eval_strategy": "epoch"})["lr_scheduler_type"] == "reduce_lr_on_plateau"
