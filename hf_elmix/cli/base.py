@@ -35,7 +35,6 @@ __all__ = [
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FORMAT_WARNING = warnings.formatwarning
 
-OURS = tuple(str(Path(__file__).parents[1].with_name(name)) + os.sep for name in ("hf_elmix", "glue_runs"))
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
@@ -185,8 +184,10 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
         return f"{prog}: {error}", EXIT_FAILED
-    place = traceback.extract_tb(error.__traceback__)[-1].filename
-    if place.startswith(OURS) or os.environ.get(SHOW_TRACEBACK):
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = (__name__, getattr(command, "run", run_program).__module__)
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    if package in {name.partition(".")[0] for name in ours} or os.environ.get(SHOW_TRACEBACK):
         raise error
     text = f"{type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
     return f"{prog}: {text}", EXIT_FAILED
