@@ -40,9 +40,7 @@ def run_comparison(
     show: Callable[[Comparison, str], None],
     **options: Any,
 ) -> Comparison:
-    """Train every method that is not decided yet with another seed until all are; started again, it continues.
-
-    A method that is decided is not trained with further seeds. Records of earlier calls count.
+    """Train every method that is not decided yet with another seed until all are; records of earlier calls count.
 
     Args:
         study: A study of one task, with the methods of the rules. Its seeds are not used: they are 0, 1, 2, … here.
@@ -51,16 +49,12 @@ def run_comparison(
         max_seeds: The largest number of seeds.
         budget: Seconds; no seed is begun that would probably end later.
         overwrite: First delete the records that the folder holds for the task.
-        run: Trains one branch, see `run_grid`.
         show: Called after every seed with what was found so far, and the same in one line.
-        options: Passed to `run_grid`.
-
-    Returns:
-        The comparison.
+        run: See `run_grid`.
+        options: See `run_grid`.
 
     Raises:
-        UsageError: If `run_grid` refuses the study.
-        OSError: If the disk is full.
+        UsageError, OSError: As `run_grid`.
     """
     (task,), named = study.tasks, {method.name: method for method in study.methods}
     start, stopped = time.monotonic(), ""
@@ -71,19 +65,17 @@ def run_comparison(
         if took and begun - start + max(took) > budget:
             stopped = "budget"
             break
-        methods = tuple(named[name] for name in (rules.baseline, *found.open))
-        part = replace(study, methods=methods, seeds=(seed,))
-        first = overwrite and not seed
-        new = first or any(store.read(key) is None for key in part.runs())
-        counts = run_grid(part, store, run, overwrite=first, **options)
+        part = replace(study, methods=tuple(named[name] for name in (rules.baseline, *found.open)), seeds=(seed,))
+        new = (overwrite and not seed) or any(store.read(key) is None for key in part.runs())
+        counts = run_grid(part, store, run, overwrite=overwrite and not seed, **options)
         found = Comparison.read(store, task.name, rules, seed + 1)
         found.save()
         if new:
             took.append(time.monotonic() - begun)
             stopped = "failed" if counts["failed"] else ""
         show(found, _look(found, max_seeds, budget - (time.monotonic() - start), took))
-    stopped = stopped or ("max_seeds" if found.open else "decided")
-    found = Comparison.read(store, task.name, rules, found.seeds, stopped)
+    why = stopped or ("max_seeds" if found.open else "decided")
+    found = Comparison.read(store, task.name, rules, found.seeds, why)
     found.save()
     return found
 

@@ -15,6 +15,7 @@ from hf_elmix.text.custom import custom_task
 from hf_elmix.text.labels import for_model
 from hf_elmix.text.models import find_model, load_config
 from hf_elmix.text.study import text_task
+from hf_elmix.text.tasks import TextTask
 
 __all__ = ["comparison_task"]
 
@@ -56,9 +57,31 @@ def comparison_task(
     Raises:
         UsageError: If the rows or the model cannot be used, or the label is a number.
     """
+    columns = {"text_columns": text_columns, "label_column": label_column}
+    task, used = _task_and_rows(rows, name, validation_split, test_split, max_train_samples, **columns)
+    source = find_model(model)
+    task, used = for_model(load_config(source), task, used, trains=True)
+    if held_out := VALIDATION not in used:
+        used["train"], used[VALIDATION] = hold_out(used["train"], HELD_OUT, 0)
+    made = text_task(task, used, source, origin=origin, max_length=max_length)
+    chosen = VALIDATION if TEST in used else None
+    made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
+    divided = " (held out)" * held_out + "; divided anew for every seed" * resample
+    about = f"{_described(task, used, divided)}; model {model}; score: {task.metrics[0]}, {epoch} epoch"
+    return resampled(made) if resample else made, about
+
+
+def _task_and_rows(
+    rows: DatasetDict,
+    name: str,
+    validation_split: str | None,
+    test_split: str | None,
+    max_train_samples: int | None,
+    **columns: str | None,
+) -> tuple[TextTask, DatasetDict]:
+    """The task, and the rows with splits named ``train``, ``validation`` and ``test``, of which two may be missing."""
     found = validation_split or (VALIDATION if VALIDATION in rows else None)
-    renamed = {"train": "train", VALIDATION: found, TEST: test_split}
-    splits = {ours: theirs for ours, theirs in renamed.items() if theirs is not None}
+    splits = {ours: theirs for ours, theirs in (("train", "train"), (VALIDATION, found), (TEST, test_split)) if theirs}
     if absent := [theirs for theirs in splits.values() if theirs not in rows]:
         raise UsageError(f"Expected {name} to have the split {absent[0]!r}, but it has {', '.join(rows)}.")
     task, used = custom_task(
@@ -67,26 +90,14 @@ def comparison_task(
         splits=(VALIDATION, *((TEST,) if TEST in splits else ())),
         test_splits=(),
         limits={split: max_train_samples if split == "train" else None for split in splits},
-        text_columns=text_columns,
-        label_column=label_column,
+        **columns,
     )
     if task.regression:
-        raise UsageError(
-            f"Expected classes as labels of {name}, but got numbers. Write them as text or whole numbers."
-        )
-    source = find_model(model)
-    task, used = for_model(load_config(source), task, used, trains=True)
-    if found is None:
-        used["train"], used[VALIDATION] = hold_out(used["train"], HELD_OUT, 0)
-    made = text_task(task, used, source, origin=origin, max_length=max_length)
-    chosen = VALIDATION if TEST in splits else None
-    made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
-    counts = ", ".join(f"{len(part)} {split}" for split, part in used.items())
+        raise UsageError(f"Expected classes as labels of {name}, but got numbers. Write text or whole numbers.")
+    return task, used
+
+
+def _described(task: TextTask, rows: DatasetDict, divided: str) -> str:
+    counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
     labels = f"{', '.join(task.labels[:10])}{' …' if len(task.labels) > 10 else ''}"
-    held = " (held out)" if found is None else ""
-    divided = "; divided anew for every seed" if resample else ""
-    about = (
-        f"{name}: {counts} rows{held}{divided}; text from {' and '.join(task.columns)}; label: {labels}; "
-        f"model {model}; score: {task.metrics[0]}, {epoch} epoch"
-    )
-    return resampled(made) if resample else made, about
+    return f"{task.name}: {counts} rows{divided}; text from {' and '.join(task.columns)}; label: {labels}"

@@ -55,45 +55,49 @@ def custom_task(
         name: What to call the task.
         splits: The evaluation splits.
         test_splits: The splits to predict.
-        limits: The splits to use, and how many of the first rows of each to keep (None: all); by default all rows.
-        text_columns: The text column, or the two of a pair with a comma between them; by default they are found. Three
-            or more are joined into one text.
-        text_delimiter: Between joined columns, by default a space. If it is given, two columns are joined, too.
+        limits: The splits to use, and how many of the first rows of each to keep; by default all.
+        text_columns: The text column, or those of a pair with a comma between them, or more, which are joined; by
+            default they are found.
+        text_delimiter: Between joined columns; if it is given, two are joined, too.
         label_column: The column of labels; by default it is found.
-        labels: Names of the classes of the model that the rows are for, empty for a regression; labels may then be
-            class ids, too. By default the classes are those of the first split.
+        labels: Classes of the model that the rows are for, empty for a regression; by default those of the first split.
 
     Returns:
         The task, and the splits that are used.
 
     Raises:
-        UsageError: If a split or column is missing, it is not clear which columns hold the text, or rows or labels
-            cannot be used.
+        UsageError: If splits, columns, rows or labels are missing or unclear.
     """
-    used, limits = DatasetDict(), dict.fromkeys(rows) if limits is None else limits
-    for split, limit in limits.items():
-        flag = "--test_split_name" if split in test_splits else "--validation_split_name"
-        hint = "Choose another dataset." if split == "train" else f"Name one of them with {flag}."
-        used[split] = first_rows(rows, split, limit, name, hint)
-    first, unlabelled = next(iter(limits)), set(test_splits) - set(splits)
+    used = _used_splits(rows, dict.fromkeys(rows) if limits is None else limits, test_splits, name)
+    unlabelled, first = set(test_splits) - set(splits), next(iter(used))
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
-    named = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
-    columns = named or _text_columns(rows[first], column, name)
+    given = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
+    columns = given or _text_columns(rows[first], column, name)
     if column in columns:
-        raise UsageError(f"Expected text and labels in columns of their own, but {column!r} is given for both.")
-    known = labels is not None
-    if labels is None:
-        labels = class_names(rows[first], column, f"split {first!r} of {name}") if has_labels else ()
-    task = TextTask(name, columns, labels, ("accuracy",) if labels else ("mse",), splits, test_splits)
+        raise UsageError(f"Expected text and labels in different columns, but {column!r} is given for both.")
+    named = class_names(rows[first], column, f"split {first!r} of {name}") if labels is None and has_labels else labels
+    classes = named or ()
+    task = TextTask(name, columns, classes, ("accuracy",) if classes else ("mse",), splits, test_splits)
     for split, part in used.items():
         where, labelled = f"split {split!r} of {name}", split not in unlabelled
         if column in part.column_names:
-            part = with_ids(part, column, labels, where, strict=labelled, ids=known)
+            part = with_ids(part, column, classes, where, strict=labelled, ids=labels is not None)
         used[split] = checked_rows(_with_text(part, columns), task, where, labelled=labelled)
     if len(columns) > 2 or (text_delimiter is not None and len(columns) > 1):
         return _joined(task, used, " " if text_delimiter is None else text_delimiter)
     return task, used
+
+
+def _used_splits(
+    rows: DatasetDict, limits: Mapping[str, int | None], test_splits: tuple[str, ...], name: str
+) -> DatasetDict:
+    used = DatasetDict()
+    for split, limit in limits.items():
+        flag = "--test_split_name" if split in test_splits else "--validation_split_name"
+        hint = "Choose another dataset." if split == "train" else f"Name one of them with {flag}."
+        used[split] = first_rows(rows, split, limit, name, hint)
+    return used
 
 
 def _with_text(rows: Dataset, columns: tuple[str, ...]) -> Dataset:

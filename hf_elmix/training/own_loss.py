@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,7 @@ def try_labels(
     gradients: bool = True,
     replace: bool = False,
 ) -> LabelUse | None:
-    """Run a model on a batch with labels and without, and find out what it does with them.
-
-    Random numbers, buffers and gradients are left as they were.
+    """Find out what a model does with labels: run it on a batch with them and without, and leave it as it was.
 
     Args:
         model: The model, possibly wrapped, on the device of the batch.
@@ -119,11 +117,9 @@ def try_labels(
     with _undisturbed(model), torch.set_grad_enabled(gradients):
         given = model(**inputs, **{name: labels})
     loss = loss_of(given)
-    with _undisturbed(model), torch.set_grad_enabled(gradients):  # as in training, which hooks may rely on
-        try:
-            withheld = logits_of(model(**inputs)).detach()
-        except ABSENT:
-            withheld = None
+    withheld = None
+    with _undisturbed(model), torch.set_grad_enabled(gradients), suppress(*ABSENT):  # hooks may rely on gradients
+        withheld = logits_of(model(**inputs)).detach()
     try:
         logits = logits_of(given)
     except UsageError:
