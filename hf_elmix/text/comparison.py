@@ -57,8 +57,8 @@ def comparison_task(
     Raises:
         UsageError: If the rows or the model cannot be used, or the label is a number.
     """
-    columns = {"text_columns": text_columns, "label_column": label_column}
-    task, used = _task_and_rows(rows, name, validation_split, test_split, max_train_samples, **columns)
+    splits = (validation_split, test_split)
+    task, used = _task_and_rows(rows, name, splits, max_train_samples, text_columns, label_column)
     source = find_model(model)
     task, used = for_model(load_config(source), task, used, trains=True)
     if held_out := VALIDATION not in used:
@@ -74,14 +74,14 @@ def comparison_task(
 def _task_and_rows(
     rows: DatasetDict,
     name: str,
-    validation_split: str | None,
-    test_split: str | None,
+    chosen: tuple[str | None, str | None],
     max_train_samples: int | None,
-    **columns: str | None,
+    text_columns: str | None,
+    label_column: str | None,
 ) -> tuple[TextTask, DatasetDict]:
     """The task, and the rows with splits named ``train``, ``validation`` and ``test``, of which two may be missing."""
-    found = validation_split or (VALIDATION if VALIDATION in rows else None)
-    splits = {ours: theirs for ours, theirs in (("train", "train"), (VALIDATION, found), (TEST, test_split)) if theirs}
+    validation, test = chosen[0] or (VALIDATION if VALIDATION in rows else None), chosen[1]
+    splits = {ours: theirs for ours, theirs in (("train", "train"), (VALIDATION, validation), (TEST, test)) if theirs}
     if absent := [theirs for theirs in splits.values() if theirs not in rows]:
         raise UsageError(f"Expected {name} to have the split {absent[0]!r}, but it has {', '.join(rows)}.")
     task, used = custom_task(
@@ -90,7 +90,8 @@ def _task_and_rows(
         splits=(VALIDATION, *((TEST,) if TEST in splits else ())),
         test_splits=(),
         limits={split: max_train_samples if split == "train" else None for split in splits},
-        **columns,
+        text_columns=text_columns,
+        label_column=label_column,
     )
     if task.regression:
         raise UsageError(f"Expected classes as labels of {name}, but got numbers. Write text or whole numbers.")

@@ -56,11 +56,10 @@ def custom_task(
         splits: The evaluation splits.
         test_splits: The splits to predict.
         limits: The splits to use, and how many of the first rows of each to keep; by default all.
-        text_columns: The text column, or those of a pair with a comma between them, or more, which are joined; by
-            default they are found.
+        text_columns: Text columns, with commas between them; more than two are joined. By default they are found.
         text_delimiter: Between joined columns; if it is given, two are joined, too.
         label_column: The column of labels; by default it is found.
-        labels: Classes of the model that the rows are for, empty for a regression; by default those of the first split.
+        labels: Classes of the rows' model, empty for a regression; by default those of the first split.
 
     Returns:
         The task, and the splits that are used.
