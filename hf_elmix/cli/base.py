@@ -35,7 +35,6 @@ __all__ = [
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FORMAT_WARNING = warnings.formatwarning
 
-OURS = tuple(str(Path(__file__).parents[1].with_name(name)) + os.sep for name in ("hf_elmix", "glue_runs"))
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
@@ -58,6 +57,9 @@ class Command:
     extra: str = "glue"
     interrupted: str = ""
     takes_rest: bool = False
+
+
+Commands = Mapping[str, "Command | Commands"]  # by name; a mapping in place of a command is a group of commands
 
 
 class _Help(argparse.HelpFormatter):
@@ -106,27 +108,35 @@ class OneLineParser(argparse.ArgumentParser):
             raise UsageError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}.{hint}")
 
 
-def make_parser(prog: str, description: str, commands: Mapping[str, Command]) -> OneLineParser:
+def make_parser(prog: str, description: str, commands: Commands) -> OneLineParser:
     """Return the parser of a program (see `run_program`)."""
     parser = OneLineParser(prog=prog, description=description)
+    _add_commands(parser, commands)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
+        if not isinstance(command, Command):
+            about = f"One of: {', '.join(command)}"
+            _add_commands(subparsers.add_parser(name, allow_abbrev=False, help=about, description=about), command)
+            continue
         about = inspect.cleandoc(command.run.__doc__ or "")
         shown: dict[str, Any] = {"help": about.partition("\n")[0].rstrip("."), "description": about}
         sub = subparsers.add_parser(name, allow_abbrev=False, formatter_class=_Help, **shown)
         sub.set_defaults(command=command, parser=sub)
         if command.add_arguments is not None:
             command.add_arguments(sub)
-    return parser
 
 
-def run_program(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
+def run_program(prog: str, description: str, commands: Commands, argv: Sequence[str] | None) -> int:
     """Run the command that a command line names; an error is printed in one line.
 
     Args:
         prog: Name of the program.
         description: What the program does.
-        commands: Its commands by name.
+        commands: Its commands by name; in place of one, there may be further commands, whose names follow it.
         argv: The words after the program's name; by default those of this process.
 
     Returns:
@@ -137,7 +147,7 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)
-    command = commands.get(words[0]) if words else None
+    command = _named(words, commands)
     try:
         if command is not None and command.add_arguments is None:
             return command.run(argparse.Namespace(rest=words[1:]))
@@ -154,6 +164,15 @@ def run_program(prog: str, description: str, commands: Mapping[str, Command], ar
     return code
 
 
+def _named(words: Sequence[str], commands: Commands) -> Command | None:
+    """The command that the first words name, or None."""
+    found: Command | Commands | None = commands
+    for word in words:
+        if isinstance(found, Mapping):
+            found = found.get(word)
+    return found if isinstance(found, Command) else None
+
+
 def _last_words(error: BaseException, prog: str, command: Command | type[Command]) -> tuple[str, int]:
     """The line and the exit code with which a program ends after an error; a bug of this project is raised again."""
     if isinstance(error, UsageError):
@@ -165,8 +184,10 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
         return f"{prog}: {error}", EXIT_FAILED
-    place = traceback.extract_tb(error.__traceback__)[-1].filename
-    if place.startswith(OURS) or os.environ.get(SHOW_TRACEBACK):
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = (__name__, getattr(command, "run", run_program).__module__)
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    if package in {name.partition(".")[0] for name in ours} or os.environ.get(SHOW_TRACEBACK):
         raise error
     text = f"{type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
     return f"{prog}: {text}", EXIT_FAILED

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_elmix.cli import calibration, cohorts, compare, escape, gradients, push, report, status
-from hf_elmix.cli.base import run_program
+from hf_elmix.cli import calibration, cohorts, compare, escape, gradients, push, report, status, tables
+from hf_elmix.cli.base import Commands, run_program
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {
+COMMANDS: Commands = {
     "compare": compare.COMMAND,
     "report": report.COMMAND,
     "status": status.COMMAND,
     "push": push.COMMAND,
+    "study": {"tables": tables.COMMAND},
     "gradients": gradients.COMMAND,
     "cohorts": cohorts.COMMAND,
     "calibration": calibration.COMMAND,

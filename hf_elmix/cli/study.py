@@ -55,7 +55,13 @@ REPLACED = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], losses: Sequence[str]) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    seeds: Sequence[int],
+    losses: Sequence[str],
+    executors: Sequence[str] = ("local", "ray"),
+) -> None:
     """Add the arguments of every study, with default seeds and losses."""
     add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
     add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
@@ -67,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--retry_failed", action="store_true", help="repeat runs that failed")
     add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
 
-    add_execution(parser)
+    add_execution(parser, executors)
     add = parser.add_argument_group("results").add_argument
     add("--output_dir", required=True, metavar="FOLDER", help="folder of the study, or its URL")
     kept = "models: keep every trained model; best: only the best seed per task and loss; none"
@@ -78,10 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int], loss
     add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
 
 
-def add_execution(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where runs are trained (see `executor_of`)."""
+def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray")) -> None:
+    """Add the arguments that say how runs are trained (see `executor_of`); the first executor is the default one."""
     add = parser.add_argument_group("execution").add_argument
-    add("--executor", choices=("local", "ray"), default="local", help="where runs are trained")
+    how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
+    add("--executor", choices=executors, default=executors[0], help=how)
     workers = "number of local processes; each gets one GPU, if available"
     add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
@@ -173,6 +180,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     from hf_elmix.study.runner import check_study, run_branch
     from hf_elmix.study.store import Store
 
+    run: Any = partial(run_branch, cohorts=args.cohorts)
+    if args.executor == "stacked":
+        run = _run_of_stacks(study, args)
     store, options = Store(args.output_dir), {}
     if args.report_to:
         from hf_elmix.study.trackers import check_trackers, track
@@ -183,9 +193,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         counts = run_grid(
             study,
             store,
-            partial(run_branch, cohorts=args.cohorts),
+            run,
             executor=executor_of(args),
-            sharing=not args.no_sharing,
+            sharing=not args.no_sharing and args.executor != "stacked",
             keep=args.keep,
             retry_failed=args.retry_failed,
             overwrite=args.overwrite,
@@ -218,4 +228,20 @@ def executor_of(args: argparse.Namespace) -> Executor:
     # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     workers = args.workers or 1
     in_process = workers == 1 and len(visible_gpus()) < 2
-    return run_in_process if in_process else partial(run_in_workers, workers=workers)
+    local = run_in_process if in_process else partial(run_in_workers, workers=workers)
+    if args.executor != "stacked":
+        return local
+    from hf_elmix.study.executors.stacked import run_stacked
+
+    return partial(run_stacked, within=local)
+
+
+def _run_of_stacks(study: Study, args: argparse.Namespace) -> Any:
+    """What trains a stack, from which neither models nor predictions are kept."""
+    from hf_elmix.study.executors.stacked import check_stackable, run_stack
+
+    for flag, given in {"--cohorts": args.cohorts, f"--keep {args.keep}": args.keep != "none"}.items():
+        if given:
+            raise UsageError(f"{flag} needs runs that are trained one by one. Type --executor local, too.")
+    check_stackable(study)
+    return run_stack

@@ -29,16 +29,18 @@ class GridState:
     def __init__(self, runs: dict[RunKey, str]) -> None:
         self.runs, self.work = runs, 0.0
         self._done: dict[Branch, float] = {}  # the part of `work` that each branch has done
-        self._steps: deque[float] = deque()  # when the last steps ended
+        self._at: dict[Branch, int] = {}  # the last step that each branch has reported
+        self._steps: deque[tuple[float, int]] = deque()  # when steps were reported last, and how many
         self._start: float | None = None
 
     def step(self, branch: Branch, step: int, steps: int, work: float) -> None:
-        """Note that a branch has completed a step of a run whose whole cost is `work`."""
+        """Note which step a branch has completed, of a run whose whole cost is `work`."""
         now = time.monotonic()
         self._start = now if self._start is None else self._start
         self._done[branch] = max(self._done.get(branch, 0.0), (step - branch.start) / steps * work)
-        self._steps.append(now)
-        while self._steps[0] < now - WINDOW:
+        self._steps.append((now, step - self._at.get(branch, branch.start)))
+        self._at[branch] = step
+        while self._steps[0][0] < now - WINDOW:
             self._steps.popleft()
         self.runs |= dict.fromkeys(branch.keys, "running")
 
@@ -57,7 +59,7 @@ class GridState:
         now = time.monotonic()
         if self._start is None or now < self._start + 1 or not self.share:
             return None
-        recent = sum(moment > now - WINDOW for moment in self._steps)
+        recent = sum(count for moment, count in self._steps if moment > now - WINDOW)
         return recent / min(WINDOW, now - self._start), (now - self._start) * (1 - self.share) / self.share
 
 

@@ -7,7 +7,7 @@ import random
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,14 +26,14 @@ from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
-from hf_elmix.study.spec import DEFAULTS, RunKey, RunRecord, Study
+from hf_elmix.study.spec import DEFAULTS, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.trainer import MixedLossTrainer
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
-__all__ = ["check_study", "run_branch", "scores_of"]
+__all__ = ["build_trainer", "check_study", "fields_of", "run_branch", "scores_of"]
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
@@ -146,6 +146,38 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return scores
 
 
+def build_trainer(
+    study: Study, task: Task, method: Method, seed: int, scratch: Path
+) -> tuple[MixedLossTrainer, dict[str, Any]]:
+    """The Trainer of a run, with an untrained model, and the provenance of its data, model and device."""
+    inputs = task.inputs(seed)
+    args = TrainingArguments(
+        **{
+            **DEFAULTS,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **study.settings(task, method)["arguments"],
+            **{"seed": seed, "output_dir": str(scratch / "trainer")},
+        }
+    )
+    trainer_class = with_whole_evaluation(trainer_for(method.loss))
+    trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer, {**inputs.provenance, "device": device_name(trainer.args.device)}
+
+
+def fields_of(task: Task, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a record that follow from a Trainer's log history: status, scores, training, error."""
+    scores = scores_of(history)
+    wanted = (task.select.scored_metric, task.select.chosen_metric, *task.secondary_metrics)
+    if missing := [name for name in wanted if name not in scores]:
+        error = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {', '.join(scores)}."
+        return {"status": "failed", "scores": scores, "error": error}
+    losses = [value for log in history for name, value in log.items() if "loss" in name]
+    status = "done" if all(map(math.isfinite, losses)) else "diverged"
+    training = [{name: log[name] for name in TRAINING if name in log} for log in history if "loss" in log]
+    return {"status": status, "scores": scores, "training": training}
+
+
 class _Training:
     """The training of one branch."""
 
@@ -189,22 +221,11 @@ class _Training:
 
     def trainer(self, scratch: Path) -> MixedLossTrainer:
         """Build a Trainer for the branch, with an untrained model."""
-        inputs = self.task.inputs(self.branch.seed)
         method = self.methods[self.branch.methods[0]]
-        args = TrainingArguments(
-            **{
-                **DEFAULTS,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **self.study.settings(self.task, method)["arguments"],
-                **{"seed": self.branch.seed, "output_dir": str(scratch / "trainer")},
-            }
-        )
-        trainer_class = with_whole_evaluation(trainer_for(method.loss))
-        trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
-        trainer.remove_callback(PrinterCallback)
+        trainer, provenance = build_trainer(self.study, self.task, method, self.branch.seed, scratch)
         if self.cohorts:
             trainer.add_callback(CohortCallback())
-        provenance = {**self.provenance, **inputs.provenance, "device": device_name(trainer.args.device)}
+        provenance = {**self.provenance, **provenance}
         parse(Provenance, to_json(provenance))
         self.provenance = provenance
         return trainer
@@ -273,13 +294,9 @@ class _Training:
 
     def finish(self, trainer: MixedLossTrainer, scratch: Path) -> tuple[RunRecord, ...]:
         """Records of the runs that end with this branch; saves their models and predictions."""
-        history = trainer.state.log_history
-        scores = scores_of(history)
-        select = self.task.select
-        wanted = (select.scored_metric, select.chosen_metric, *self.task.secondary_metrics)
-        if missing := [name for name in wanted if name not in scores]:
-            error = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {', '.join(scores)}."
-            return tuple(self.record(key, "failed", scores=scores, error=error) for key in self.branch.keys)
+        fields = fields_of(self.task, trainer.state.log_history)
+        if fields["status"] == "failed":
+            return tuple(self.record(key, **fields) for key in self.branch.keys)
         keys = [key for key in self.branch.keys if not self.store.has_result(key)]  # of another driver at the same URL
         if self.keep_models:
             for key in keys:
@@ -289,10 +306,7 @@ class _Training:
             if isinstance(callback, CohortCallback) and callback.predictions:
                 for key in keys:
                     self.store.write_predictions(key, callback.predictions)
-        losses = [value for log in history for name, value in log.items() if "loss" in name]
-        status = "done" if all(map(math.isfinite, losses)) else "diverged"
-        training = [{name: log[name] for name in TRAINING if name in log} for log in history if "loss" in log]
-        return tuple(self.record(key, status, scores=scores, training=training) for key in self.branch.keys)
+        return tuple(self.record(key, **fields) for key in self.branch.keys)
 
     def record(self, key: RunKey, status: str, **values: Any) -> RunRecord:
         """A record of one of the branch's runs."""

@@ -94,7 +94,8 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
     if isinstance(dataset, dict):
         for part in dataset.values():
             check_labels_of(part, model)
-    features = getattr(dataset, "features", None) or {}
+    features: Any = getattr(dataset, "features", None)
+    features = features if isinstance(features, Mapping) else {}  # a dataset may call its inputs so
     column = next((name for name in ("labels", "label", "label_ids") if name in features), "")
     feature: Any = features.get(column)
     if hasattr(feature, "feature"):  # a list of floats: 0 or 1 for each class

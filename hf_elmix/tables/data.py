@@ -1,0 +1,183 @@
+"""Read tables: a folder of files, each with numeric features, a label and, optionally, a split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
+
+__all__ = ["Table", "read_table", "read_tables"]
+
+LABEL, SPLIT = "label", "split"
+READERS = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table.
+
+    Attributes:
+        name: Its name.
+        features: By split, shape (rows, I), float32 and finite.
+        labels: By split, class ids, shape (rows,).
+        classes: Number of classes.
+    """
+
+    name: str
+    features: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    classes: int
+
+    def digests(self) -> dict[str, str]:
+        """A fingerprint of the rows of each split."""
+        parts = {split: (self.features[split].tobytes(), self.labels[split].tobytes()) for split in SPLITS}
+        return {split: hashlib.sha256(b"".join(part)).hexdigest()[:16] for split, part in parts.items()}
+
+
+def read_tables(
+    folder: str, names: Sequence[str] = (), *, split_column: str = SPLIT, standardize: bool = False
+) -> list[Table]:
+    """Read the tables of a folder, in the order of their names.
+
+    Args:
+        folder: A folder of Parquet or CSV files, each a table that is called like its file.
+        names: The tables to read; by default all.
+        split_column: See `read_table`.
+        standardize: See `read_table`.
+
+    Raises:
+        UsageError: If the folder has no tables, or not one of the given names, or a table cannot be used.
+    """
+    place = Path(folder).expanduser()
+    files = {path.stem: path for path in sorted(place.glob("*")) if path.suffix in READERS and path.is_file()}
+    # An index of the tables may lie beside them.
+    files = {name: path for name, path in files.items() if name != "index" or name in names}
+    if not files:
+        raise UsageError(f"Expected --data to be a folder of .parquet or .csv files, but {folder!r} has none.")
+    for name in names:
+        if name not in files:
+            raise UsageError(f"Expected a table of {folder!r}, but got {name!r}.{did_you_mean(name, files)}")
+    wanted = names or list(files)
+    return [read_table(files[name], split_column=split_column, standardize=standardize) for name in wanted]
+
+
+def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = False) -> Table:
+    """Read one table.
+
+    Args:
+        path: A Parquet or CSV file. The column ``label`` has the classes, the column of splits has ``train``,
+            ``validation`` and ``test``; every other column is a feature, except further splits (``split2``, ...).
+        split_column: The column of splits. Without it, rows are divided at random, always alike, with the same shares
+            of each class: 60, 15 and 25 %.
+        standardize: Scale each feature to mean 0 and standard deviation 1 over the training rows.
+
+    Raises:
+        UsageError: If a column is missing, a feature is no finite number, a split is empty or has another name, or
+            there is only one class.
+    """
+    try:
+        rows = READERS[path.suffix](path)
+    except Exception as error:  # of any type, from the libraries that read files
+        raise UsageError(f"Cannot read the table {str(path)!r}: {in_one_line(error)}") from error
+    labels, classes = _class_ids(rows, path)
+    splits = _splits(rows, split_column, labels, path)
+    names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
+    features = _features(rows[names], path)
+    if standardize:
+        train = features[splits == SPLITS[0]]
+        spread = train.std(0)
+        features = (features - train.mean(0)) / np.where(spread > 0, spread, 1)
+    return Table(
+        path.stem,
+        {split: np.ascontiguousarray(features[splits == split], np.float32) for split in SPLITS},
+        {split: labels[splits == split] for split in SPLITS},
+        classes,
+    )
+
+
+def _is_split(name: str) -> bool:
+    return name.removeprefix(SPLIT).isdigit() or name == SPLIT
+
+
+def _class_ids(rows: pd.DataFrame, path: Path) -> tuple[np.ndarray, int]:
+    """The class of each row, by the order of the sorted labels, and the number of classes."""
+    if LABEL not in rows.columns:
+        raise UsageError(
+            f"Expected a column {LABEL!r} in {path.name}, but it has {', '.join(map(str, rows.columns))}."
+        )
+    missing = np.flatnonzero(rows[LABEL].isna())
+    if len(missing):
+        raise UsageError(f"Expected a label in each row of {path.name}, but row {missing[0]} has none.")
+    values = rows[LABEL].to_numpy()
+    ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
+    if len(names) < 2:
+        raise UsageError(f"Expected two classes or more in {path.name}, but got {len(names)}.")
+    return ids.astype(np.int64), len(names)
+
+
+def _splits(rows: pd.DataFrame, column: str, labels: np.ndarray, path: Path) -> np.ndarray:
+    """The split of each row, (rows,)."""
+    if column in rows.columns:
+        splits = rows[column].astype(str).to_numpy()
+        unknown = sorted(set(splits) - set(SPLITS))
+        if unknown:
+            raise UsageError(
+                f"Expected {', '.join(SPLITS)} in the column {column!r} of {path.name}, but got {unknown[0]!r}."
+            )
+    elif column != SPLIT:
+        raise UsageError(
+            f"Expected a column {column!r} in {path.name}, but it has {', '.join(map(str, rows.columns))}."
+        )
+    else:
+        splits = _stratified(labels)
+    for split in SPLITS:
+        if split not in splits:
+            raise UsageError(f"Expected rows of each split in {path.name}, but it has none to {split!r}.")
+    return splits
+
+
+def _stratified(labels: np.ndarray) -> np.ndarray:
+    """A split of each row, with the same shares of each class: the same whenever the labels are the same."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    splits = np.empty(len(labels), dtype=object)
+    ends = np.cumsum(SPLIT_SHARES)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        places = (np.arange(len(own)) + 0.5) / len(own)
+        splits[own] = np.array(SPLITS, dtype=object)[np.searchsorted(ends[:-1], places)]
+    return splits
+
+
+def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
+    """The features as numbers, (rows, I)."""
+    if not len(rows.columns):
+        raise UsageError(f"Expected a column of numbers beside {LABEL!r} in {path.name}, but it has none.")
+    for name, column in rows.items():
+        if str(name).startswith("Unnamed: "):  # as pandas calls it; the numbers of rows may give the labels away
+            raise UsageError(f"Expected a name for each column of {path.name}, but one has none. Leave an index out.")
+        if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+            raise UsageError(
+                f"Expected numbers in the column {name!r} of {path.name}, but got {_shown(column)}. Encode it as "
+                "numbers, or leave it out."
+            )
+    values = rows.to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = np.argwhere(~(np.abs(values) <= np.finfo(np.float32).max))
+    if len(wrong):
+        row, column = wrong[0]
+        raise UsageError(
+            f"Expected finite numbers in {path.name}, but row {row} has {values[row, column]} in the column "
+            f"{rows.columns[column]!r} ({len(wrong)} such values). Fill them in, or leave them out."
+        )
+    return values
+
+
+def _shown(column: Any) -> str:
+    return f"{column.dtype}, such as {column.iloc[0]!r}"

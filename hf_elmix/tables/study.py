@@ -1,0 +1,101 @@
+"""Tables as tasks of a study: rows, an untrained classifier, and everything that a record must state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import EvalPrediction
+
+from hf_elmix.losses.registry import expand_losses
+from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
+from hf_elmix.tables.data import Table
+from hf_elmix.tables.models import TableClassifier
+from hf_elmix.tables.protocol import ARGUMENTS, LEARNING_RATES
+
+__all__ = ["Rows", "table_task", "tables_study"]
+
+OVERHEAD = 1500  # parameters whose arithmetic takes as long as the rest of a step
+SETUP = 250  # training rows that take as long as preparing, tracing and recording a stack
+
+
+class Rows(Dataset[dict[str, Any]]):
+    """Rows of a table for a Trainer: features (I,) and a class id each."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"features": self.features[row], "labels": self.labels[row]}
+
+
+def tables_study(
+    tables: Iterable[Table],
+    seeds: Iterable[int],
+    losses: Iterable[str],
+    model: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> Study:
+    """The paper's study of tables with one of its models.
+
+    Args:
+        tables: The tables.
+        seeds: The seeds.
+        losses: The losses to compare.
+        model: ``linear`` or ``hidden``.
+        arguments: Training arguments that override the paper's. With a learning rate, there is no choice among the
+            paper's three.
+
+    Raises:
+        UsageError: If a loss does not exist or a name is given twice.
+    """
+    own = {**ARGUMENTS, **(arguments or {})}
+    sweep = () if "learning_rate" in own else tuple({"learning_rate": rate} for rate in LEARNING_RATES)
+    methods = tuple(Method(loss, sweep=sweep) for loss in expand_losses(losses))
+    tasks = sorted((table_task(table, model) for table in tables), key=lambda task: task.work)  # results come early
+    return Study(tuple(tasks), methods, tuple(seeds), own)
+
+
+def table_task(table: Table, model: str) -> Task:
+    """A table as a task: the best epoch by validation accuracy, scored by test accuracy."""
+    width = table.features["train"].shape[1]
+    parts = {
+        split: Rows(torch.from_numpy(features), torch.from_numpy(table.labels[split]))
+        for split, features in table.features.items()
+    }
+    parameters = sum(p.numel() for p in TableClassifier(width, table.classes, model).parameters())
+    settings = {"table": {"features": width, "classes": table.classes}, "model": model, "rows": table.digests()}
+    select = Select("accuracy", "best", chosen_on="validation", scored_on="test")
+    inputs = partial(_inputs, parts, width, table.classes, model)
+    count = len(parts["train"])
+    work = float(SETUP * OVERHEAD + count * (OVERHEAD + parameters))
+    return Task(table.name, select, inputs, settings, work=work)
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of rows whose largest logit is that of their class."""
+    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+
+
+def predicted(logits: Tensor, labels: Tensor) -> Tensor:
+    """The predicted class of each row (rows,)."""
+    return logits.argmax(-1)
+
+
+def _inputs(parts: Mapping[str, Rows], width: int, classes: int, model: str, seed: int) -> TrainerInputs:
+    trainer = {
+        "model": TableClassifier.seeded(seed, width, classes, model),
+        "train_dataset": parts["train"],
+        "eval_dataset": {split: rows for split, rows in parts.items() if split != "train"},
+        "compute_metrics": accuracy,
+        "preprocess_logits_for_metrics": predicted,
+    }
+    return TrainerInputs(trainer, {"data_rows": {split: len(rows) for split, rows in parts.items()}})
