@@ -187,7 +187,7 @@ def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> N
         )
     name = args.metric_for_best_model
     known = ("loss", "loss_el", COMBINED, *task.metrics)
-    if name and name.removeprefix("eval_") not in known:
+    if name is not None and name.removeprefix("eval_") not in known:
         raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
     measured = [split for split in rows if split != "train" and "label" in rows[split].column_names]
     single = next((split for split in measured if len(rows[split]) < LEAST.get(task.metrics[0], 1)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def find_checkpoint(args: FinetuneArguments) -> str | None:
         if last is None:
             raise UsageError(f"Expected a checkpoint in {args.output_dir!r} to continue from, but it has none.")
         return last
-    if given is not None and not Path(given).is_dir():
+    if given is not None and not os.path.isdir(given):
         raise UsageError(f"Expected a folder, but --resume_from_checkpoint {given!r} is not one.")
     return given
 

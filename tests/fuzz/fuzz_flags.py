@@ -89,12 +89,9 @@ def cases(seed: int) -> Iterator[Case]:
     for number in range(sys.maxsize):
         rng = random.Random(f"{seed}-{number}")
         command = rng.choice(["finetune", "study"])
-        flags, impossible = {}, []
+        flags = {}
         for name in rng.sample(sorted(kinds), rng.choice([1, 1, 1, 2])):
             flags[name] = _value(rng, name, kinds[name])
-            is_number = int in kinds[name] or float in kinds[name]
-            if is_number and _is_impossible(name, flags[name], int in kinds[name]):
-                impossible.append(name)
         base = {"task_name": "cola"} if command == "finetune" else {"tasks": "cola", "seeds": "0", "losses": "ce"}
         base |= {"dataset_name": "glue", "model_name_or_path": str(encoder_path()), "max_steps": "2"}
         if rng.random() < 0.15:
@@ -103,6 +100,8 @@ def cases(seed: int) -> Iterator[Case]:
             flags["seed" if command == "finetune" else "seeds"] = rng.choice(SEEDS)
         if "num_train_epochs" in flags:
             del base["max_steps"]
+        numbers = [name for name in flags if {int, float} & {*kinds.get(name, ())}]
+        impossible = [name for name in numbers if _is_impossible(name, flags[name], int in kinds[name])]
         words = [command, "--use_cpu", *(f"--{name}={value}" for name, value in {**base, **flags}.items())]
         yield Case(words, rng.choice(OUTPUTS) if rng.random() < 0.15 else "out", impossible)
 

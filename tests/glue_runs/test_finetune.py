@@ -394,6 +394,7 @@ def test_a_finished_run_is_not_overwritten(glue, encoder, tmp_path):
         (["--resume_from_checkpoint", "nosuch"], "'nosuch' is not one"),
         (["--report_to", "nope"], "nope"),
         (["--max_seq_length", "0"], "--max_seq_length to be 1 or more, but got 0"),
+        (["--metric_for_best_model="], "to be one of loss, loss_el"),
         (["--metric_for_best_model", "eval_f1"], "loss, loss_el, combined_score, accuracy, matthews_correlation"),
         (["--do_predict"], "task cola in .* to have the split 'test'"),
     ],

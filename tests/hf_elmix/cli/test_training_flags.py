@@ -56,7 +56,6 @@ def test_a_number_outside_its_bounds_is_refused(name):
         ("--lr_scheduler_type cosine_with_min_lr", "min_lr"),
         ("--lr_scheduler_kwargs x", "must be a mapping"),
         ('--accelerator_config {"x":1}', "unexpected keyword argument 'x'"),
-        ("--deepspeed nowhere.json", "."),
         ("--fsdp full_shard", "."),
         ("--debug zzz", "zzz"),
         ("--dataloader_prefetch_factor 2", "dataloader_num_workers"),
