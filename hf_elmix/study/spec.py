@@ -41,6 +41,8 @@ __all__ = [
 
 Block = tuple[str, int]  # task and seed
 
+RESERVED = (".locks", ".segments", "study.json")  # what a study writes beside the folders of its tasks
+
 
 @dataclass(frozen=True, order=True)
 class RunKey:
@@ -153,8 +155,8 @@ class Study:
         arguments: Training arguments of all runs.
 
     Raises:
-        UsageError: If a task, method or seed is given twice, a seed is out of range, or a sweep has no evaluation set
-            to choose on.
+        UsageError: If a task, method or seed is given twice, a task has the name of a file that the study itself
+            writes, a seed is out of range, or a sweep has no evaluation set to choose on.
     """
 
     tasks: tuple[Task, ...]
@@ -168,6 +170,8 @@ class Study:
             for name, count in Counter(names).most_common(1):
                 if count > 1:
                     raise UsageError(f"Expected each {kind} once, but got {name!r} {count} times.")
+        if own := [name for name in tasks if name in RESERVED]:
+            raise UsageError(f"Expected another name for the task {own[0]!r}, which the study uses itself. Rename it.")
         if outside := [seed for seed in self.seeds if not 0 <= seed <= MAX_SEED]:
             raise UsageError(f"Expected seeds from 0 to {MAX_SEED}, but got {outside[0]}.")
         for method in self.methods:

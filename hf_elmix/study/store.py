@@ -48,7 +48,7 @@ __all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name", "read_record
 
 T = TypeVar("T")
 
-MOST = 10**7  # runs of a study; a declaration of a few lines could ask for more than there is memory for
+MOST = 10**6  # runs of a study; a declaration of a few lines could ask for more than there is time or memory for
 
 RECORD = "record.json"
 DECLARATION = "study.json"

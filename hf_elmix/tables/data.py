@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hf_elmix.csv_files import read_table as read_csv
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
 __all__ = ["Table", "read_table", "read_tables"]
 
 LABEL, SPLIT = "label", "split"
-READERS = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+ENDINGS = (".parquet", ".csv")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,18 @@ def read_tables(
         UsageError: If the folder has no tables, or not one of the given names, or a table cannot be used.
     """
     place = Path(folder).expanduser()
-    files = {path.stem: path for path in sorted(place.glob("*")) if path.suffix in READERS and path.is_file()}
-    # An index of the tables may lie beside them.
-    files = {name: path for name, path in files.items() if name != "index" or name in names}
+    files: dict[str, Path] = {}
+    for path in sorted(place.glob("[!.]*")):  # hidden files are not the user's: macOS leaves `._x.csv` beside `x.csv`
+        name = path.stem
+        # An index of the tables may lie beside them.
+        if path.suffix not in ENDINGS or not path.is_file() or (name == "index" and name not in names):
+            continue
+        if name in files:
+            raise UsageError(
+                f"Expected one file for each table of {folder!r}, but got {files[name].name!r} and {path.name!r}. "
+                "Move or rename one."
+            )
+        files[name] = path
     if not files:
         raise UsageError(f"Expected --data to be a folder of .parquet or .csv files, but {folder!r} has none.")
     for name in names:
@@ -84,7 +96,7 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
             there is only one class.
     """
     try:
-        rows = READERS[path.suffix](path)
+        rows = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except Exception as error:  # of any type, from the libraries that read files
         raise UsageError(f"Cannot read the table {str(path)!r}: {in_one_line(error)}") from error
     labels, classes = _class_ids(rows, path)
@@ -101,6 +113,16 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
         {split: labels[splits == split] for split in SPLITS},
         classes,
     )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The rows of a CSV file, in which a line that does not fit its header is an error."""
+    header, rows = read_csv(path)
+    # Left to itself, pandas renames the second of two columns and takes a first cell without a name for an index.
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([map(str, range(len(header))), *rows])
+    text.seek(0)
+    return pd.read_csv(text, index_col=False).set_axis(header, axis=1)
 
 
 def _is_split(name: str) -> bool:

@@ -127,6 +127,8 @@ def test_a_method_may_have_a_schedule_beside_its_name():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tasks": ["a", ".segments"]}, "another name for the task '.segments', which the study uses itself"),
+        ({"tasks": ["study.json"]}, "another name for the task 'study.json'"),
         ({"tasks": "aba"}, "each task once, but got 'a' 2 times"),
         ({"methods": ("ce", "0", "ce")}, "each method once, but got 'ce' 2 times"),
         ({"seeds": (3, 3, 3)}, "each seed once, but got 3 3 times"),

@@ -114,6 +114,34 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name):
         read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y,label\n9,1,2,0\n9,3,4,1\n", "line 2 has 4 cells, and the header 3"),
+        ("x,y,label\n1,2,0\n3,4\n", "line 3 has 2 cells, and the header 3"),
+        ("x,label,label\n1,0,0\n2,1,1\n", "names the column 'label' twice"),
+        ("x,x,label\n1,1,0\n2,2,1\n", "names the column 'x' twice"),
+    ],
+)
+def test_a_csv_file_whose_lines_do_not_fit_its_header_is_refused(tmp_path, text, message):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_table(tmp_path / "bad.csv")
+
+
+def test_two_files_for_one_table_are_refused(tmp_path):
+    for name in ("a.csv", "a.parquet", "b.csv"):
+        saved(frame(), tmp_path / name)
+    with pytest.raises(UsageError, match="one file for each table of .* but got 'a.csv' and 'a.parquet'"):
+        read_tables(str(tmp_path))
+
+
+def test_hidden_files_are_no_tables(tmp_path):
+    saved(frame(), tmp_path / "a.csv")
+    (tmp_path / "._a.csv").write_bytes(b"\0\5\26\7")
+    assert [table.name for table in read_tables(str(tmp_path))] == ["a"]
+
+
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     for name in ("b.csv", "a.parquet", "index.csv"):
         saved(frame(), tmp_path / name)
