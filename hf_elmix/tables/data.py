@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hf_elmix import csv_files
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
 __all__ = ["Table", "read_table", "read_tables"]
 
 LABEL, SPLIT = "label", "split"
-READERS = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+TRUTH = {"true": True, "false": False}
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: _read_csv(path),
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,15 @@ def read_tables(
         standardize: See `read_table`.
 
     Raises:
-        UsageError: If the folder has no tables, or not one of the given names, or a table cannot be used.
+        UsageError: If the folder has no tables, or not one of the given names, two files are called alike, or a table
+            cannot be used.
     """
-    place = Path(folder).expanduser()
-    files = {path.stem: path for path in sorted(place.glob("*")) if path.suffix in READERS and path.is_file()}
+    files: dict[str, Path] = {}
+    for path in sorted(Path(folder).expanduser().glob("[!.]*")):  # hidden files are those of an editor or a system
+        if path.suffix.lower() in READERS and path.is_file():
+            if path.stem in files:
+                raise UsageError(f"Expected one file for each table, but got {files[path.stem].name} and {path.name}.")
+            files[path.stem] = path
     # An index of the tables may lie beside them.
     files = {name: path for name, path in files.items() if name != "index" or name in names}
     if not files:
@@ -84,9 +94,12 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
             there is only one class.
     """
     try:
-        rows = READERS[path.suffix](path)
+        rows = READERS[path.suffix.lower()](path)
     except Exception as error:  # of any type, from the libraries that read files
         raise UsageError(f"Cannot read the table {str(path)!r}: {in_one_line(error)}") from error
+    if not rows.columns.is_unique:
+        twice = rows.columns[rows.columns.duplicated()][0]
+        raise UsageError(f"Expected each column of {path.name} to have its own name, but {twice!r} is given twice.")
     labels, classes = _class_ids(rows, path)
     splits = _splits(rows, split_column, labels, path)
     names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
@@ -103,6 +116,24 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
     )
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The columns of a CSV file as numbers or truth values if all cells are such; only an empty cell is missing."""
+    header, rows = csv_files.read_table(path)
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    return pd.DataFrame({name: _typed(cells) for name, cells in zip(header, columns, strict=True)})
+
+
+def _typed(cells: Sequence[str]) -> pd.Series:
+    column = pd.Series([cell or None for cell in cells], dtype=object)
+    words = {cell.casefold() for cell in cells}
+    if words and words <= TRUTH.keys():
+        return column.map(lambda cell: TRUTH[cell.casefold()])
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
+
+
 def _is_split(name: str) -> bool:
     return name.removeprefix(SPLIT).isdigit() or name == SPLIT
 
@@ -117,10 +148,30 @@ def _class_ids(rows: pd.DataFrame, path: Path) -> tuple[np.ndarray, int]:
     if len(missing):
         raise UsageError(f"Expected a label in each row of {path.name}, but row {missing[0]} has none.")
     values = rows[LABEL].to_numpy()
+    _check_classes(values, path)
     ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
     if len(names) < 2:
         raise UsageError(f"Expected two classes or more in {path.name}, but got {len(names)}.")
     return ids.astype(np.int64), len(names)
+
+
+def _check_classes(labels: np.ndarray, path: Path) -> None:
+    """Refuse labels that are no classes: fractions, lists, several lines, and a class in two spellings."""
+    spellings: dict[str, str] = {}
+    for row, label in enumerate(labels.tolist()):
+        if isinstance(label, float) and not label.is_integer():
+            raise UsageError(f"Expected classes as labels in {path.name}, but row {row} has the number {label}.")
+        if isinstance(label, list | tuple | dict | set | np.ndarray):
+            raise UsageError(f"Expected one class as the label of each row of {path.name}, but row {row} has {label}.")
+        name = str(label)
+        if "\n" in name or "\r" in name:  # a quotation mark has swallowed rows
+            raise UsageError(f"Expected one class in each row of {path.name}, but row {row} has a line break in it.")
+        other = spellings.setdefault(name.strip().casefold(), name)
+        if other != name:
+            raise UsageError(
+                f"Expected one spelling of each class in {path.name}, but row {row} has {name!r}, and other rows have "
+                f"{other!r}. Correct the label."
+            )
 
 
 def _splits(rows: pd.DataFrame, column: str, labels: np.ndarray, path: Path) -> np.ndarray:
@@ -180,4 +231,5 @@ def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
 
 
 def _shown(column: Any) -> str:
-    return f"{column.dtype}, such as {column.iloc[0]!r}"
+    odd = column[pd.to_numeric(column, errors="coerce").isna()] if column.dtype.kind not in "mM" else column
+    return f"{column.dtype}, such as {(odd if len(odd) else column).iloc[0]!r}"
