@@ -79,6 +79,10 @@ def custom_task(
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
     named = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
+    if text_columns is not None and not named:
+        raise UsageError(f"Expected --text_column_names to name a column, but got {text_columns!r}.")
+    if len(set(named)) < len(named):
+        raise UsageError(f"Expected each text column once, but got {text_columns!r}.")
     columns = named or _text_columns(rows[first], column, name)
     if column in columns:
         raise UsageError(f"Expected text and labels in columns of their own, but {column!r} is given for both.")
