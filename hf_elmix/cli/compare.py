@@ -22,6 +22,7 @@ from hf_elmix.cli.study import (
 )
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES
+from hf_elmix.study.spec import MAX_SEED
 from hf_elmix.terminal import printable
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("comparison").add_argument
     add("--margin", type=float, default=0.2, metavar="POINTS", help="differences below it do not matter, in points")
-    add("--max_seeds", type=whole_number(2), default=20, metavar="N", help="stop after N seeds at the latest")
+    add("--max_seeds", type=whole_number(2, MAX_SEED), default=20, metavar="N", help="stop after N seeds at most")
     add("--budget", metavar="TIME", help="such as 30m or 2h: begin no seed that would probably end later")
     add("--resample", action="store_true", help="divide training and validation rows anew for every seed")
     add("--json", action="store_true", help="print the verdict as JSON")
