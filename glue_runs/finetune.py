@@ -18,7 +18,7 @@ from upath import UPath
 from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
 from glue_runs.metrics import COMBINED, with_combined_score
 from glue_runs.protocol import ARGUMENTS, GLUE
-from glue_runs.resume import affects_training, find_checkpoint, settings_callback
+from glue_runs.resume import LAST, affects_training, find_checkpoint, settings_callback
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.hub.client import ModelSource
@@ -28,6 +28,7 @@ from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.files import StorageError, naming_storage_faults, write_bytes
 from hf_elmix.study.provenance import software
+from hf_elmix.terminal import printable
 from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
@@ -45,6 +46,11 @@ from hf_elmix.training.whole_evaluation import with_whole_evaluation
 __all__ = ["finetune"]
 
 SUFFIXES = ("", "_mm")  # of metrics on the first and on the second evaluation set, as in run_glue
+# Files that would be replaced, whoever wrote them.
+WRITTEN = (
+    *("all_results.json", "config.json", "README.md", "model.safetensors", "tokenizer.json"),
+    *("train_results.json", "eval_results.json", "predict_results.json", "trainer_state.json", "training_args.bin"),
+)
 # Training arguments that the model card mentions elsewhere.
 MENTIONED = ("loss", "mixing", "seed")
 
@@ -73,7 +79,7 @@ def finetune(words: Sequence[str]) -> int:
     changes = kept.settings["continued"]
     facts = partial(_facts, data, args, source, task, rows, changes)
     if args.process_index == 0:
-        print("\n".join([_summary(task, rows), *changes]))
+        print("\n".join(map(printable, [_summary(task, rows), *changes])))
         if hub is not None:
             claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
@@ -117,15 +123,18 @@ def _hub_target(args: FinetuneArguments) -> dict[str, Any] | None:
 def _check_output(args: FinetuneArguments, model: Path) -> None:
     """Refuse to overwrite a model, or the results or checkpoints of an earlier run."""
     output_dir = Path(args.output_dir or "")
-    if args.resume_from_checkpoint is not None or not output_dir.exists():
+    given = args.resume_from_checkpoint
+    # A run that continues from a checkpoint in its folder replaces the files there.
+    continues = given is not None and (given in LAST or Path(given).resolve().is_relative_to(output_dir.resolve()))
+    if continues or not output_dir.exists():
         return
     reads_it = not args.do_train and model.resolve() == output_dir.resolve()
-    held = [name for name in ("all_results.json", "config.json") if (output_dir / name).exists()]
+    held = [name for name in WRITTEN if (output_dir / name).exists()]
     if held and not reads_it:
         raise UsageError(
             f"{args.output_dir} holds a model or a finished run ({held[0]}). Choose another --output_dir or delete it."
         )
-    if args.do_train and get_last_checkpoint(str(output_dir)) is not None:
+    if args.do_train and given is None and get_last_checkpoint(str(output_dir)) is not None:
         raise UsageError(
             f"{args.output_dir} holds checkpoints of an unfinished run. Continue from the last with "
             "--resume_from_checkpoint last, choose another --output_dir, or delete it."

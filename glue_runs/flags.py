@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from glue_runs.protocol import BERT, MAX_LENGTH
 from glue_runs.tasks import GLUE_TASKS, find_task
+from hf_elmix.cli.argument_files import read_arguments, short
 from hf_elmix.cli.base import check_folder, name_of_flag
 from hf_elmix.cli.training_flags import FlagParser, check_training
 from hf_elmix.errors import UsageError, in_one_line
@@ -227,58 +226,22 @@ def _with_config(words: list[str]) -> list[str]:
 
 def _words_in(path: str) -> Iterator[str]:
     """The contents of a file of arguments as words of a command line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = (
-            json.loads(text, object_pairs_hook=_each_once) if path.endswith(".json") else yaml.load(text, _PlainLoader)
-        )
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"Cannot read the arguments in {path!r}: {in_one_line(error)}") from error
+    values = read_arguments(path)
     if not isinstance(values, Mapping):
-        raise UsageError(f"Expected {path!r} to map names of flags to values, but got {_short(values)}.")
+        raise UsageError(f"Expected {path!r} to map names of flags to values, but got {short(values)}.")
     for name, value in values.items():
         if isinstance(value, list):
             yield f"--{name}"
             for part in map(_word, value):
                 if part.startswith("-"):
-                    raise UsageError(f"Expected values of {name} in {path!r}, but {_short(part)} looks like a flag.")
+                    raise UsageError(f"Expected values of {name} in {path!r}, but {short(part)} looks like a flag.")
                 yield part
         elif value is not None:
             yield f"--{name}={_word(value)}"
-
-
-def _each_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    for name, count in Counter(str(name) for name, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"it gives {name!r} {count} times. Leave the others out.")
-    return dict(pairs)
 
 
 def _word(value: Any) -> str:
     try:
         return value if isinstance(value, str) else json.dumps(value)
     except TypeError:
-        raise UsageError(f"Expected texts and numbers as values, but got {_short(value)}. Put it in quotes.") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} …"
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML that JSON could hold: dates stay text, and no part refers to another, which may grow without end."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to a part of itself (*). Write the values out.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        _each_once([(name.value, None) for name, _ in node.value])
-        return super().construct_mapping(node, deep)
+        raise UsageError(f"Expected texts and numbers as values, but got {short(value)}. Put it in quotes.") from None

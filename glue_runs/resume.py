@@ -17,7 +17,7 @@ from hf_elmix.text.rows import digest
 from hf_elmix.text.tasks import TextTask
 from hf_elmix.training.resumable import RunSettings, changes, check_checkpoint, settings_in
 
-__all__ = ["affects_training", "find_checkpoint", "settings_callback"]
+__all__ = ["LAST", "affects_training", "find_checkpoint", "settings_callback"]
 
 LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest checkpoint in the output folder
 # Prefixes of arguments without influence on the model. Those that save memory change it by rounding at most.

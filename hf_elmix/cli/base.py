@@ -203,6 +203,8 @@ def check_folder(folder: str, flag: str = "--output_dir") -> None:
     Raises:
         UsageError: If it is a URL or a file, or cannot be created or written to.
     """
+    if not folder.strip():
+        raise UsageError(f"Expected {flag} to be a folder, but got {folder!r}.")
     if "://" in folder:
         raise UsageError(f"Expected {flag} to be a folder on this machine, but got the URL {folder!r}.")
     try:

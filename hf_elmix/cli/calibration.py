@@ -12,7 +12,9 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bins", type=whole_number(1), default=15, metavar="N", help="number of confidence bins")
+    parser.add_argument(
+        "--bins", type=whole_number(1, 10_000), default=15, metavar="N", help="number of confidence bins"
+    )
     add_out(parser)
     add_rows(parser, split="the evaluation split")
 

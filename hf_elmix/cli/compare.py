@@ -20,8 +20,10 @@ from hf_elmix.cli.study import (
     executor_of,
     study_training_arguments,
 )
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES
+from hf_elmix.study.spec import MAX_SEED
+from hf_elmix.terminal import printable
 
 if TYPE_CHECKING:
     from hf_elmix.comparison.result import Comparison
@@ -71,7 +73,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("comparison").add_argument
     add("--margin", type=float, default=0.2, metavar="POINTS", help="differences below it do not matter, in points")
-    add("--max_seeds", type=whole_number(2), default=20, metavar="N", help="stop after N seeds at the latest")
+    add("--max_seeds", type=whole_number(2, MAX_SEED), default=20, metavar="N", help="stop after N seeds at most")
     add("--budget", metavar="TIME", help="such as 30m or 2h: begin no seed that would probably end later")
     add("--resample", action="store_true", help="divide training and validation rows anew for every seed")
     add("--json", action="store_true", help="print the verdict as JSON")
@@ -94,7 +96,11 @@ def _run(args: argparse.Namespace) -> int:
     budget = seconds_in(args.budget) if args.budget else math.inf
     check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
-    arguments = {**ARGUMENTS, **study_training_arguments(args.rest, PROG, ARGUMENTS, given)}
+    typed = study_training_arguments(args.rest, PROG, ARGUMENTS, given)
+    for name in (text.partition("=")[0].strip() for text in args.sweep):
+        if name in typed:
+            raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
+    arguments = {**ARGUMENTS, **typed}
     methods, rules = rules_for(parse_methods(given, args.method, args.sweep), args.baseline, args.margin)
     task = _task(args)
     from hf_elmix.study.spec import Study
@@ -142,6 +148,8 @@ def parse_methods(losses: Iterable[str], methods: Iterable[str], sweeps: Iterabl
 def _sweep(text: str) -> list[tuple[str, Any]]:
     """The values of an argument, from ``learning_rate=1e-5,2e-5``."""
     name, equals, values = text.partition("=")
+    if name.strip() == "loss":
+        raise UsageError(f"Expected --sweep with a training argument, but got {text!r}. Type --losses instead.")
     if not equals or not all(values.split(",")):
         raise UsageError(f"Expected --sweep like learning_rate=1e-5,2e-5, but got {text!r}.")
     return [(name, _typed({name: value})[name]) for value in dict.fromkeys(values.split(","))]
@@ -160,12 +168,18 @@ def _in_words(text: str) -> tuple[str, dict[str, str]]:
     if not colon or not name.strip() or "=" not in rest:
         raise UsageError(f"Expected --method like 'wd:weight_decay=0.1', but got {text!r}.")
     known, values, last = {field.name for field in fields(TrainingArguments)} | {"loss"}, {"loss": "ce"}, ""
+    given: set[str] = set()
     for part in rest.split(","):
         key, equals, value = part.partition("=")
         if last == "loss" and key.strip() not in known:
             values["loss"] += f",{part}"
         elif equals:
             last = key.strip()
+            if last in given:
+                raise UsageError(
+                    f"Expected each argument once, but {last!r} is given twice in {text!r}. Leave one out."
+                )
+            given.add(last)
             values[last] = value
         else:
             raise UsageError(f"Expected --method like 'wd:weight_decay=0.1', but got {part!r} in {text!r}.")
@@ -174,12 +188,9 @@ def _in_words(text: str) -> tuple[str, dict[str, str]]:
 
 def _in_file(path: str) -> list[tuple[str, dict[str, str]]]:
     """Names and arguments of methods, from a YAML file that maps each name to its arguments."""
-    import yaml
+    from hf_elmix.cli.argument_files import read_arguments
 
-    try:
-        methods = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"Cannot read the methods in {path!r}: {in_one_line(error)}") from error
+    methods = read_arguments(path)
     if not isinstance(methods, dict) or not all(isinstance(values, dict) for values in methods.values()):
         raise UsageError(f"Expected {path!r} to map each method to its arguments, as in 'wd: {{weight_decay: 0.1}}'.")
     texts = {
@@ -201,6 +212,8 @@ def _task(args: argparse.Namespace) -> Task:
     given = {split: path for split, path in files.items() if path is not None}
     if bool(given) == bool(args.dataset_name) or (given and not args.train_file):
         raise UsageError("Expected --train_file or --dataset_name. Type one, such as --train_file mine.csv.")
+    if given and args.dataset_config_name:
+        raise UsageError("--dataset_config_name needs --dataset_name: files have no configurations. Leave it out.")
     inputs = {f"{split}_file": path for split, path in given.items()}
     inputs |= {"dataset_name": args.dataset_name} if args.dataset_name else {}
     check_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, **inputs)
@@ -228,7 +241,7 @@ def _task(args: argparse.Namespace) -> Task:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from hf_elmix.cli.base import Command, whole_number
 from hf_elmix.cli.diagnostics import add_out, add_rows, checkpoint_of, save_picture
+from hf_elmix.study.spec import MAX_SEED
 
 __all__ = ["COMMAND"]
 
@@ -19,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     noise = "batch size of the gradient noise (default: as in the run)"
     add("--noise_batch_size", type=whole_number(1), metavar="M", help=noise)
     add("--probes", type=whole_number(2), default=16, metavar="N", help="number of random probes for the trace")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the random probes")
+    add("--seed", type=whole_number(0, MAX_SEED), default=0, metavar="N", help="seed of the random probes")
     eigenvalues = "also print the N largest eigenvalues of the Hessian"
     add("--eigenvalues", type=whole_number(0, LANCZOS_STEPS), default=0, metavar="N", help=eigenvalues)
     add_out(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from hf_elmix.cli.base import Command
+from hf_elmix.cli.base import Command, whole_number
 from hf_elmix.cli.diagnostics import add_out, save_picture
 from hf_elmix.losses.registry import EXAMPLES
 
@@ -18,7 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--losses", nargs="+", default=[], metavar="LOSS", help=f"any losses, such as {EXAMPLES}")
     add(
         "--classes",
-        type=int,
+        type=whole_number(2, 10_000),  # the memory grows with them
         default=2,
         metavar="C",
         help="number of classes; all but the true one share 1 - p evenly",

@@ -26,6 +26,7 @@ KNOWN = ("ce", "el", "mix", "ce-rescaled", *BASELINE_BY_NAME)
 GROUP = "hf_elmix.losses"  # of entry points
 EXAMPLES = "mix:0-0.5, focal:gamma=2,alpha=0.25, gce:q=0.7,k=0.5, ce-rescaled:0-0.5"
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
+MOST_CLASSES = 1000  # for which a custom function is tried
 
 _registered: dict[str, Callable[..., Tensor]] = {}
 
@@ -105,18 +106,27 @@ def expand_losses(names: Iterable[str]) -> list[str]:
 
 def _custom(name: str, function: Callable[..., Tensor], rest: str, spec: str) -> ConstantSchedule:
     """A custom function as a loss, tried on two samples; arguments that are not given have their default."""
-    import torch
-
     parameters = list(inspect.signature(function).parameters.values())[2:]
     defaults = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     arguments = {**defaults, **_arguments(rest, defaults, spec)}
     numbers = tuple((key, value) for key, value in arguments.items() if isinstance(value, int | float))
     loss = FunctionLoss(name, function, numbers)
-    try:
-        loss(torch.zeros(2, 3), torch.tensor([0, 2]))
-    except Exception as error:  # a custom function can raise anything
-        raise UsageError(f"Cannot use the loss {str(loss)!r}: {in_one_line(error)}") from error
+    _try(loss)
     return ConstantSchedule(loss)
+
+
+def _try(loss: FunctionLoss) -> None:
+    """Call a loss on two samples; a function with weights of classes, say, works for one number of classes only."""
+    import torch
+
+    errors = []
+    for classes in (3, 2, *range(4, MOST_CLASSES + 1)):
+        try:
+            loss(torch.zeros(2, classes), torch.tensor([0, classes - 1]))
+            return
+        except Exception as error:  # a custom function can raise anything
+            errors.append(error)
+    raise UsageError(f"Cannot use the loss {str(loss)!r}: {in_one_line(errors[0])}") from errors[0]
 
 
 def _arguments(rest: str, accepted: Iterable[str], spec: str) -> dict[str, float]:

@@ -52,6 +52,7 @@ MOST = 10**6  # runs of a study; a declaration of a few lines could ask for more
 
 RECORD = "record.json"
 DECLARATION = "study.json"
+OWN = (DECLARATION, "comparison.json", "report")  # and names that begin with a dot
 MODEL = "model"
 MODEL_FILES = (  # what `save_pretrained` of models and tokenizers writes
     *("*config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "*.model"),
@@ -76,6 +77,8 @@ class Store:
             if self._folder.protocol in ("file", "local"):
                 self._folder = UPath(self._folder.path)
             self.local = local_path(self._folder) is not None
+            if self.local and "://" in str(folder) and not str(folder).startswith(("file://", "local://")):
+                raise ValueError(f"Expected a folder or a URL of a known protocol, not {str(folder).split(':')[0]}.")
             if not self.local:
                 (self._folder / DECLARATION).exists()
         except Exception as error:  # unknown protocol, missing package, network, credentials: errors of any type
@@ -173,7 +176,7 @@ class Store:
         """
         made = {*self._places(RECORD), *map(_parts, keys)}
         ours = [name for file in (RECORD, FILE) for name in (file, f".{file}.*.new")]
-        for parts in (parts for parts in made if parts[0] == component(task)):
+        for parts in (parts for parts in made if parts[0] == _task_folder(task)):
             folder = self.folder.joinpath(*parts)
             if self._is_linked(folder) or not folder.is_dir():
                 continue
@@ -401,7 +404,13 @@ def _read(path: Path | UPath, read: Callable[[bytes], T], problem: str) -> T:
 
 def _parts(key: RunKey) -> tuple[str, str, str]:
     """The path of a run's folder below that of the study."""
-    return component(key.task), component(key.method), component(f"seed{key.seed}")
+    return _task_folder(key.task), component(key.method), component(f"seed{key.seed}")
+
+
+def _task_folder(task: str) -> str:
+    """The name of a task's folder, beside which the study has files and folders of its own."""
+    name = component(task)
+    return f"%{ord(name[0]):02X}{name[1:]}" if name.startswith(".") or name in OWN else name
 
 
 def _order(parts: tuple[str, str, str]) -> tuple[str, str, int, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hf_elmix.csv_files import read_table as read_csv
+from hf_elmix import csv_files
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
 __all__ = ["Table", "read_table", "read_tables"]
 
 LABEL, SPLIT = "label", "split"
-ENDINGS = (".parquet", ".csv")
+TRUTH = {"true": True, "false": False}
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: _read_csv(path),
+}
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,17 @@ def read_tables(
         standardize: See `read_table`.
 
     Raises:
-        UsageError: If the folder has no tables, or not one of the given names, or a table cannot be used.
+        UsageError: If the folder has no tables, or not one of the given names, two files are called alike, or a table
+            cannot be used.
     """
-    place = Path(folder).expanduser()
     files: dict[str, Path] = {}
-    for path in sorted(place.glob("[!.]*")):  # hidden files are not the user's: macOS leaves `._x.csv` beside `x.csv`
-        name = path.stem
-        # An index of the tables may lie beside them.
-        if path.suffix not in ENDINGS or not path.is_file() or (name == "index" and name not in names):
-            continue
-        if name in files:
-            raise UsageError(
-                f"Expected one file for each table of {folder!r}, but got {files[name].name!r} and {path.name!r}. "
-                "Move or rename one."
-            )
-        files[name] = path
+    for path in sorted(Path(folder).expanduser().glob("[!.]*")):  # hidden files are those of an editor or a system
+        if path.suffix.lower() in READERS and path.is_file():
+            if path.stem in files:
+                raise UsageError(f"Expected one file for each table, but got {files[path.stem].name} and {path.name}.")
+            files[path.stem] = path
+    # An index of the tables may lie beside them.
+    files = {name: path for name, path in files.items() if name != "index" or name in names}
     if not files:
         raise UsageError(f"Expected --data to be a folder of .parquet or .csv files, but {folder!r} has none.")
     for name in names:
@@ -96,9 +94,12 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
             there is only one class.
     """
     try:
-        rows = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        rows = READERS[path.suffix.lower()](path)
     except Exception as error:  # of any type, from the libraries that read files
         raise UsageError(f"Cannot read the table {str(path)!r}: {in_one_line(error)}") from error
+    if not rows.columns.is_unique:
+        twice = rows.columns[rows.columns.duplicated()][0]
+        raise UsageError(f"Expected each column of {path.name} to have its own name, but {twice!r} is given twice.")
     labels, classes = _class_ids(rows, path)
     splits = _splits(rows, split_column, labels, path)
     names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
@@ -116,13 +117,21 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """The rows of a CSV file, in which a line that does not fit its header is an error."""
-    header, rows = read_csv(path)
-    # Left to itself, pandas renames the second of two columns and takes a first cell without a name for an index.
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([map(str, range(len(header))), *rows])
-    text.seek(0)
-    return pd.read_csv(text, index_col=False).set_axis(header, axis=1)
+    """The columns of a CSV file as numbers or truth values if all cells are such; only an empty cell is missing."""
+    header, rows = csv_files.read_table(path)
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    return pd.DataFrame({name: _typed(cells) for name, cells in zip(header, columns, strict=True)})
+
+
+def _typed(cells: Sequence[str]) -> pd.Series:
+    column = pd.Series([cell or None for cell in cells], dtype=object)
+    words = {cell.casefold() for cell in cells}
+    if words and words <= TRUTH.keys():
+        return column.map(lambda cell: TRUTH[cell.casefold()])
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
 
 
 def _is_split(name: str) -> bool:
@@ -139,10 +148,30 @@ def _class_ids(rows: pd.DataFrame, path: Path) -> tuple[np.ndarray, int]:
     if len(missing):
         raise UsageError(f"Expected a label in each row of {path.name}, but row {missing[0]} has none.")
     values = rows[LABEL].to_numpy()
+    _check_classes(values, path)
     ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
     if len(names) < 2:
         raise UsageError(f"Expected two classes or more in {path.name}, but got {len(names)}.")
     return ids.astype(np.int64), len(names)
+
+
+def _check_classes(labels: np.ndarray, path: Path) -> None:
+    """Refuse labels that are no classes: fractions, lists, several lines, and a class in two spellings."""
+    spellings: dict[str, str] = {}
+    for row, label in enumerate(labels.tolist()):
+        if isinstance(label, float) and not label.is_integer():
+            raise UsageError(f"Expected classes as labels in {path.name}, but row {row} has the number {label}.")
+        if isinstance(label, list | tuple | dict | set | np.ndarray):
+            raise UsageError(f"Expected one class as the label of each row of {path.name}, but row {row} has {label}.")
+        name = str(label)
+        if "\n" in name or "\r" in name:  # a quotation mark has swallowed rows
+            raise UsageError(f"Expected one class in each row of {path.name}, but row {row} has a line break in it.")
+        other = spellings.setdefault(name.strip().casefold(), name)
+        if other != name:
+            raise UsageError(
+                f"Expected one spelling of each class in {path.name}, but row {row} has {name!r}, and other rows have "
+                f"{other!r}. Correct the label."
+            )
 
 
 def _splits(rows: pd.DataFrame, column: str, labels: np.ndarray, path: Path) -> np.ndarray:
@@ -202,4 +231,5 @@ def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
 
 
 def _shown(column: Any) -> str:
-    return f"{column.dtype}, such as {column.iloc[0]!r}"
+    odd = column[pd.to_numeric(column, errors="coerce").isna()] if column.dtype.kind not in "mM" else column
+    return f"{column.dtype}, such as {(odd if len(odd) else column).iloc[0]!r}"

@@ -151,6 +151,8 @@ def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, 
         if wanted.dataset_name or wanted.split:
             other = "dataset_name" if wanted.dataset_name else "split"
             raise UsageError(f"Expected one of --{other} and --file: a file is a dataset with one split.")
+        if wanted.dataset_config_name:
+            raise UsageError("--dataset_config_name needs --dataset_name: a file has no configurations. Leave it out.")
         name, split, rows = Path(wanted.file).stem, FILE, read_files({FILE: wanted.file})
     elif wanted.dataset_name:
         rows = read_dataset(wanted.dataset_name, wanted.dataset_config_name)

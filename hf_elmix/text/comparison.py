@@ -84,6 +84,11 @@ def _task_and_rows(
     splits = {ours: theirs for ours, theirs in (("train", "train"), (VALIDATION, validation), (TEST, test)) if theirs}
     if absent := [theirs for theirs in splits.values() if theirs not in rows]:
         raise UsageError(f"Expected {name} to have the split {absent[0]!r}, but it has {', '.join(rows)}.")
+    if "train" in (validation, test):
+        raise UsageError(
+            "Expected other rows than those of train, on which methods are trained, to compare them on. Name another "
+            "split, or leave it out."
+        )
     task, used = custom_task(
         DatasetDict({ours: rows[theirs] for ours, theirs in splits.items()}),
         name,

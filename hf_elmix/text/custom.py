@@ -71,8 +71,7 @@ def custom_task(
     unlabelled, first = set(test_splits) - set(splits), next(iter(used))
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
-    given = tuple(filter(None, map(str.strip, (text_columns or "").split(","))))
-    columns = given or _text_columns(rows[first], column, name)
+    columns = _text_columns(rows[first], column, name) if text_columns is None else _given_columns(text_columns)
     if column in columns:
         raise UsageError(f"Expected text and labels in different columns, but {column!r} is given for both.")
     named = class_names(rows[first], column, f"split {first!r} of {name}") if labels is None and has_labels else labels
@@ -97,6 +96,15 @@ def _used_splits(
         hint = "Choose another dataset." if split == "train" else f"Name one of them with {flag}."
         used[split] = first_rows(rows, split, limit, name, hint)
     return used
+
+
+def _given_columns(text: str) -> tuple[str, ...]:
+    given = tuple(filter(None, map(str.strip, text.split(","))))
+    if not given:
+        raise UsageError(f"Expected --text_column_names to name a column, but got {text!r}.")
+    if len(set(given)) < len(given):
+        raise UsageError(f"Expected each text column once, but got {text!r}.")
+    return given
 
 
 def _with_text(rows: Dataset, columns: tuple[str, ...]) -> Dataset:

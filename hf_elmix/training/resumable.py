@@ -23,7 +23,7 @@ from hf_elmix.errors import UsageError, in_one_line
 
 __all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_half_written", "settings_in"]
 
-STATE = "trainer_state.json"
+STATE, CONFIG = "trainer_state.json", "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The files with the state of training, and a key that each of them must have.
 STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
@@ -115,6 +115,8 @@ def _reason_against(checkpoint: Path, settings: dict[str, Any], processes: int) 
         return str(error)
     if state.global_step < 1:
         return f"its {STATE} says that no step was done"
+    if _step(checkpoint) not in (None, state.global_step):
+        return f"its {STATE} is that of step {state.global_step}"
     before = settings_in(checkpoint)
     changed = [] if before is None else list(changes(before, settings))
     return f"{MADE_WITH} {', '.join(changed)}" if changed else None
@@ -143,7 +145,10 @@ def _step(checkpoint: Path) -> int | None:
 def _state_in(checkpoint: Path) -> TrainerState:
     """The state of the Trainer; a ValueError says what is wrong with its file."""
     try:
-        return TrainerState.load_from_json(str(checkpoint / STATE))
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
+        if not (isinstance(state.global_step, int) and isinstance(state.log_history, list)):
+            raise ValueError("a step is a number, and the history a list.")
+        return state
     except FileNotFoundError:
         raise ValueError(f"it has no {STATE}, which is written last") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -154,6 +159,11 @@ def _check_files(checkpoint: Path, processes: int) -> None:
     """Raise a ValueError with the name of a file that is missing, cut short or empty."""
     for path in _weight_files(checkpoint):
         _shapes_in(path)
+    if (config := checkpoint / CONFIG).exists():  # not beside the weights of every model
+        try:
+            json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"its {CONFIG} cannot be read ({in_one_line(error).rstrip('.')})") from error
     random = [f"rng_state{'' if processes == 1 else f'_{rank}'}.pth" for rank in range(processes)]
     for name in (*STATES, *random):
         path = checkpoint / name

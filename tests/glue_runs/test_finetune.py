@@ -387,6 +387,19 @@ def test_a_finished_run_is_not_overwritten(glue, encoder, tmp_path):
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["README.md", "train_results.json", "tokenizer.json"])
+def test_files_of_others_are_not_overwritten(glue, encoder, tmp_path, name):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"holds .*{name}"):
+        finetune(words(glue, encoder, folder))
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(UsageError, match=f"holds .*{name}"):
+        finetune([*words(glue, encoder, folder), "--resume_from_checkpoint", str(tmp_path / "checkpoint-1")])
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -63,8 +63,23 @@ def test_files_to_a_verdict(files, encoder, capsys):
         ),
         (["--train_file", "train.csv", "--sweep", "learning_rate"], "Expected --sweep like learning_rate=1e-5,2e-5"),
         (["--train_file", "train.csv", "--sweep", "learning_rate=a"], "invalid float value: 'a'"),
-        (["--train_file", "train.csv", "--method", "no.yaml"], "Cannot read the methods in 'no.yaml'"),
+        (["--train_file", "train.csv", "--method", "no.yaml"], "Cannot read the arguments in 'no.yaml'"),
         (["--train_file", "train.csv", "--seeds", "3"], "--seeds"),
+        (["--train_file", "train.csv", "--sweep", "loss=ce,el"], "Type --losses instead"),
+        (
+            ["--train_file", "train.csv", "--method", "a:loss=el,loss=0"],
+            "Expected each argument once, but 'loss' is given twice",
+        ),
+        (
+            ["--train_file", "train.csv", "--sweep", "learning_rate=1e-5,2e-5", "--learning_rate", "1e-4"],
+            "Expected --learning_rate or --sweep learning_rate=…, but got both",
+        ),
+        (["--train_file", "train.csv", "--dataset_config_name", "x"], "--dataset_config_name needs --dataset_name"),
+        (["--train_file", "train.csv", "--validation_split_name", "train"], "Expected other rows than those of train"),
+        (["--train_file", "train.csv", "--test_split_name", "train"], "Expected other rows than those of train"),
+        (["--train_file", "train.csv", "--text_column_names", "text,text"], "Expected each text column once"),
+        (["--train_file", "train.csv", "--text_column_names", ","], "Expected --text_column_names to name a column"),
+        (["--train_file", "train.csv", "--output_dir", ""], "Expected --output_dir to be a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(files, encoder, capsys, words, message):
@@ -84,8 +99,8 @@ def described(*words: str, losses: tuple[str, ...] = (), sweeps: tuple[str, ...]
 
 def test_methods_in_words():
     assert described("wd:weight_decay=0.1") == [("wd", "ce", {"weight_decay": 0.1}, [])]
-    assert described("a:loss=focal:gamma=2,alpha=0.25,label_smoothing_factor=0.1,loss=0,0.5") == [
-        ("a", "mix:0,0.5", {"label_smoothing_factor": 0.1}, [])
+    assert described("a:loss=focal:gamma=2,alpha=0.25,label_smoothing_factor=0.1") == [
+        ("a", "focal:gamma=2,alpha=0.25", {"label_smoothing_factor": 0.1}, [])
     ]
     assert described("a:num_train_epochs=2,loss=gce:q=0.7,k=0.5") == [
         ("a", "gce:q=0.7,k=0.5", {"num_train_epochs": 2.0}, [])
@@ -109,6 +124,20 @@ def test_methods_in_a_file(tmp_path):
         ("wd", "ce", {"weight_decay": 0.1}, []),
         ("mixed", "mix:0,0.5", {"learning_rate": 1e-4, "gradient_checkpointing": True}, []),
     ]
+    bomb = "a: &a {x: 1}\n" + "".join(
+        f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    for text, message in (
+        ("wd: {weight_decay: 0.1}\nwd: {weight_decay: 0.2}\n", "it gives 'wd' 2 times"),
+        (bomb, "it refers to a part of itself"),
+        ("a: " + "[" * 20_000, "maximum recursion depth"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            described(str(path))
+    path.write_text("wd: {run: 2020-01-01}\n")
+    with pytest.raises(UsageError, match="Unknown argument '--run'"):
+        described(str(path))
     path.write_text("- wd\n")
     with pytest.raises(UsageError, match="to map each method to its arguments, as in 'wd: {weight_decay: 0.1}'"):
         described(str(path))

@@ -34,7 +34,7 @@ from hf_elmix.cli.main import main
             "expected a whole number, 0 to 30, but got '-1'",
         ),
         (["escape", "{training}", "--eigenvalues", "31"], "--eigenvalues: expected a whole number, 0 to 30"),
-        (["calibration", "{training}", "--bins", "0"], "--bins: expected a whole number, 1 or more, but got '0'"),
+        (["calibration", "{training}", "--bins", "0"], "--bins: expected a whole number, 1 to 10000, but got '0'"),
         (["flow"], "Expected COMMAND to be one of compare, report, status, push, "),
         (["calibraton"], "Did you mean 'calibration'?"),
         (["gradients", "--looses", "ce"], "Unknown argument '--looses'. Did you mean '--losses'?"),
@@ -56,3 +56,19 @@ def test_help_needs_no_pytorch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert "(default: ce el 0)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gradients", "--classes", "1000000"],
+        ["gradients", "--classes", "1"],
+        ["calibration", "run", "--bins", "1000000000"],
+        ["escape", "run", "--seed", "99999999999999999999"],
+        ["escape", "run", "--seed", "-1"],
+        ["compare", "--max_seeds", "99999999999999999999"],
+    ],
+)
+def test_numbers_that_take_all_memory_or_time_are_refused(words, capsys):
+    assert main(words) == 2
+    assert "expected a whole number" in capsys.readouterr().err

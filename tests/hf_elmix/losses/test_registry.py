@@ -93,6 +93,18 @@ def test_a_custom_loss():
             register_loss(name, function)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 77])
+def test_a_custom_loss_with_weights_of_classes(classes):
+    weight = torch.rand(classes) + 0.5
+
+    def weighted(logits, labels):
+        return F.cross_entropy(logits, labels, weight=weight, reduction="none")
+
+    logits, labels = torch.randn(5, classes), torch.arange(5) % classes
+    loss = parse_loss(weighted).at(0, 1)(logits, labels, reduction="none")
+    torch.testing.assert_close(loss, weighted(logits, labels))
+
+
 def test_a_loss_of_an_installed_package(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
     point = EntryPoint("theirs", f"{__name__}:absolute", "hf_elmix.losses")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -508,3 +509,13 @@ def test_records_are_read_one_at_a_time_in_the_order_of_their_keys(store, record
     assert [next(records).key for _ in given[1:]] == sorted(given)[:-1]
     with pytest.raises(UsageError, match="is not a run record"):
         next(records)
+
+
+@pytest.mark.parametrize("task", ["study.json", "comparison.json", "report", ".segments", ".locks", ".", ".."])
+def test_a_task_has_another_folder_than_the_files_of_the_study(tmp_path, task):
+    store = Store(tmp_path)
+    folder = store.folder_of(RunKey(task, "ce", 0)).parent.parent
+    assert folder.parent == store.folder
+    assert folder.name not in (task, "")
+    assert not folder.name.startswith(".")
+    assert unquote(folder.name) == task

@@ -98,6 +98,18 @@ def test_features_are_scaled_by_the_training_rows_alone(tmp_path):
         (lambda rows: rows.assign(split="train"), "it has none to 'validation'"),
         (lambda rows: rows.assign(split=[*SPLITS[:9], "dev"]), "in the column 'split' of bad.parquet, but got 'dev'"),
         (lambda rows: rows.iloc[:0], "two classes or more in bad.parquet, but got 0"),
+        (
+            lambda rows: rows.assign(label=[0.5, *rows["label"][1:]]),
+            "as labels in bad.parquet, but row 0 has the number",
+        ),
+        (
+            lambda rows: rows.assign(label=[[1], [2]] * 5),
+            "one class as the label of each row of bad.parquet, but row 0",
+        ),
+        (
+            lambda rows: rows.assign(label=[" Yes", *["no", "yes"] * 4, "no"]),
+            "row 2 has 'yes', and other rows .*' Yes'",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path, change: Callable, message):
@@ -117,28 +129,41 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x,y,label\n9,1,2,0\n9,3,4,1\n", "line 2 has 4 cells, and the header 3"),
         ("x,y,label\n1,2,0\n3,4\n", "line 3 has 2 cells, and the header 3"),
-        ("x,label,label\n1,0,0\n2,1,1\n", "names the column 'label' twice"),
-        ("x,x,label\n1,1,0\n2,2,1\n", "names the column 'x' twice"),
+        ("x,label,label\n0.5,1,1\n0.25,0,0\n", "line 1 names the column 'label' twice"),
+        ("x,x,label\n0.5,1,1\n0.25,0,0\n", "line 1 names the column 'x' twice"),
+        ("x,label\n0.5,1,0\n0.25,0,1\n", "line 2 has 3 cells, and the header 2"),
+        ('x,label\n1,"a\n2,b\n3,c\n4,"\n5,a\n', "row 0 has a line break in it"),
+        ("x\0,label\n1,0\n2,1\n", "line 1 has a NUL character"),
+        (frame().to_csv(), "a name for each column of bad.csv"),
+        (
+            frame(x=[1, "?"] * 5).to_csv(index=False),
+            r"numbers in the column 'x' of bad.csv, but got object, such as '\?'",
+        ),
     ],
 )
-def test_a_csv_file_whose_lines_do_not_fit_its_header_is_refused(tmp_path, text, message):
+def test_a_csv_file_is_read_as_it_is_written(tmp_path, text, message):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_table(tmp_path / "bad.csv")
 
 
-def test_two_files_for_one_table_are_refused(tmp_path):
-    for name in ("a.csv", "a.parquet", "b.csv"):
+def test_words_of_a_csv_file_are_classes(tmp_path):
+    rows = frame(label=["NA", "GB"] * 5, x=[True, False] * 5).to_csv(index=False)
+    for name, encoding in (("mine.csv", "utf-8-sig"), ("other.CSV", "utf-16")):
+        (tmp_path / name).write_bytes(rows.encode(encoding))
+        table = read_table(tmp_path / name)
+        assert table.labels["train"].tolist() == [1, 0, 1, 0, 1, 0]
+        assert table.features["train"][:, 0].tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_two_files_of_a_table_are_refused(tmp_path):
+    for name in ("a.csv", "a.parquet"):
         saved(frame(), tmp_path / name)
-    with pytest.raises(UsageError, match="one file for each table of .* but got 'a.csv' and 'a.parquet'"):
+    (tmp_path / "._b.csv").write_bytes(b"of a system")
+    with pytest.raises(UsageError, match="Expected one file for each table, but got a.csv and a.parquet"):
         read_tables(str(tmp_path))
-
-
-def test_hidden_files_are_no_tables(tmp_path):
-    saved(frame(), tmp_path / "a.csv")
-    (tmp_path / "._a.csv").write_bytes(b"\0\5\26\7")
+    (tmp_path / "a.parquet").unlink()
     assert [table.name for table in read_tables(str(tmp_path))] == ["a"]
 
 

@@ -88,6 +88,8 @@ DAMAGE = [
     ("trainer_state.json", cut, "its trainer_state.json cannot be read"),
     ("trainer_state.json", emptied, "its trainer_state.json cannot be read"),
     ("trainer_state.json", state_of(), "its trainer_state.json says that no step was done"),
+    ("config.json", cut, "its config.json cannot be read"),
+    ("trainer_state.json", state_of(global_step=3, log_history=5), "its trainer_state.json cannot be read"),
     ("trainer_state.json", state_of(other=3), "its trainer_state.json cannot be read"),
     ("trainer_state.json", lambda path: path.write_text("[]"), "its trainer_state.json cannot be read"),
 ]
@@ -104,6 +106,14 @@ def test_damaged_checkpoint_is_refused_with_the_reason_and_the_nearest_good_one(
     assert said.endswith(f"--resume_from_checkpoint {run / 'checkpoint-2'}.")
     assert "\n" not in said
     assert is_half_written(run / "checkpoint-3") == (name == "trainer_state.json")
+
+
+def test_the_state_of_another_step_is_refused(run):
+    for step in (2, 400):
+        path = run / "checkpoint-3/trainer_state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "global_step": step}))
+        with pytest.raises(UsageError, match=f"its trainer_state.json is that of step {step}"):
+            check_checkpoint(run / "checkpoint-3", SETTINGS)
 
 
 def test_nearest_good_checkpoint_may_be_farther_away_or_missing(run):
