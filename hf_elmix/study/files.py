@@ -115,7 +115,7 @@ def naming_storage_faults(folder: Path, place: str | Path | UPath | None = None)
     try:
         yield
     except Exception as error:
-        if (fault := storage_fault(error) or _unwritable(folder)) is None:
+        if (fault := _unwritable(folder) or storage_fault(error)) is None:
             raise
         if fault.errno in DISK_FULL:
             text = f"No space left for a checkpoint or model. Free some in {str(place or folder)!r}"

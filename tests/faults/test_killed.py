@@ -145,6 +145,7 @@ def fault(kind: str, folder: Path, step: str = "of one run", times: int = 1) -> 
     from fault_drivers import tokens
 
     call, skip, _ = STEPS[step]
+    call += 2  # a model is tried twice on the first batch
     return {"kind": kind, "task": "toy", "seed": 3, "call": call, "fired": tokens(folder / "fired", times, skip)}
 
 

@@ -49,7 +49,7 @@ def test_a_study_and_its_report(glue, encoder, tmp_path, capfd):
     capfd.readouterr()
     assert main(["report", str(runs)]) == 0
     assert "| cola |" in capfd.readouterr().out
-    files = {"report.html", "tables.md", "tables.tex", "figures", "data"}
+    files = {".files", "report.html", "tables.md", "tables.tex", "figures", "data"}
     assert {path.name for path in (runs / "report").iterdir()} == files
     page = (runs / "report" / "report.html").read_text()
     assert html.escape(shlex.join(["glue-runs", *study(folder, encoder, runs)])) in page

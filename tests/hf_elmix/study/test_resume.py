@@ -25,6 +25,7 @@ from hf_elmix.study.runner import run_branch, scores_of
 from hf_elmix.study.shared_prefixes import cost, plan
 from hf_elmix.study.spec import Study, TrainerInputs
 from hf_elmix.study.store import Store
+from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 # Of 20 steps in epochs of 5 they leave one another after 4, 11, 18 and 19 (in mid-epoch) and 5 and 10 (between two).
 pytestmark = pytest.mark.slow  # bit-identity over many pauses; test_runner.py has the short cases
@@ -157,7 +158,7 @@ def test_what_is_done_alone_is_what_the_trainer_does(toy, tmp_path, name, method
     study = configured(toy, name, method)
     ((record, weights),) = results(study, tmp_path / "study", sharing=False).values()
     args = arguments_of(study, tmp_path / "direct")
-    trainer = MixedLossTrainer(args=args, mixing=method, **study.tasks[0].inputs(3).trainer)
+    trainer = with_whole_evaluation(MixedLossTrainer)(args=args, mixing=method, **study.tasks[0].inputs(3).trainer)
     trainer.train()
     (tmp_path / "model.safetensors").write_bytes(weights)
     for tensor, saved in load_file(tmp_path / "model.safetensors").items():
