@@ -14,6 +14,7 @@ from hf_elmix.analysis.formats import text_of
 from hf_elmix.csv_files import read_table
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.schedules import REGIMES
+from hf_elmix.study.schema import LARGEST
 from hf_elmix.study.select import choose_parts
 from hf_elmix.study.spec import RunKey, RunRecord
 
@@ -262,8 +263,10 @@ def _numbers(column: pd.Series, path: str | Path) -> pd.Series:
     texts = column.astype(str).str.strip()
     numbers = pd.to_numeric(texts, errors="coerce")
     missing = column.isna() | texts.str.lower().isin(["", "nan", "na", "none"])
-    bad = np.isinf(numbers) | (numbers.isna() & ~missing)
+    bad = (numbers.abs() > LARGEST) | (numbers.isna() & ~missing)
     if bad.any():
         row = int(np.argmax(bad))
-        raise UsageError(f"Expected scores to be numbers, but row {row + 1} of {path} has {column.iloc[row]!r}.")
+        raise UsageError(
+            f"Expected scores to be numbers up to {LARGEST:g}, but row {row + 1} of {path} has {column.iloc[row]!r}."
+        )
     return numbers.astype(float)

@@ -100,6 +100,7 @@ def _prepare(
     if keep not in KEEP:
         raise UsageError(f"Expected keep to be one of {', '.join(KEEP)}, but got {keep!r}.")
     check_plain(study)
+    store.check_no_links(study.runs())
     with store.claim("study", wait=True):
         if overwrite:
             withdraw(study, store)

@@ -10,11 +10,22 @@ import functools
 import json
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-__all__ = ["FORMAT", "Claim", "Declaration", "Manifest", "NewerFormat", "Provenance", "Record", "Settings", "parse"]
+__all__ = [
+    "FORMAT",
+    "LARGEST",
+    "Claim",
+    "Declaration",
+    "Manifest",
+    "NewerFormat",
+    "Provenance",
+    "Record",
+    "Settings",
+    "parse",
+]
 
 K = TypeVar("K", bound=type)
 T = TypeVar("T")
@@ -44,8 +55,10 @@ def _finite(value: Any) -> Any:
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # as PyTorch and NumPy take it
 Count = Annotated[int, Ge(0), Lt(2**53)]  # larger numbers do not fit the columns of tables
+LARGEST = 1e100
 Amount = Count | Annotated[float, Ge(0)]
-Number = Annotated[int, Ge(-(2**53)), Lt(2**53)] | float | None  # None for NaN and infinity
+# None for NaN and infinity. Sums of squares of what is larger than the bound would overflow in a report.
+Number = Annotated[int, Ge(-(2**53)), Lt(2**53)] | Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
 Json = Annotated[JsonValue, AfterValidator(_finite)]
 UNIONS = {"constrained-int", "constrained-float", "float", "int", "str"}  # what pydantic calls the types of a union
 

@@ -115,6 +115,16 @@ class Store:
         """The folder for the shared prefixes of a block."""
         return self.folder / ".segments" / component(task) / component(f"seed{seed}")
 
+    def check_no_links(self, keys: Iterable[RunKey]) -> None:
+        """Refuse folders of runs that are links or are reached through one: a study writes below its folder only.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        places = {place for key in keys for place in (self.folder_of(key), self.segments_of(*key.block))}
+        if linked := next(filter(self._is_linked, sorted(places)), None):
+            raise UsageError(f"Expected folders below {str(self.folder)!r}, but {str(linked)!r} is a link. Remove it.")
+
     def read(self, key: RunKey) -> RunRecord | None:
         """The record of a run, or None if it does not exist.
 
@@ -200,8 +210,11 @@ class Store:
 
     def _is_linked(self, path: UPath) -> bool:
         """Whether a path below the folder is a symbolic link, or leads through one."""
-        top = len(self.folder.parts)
-        return self.local and any(part.is_symlink() for part in (path, *path.parents) if len(part.parts) > top)
+        here = local_path(self.folder)
+        if here is None:
+            return False
+        below = path.relative_to(self.folder).parts
+        return any(os.path.islink(here.joinpath(*below[: k + 1])) for k in range(len(below)))
 
     def _remove_empty(self, path: UPath) -> None:
         """Remove a folder below that of the study, and those above it, as far as they are empty."""

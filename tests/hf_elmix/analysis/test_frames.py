@@ -268,8 +268,9 @@ def test_parquet_is_read_too(tmp_path):
             r"Expected the columns task \(or experiment\), method and score .*separated by commas.*'experiment;method",
         ),
         ("task,score\na,1\n", "Expected the columns .* but got 'task', 'score'"),
-        ("experiment,method,score\na,ce,high\n", "to be numbers, but row 1 of .* has 'high'"),
-        ("experiment,method,score\na,ce,1\na,x,inf\n", "to be numbers, but row 2 of .* has 'inf'"),
+        ("experiment,method,score\na,ce,high\n", r"to be numbers up to 1e\+100, but row 1 of .* has 'high'"),
+        ("experiment,method,score\na,ce,1\na,x,inf\n", r"to be numbers up to 1e\+100, but row 2 of .* has 'inf'"),
+        ("experiment,method,score\na,ce,1\na,x,-1e308\n", "row 2 of .* has '-1e308'"),
         (
             "experiment,method,score\na,ce,1\na,ce,2\n",
             "task 'a', method 'ce' is given twice. Add a column named seed",

@@ -508,6 +508,19 @@ def test_overwrite_leaves_what_no_study_made_and_follows_no_link(store, stub, tm
     assert not (store.folder / ".segments/a").exists()
 
 
+@pytest.mark.parametrize("place", ["a", "a/ce", "a/ce/seed0", ".segments", ".segments/a"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_study_writes_through_no_link(store, stub, tmp_path, place, overwrite):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = Path(store.folder) / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(UsageError, match="is a link. Remove it"):
+        run_grid(study("a", ("ce", "0"), (0,)), store, stub, overwrite=overwrite)
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_saved_model_leaves_other_files_in_its_folder(store, tmp_path):
     key, place = RunKey("a", "ce", 0), store.folder_of(RunKey("a", "ce", 0)) / "model"
     save_model(store, key)

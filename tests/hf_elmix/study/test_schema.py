@@ -150,6 +150,12 @@ WRONG = {
     "status: input should be 'done', 'failed' or 'diverged', but got 'fine'": ("status", "fine"),
     "scores.accuracy.last: input should be a finite number, but got nan": ("scores", "accuracy", "last", float("nan")),
     "scores.loss.epochs.1: input should be a valid number, but got 'x'": ("scores", "loss", "epochs", 1, "x"),
+    f"scores.loss.last: input should be less than or equal to {1e100:.0f}, but got 1e+308": (
+        "scores",
+        "loss",
+        "last",
+        1e308,
+    ),
     "scores.accuracy: expected a step for each of the epochs, in order": ("scores", "accuracy", "steps", [4, 2]),
     "scores: expected 'f1', which is the score": ("settings", "select", "metric", "f1"),
     "settings.rows: expected no NaN or infinity, but got inf": ("settings", "rows", float("inf")),
