@@ -150,7 +150,7 @@ WRONG = {
     "status: input should be 'done', 'failed' or 'diverged', but got 'fine'": ("status", "fine"),
     "scores.accuracy.last: input should be a finite number, but got nan": ("scores", "accuracy", "last", float("nan")),
     "scores.loss.epochs.1: input should be a valid number, but got 'x'": ("scores", "loss", "epochs", 1, "x"),
-    f"scores.loss.last: input should be less than or equal to {1e100:.0f}, but got 1e+308": (
+    f"scores.loss.last: input should be less than or equal to {10**100}, but got 1e+308": (
         "scores",
         "loss",
         "last",
