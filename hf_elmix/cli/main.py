@@ -25,7 +25,7 @@ COMMANDS: Commands = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    return run_program("elmix", "Reports of studies, and diagnostics of training and its losses.", COMMANDS, argv)
+    return run_program("elmix", "Compare losses and training arguments, report studies, and look inside trained models.", COMMANDS, argv)
 
 
 if __name__ == "__main__":
