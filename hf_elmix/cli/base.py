@@ -119,7 +119,7 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in commands.items():
         if not isinstance(command, Command):
-            about = f"Train a study of the paper: {', '.join(command)}"
+            about = f"Train a study of {', '.join(command)}"
             _add_commands(subparsers.add_parser(name, allow_abbrev=False, help=about, description=about), command)
             continue
         about = inspect.cleandoc(command.run.__doc__ or "")

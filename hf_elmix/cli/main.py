@@ -25,7 +25,8 @@ COMMANDS: Commands = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    return run_program("elmix", "Compare losses and training arguments, report studies, and look inside trained models.", COMMANDS, argv)
+    about = "Compare losses and training arguments, report studies, and look inside trained models."
+    return run_program("elmix", about, COMMANDS, argv)
 
 
 if __name__ == "__main__":
