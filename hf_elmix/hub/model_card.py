@@ -25,6 +25,7 @@ from hf_elmix.losses.schedules import MixingSchedule
 from hf_elmix.losses.weights import focus_of
 from hf_elmix.plotting import notation
 from hf_elmix.study.files import write_bytes
+from hf_elmix.terminal import printable
 
 __all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]
 
@@ -92,6 +93,7 @@ def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> s
         _metadata(facts, name),
         str(TEMPLATES / "model_card.md"),
         md=markdown_text,
+        code=_code,
         name=name,
         repo_id=repo_id,
         facts=facts,
@@ -139,6 +141,11 @@ def _metadata(facts: ModelFacts, name: str) -> ModelCardData:
     )
     card_data[MARK] = model_mark(facts)
     return card_data
+
+
+def _code(text: str) -> str:
+    """A text as code in a line of Markdown, which it cannot leave."""
+    return f"`{printable(' '.join(text.split())).replace('`', chr(39))}`"
 
 
 def _phases(schedule: MixingSchedule) -> list[list[str]]:

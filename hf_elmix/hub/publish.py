@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ Content = Path | bytes
 
 WAITS = (1.0, 2.0, 4.0)  # seconds between tries; the client retries most requests by itself
 CREATED_BY_HUB = {".gitattributes"}  # the files of a new repository
+
+# Tokens of anybody, as scanners for secrets know them: of the Hub, of GitHub and of Amazon's cloud.
+TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])((hf_|api_org_)[A-Za-z0-9]{34}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{82}|AKIA[A-Z0-9]{16})"
+    r"(?![A-Za-z0-9])"
+)
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,15 @@ def publish_files(files: Mapping[str, Content], repo_id: str, mark: Mapping[str,
         options: ``repo_type``, ``private``, ``overwrite`` and ``token`` of `claim_repo`.
 
     Raises:
-        UsageError: If a file contains the token, or `claim_repo` refuses the repository.
+        UsageError: If a file contains the token or what looks like another, or `claim_repo` refuses the repository.
     """
     repo = _Repo(repo_id, dict(mark), **options)
     for name, content in files.items():
-        if _contains(content, repo.token.encode()) or any(repo.token in text for text in _texts(_read(name, content))):
+        texts = list(_texts(_read(name, content)))
+        if _contains(content, repo.token.encode()) or any(repo.token in text for text in texts):
             raise UsageError(f"{name} contains the access token, so nothing was published. Remove the token from it.")
+        if any(map(TOKEN.search, texts)):
+            raise UsageError(f"{name} contains what looks like an access token, so nothing was published. Remove it.")
     with hub_errors(repo_id, repo.token):
         repo.complete_id()
         commit = with_retries(partial(repo.push, files), WAITS)

@@ -154,7 +154,11 @@ def _public_command(command: str, names: set[str]) -> str:
         names: The models and datasets that the published records name.
     """
     words, flag = [], ""
-    for word in shlex.split(command):
+    try:
+        typed = shlex.split(command)
+    except ValueError:  # not a command line
+        return "…"
+    for word in typed:
         head, value = "", word
         if word.startswith("--"):
             flag, equals, value = word.partition("=")

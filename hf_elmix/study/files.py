@@ -238,8 +238,12 @@ def put_folder(source: Path, target: UPath) -> None:
 
 
 def remove(path: UPath) -> None:
-    """Remove a folder and everything in it, if it exists."""
+    """Remove a folder and everything in it, if it exists; of a link, only the link."""
     here = local_path(path)
+    if here is not None and (here.is_symlink() or here.is_file()):
+        with suppress(OSError):
+            here.unlink()
+        return
     if here is not None:
         shutil.rmtree(here, ignore_errors=True)
         return

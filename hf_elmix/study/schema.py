@@ -111,6 +111,7 @@ class Settings(TypedDict, total=False, extra_items=Json):  # type: ignore[call-a
     text: Text
     model: str
     dataset: str
+    config: str | None
     max_length: Count | None
     max_train_samples: Count | None
     max_eval_samples: Count | None
@@ -124,6 +125,7 @@ class Provenance(TypedDict, total=False, extra_items=Json):  # type: ignore[call
     commit: str | None
     dirty: bool | None
     device: str
+    data_rows: dict[str, Count] | None
     data_revision: str | None
     model_revision: str | None
 
@@ -217,7 +219,7 @@ class Notes(TypedDict):
 class Manifest(TypedDict):
     """The files of a checkpoint, each with its digest."""
 
-    files: dict[str, str]
+    files: Annotated[dict[str, str], MinLen(1)]
     notes: Notes
 
 

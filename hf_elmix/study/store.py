@@ -429,7 +429,7 @@ def _task_folder(task: str) -> str:
 def _order(parts: tuple[str, str, str]) -> tuple[str, str, int, str]:
     """Sort key of the folders of runs, which is that of their keys."""
     seed = parts[2].removeprefix("seed")
-    return unquote(parts[0]), unquote(parts[1]), int(seed) if seed.isdecimal() else -1, seed
+    return unquote(parts[0]), unquote(parts[1]), int(seed) if seed.isdecimal() and len(seed) < 20 else -1, seed
 
 
 def _on_disk(folder: str, name: str) -> Iterator[tuple[str, str, str]]:

@@ -234,6 +234,12 @@ def test_card_and_picture_are_written_to_folder(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == card_files(FACTS, "org/bert")
 
 
+def test_a_loss_stays_within_its_line_of_code():
+    text = card(with_settings(loss="`x`\n\n# Hostile\n[a](https://evil.example)\x1b[2J"))
+    assert "The loss is `'x' # Hostile [a](https://evil.example)\\x1b[2J`, in the notation" in text
+    assert '<a href="https://evil.example' not in rendered(text)
+
+
 @pytest.mark.parametrize("loss", ["focal:gamma=2,alpha=0.25", "cot", "a_loss_of_the_users:power=2"])
 def test_card_of_other_loss(loss):
     files = card_files(with_settings(loss=loss), "org/bert")

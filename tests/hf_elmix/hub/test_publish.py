@@ -377,6 +377,20 @@ def test_token_in_encoded_file_is_found(local_hub, kind):
     assert not local_hub.history()
 
 
+@pytest.mark.parametrize("token", ["hf_" + "aB3" * 11 + "x", "ghp_" + "aB3" * 12, "AKIA" + "AB12" * 4])
+def test_what_looks_like_a_token_of_somebody_is_not_published(local_hub, token):
+    for name, content in {
+        CARD: f"It predicts {token} or b.".replace("_", "\\_").encode(),
+        "config.json": json.dumps({"id2label": {"0": token}}).encode(),
+        "runs.parquet": parquet("a", json.dumps({"labels": [f"={token}"]})),
+    }.items():
+        with pytest.raises(UsageError, match=f"{name} contains what looks like an access token, so nothing") as caught:
+            publish_files({name: content}, REPO, MARK)
+        assert token not in str(caught.value)
+    assert not local_hub.history()
+    publish_files({CARD: f"{MADE_BY_US}hf_elmix, {'x' * 20}{token}".encode()}, REPO, MARK)  # a part of a longer word
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "model.safetensors"])
 def test_link_is_not_published(model, tmp_path, name):
     (tmp_path / "secret").write_text("root:x:0:0")

@@ -203,7 +203,9 @@ def test_push_results_as_dataset(local_hub, runs, run_of, capsys):
     store = runs(*((run_of(mixing=m, seed=s), False) for m, s in (("ce", 0), ("0", 0), ("ce", 1))), (failed, False))
     command = "glue-runs study --output_dir /home/secret/runs --dataset_name=/home/secret/rows --tasks mrpc --lr 0.5"
     command += " --model_name_or_path google-bert/bert-base-uncased --mixings ce '1:4@5/6' --run_name=secret"
-    declare(store, command + """ --deepspeed secret.json --accelerator_config '{"file": "secret"}'""")
+    declare(
+        store, command + """ --deepspeed secret.json --accelerator_config '{"file": "secret"}'""", "no 'secret command"
+    )
     words = ["push", str(store.folder), "--results", "--hub_id", "org/my-runs"]
     assert main(words) == 0
     files = held(local_hub, "org/my-runs", "datasets")

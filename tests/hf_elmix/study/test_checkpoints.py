@@ -172,6 +172,18 @@ def test_one_of_the_same_name_takes_the_place_of_a_damaged_one(checkpoints, sour
     assert content_of(folder) == CONTENT
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_makes_way_and_what_a_link_points_to_stays(source, tmp_path, kind):
+    checkpoints, place = Checkpoints(UPath(tmp_path / "kept")), tmp_path / "kept" / "x"
+    place.parent.mkdir()
+    elsewhere = folder_with(tmp_path / "elsewhere", {"a.bin": b"mine", MANIFEST: b"no manifest"})
+    place.symlink_to(elsewhere) if kind == "link" else place.write_text("a file")
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+    checkpoints.save("x", source, NOTES)
+    assert content_of(checkpoints.find("x", tmp_path / "scratch")[0]) == CONTENT
+    assert content_of(elsewhere) == {"a.bin": b"mine"}
+
+
 def test_the_manifest_sorts_after_every_file_of_a_trainer(toy, tmp_path):
     args = TrainingArguments(str(tmp_path), max_steps=1, save_steps=1, report_to="none", use_cpu=True)
     given = {name: toy.inputs(0).trainer[name] for name in ("model", "train_dataset")}

@@ -159,6 +159,8 @@ WRONG = {
     "scores.accuracy: expected a step for each of the epochs, in order": ("scores", "accuracy", "steps", [4, 2]),
     "scores: expected 'f1', which is the score": ("settings", "select", "metric", "f1"),
     "settings.rows: expected no NaN or infinity, but got inf": ("settings", "rows", float("inf")),
+    "settings.config: input should be a valid string, but got {'a': 1}": ("settings", "config", {"a": 1}),
+    "provenance.data_rows: input should be an object, but got 'abc'": ("provenance", "data_rows", "abc"),
     "cost.seconds: input should be greater than or equal to 0, but got -0.5": ("cost", "seconds", -0.5),
 }
 
@@ -227,6 +229,7 @@ def test_what_was_written_before_formats_had_numbers_is_read(store, record_file)
         (Claim, '{"host": "a", "process": -1}'),
         (Claim, '{"host": ["a"], "process": 3}'),
         (Manifest, '{"files": {}, "notes": {"costs": [{"method": "ce", "steps": -3, "seconds": 1}]}}'),
+        (Manifest, '{"files": {}, "notes": {"costs": []}}'),
         (Manifest, '{"files": {"x": 3}, "notes": {"costs": []}}'),
         (Declaration, '{"grids": [], "methods": {}, "settings": {}, "commands": [3]}'),
     ],

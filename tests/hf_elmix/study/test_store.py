@@ -409,6 +409,14 @@ def test_claims_of_different_blocks_are_different(store):
         assert (one, other) == (True, True)
 
 
+def test_a_name_of_more_digits_than_a_number_may_have_is_that_of_no_run():
+    store = Store(f"memory://{uuid.uuid4().hex}/runs")
+    path = store.folder / "a" / "ce" / f"seed{'9' * 5000}" / RECORD
+    path.fs.pipe_file(path.path, b"{}")
+    with pytest.raises(UsageError, match="seed9+.record.json is not a run record"):
+        list(store.records())
+
+
 def test_behind_a_url_everything_can_be_claimed():
     store = Store(f"memory://{uuid.uuid4().hex}/runs")
     with store.claim("x") as one, store.claim("x") as other:
