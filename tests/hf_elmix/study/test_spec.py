@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
+from hf_elmix.study.schema import LARGEST
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerInputs
 
 # Others may be using the machine: how long an example takes says nothing.
@@ -167,7 +168,7 @@ def test_a_record_as_json_has_the_documented_fields(record_of):
     assert values["error"] is None
 
 
-NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53 - 1)
+NUMBERS = st.none() | st.floats(-LARGEST, LARGEST) | st.integers(-(2**53), 2**53 - 1)
 COUNTS = st.integers(0, 2**53 - 1)
 SCORES = st.dictionaries(
     st.text(max_size=5),
