@@ -157,6 +157,8 @@ def _finished(
     waiting_for = ""
     while True:
         for outcome in executor(queue.take, train, progress):
+            if any(record.status == "failed" for record in outcome.records):
+                check_interrupt()  # some libraries turn Ctrl-C into an error of their own, which is no result of a run
             yield from queue.end(outcome)
             check_interrupt()
         if not queue.elsewhere:
