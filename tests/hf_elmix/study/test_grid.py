@@ -320,6 +320,25 @@ class Finalized:
         signal.raise_signal(signal.SIGINT)
 
 
+def test_an_error_that_ctrl_c_has_caused_is_no_result(store, monkeypatch):
+    """PyTorch, for example, may raise a ValueError when Ctrl-C is pressed in the middle of a conversion."""
+
+    def run(study, store, branch, progress, **given):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        cost = {"seconds": 1.0, "steps_trained": 0, "steps_inherited": 0}
+        failed = (RunRecord(key, "failed", {}, [], {}, {}, cost, "ValueError: no shape") for key in branch.keys)
+        return Outcome(branch, tuple(failed))
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_grid(study(), store, run)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(store.records()) == []
+
+
 def test_ctrl_c_is_not_lost_where_python_drops_it(store, capfd):
     """In a finalizer: the study stops all the same, at the next step, and shows no traceback."""
     before = signal.getsignal(signal.SIGINT), sys.unraisablehook
