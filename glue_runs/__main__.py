@@ -11,14 +11,7 @@ from pathlib import Path
 from glue_runs import protocol
 from hf_elmix.cli import push, report, status
 from hf_elmix.cli.base import Command, check_folder, run_program, whole_number
-from hf_elmix.cli.study import (
-    INTERRUPTED,
-    add_arguments,
-    check_execution,
-    check_inputs,
-    run_study,
-    study_training_arguments,
-)
+from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
 from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["COMMANDS", "main"]
@@ -61,9 +54,7 @@ def _study(args: argparse.Namespace) -> int:
     The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as --bf16, are
     also accepted.
     """
-    check_execution(args)
-    losses = [*(args.mixings or ()), *(args.losses or ())] or protocol.MIXINGS
-    arguments = study_training_arguments(args.rest, "glue-runs study", protocol.ARGUMENTS, losses)
+    losses, arguments = losses_and_arguments(args, "glue-runs study", protocol.ARGUMENTS, protocol.MIXINGS)
     check_inputs(args.output_dir, dataset_name=args.dataset_name, model_name_or_path=args.model_name_or_path)
     from glue_runs.study import glue_study
 

@@ -27,6 +27,7 @@ __all__ = [
     "check_execution",
     "check_inputs",
     "executor_of",
+    "losses_and_arguments",
     "run_study",
     "study_training_arguments",
 ]
@@ -108,6 +109,19 @@ def check_execution(args: argparse.Namespace) -> None:
         from hf_elmix.study.executors.ray import check_address
 
         check_address(args.ray_address)
+
+
+def losses_and_arguments(
+    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any], losses: Sequence[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """The losses of a study and its training arguments, as typed after `add_arguments`; its execution is checked, too.
+
+    Raises:
+        UsageError: As `check_execution` and `study_training_arguments`.
+    """
+    check_execution(args)
+    chosen = [*(args.mixings or ()), *(args.losses or ())] or list(losses)
+    return chosen, study_training_arguments(args.rest, prog, defaults, chosen)
 
 
 def study_training_arguments(

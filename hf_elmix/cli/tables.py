@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hf_elmix.cli.base import Command
-from hf_elmix.cli.study import (
-    INTERRUPTED,
-    add_arguments,
-    check_execution,
-    check_inputs,
-    run_study,
-    study_training_arguments,
-)
+from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
 from hf_elmix.tables import protocol
 
 __all__ = ["COMMAND"]
@@ -37,9 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     model. The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
     --num_train_epochs, are also accepted; --learning_rate replaces the choice among 0.01, 0.005 and 0.001.
     """
-    check_execution(args)
-    losses = [*(args.mixings or ()), *(args.losses or ())] or protocol.LOSSES
-    arguments = study_training_arguments(args.rest, "elmix study tables", protocol.ARGUMENTS, losses)
+    losses, arguments = losses_and_arguments(args, "elmix study tables", protocol.ARGUMENTS, protocol.LOSSES)
     check_inputs(args.output_dir, data=args.data)
     from hf_elmix.tables.data import read_tables
     from hf_elmix.tables.study import tables_study
