@@ -104,15 +104,24 @@ def to_cells(table: pa.Table) -> pa.Table:
     """A table with `cell_of` all texts and all names of columns."""
     table = table.rename_columns([cell_of(name) for name in table.column_names])
     for place, column in enumerate(table.columns):
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            unsafe = pc.and_not(
-                pc.match_substring_regex(column, f"^(?:{FORMULA})"),
-                pc.match_substring_regex(column, f"^(?:{NUMBER})$"),
-            )
-            if pc.any(unsafe).as_py():
-                quoted = pc.binary_join_element_wise(pa.scalar("'", column.type), column, pa.scalar("", column.type))
-                table = table.set_column(place, table.column_names[place], pc.if_else(unsafe, quoted, column))
+        if pa.types.is_dictionary(column.type):
+            chunks = [pa.DictionaryArray.from_arrays(c.indices, _quoted(c.dictionary)) for c in column.chunks]
+            column = pa.chunked_array(chunks, column.type)
+        table = table.set_column(place, table.column_names[place], _quoted(column))
     return table
+
+
+def _quoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """`cell_of` each value, if they are texts."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    unsafe = pc.and_not(
+        pc.match_substring_regex(column, f"^(?:{FORMULA})"), pc.match_substring_regex(column, f"^(?:{NUMBER})$")
+    )
+    if not pc.any(unsafe).as_py():
+        return column
+    quoted = pc.binary_join_element_wise(pa.scalar("'", column.type), column, pa.scalar("", column.type))
+    return pc.if_else(unsafe, quoted, column)
 
 
 def to_markdown(table: Table) -> str:

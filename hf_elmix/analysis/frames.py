@@ -83,9 +83,9 @@ def curves_table(records: Iterable[RunRecord], expected: Iterable[RunKey] = ()) 
         expected: As in `runs_table`.
 
     Returns:
-        Columns ``task``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``. The quantity is ``score`` or
-        the name of a secondary metric (at the end of each epoch), ``loss_ce`` or ``loss_el`` (the terms of the loss
-        on the training rows, unweighted), ``alpha`` or ``beta``.
+        Columns ``task``, ``method``, ``seed``, ``epoch``, ``quantity`` and ``value``, with texts as categories. The
+        quantity is ``score`` or the name of a secondary metric (at the end of each epoch), ``loss_ce`` or ``loss_el``
+        (the terms of the loss on the training rows, unweighted), ``alpha`` or ``beta``.
     """
     return study_tables(records, expected).curves
 
@@ -231,10 +231,12 @@ class _Parts:
         epochs, numbers, values = (
             np.concatenate([np.empty(0), *(points[:, k] for points in runs.values())]) for k in range(3)
         )
-        # Texts are taken by their numbers: a million of them as objects would take much memory.
-        columns = {name: keys[name].array.take(places) for name in KEY}
-        quantities = pd.array(list(self.quantities), dtype="str").take(numbers.astype(int))
-        return pd.DataFrame({**columns, "epoch": epochs, "quantity": quantities, "value": values}, copy=False)
+        # Texts are in memory once: there may be a million points.
+        texts = {name: keys[name].astype("category").array.take(places) for name in ("task", "method")}
+        seeds = keys["seed"].array.take(places)
+        quantities = pd.Categorical.from_codes(numbers.astype(int), list(self.quantities))
+        columns = {**texts, "seed": seeds, "epoch": epochs, "quantity": quantities, "value": values}
+        return pd.DataFrame(columns, copy=False)
 
 
 def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None]]:

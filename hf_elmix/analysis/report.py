@@ -87,7 +87,8 @@ def _write(folder: Path, sections: Sequence[Section], figures: Mapping[str, Figu
     for name, table in (item for section in sections for item in section.data.items()):
         data = pa.Table.from_pandas(table, preserve_index=False)
         pa.csv.write_csv(to_cells(data), folder / "data" / f"{name}.csv")  # ten times as fast as pandas
-        pa.parquet.write_table(data, folder / "data" / f"{name}.parquet")
+        # Without the schema, categories are plain text to every reader.
+        pa.parquet.write_table(data, folder / "data" / f"{name}.parquet", store_schema=False)
     tables = {table.name: table for section in sections for table in section.tables if not table.page_only}
     (folder / "tables.md").write_text("\n".join(map(to_markdown, tables.values())), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(map(to_latex, tables.values())), encoding="utf-8")

@@ -31,8 +31,10 @@ def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] =
     """
     tables = {"runs": results.runs_df, "curves": results.curves_df}
     tables = {name: table for name, table in tables.items() if table is not None and len(table)}
+    # Without the schema, categories are plain text to every reader.
+    written = {name: table.to_parquet(index=False, store_schema=False) for name, table in tables.items()}
     return {
-        **{f"{name}.parquet": table.to_parquet(index=False) for name, table in tables.items()},
+        **{f"{name}.parquet": data for name, data in written.items()},
         PICTURE: png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2)),
         CARD: _card(results, repo_id, list(tables), commands).encode(),
     }

@@ -108,10 +108,12 @@ def test_every_text_can_be_read_again(text):
 
 @given(st.lists(st.none() | st.text(st.sampled_from("'=+-@\t\r\n1.ea")), min_size=1))
 def test_tables_have_the_same_cells(texts):
-    table = pa.table({"=name": pa.array(texts, pa.string()), "number": pa.array([-1.5] * len(texts))})
+    column, numbers = pa.array(texts, pa.string()), pa.array([-1.5] * len(texts))
+    table = pa.table({"=name": column, "number": numbers, "category": column.dictionary_encode()})
     cells = to_cells(table)
-    assert cells.column_names == ["'=name", "number"]
-    assert cells.column(0).to_pylist() == [None if text is None else cell_of(text) for text in texts]
+    assert cells.column_names == ["'=name", "number", "category"]
+    for place in (0, 2):
+        assert cells.column(place).to_pylist() == [None if text is None else cell_of(text) for text in texts]
     assert cells.column(1) == table.column(1)
 
 

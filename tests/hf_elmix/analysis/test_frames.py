@@ -182,6 +182,17 @@ def test_curves_are_what_was_logged_in_long_form(record):
     ]
 
 
+def test_a_point_of_a_curve_takes_little_memory(record):
+    """Three numbers of 8 bytes and three texts by their numbers: a study of 50,000 runs has a million and more."""
+    log = {"step": 1, "epoch": 0.5, "loss": 2.0, "loss_ce": 1.0, "loss_el": 0.25, "alpha": 1.0, "beta": 0.0}
+    runs = [record("a task", "a method", seed, 0.5) for seed in range(200)]
+    for run in runs:
+        run.training.extend([log] * 10)
+    curves_df = curves_table(runs)
+    assert len(curves_df) == 200 * (2 + 40)
+    assert curves_df.memory_usage(index=False, deep=True).sum() < 30 * len(curves_df)
+
+
 def test_secondary_metrics_have_curves_and_labels(record):
     run = record("a", "ce", 3, 0.5, wrong=0.25, other=0.75)
     run.settings["secondary_metrics"] = {"wrong": "wrong rows memorised"}
