@@ -25,7 +25,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import constants
 
-from glue_runs.__main__ import main
+from glue_runs.commands import main
 from glue_runs.pocket.dataset import write_dataset
 from glue_runs.pocket.encoder import encoder_path
 from glue_runs.tasks import TASKS

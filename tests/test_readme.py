@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from glue_runs.__main__ import COMMANDS as GLUE_RUNS
+from glue_runs.commands import COMMANDS as GLUE_RUNS
 from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report

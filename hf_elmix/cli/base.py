@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix.interrupt import EXIT_INTERRUPTED, interruptible
 from hf_elmix.terminal import printable
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "whole_number",
 ]
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 FORMAT_WARNING = warnings.formatwarning
 
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
@@ -149,13 +150,14 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)
     try:
-        if command is not None and command.add_arguments is None:
-            return command.run(argparse.Namespace(rest=words[1:]))
-        args, rest = make_parser(prog, description, commands).parse_known_args(words)
-        if rest and not args.command.takes_rest:
-            args.parser.refuse(rest[0])
-        args.rest, args.typed = rest, shlex.join([prog, *words])
-        return args.command.run(args)
+        with interruptible():
+            if command is not None and command.add_arguments is None:
+                return command.run(argparse.Namespace(rest=words[1:]))
+            args, rest = make_parser(prog, description, commands).parse_known_args(words)
+            if rest and not args.command.takes_rest:
+                args.parser.refuse(rest[0])
+            args.rest, args.typed = rest, shlex.join([prog, *words])
+            return args.command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         message, code = _last_words(error, prog, command or Command)
         if code == EXIT_INTERRUPTED:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.interrupt import interruptible
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.executors.local import Executor, Run, run_in_process
 from hf_elmix.study.progress import View
@@ -64,7 +62,7 @@ def run_grid(
     states = _prepare(study, store, keep, retry_failed, overwrite, command)
     queue = Queue(study, store, states, sharing=sharing, retry_failed=retry_failed)
     train = partial(run, study, store, keep_models=keep != "none")
-    with _interruptible() as check_interrupt, View(queue.state) as view, closing(queue):
+    with interruptible() as check_interrupt, View(queue.state) as view, closing(queue):
         for record in _finished(queue, view, executor, train, check_interrupt):
             view.report(record)
             try:
@@ -174,34 +172,3 @@ def _same_method(study: Study, key: RunKey) -> list[RunKey]:
     names = [method.name for method in study.candidates]
     same = [name for name in names if RunKey(key.task, name, key.seed).reported == key.reported]
     return [RunKey(key.task, name, seed) for seed in study.seeds for name in same]
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
-    """Make Ctrl-C reliable, and yield a function that raises `KeyboardInterrupt` again if it has been pressed.
-
-    Python prints and drops an exception that is raised in a finalizer, and each training starts with a garbage
-    collection.
-    """
-    pressed: list[int] = []
-
-    def press(number: int, frame: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check
-        return
-    show = sys.unraisablehook
-    sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else show(dropped)
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = show

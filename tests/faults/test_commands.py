@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from glue_runs.__main__ import main
+from glue_runs.commands import main
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from glue_runs.__main__ import main as glue_runs
+from glue_runs.commands import main as glue_runs
 from glue_runs.pocket.encoder import encoder_path
 from hf_elmix import UsageError
 from hf_elmix.text.custom import custom_task

@@ -29,7 +29,7 @@ from typing import get_args, get_origin, get_type_hints
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from glue_runs.__main__ import main as glue_runs
+from glue_runs.commands import main as glue_runs
 from glue_runs.flags import DataArguments, ModelArguments
 from glue_runs.pocket.encoder import encoder_path
 

@@ -54,7 +54,7 @@ HALF = """
 import sys
 from dataclasses import replace
 from glue_runs import demo
-from glue_runs.__main__ import main
+from glue_runs.commands import main
 
 whole = demo.demo_study
 demo.demo_study = lambda folder: replace(whole(folder), seeds=(0, 1))

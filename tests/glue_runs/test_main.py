@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from glue_runs.__main__ import main
+from glue_runs.commands import main
 from hf_elmix.predictions.records import read_predictions
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -301,7 +301,7 @@ def test_a_file_in_place_of_a_folder(glue, encoder, tmp_path, capsys):
 
 
 def test_help_needs_no_pytorch():
-    code = "import sys; from glue_runs.__main__ import main\n"
+    code = "import sys; from glue_runs.commands import main\n"
     code += "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from glue_runs.__main__ import main as glue_runs
+from glue_runs.commands import main as glue_runs
 from hf_elmix.cli.main import main
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.push import repo_ids
