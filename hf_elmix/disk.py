@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import secrets
 import stat
 from pathlib import Path
 
-__all__ = ["LIMIT", "check_regular", "read_regular", "unused_name", "write_whole"]
+__all__ = ["LIMIT", "check_regular", "digest_of", "read_regular", "unused_name", "write_whole"]
 
 LIMIT = 64 * 2**20  # bytes of a text file; the record of a run with 100,000 logs takes a third of it
 
@@ -40,6 +41,12 @@ def check_regular(found: os.stat_result) -> None:
     """Raise a `ValueError` if a file is a link, a folder, a pipe or a device."""
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is a link" if stat.S_ISLNK(found.st_mode) else "it is not a regular file")
+
+
+def digest_of(path: Path) -> str:
+    """32 hexadecimal digits that tell the content of a file from any other."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from upath import UPath
 
-from hf_elmix.disk import check_regular
+from hf_elmix.disk import check_regular, digest_of
 from hf_elmix.study.files import (
     as_storage_error,
     below,
@@ -70,7 +70,7 @@ class Checkpoints:
     def save(self, name: str, source: Path, notes: Mapping[str, Any]) -> None:
         """Move or copy a folder into place as a checkpoint, with notes (plain JSON) that `find` returns."""
         files = sorted(path for path in source.rglob("*") if path.is_file())
-        digests = {path.relative_to(source).as_posix(): _digest(path) for path in files}
+        digests = {path.relative_to(source).as_posix(): digest_of(path) for path in files}
         (source / MANIFEST).write_text(json.dumps({"files": digests, "notes": notes}), encoding="utf-8")
         try:
             put_folder(source, self.folder / name)
@@ -115,7 +115,7 @@ def is_intact(folder: Path) -> bool:
         OSError: If a file is missing.
         ValueError: If the manifest is damaged, or names a file outside the folder.
     """
-    return all(_digest(below(folder, name)) == digest for name, digest in _manifest(folder)["files"].items())
+    return all(digest_of(below(folder, name)) == digest for name, digest in _manifest(folder)["files"].items())
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -126,11 +126,12 @@ def _fetch(place: UPath, target: Path) -> Path:
     """Copy the files that the manifest of a checkpoint names."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
+    _check_no_links(place)
     (target / MANIFEST).write_bytes(read_bytes(place / MANIFEST))
     names = list(_manifest(target)["files"])
     originals, copies = [below(place, name) for name in names], [below(target, name) for name in names]
-    for here in filter(None, map(local_path, originals)):
-        check_regular(os.lstat(here))
+    for original in originals:
+        _check_no_links(place, original)
     for copy in copies:
         copy.parent.mkdir(parents=True, exist_ok=True)
     with as_storage_error(place):
@@ -138,6 +139,14 @@ def _fetch(place: UPath, target: Path) -> Path:
     return target
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+def _check_no_links(place: UPath, path: UPath | None = None) -> None:
+    """Raise a `ValueError` if a checkpoint is a link, or a file of it is none that lies in its folder."""
+    here = local_path(place)
+    if here is None:
+        return
+    if here.is_symlink():
+        raise ValueError("it is a link")
+    if path is not None:
+        check_regular(os.lstat(path))
+        if os.path.realpath(path) != os.path.join(os.path.realpath(here), path.relative_to(place)):
+            raise ValueError("it is reached through a link")

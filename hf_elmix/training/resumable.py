@@ -1,7 +1,7 @@
-"""What must hold before a Trainer continues from a checkpoint: it is whole, and was made with the same settings.
+"""What must hold before a Trainer continues from a checkpoint: it is as it was saved, by a run with the same settings.
 
 The Trainer itself starts with a fresh optimizer if its file is missing, with untrained weights if their names do not
-fit, and goes on with other arguments than those it began with, all without a word.
+fit, and goes on with other weights or other arguments than those it began with, all without a word.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_elmix.disk import digest_of, read_regular, write_whole
 from hf_elmix.errors import UsageError, in_one_line
 
 __all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_half_written", "settings_in"]
 
-STATE, CONFIG = "trainer_state.json", "config.json"
+STATE, CONFIG, DIGESTS = "trainer_state.json", "config.json", "digests.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The files with the state of training, and a key that each of them must have.
 STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
@@ -31,7 +33,10 @@ MADE_WITH = "it was made with"
 
 
 class RunSettings(TrainerCallback, ExportableState):
-    """Keeps settings of a run, as plain JSON values, in the ``trainer_state.json`` of each checkpoint."""
+    """Keeps settings of a run and digests of files in each checkpoint.
+
+    The settings are plain JSON values in ``trainer_state.json``. The digests, in ``digests.json``, are written last.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = json.loads(json.dumps(settings, default=str))
@@ -44,6 +49,14 @@ class RunSettings(TrainerCallback, ExportableState):
         """Announce the settings: the Trainer expects a place for them in a state that was loaded from a checkpoint."""
         callbacks: Any = state.stateful_callbacks
         callbacks[type(self).__name__] = self.state()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        """Keep a digest of each file, once all processes have written theirs."""
+        PartialState().wait_for_everyone()
+        if args.should_save:
+            folder = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
+            digests = {path.relative_to(folder).as_posix(): digest_of(path) for path in _files(folder)}
+            write_whole(folder / DIGESTS, json.dumps(digests, indent=1).encode())
 
 
 def settings_in(checkpoint: Path) -> dict[str, Any] | None:
@@ -117,6 +130,8 @@ def _reason_against(checkpoint: Path, settings: dict[str, Any], processes: int) 
         return f"its {STATE} says that no step was done"
     if _step(checkpoint) not in (None, state.global_step):
         return f"its {STATE} is that of step {state.global_step}"
+    if changed := _changed_file(checkpoint):
+        return f"its {changed} is not what was saved there"
     before = settings_in(checkpoint)
     changed = [] if before is None else list(changes(before, settings))
     return f"{MADE_WITH} {', '.join(changed)}" if changed else None
@@ -160,10 +175,7 @@ def _check_files(checkpoint: Path, processes: int) -> None:
     for path in _weight_files(checkpoint):
         _shapes_in(path)
     if (config := checkpoint / CONFIG).exists():  # not beside the weights of every model
-        try:
-            json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"its {CONFIG} cannot be read ({in_one_line(error).rstrip('.')})") from error
+        _json_in(config)
     random = [f"rng_state{'' if processes == 1 else f'_{rank}'}.pth" for rank in range(processes)]
     for name in (*STATES, *random):
         path = checkpoint / name
@@ -179,6 +191,33 @@ def _check_files(checkpoint: Path, processes: int) -> None:
             raise ValueError(f"its {name} is damaged")
         if name in STATES and not (isinstance(kept, dict) and STATES[name] in kept):
             raise ValueError(f"its {name} is empty")
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of a checkpoint but that of their digests."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / DIGESTS)
+
+
+def _changed_file(checkpoint: Path) -> str | None:
+    """A file that was saved with a digest and now has another one, or is missing; None also without digests."""
+    if not (checkpoint / DIGESTS).exists():  # the stock Trainer keeps none
+        return None
+    try:
+        kept = _json_in(checkpoint / DIGESTS)
+    except ValueError:
+        return DIGESTS
+    if not isinstance(kept, dict):
+        return DIGESTS
+    now = {path.relative_to(checkpoint).as_posix(): path for path in _files(checkpoint)}
+    return next((name for name in kept if name not in now or digest_of(now[name]) != kept[name]), None)
+
+
+def _json_in(path: Path) -> Any:
+    """What a JSON file holds; a ValueError says that it cannot be read."""
+    try:
+        return json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"its {path.name} cannot be read ({in_one_line(error).rstrip('.')})") from error
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:

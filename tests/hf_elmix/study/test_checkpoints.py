@@ -184,6 +184,27 @@ def test_what_is_no_folder_makes_way_and_what_a_link_points_to_stays(source, tmp
     assert content_of(elsewhere) == {"a.bin": b"mine"}
 
 
+@pytest.mark.parametrize("name", ["x", "x/b", "x/b/c.json"])
+def test_a_checkpoint_that_leads_through_a_link_is_damaged(source, tmp_path, name):
+    """The bytes are those that were saved; whoever made the link could exchange them at any time."""
+    checkpoints = Checkpoints(UPath(tmp_path / "kept"))
+    checkpoints.save("x", source, NOTES)
+    place, elsewhere = tmp_path / "kept" / name, tmp_path / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    assert checkpoints.find("x", tmp_path / "scratch") is None
+    assert not checkpoints.has("x")
+    assert elsewhere.exists()
+
+
+def test_a_study_may_be_reached_through_a_link(source, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "kept").symlink_to(tmp_path / "real")
+    checkpoints = Checkpoints(UPath(tmp_path / "kept"))
+    checkpoints.save("x", source, NOTES)
+    assert content_of(checkpoints.find("x", tmp_path / "scratch")[0]) == CONTENT
+
+
 def test_the_manifest_sorts_after_every_file_of_a_trainer(toy, tmp_path):
     args = TrainingArguments(str(tmp_path), max_steps=1, save_steps=1, report_to="none", use_cpu=True)
     given = {name: toy.inputs(0).trainer[name] for name in ("model", "train_dataset")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -108,6 +109,51 @@ def test_damaged_checkpoint_is_refused_with_the_reason_and_the_nearest_good_one(
     assert is_half_written(run / "checkpoint-3") == (name == "trainer_state.json")
 
 
+KEPT = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"]
+
+
+def exchanged(path: Path) -> None:
+    shutil.copy(path.parent.with_name("checkpoint-1") / path.name, path)
+
+
+def with_another_learning_rate(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["param_groups"][0]["lr"] += 1
+    torch.save(state, path)
+
+
+def with_another_loss(path: Path) -> None:
+    path.write_text(path.read_text().replace('"loss":', '"lost":'))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.safetensors", flip),
+        *((name, exchanged) for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")),
+        ("optimizer.pt", with_another_learning_rate),
+        ("trainer_state.json", with_another_loss),
+        ("digests.json", cut),
+        ("digests.json", lambda path: path.write_text("[" * 10**6)),
+        ("digests.json", lambda path: path.write_text("null")),
+    ],
+)
+def test_a_file_that_is_whole_but_not_the_one_that_was_saved_is_refused(run, name, change):
+    change(run / "checkpoint-3" / name)
+    with pytest.raises(UsageError) as caught:
+        check_checkpoint(run / "checkpoint-3", SETTINGS)
+    assert f"its {name} is not what was saved there. The nearest" in str(caught.value)
+    assert str(caught.value).endswith(f"--resume_from_checkpoint {run / 'checkpoint-2'}.")
+
+
+def test_every_file_of_a_checkpoint_has_its_blake2b_digest(saved):
+    kept = json.loads((saved / "checkpoint-2" / "digests.json").read_text())
+    assert {*KEPT} <= {*kept} == {path.name for path in (saved / "checkpoint-2").iterdir()} - {"digests.json"}
+    for name, digest in kept.items():
+        content = (saved / "checkpoint-2" / name).read_bytes()
+        assert digest == hashlib.blake2b(content).hexdigest()[:32]
+
+
 def test_the_state_of_another_step_is_refused(run):
     for step in (2, 400):
         path = run / "checkpoint-3/trainer_state.json"
@@ -137,6 +183,9 @@ def test_shard_that_is_missing_is_named(run):
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {first: "a.safetensors", **dict.fromkeys(weights, "b.safetensors")}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match=r"its model\.safetensors is not what was saved"):
+        check_checkpoint(folder, SETTINGS)
+    (folder / "digests.json").unlink()
     check_checkpoint(folder, SETTINGS)
     check_weights(folder, BertForSequenceClassification(BertConfig(**SIZE)))
     (folder / "b.safetensors").unlink()
@@ -171,6 +220,7 @@ def test_checkpoint_without_settings_is_accepted_and_gets_them(run, tmp_path):
     state = json.loads(path.read_text())
     del state["stateful_callbacks"]["RunSettings"]
     path.write_text(json.dumps(state))
+    (run / "checkpoint-2" / "digests.json").unlink()
     assert settings_in(run / "checkpoint-2") is None
     check_checkpoint(run / "checkpoint-2", SETTINGS)
     shutil.rmtree(run / "checkpoint-3")
