@@ -36,7 +36,7 @@ from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.metrics import LEAST, as_rows, predicted_classes, predicted_values
 from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
-from hf_elmix.text.rows import load_task, read_dataset, revision
+from hf_elmix.text.rows import load_task, read_dataset, revision, warn_of_unseen
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
 from hf_elmix.training.complement import trainer_for
@@ -74,6 +74,7 @@ def finetune(words: Sequence[str]) -> int:
     source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
     task, rows = _rows(data, args, load_config(source))
     _check_task(task, rows, args)
+    warn_of_unseen(task, rows)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     kept = settings_callback(checkpoint, data, args, source, task, rows)
     changes = kept.settings["continued"]

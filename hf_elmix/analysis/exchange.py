@@ -47,6 +47,7 @@ def replaced(folder: Path, mark: str) -> Iterator[Path]:
             os.rename(new, target)
             return
         ours = _ours(target, made)
+        _check_folders(target, made)
         _keep(target, new, ours)
         shutil.copymode(target, new)
         _exchange(new, target)
@@ -84,6 +85,14 @@ def _ours(target: Path, made: set[str]) -> set[str]:
         if os.path.lexists(target / name):
             raise UsageError(f"Expected no file of your own at {str(target / name)!r}. Move or rename it.")
     return ours
+
+
+def _check_folders(target: Path, made: set[str]) -> None:
+    """Refuse a link or a file in the place of a folder of ours."""
+    for folder in sorted({folder for name in made for folder in Path(name).parents} - {Path()}):
+        if (place := target / folder).is_symlink() or (place.exists() and not place.is_dir()):
+            kind = "link" if place.is_symlink() else "file"
+            raise UsageError(f"Expected a folder, but {str(place)!r} is a {kind}. Remove it.")
 
 
 def _keep(source: Path, target: Path, ours: set[str]) -> None:

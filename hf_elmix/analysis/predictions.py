@@ -99,12 +99,26 @@ def _runs(
 ) -> Iterator[tuple[RunKey, Mapping[str, Predictions], Mapping[str, Predictions] | None]]:
     """Read the predictions of each run, with those of the baseline run in its block if that is another run."""
     for task, seed in dict.fromkeys((key.task, key.seed) for key in readers):
-        base = None
+        base, first = None, None
         for method in sorted(methods, key=lambda name: name != baseline):
             key = RunKey(task, method, seed)
             if key in readers and (sets := readers[key]()):
+                labels = {name: one.labels for name, one in sets.items()}
+                first = first or (key, labels)
+                _check_same_rows(key, labels, *first)
                 yield key, sets, base
                 base = sets if method == baseline else base
+
+
+def _check_same_rows(
+    key: RunKey, labels: Mapping[str, np.ndarray], other: RunKey, others: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse runs of a task and seed that were evaluated on different rows, by their labels in each set."""
+    if labels.keys() != others.keys() or not all(np.array_equal(labels[name], others[name]) for name in labels):
+        raise UsageError(
+            f"{key}: Expected all runs of a task and seed to be evaluated on the same rows, but these differ from "
+            f"those of {other.method}. Delete the runs and repeat them."
+        )
 
 
 def _histograms(one: Predictions) -> Iterator[tuple[int, pd.Series]]:
@@ -118,11 +132,6 @@ def _histograms(one: Predictions) -> Iterator[tuple[int, pd.Series]]:
 
 def _near_rows(sets: Mapping[str, Predictions], base: Mapping[str, Predictions]) -> list[dict[str, Any]]:
     """Count rows near the boundary at the start, over the evaluation sets with a start in both runs."""
-    if set(sets) != set(base) or not all(np.array_equal(one.labels, base[name].labels) for name, one in sets.items()):
-        raise UsageError(
-            "Expected all runs of a task and seed to be evaluated on the same rows, but these differ from the "
-            "baseline's. Delete the runs and repeat them."
-        )
     names = [name for name, one in sets.items() if min(len(one.steps), len(base[name].steps)) > 1]
     if not names:
         return []

@@ -8,7 +8,7 @@ Tensors, each prefixed by the name of its evaluation set and a slash if it has a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ __all__ = [
 FILE = "predictions.safetensors"
 LARGEST = 4 * 2**30  # bytes; a million rows at a thousand points take 3 GB
 THRESHOLD = 0.2  # p_y that separates incorrect rows near the boundary from those far; the paper's, for 100 classes
+ROUNDING = 0.002  # of probabilities in half precision, and of those of other versions of NumPy
 TYPES = {
     "steps": np.int64,
     "epochs": np.float64,
@@ -160,7 +161,22 @@ def _checked(set_name: str, arrays: Mapping[str, np.ndarray]) -> Predictions:
     }
     for kind in (kind for kind, is_sound in sound.items() if not is_sound):
         raise ValueError(f"{_tensor_name(set_name, kind)} is out of range or out of order")
+    for kind in _contradictions(one):
+        raise ValueError(f"{_tensor_name(set_name, kind)} contradicts the other tensors")
     return one
+
+
+def _contradictions(one: Predictions) -> Iterator[str]:
+    """Yield what cannot be true together with the rest; rows that are NaN contradict nothing."""
+    last = Predictions.from_logits(one.logits, one.labels)
+    finite = np.isfinite(one.logits).all(axis=1)
+    if not np.allclose(last.p_true[0][finite], one.p_true[-1][finite], rtol=0, atol=ROUNDING):
+        yield "logits"
+    # The label with more than half of the probability has the largest logit, and one with the largest has its share.
+    wrong = (one.p_true > 0.5 + ROUNDING) & ~one.correct
+    wrong |= (one.p_true < 1 / one.logits.shape[1] - ROUNDING) & one.correct
+    if wrong.any() or (last.correct[0] != one.correct[-1])[finite].any():
+        yield "correct"
 
 
 def write_predictions(path: str | os.PathLike[str], sets: Mapping[str, Predictions]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +104,7 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
         raise UsageError(f"Expected each column of {path.name} to have its own name, but {twice!r} is given twice.")
     labels, classes = _class_ids(rows, path)
     splits = _splits(rows, split_column, labels, path)
+    _warn_of_unseen(rows[LABEL].to_numpy(), splits == SPLITS[0], path)
     names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
     features = _features(rows[names], path)
     if standardize:
@@ -166,12 +169,23 @@ def _check_classes(labels: np.ndarray, path: Path) -> None:
         name = str(label)
         if "\n" in name or "\r" in name:  # a quotation mark has swallowed rows
             raise UsageError(f"Expected one class in each row of {path.name}, but row {row} has a line break in it.")
-        other = spellings.setdefault(name.strip().casefold(), name)
+        other = spellings.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
         if other != name:
             raise UsageError(
                 f"Expected one spelling of each class in {path.name}, but row {row} has {name!r}, and other rows have "
                 f"{other!r}. Correct the label."
             )
+
+
+def _warn_of_unseen(labels: np.ndarray, is_training: np.ndarray, path: Path) -> None:
+    """Warn of classes without a training row."""
+    unseen = ~pd.Series(labels).isin(labels[is_training]).to_numpy()
+    if unseen.any():
+        warnings.warn(
+            f"No training row of {path.name} has the label {str(labels[unseen][0])!r} ({unseen.sum()} other rows are "
+            "of such classes): no model can learn it.",
+            stacklevel=2,
+        )
 
 
 def _splits(rows: pd.DataFrame, column: str, labels: np.ndarray, path: Path) -> np.ndarray:

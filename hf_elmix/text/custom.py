@@ -72,6 +72,11 @@ def custom_task(
     has_labels = first not in unlabelled
     column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
     columns = _text_columns(rows[first], column, name) if text_columns is None else _given_columns(text_columns)
+    if text_delimiter is not None and len(columns) == 1:
+        raise UsageError(
+            f"--text_column_delimiter is put between columns of text, but there is only {columns[0]!r}. Leave it out, "
+            "or name the columns with --text_column_names."
+        )
     if column in columns:
         raise UsageError(f"Expected text and labels in different columns, but {column!r} is given for both.")
     named = class_names(rows[first], column, f"split {first!r} of {name}") if labels is None and has_labels else labels

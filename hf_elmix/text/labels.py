@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
     """
     feature, kind = dataset.features[column], dataset.with_format("arrow")[:][column].type
     if isinstance(feature, ClassLabel):
+        _check_names(feature.names, where)
         return tuple(feature.names)
     words = _words(dataset, column)
     if None in words:
@@ -211,8 +213,18 @@ def _check_odd(words: Sequence[str | None], counts: Mapping[str, int], where: st
         warnings.warn(f"Row {row} of {where} is the only one with the label {words[row]!r}.", stacklevel=3)
 
 
+def _check_names(names: Sequence[str], where: str) -> None:
+    """Refuse declared classes that nobody can tell apart."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(_folded(name), name)
+        if other != name:
+            raise UsageError(f"Expected one spelling of each class of {where}, but got {other!r} and {name!r}.")
+
+
 def _folded(name: str) -> str:
-    return name.strip().casefold()
+    """What different spellings of a name have in common; Unicode writes some characters in two ways."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _numbered(names: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,10 @@ from hf_elmix.text.labels import with_ids
 from hf_elmix.text.loading import loading
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["checked_rows", "digest", "first_rows", "load_task", "read_dataset", "revision"]
+__all__ = ["checked_rows", "digest", "first_rows", "load_task", "read_dataset", "revision", "warn_of_unseen"]
 
 # A commit in the address of a file on the Hub, and in its path in the cache of `datasets`.
+SHOWN = 10  # classes in a warning
 COMMIT = re.compile(r"(?:@|/\d+\.\d+\.\d+/)([0-9a-f]{40})/")
 
 
@@ -150,6 +152,32 @@ def checked_rows(dataset: Dataset, task: TextTask, where: str, *, labelled: bool
     if labelled:
         _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, where)
     return dataset
+
+
+def warn_of_unseen(task: TextTask, rows: DatasetDict) -> None:
+    """Warn of classes that a model is scored on and not trained on.
+
+    Args:
+        task: The task.
+        rows: Its splits, with class ids; without the split ``train``, nothing is trained.
+    """
+    if task.regression or "train" not in rows:
+        return
+    counts = {
+        split: np.bincount(np.asarray(part.with_format("arrow")[:]["label"]), minlength=len(task.labels))
+        for split, part in rows.items()
+        if "label" in part.column_names
+    }
+    others = sum(count for split, count in counts.items() if split != "train")
+    unseen = np.flatnonzero((counts["train"] == 0) & (others > 0))
+    if len(unseen):
+        names = ", ".join(repr(task.labels[place]) for place in unseen[:SHOWN])
+        more = f" and {len(unseen) - SHOWN} more classes" if len(unseen) > SHOWN else ""
+        warnings.warn(
+            f"No training row of {task.name} has the label {names}{more}, which {others[unseen].sum()} rows to "
+            "evaluate have: the model cannot learn it.",
+            stacklevel=2,
+        )
 
 
 def digest(rows: Dataset, task: TextTask) -> str:

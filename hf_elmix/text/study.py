@@ -17,7 +17,7 @@ from hf_elmix.text.limits import tokens_for
 from hf_elmix.text.metrics import compute_metrics_for, predicted_classes
 from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import can_drop_padding, drop_padding
-from hf_elmix.text.rows import digest, revision
+from hf_elmix.text.rows import digest, revision, warn_of_unseen
 from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
 from hf_elmix.text.tokens import count_tokens
 
@@ -51,6 +51,7 @@ def text_task(
     Raises:
         UsageError: If the model, the padding or the maximum length cannot be used, or a kind has no rows.
     """
+    warn_of_unseen(task, rows)
     source, kinds = find_model(model), kinds or {}
     tokenizer = load_tokenizer(source)
     padding = possible_padding(padding, source, tokenizer)

@@ -40,6 +40,17 @@ def test_a_folder_is_made_and_replaced(folder):
     assert os.listdir(folder.parent) == ["report"]
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_in_the_place_of_a_folder_is_named(folder, kind, tmp_path):
+    write(folder, old="1")
+    (folder / "data").rename(tmp_path / "elsewhere")
+    (folder / "data").symlink_to(tmp_path / "elsewhere") if kind == "link" else (folder / "data").touch()
+    with pytest.raises(UsageError, match=f"Expected a folder, but '.*report/data' is a {kind}. Remove it."):
+        write(folder, new="2")
+    assert (tmp_path / "elsewhere" / "old").read_text() == "1"
+    assert os.listdir(folder.parent) == ["report"]
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError])
 def test_what_is_interrupted_leaves_the_earlier_one(folder, end):
     write(folder, old="1")

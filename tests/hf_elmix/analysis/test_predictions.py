@@ -118,6 +118,13 @@ def test_different_rows_are_not_compared(sets):
             summarise_predictions(readers_of({**sets, key: other}), METHODS, "ce")
 
 
+def test_different_rows_are_not_summed_without_a_baseline_either(sets):
+    rows = {key: {"": replace(one[""], labels=one[""].labels[::-1])} for key, one in sets.items() if key.task == "a"}
+    mixed = {RunKey("a", "0-0.5", 0): sets[RunKey("a", "0-0.5", 0)], RunKey("a", "0", 0): rows[RunKey("a", "0", 0)]}
+    with pytest.raises(UsageError, match=r"seed 0: Expected .* on the same rows, but these differ from those of"):
+        summarise_predictions(readers_of(mixed), METHODS, "ce")
+
+
 def test_an_error_names_the_run(predictions):
     unlabelled = replace(predictions(3), labels=[0, 1, -100])
     with pytest.raises(UsageError, match="a ce seed 7: Expected class ids from 0 to 2"):

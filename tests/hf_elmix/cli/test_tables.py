@@ -80,6 +80,8 @@ def test_models_are_kept_when_runs_are_trained_one_by_one(data, tmp_path):
         (["--losses", "fokal"], "Did you mean 'focal"),
         (["--split_column_name", "fold"], "Expected a column 'fold' in apples.csv"),
         (["--output_dir", "data"], "Expected --data outside of --output_dir"),
+        (["--output_dir", "memory://x"], "Expected --output_dir to outlive this command, but 'memory://x' is in its"),
+        (["--output_dir", "dir::memory://x"], "Expected --output_dir to outlive this command"),
     ],
 )
 def test_mistakes_are_one_line(data, tmp_path, monkeypatch, capsys, words, message):

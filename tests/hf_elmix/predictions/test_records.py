@@ -20,14 +20,9 @@ from hf_elmix.predictions.records import (
 
 
 def some(rows: int = 4, classes: int = 3) -> Predictions:
-    return Predictions(
-        steps=[5, 10],
-        epochs=[1.0, 2.0],
-        labels=np.arange(rows) % classes,
-        p_true=np.linspace(0, 1, 2 * rows).reshape(2, rows),
-        correct=np.arange(2 * rows).reshape(2, rows) % 2 == 0,
-        logits=np.arange(rows * classes).reshape(rows, classes) / 7,
-    )
+    logits = np.arange(2 * rows * classes).reshape(2, rows, classes) % 7 / 2
+    first, second = (Predictions.from_logits(logits[k], np.arange(rows) % classes, 5 + 5 * k, 1 + k) for k in (0, 1))
+    return first.followed_by(second)
 
 
 def test_probabilities_of_logits_of_any_size():
@@ -93,6 +88,23 @@ def test_arrays_of_other_types_or_ranges_are_refused(words):
     whole = load(to_bytes({"": some()}))
     with pytest.raises(UsageError, match=words):
         from_bytes(save({**whole, **HOSTILE[words]}))
+
+
+CONTRADICTIONS = {
+    "logits": lambda one: {"logits": one.logits[::-1].copy()},
+    "logits ": lambda one: {"labels": (one.labels + 1) % 3},
+    "logits  ": lambda one: {"p_true": np.stack([one.p_true[0], one.p_true[0]])},
+    "correct": lambda one: {"correct": ~one.correct},
+    "correct ": lambda one: {"correct": np.stack([~one.correct[0], one.correct[1]])},
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_arrays_that_cannot_all_be_true_are_refused(name):
+    one = some(rows=12)
+    with pytest.raises(UsageError, match=f"{name.strip()} contradicts the other tensors"):
+        from_bytes(to_bytes({"": replace(one, **CONTRADICTIONS[name](one))}))
+    from_bytes(to_bytes({"": one}))
 
 
 def test_a_diverged_run_has_nan_among_its_predictions():

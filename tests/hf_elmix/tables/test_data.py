@@ -83,6 +83,13 @@ def test_features_are_scaled_by_the_training_rows_alone(tmp_path):
     assert table.features["test"][0, 0] == pytest.approx((100 - 3.5) / np.std([1, 2, 3, 4, 5, 6]))
 
 
+def test_a_class_without_a_training_row_is_named(tmp_path):
+    rows = frame().assign(label=["a", "b"] * 5)
+    rows.loc[rows["split"] == "test", "label"] = "c"
+    with pytest.warns(UserWarning, match=r"No training row of t.parquet has the label 'c' \(\d other rows"):
+        read_table(saved(rows, tmp_path / "t.parquet"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -109,6 +116,10 @@ def test_features_are_scaled_by_the_training_rows_alone(tmp_path):
         (
             lambda rows: rows.assign(label=[" Yes", *["no", "yes"] * 4, "no"]),
             "row 2 has 'yes', and other rows .*' Yes'",
+        ),
+        (
+            lambda rows: rows.assign(label=["caf\u00e9", *["tea", "cafe\u0301"] * 4, "tea"]),
+            "row 2 has 'cafe\u0301', and other rows .*'caf\u00e9'",
         ),
     ],
 )

@@ -116,6 +116,11 @@ def test_splits(names, given, test, found):
         ),
         ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "1 rows empty"),
         (
+            {"train": {"text": ["a", "b"], "label": [0, 1]}},
+            {"text_delimiter": " "},
+            "put between columns of text, but there is only 'text'. Leave it out",
+        ),
+        (
             {"train": {"text": ["a", "b"], "label": [0.5, float("nan")]}},
             {},
             "a label in each row of split 'train' of mine, but row 1 has none",
@@ -145,7 +150,6 @@ def test_mistakes(rows, options, message):
         ("tail,title,body", " / ", ("tail + title + body",), ["e / a / c", "f / b / d"]),
         ("title,body", "", ("title + body",), ["ac", "bd"]),
         ("title,body", None, ("title", "body"), ["a", "b"]),
-        ("title", "-", ("title",), ["a", "b"]),
     ],
 )
 def test_three_columns_are_joined_as_run_classification_does(columns, delimiter, found, texts):

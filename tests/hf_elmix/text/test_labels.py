@@ -40,9 +40,17 @@ def test_declared_names_keep_their_order():
     assert class_names(Dataset.from_dict({"label": [0, 1]}, features), "label", "rows") == ("neutral", "bad", "unused")
 
 
+@pytest.mark.parametrize("other", [" pos", "Pos", "pos\u00a0"])
+def test_declared_classes_that_nobody_can_tell_apart_are_refused(other):
+    features = Features({"label": ClassLabel(names=["pos", "neg", other])})
+    with pytest.raises(UsageError, match="one spelling of each class of rows, but got 'pos' and"):
+        class_names(Dataset.from_dict({"label": [0, 2]}, features), "label", "rows")
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
+        (["caf\u00e9", "cafe\u0301", "tea"], "row 1 has 'cafe\u0301'|row 0 has 'caf\u00e9'"),
         (["a", None, "b"], "row 1 has none .1 rows"),
         ([[0], [1, 2]], "multi-label"),
         (["a", "a"], "two classes or more"),

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import UsageError
 from hf_elmix.text import rows as data
 from hf_elmix.text.files import read_files
-from hf_elmix.text.rows import digest, load_task, read_dataset, revision
+from hf_elmix.text.rows import digest, load_task, read_dataset, revision, warn_of_unseen
+from hf_elmix.text.tasks import TextTask
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -32,6 +34,23 @@ def test_revision(glue):
     assert revision(rows) is None
     rows.info.download_checksums = {f"hf://datasets/nyu-mll/glue@{'0a' * 20}/cola/train-0.parquet": {}}
     assert revision(rows) == "0a" * 20
+
+
+def labelled(*labels: int) -> Dataset:
+    return Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+
+
+def test_classes_without_a_training_row_are_named_once(recwarn):
+    task = TextTask("toy", ("text",), ("a", "b", "c", "d"), ("accuracy",))
+    rows = DatasetDict(train=labelled(0, 1, 1), validation=labelled(0, 2, 2, 3), test=labelled(2, 1))
+    warn_of_unseen(task, rows)
+    (said,) = recwarn
+    words = "No training row of toy has the label 'c', 'd', which 4 rows to evaluate have: the model cannot learn it."
+    assert str(said.message) == words
+    warn_of_unseen(task, DatasetDict(rows, train=labelled(0, 1, 2, 3, 0)))
+    warn_of_unseen(task, DatasetDict(validation=labelled(3)))  # nothing is trained
+    warn_of_unseen(replace(task, labels=(), metrics=("mse",)), rows)
+    assert len(recwarn) == 1
 
 
 def refusal(task: str, folder: str) -> str:
