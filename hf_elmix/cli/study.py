@@ -106,7 +106,7 @@ def check_execution(args: argparse.Namespace) -> None:
     if args.workers is not None and args.executor == "ray":
         raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
     if args.executor == "ray":
-        from hf_elmix.study.executors.ray import check_address
+        from hf_elmix.study.executors.cluster import check_address
 
         check_address(args.ray_address)
 
@@ -165,10 +165,16 @@ def check_inputs(output_dir: str, **inputs: str) -> None:
 
     if "://" not in output_dir:
         check_folder(output_dir)
+    if any(part.startswith("memory:") for part in output_dir.split("::")):
+        raise UsageError(
+            f"Expected --output_dir to outlive this command, but {output_dir!r} is in its memory. Type a folder or "
+            "the URL of a bucket."
+        )
     store = Store(output_dir)
     folder = local_path(store.folder)
     if folder is None:
         store.check_writable()
+        print("There are no locks behind a URL: run one command at a time with this --output_dir.", file=sys.stderr)
     for flag, value in inputs.items():
         path = os.path.expanduser(value)
         if folder is not None and os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
@@ -226,7 +232,7 @@ def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
     """Connect to the Ray cluster with an address, before the study is declared; its own is started when needed."""
     if args.executor != "ray" or not (args.ray_address or os.environ.get("RAY_ADDRESS")):
         return nullcontext()
-    from hf_elmix.study.executors.ray import connected
+    from hf_elmix.study.executors.cluster import connected
 
     return connected(args.ray_address)
 

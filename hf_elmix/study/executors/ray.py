@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
-import secrets
-import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from accelerate.utils import patch_environment
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.study.executors.cluster import GONE, GRACE, PATIENCE, PERIOD, Guard, check_address, connected
 from hf_elmix.study.executors.local import BranchProgress, Run, Take
 from hf_elmix.study.executors.worker import picklable
 from hf_elmix.study.files import local_path
@@ -31,15 +28,7 @@ __all__ = ["check_address", "connected", "run_on_ray"]
 Step = tuple[int, int]  # as in `Progress`
 Result = tuple[Outcome | OSError | UsageError, Step | None]  # what a task returns, and its last step
 
-EXPECTED = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
-PERIOD = 0.5  # seconds between two messages of a task, and between two looks at them
 AHEAD = 2  # tasks submitted, as a multiple of those that can run at once: an autoscaler adds machines for the rest
-PATIENCE = 4.0  # seconds for a cluster to answer
-GRACE = 5.0  # seconds for cancelled tasks to clean up their disks
-
-# A cluster that is started here serves this driver only: it listens on this machine alone, needs a secret token, and
-# reports no usage. (The first variable makes Ray use the loopback address.)
-PRIVATE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def run_on_ray(
@@ -75,8 +64,10 @@ def run_on_ray(
     if first is None:  # no need to start a cluster
         return
     waiting = [first]
-    with connected(address) as (ray, own), _marker(folder) as marker:
-        tasks = _Tasks(ray, run, progress, marker, _head(ray, address), own)
+    with connected(address) as (ray, guard), _marker(folder) as marker:
+        if guard is not None and marker is not None:
+            guard.rubbish.append(marker)
+        tasks = _Tasks(ray, run, progress, marker, _head(ray, address), guard)
         try:
             while True:
                 while len(tasks.submitted) < tasks.limit() and (branch := waiting.pop() if waiting else take()):
@@ -101,9 +92,15 @@ class _Tasks:
     """The tasks of a driver in a cluster."""
 
     def __init__(
-        self, ray: Any, run: Run, progress: BranchProgress, marker: Path | None, head: tuple[str, int], own: bool
+        self,
+        ray: Any,
+        run: Run,
+        progress: BranchProgress,
+        marker: Path | None,
+        head: tuple[str, int],
+        guard: Guard | None,
     ) -> None:
-        self.ray, self.progress, self.head, self.own = ray, progress, head, own
+        self.ray, self.progress, self.head, self.guard = ray, progress, head, guard
         self.submitted: dict[Any, _Task] = {}  # by the reference to their results
         self.count, self.looked = 0, time.monotonic()
         self.room, self.asked = 0, float("-inf")  # when the head last answered
@@ -118,10 +115,12 @@ class _Tasks:
         """The error for a head that is gone; there are no tasks to cancel then."""
         self.submitted.clear()
         host, port = self.head
-        return OSError(
-            f"The head of the Ray cluster at {host}:{port} is gone. Finished runs are kept; start the cluster unless "
-            "it was started by this command, and run the same command again."
-        )
+        return OSError(GONE.format(f"{host}:{port}"))
+
+    def check(self) -> None:
+        """Raise an error if a cluster that was started here has lost a process that it needs."""
+        if self.guard is not None and self.guard.lost.is_set():
+            raise self.gone()
 
     def limit(self) -> int:
         """Number of tasks to submit at a time; the cluster may have grown since the last call.
@@ -130,13 +129,14 @@ class _Tasks:
             OSError: If nobody answers at the address of the head. Ray itself would wait for a minute and then end this
                 process at once.
         """
+        self.check()
         if time.monotonic() - self.asked >= PERIOD:
             try:
                 socket.create_connection(self.head, timeout=PATIENCE).close()
             except OSError as error:
                 raise self.gone() from error
             resources = self.ray.cluster_resources()
-            if self.own and not resources:  # its only machine is dead
+            if self.guard is not None and not resources:  # its only machine is dead
                 raise self.gone()
             self.room = AHEAD * max(1, min(int(resources.get(name, 0) // need) for name, need in self.needs.items()))
             self.asked = time.monotonic()
@@ -157,6 +157,7 @@ class _Tasks:
                 news = self.ray.get(self.board.read.remote(), timeout=PERIOD)
                 for task in self.submitted.values():
                     self._report(task, news.get(task.number))
+        self.check()  # tasks may have ended with their cluster, which is no result
         for reference in over:
             task = self.submitted.pop(reference)
             outcome, last = self._result(reference, task.branch)
@@ -187,7 +188,7 @@ class _Tasks:
                 "machine to have the same packages as this one; install them there, e.g. pip install 'hf-elmix[ray]'."
             ), None
         except errors.LocalRayletDiedError as error:  # of the task's machine, which may not be that of the driver
-            if self.own:
+            if self.guard is not None:
                 raise self.gone() from error
             return Outcome(branch, died=in_one_line(error)), None
         except errors.RayError as error:
@@ -275,70 +276,3 @@ def _head(ray: Any, address: str | None) -> tuple[str, int]:
     place = address or os.environ.get("RAY_ADDRESS") or ""
     parts = urlsplit(place if place.startswith("ray://") else f"//{ray.get_runtime_context().gcs_address}")
     return str(parts.hostname), int(parts.port or 0)
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[tuple[Any, bool]]:
-    """The module `ray`, connected: as it already is, to the cluster at an address, or to one that is started here.
-
-    Also whether it was started here.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    own = {} if address else {**PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with patch_environment(**own), ExitStack() as stack:
-        import ray
-
-        if ray.is_initialized():
-            yield ray, False
-            return
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None:
-            # Ray puts sockets into its folder, and the path of a socket must be short.
-            short = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.path.isdir("/tmp") else None)
-            folder = tempfile.mkdtemp(prefix="elmix-ray-", dir=short)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.callback(ray.shutdown)
-            # Ray opens its own folder to everyone; nobody gets through to it.
-            ray.init("local", include_dashboard=False, _temp_dir=os.path.join(folder, "r"), **quiet)
-        else:
-            check_address(address)
-            stack.callback(ray.shutdown)
-            try:
-                ray.init(address, **quiet)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise UsageError(
-                    f"Cannot use the Ray cluster at {address!r}: {in_one_line(error)} {EXPECTED}"
-                ) from error
-        yield ray, address is None
-
-
-def check_address(address: str | None) -> None:
-    """Refuse the address of a cluster, by default ``$RAY_ADDRESS``, at which there is none.
-
-    Raises:
-        UsageError: If nothing answers there, or something else than a cluster.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address not in (None, "auto") and (problem := _unreachable(address)):
-        raise UsageError(f"No Ray cluster at {address!r}: {problem}. {EXPECTED}")
-
-
-def _unreachable(address: str) -> str | None:
-    """Why there is no cluster at an address, or None if there may be one; `ray.init` itself would try for minutes."""
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        if parts.hostname is None or parts.port is None:
-            return "it is not host:port"
-        socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE).close()
-    except (OSError, ValueError) as error:  # a port that is not a number is a ValueError
-        return str(error)
-    if os.environ.get("RAY_USE_TLS") == "1":
-        return None
-    import grpc  # the protocol of Ray's servers
-
-    with grpc.insecure_channel(parts.netloc, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=PATIENCE)
-        except grpc.FutureTimeoutError:
-            return "something else answers there"
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,13 +21,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from hf_elmix.errors import UsageError
 from hf_elmix.predictions.records import FILE
 from hf_elmix.study.checkpoints import Checkpoints
-from hf_elmix.study.executors import ray as cluster_module
+from hf_elmix.study.executors import cluster
+from hf_elmix.study.executors import ray as executor
+from hf_elmix.study.executors.cluster import Guard
 from hf_elmix.study.executors.local import run_in_workers
 from hf_elmix.study.executors.ray import run_on_ray
 from hf_elmix.study.grid import run_grid
@@ -309,9 +313,9 @@ class Board:
 
 def test_a_fast_task_does_not_flood_the_driver(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(executor.time, "monotonic", lambda: now[0])
     board = Board()
-    note = cluster_module._TaskProgress(board, 7)
+    note = executor._TaskProgress(board, 7)
     for step in range(1, 101):
         note(step, 100)
         now[0] += 0.01
@@ -344,6 +348,11 @@ def head() -> Iterator[socket.socket]:
         yield server
 
 
+def guard() -> Guard:
+    """That of a cluster of our own, before it watches."""
+    return Guard(Path(), "")
+
+
 @pytest.mark.parametrize(
     ("resources", "gpus", "at_a_time"),
     [
@@ -358,26 +367,26 @@ def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_
     resources, gpus, at_a_time, head, monkeypatch
 ):
     now = [0.0]
-    monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(executor.time, "monotonic", lambda: now[0])
     ray = Cluster(**resources)
-    tasks = cluster_module._Tasks(ray, steps_of, ignore, None, head.getsockname(), True)
+    tasks = executor._Tasks(ray, steps_of, ignore, None, head.getsockname(), guard())
     assert (ray.asked["num_gpus"], ray.asked["max_retries"]) == (gpus, 0)
     assert tasks.limit() == at_a_time
     ray.resources = {name: 2 * count for name, count in resources.items()}
-    now[0] += cluster_module.PERIOD
+    now[0] += executor.PERIOD
     assert tasks.limit() == (2 * at_a_time if "CPU" in resources else 2), "it has grown"
 
 
 def test_a_head_that_is_gone_is_said_in_one_line_and_asked_nothing_more(head, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(cluster_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(executor.time, "monotonic", lambda: now[0])
     ray = Cluster(CPU=2.0)
-    tasks = cluster_module._Tasks(ray, steps_of, ignore, None, head.getsockname(), True)
+    tasks = executor._Tasks(ray, steps_of, ignore, None, head.getsockname(), guard())
     host, port = head.getsockname()
     assert tasks.limit() == 4
     tasks.submit(branches(1)[0])
     head.close()
-    now[0] += cluster_module.PERIOD
+    now[0] += executor.PERIOD
     monkeypatch.setattr(ray, "cluster_resources", lambda: pytest.fail("Ray would end this process"))
     with pytest.raises(OSError, match=rf"^The head .* at {host}:{port} is gone. Finished runs are kept; .*\.$"):
         tasks.limit()
@@ -386,7 +395,7 @@ def test_a_head_that_is_gone_is_said_in_one_line_and_asked_nothing_more(head, mo
 
 def test_a_cluster_of_our_own_without_any_machine_is_gone(head):
     with pytest.raises(OSError, match="is gone"):
-        cluster_module._Tasks(Cluster(), steps_of, ignore, None, head.getsockname(), True).limit()
+        executor._Tasks(Cluster(), steps_of, ignore, None, head.getsockname(), guard()).limit()
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -399,7 +408,7 @@ def test_a_machine_that_dies_is_the_head_of_a_cluster_of_our_own(head, own):
 
     cluster = Cluster(CPU=2.0)
     cluster.get, cluster.exceptions = get, ray.exceptions
-    tasks = cluster_module._Tasks(cluster, steps_of, ignore, None, head.getsockname(), own)
+    tasks = executor._Tasks(cluster, steps_of, ignore, None, head.getsockname(), guard() if own else None)
     if own:
         with pytest.raises(OSError, match="is gone"):
             tasks._result(None, branches(1)[0])
@@ -410,7 +419,7 @@ def test_a_machine_that_dies_is_the_head_of_a_cluster_of_our_own(head, own):
 def test_a_machine_that_does_not_see_the_folder_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "elsewhere"
-    answer, _ = cluster_module._work(branches(1)[0], 1, steps_of, Board(), folder / ".ray-1", tmp_path)
+    answer, _ = executor._work(branches(1)[0], 1, steps_of, Board(), folder / ".ray-1", tmp_path)
     assert isinstance(answer, UsageError)
     assert f"does not see {folder}" in str(answer)
     assert "s3://" in str(answer)
@@ -455,7 +464,7 @@ def free_address() -> str:
     ],
 )
 def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website, monkeypatch):
-    monkeypatch.setattr(cluster_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
     address = address.replace("FREE", free_address()).replace("WEBSITE", website)
     begin = time.monotonic()
     with pytest.raises(UsageError, match=task) as raised:
@@ -509,6 +518,50 @@ def test_ctrl_c_leaves_no_process_and_no_file_of_a_cluster_of_our_own(tmp_path):
         assert processes_with(sign) == []
         assert list(Path(short).iterdir()) == []
     assert {path.name[:6] for path in tmp_path.iterdir()} == {"tidied"}
+
+
+KILLED = """
+import sys, time
+from hf_elmix.cli.base import Command, run_program
+from hf_elmix.study.executors.ray import run_on_ray
+from hf_elmix.study.shared_prefixes import Branch
+
+def run(branch, progress):
+    progress(1, 2)
+    time.sleep(10**6)
+
+def study(args):
+    "Train."
+    branches = [Branch("toy", seed, ("ce",), ("ce",)) for seed in range(9)]
+    progress = lambda *_: print("at work", flush=True)
+    list(run_on_ray(lambda: branches.pop() if branches else None, run, progress, folder={folder!r}))
+
+sys.exit(run_program("me", "", {{"study": Command(study)}}, ["study"]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to find processes by their environment")
+@pytest.mark.parametrize("name", cluster.NEEDED)
+def test_a_cluster_of_our_own_that_loses_a_process_ends_the_driver_in_one_line(tmp_path, name):
+    sign = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t-") as short:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", KILLED.format(folder=str(tmp_path))],
+            **{"env": {**os.environ, "ELMIX_TEST": sign, "RAY_TMPDIR": short}, "start_new_session": True},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        )
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "at work\n"
+        (lost,) = (child for child in psutil.Process(driver.pid).children() if child.name() == name)
+        lost.kill()
+        errors = driver.communicate(timeout=600)[1]
+        assert driver.returncode == 1
+        assert re.fullmatch(r"me: The head of the Ray cluster at \S.* is gone. Finished runs are kept; .*\n", errors)
+        assert processes_with(sign) == []
+        assert list(Path(short).iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def processes_with(sign: str) -> list[str]:
