@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ __all__ = [
 BLOCK = ["task", "seed"]  # methods are compared within a block
 KEY = ["task", "method", "seed"]
 COST = ("seconds", "steps_trained", "steps_inherited")
+COLUMNS = [*KEY, "status", "score", *COST, "error"]  # of the table of runs, before those of metrics
 LOGGED = ("loss_ce", "loss_el", "alpha", "beta")
 
 
@@ -116,6 +118,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
             f"Expected the columns task (or experiment), method and score in {path}, separated by commas, but got "
             f"{', '.join(table.columns.map(repr))}."
         )
+    _check_names(table, path)
     seeds = table.get("seed", pd.Series(0, table.index))
     numbers = pd.to_numeric(seeds, errors="coerce")
     table = table.assign(
@@ -193,8 +196,7 @@ def _table(runs: Mapping[RunKey, _Part | None]) -> pd.DataFrame:
     keys = sorted(runs, key=lambda key: (key.task, key.seed, _place(key.method)))
     parts = [(key, part) for key in keys if (part := runs[key]) is not None]
     rows = [part.row if (part := runs[key]) is not None else {**vars(key), "status": "missing"} for key in keys]
-    columns = [*KEY, "status", "score", *COST, "error"]
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row if name != "settings"), "settings"])
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row if name != "settings"), "settings"])
     table = pd.DataFrame(rows, columns=list(names))
     table["settings"] = table["settings"].astype(object)  # in memory once, not once for each run
     table.attrs["secondary_metrics"] = {name: label for _, one in parts for name, label in one.labels.items()}
@@ -212,7 +214,8 @@ class _Parts:
     def __call__(self, record: RunRecord) -> _Part:
         text = json.dumps(record.settings, ensure_ascii=False, sort_keys=True)
         metric = select.scored_metric if (select := record.select) else None
-        declared = text, record.settings.get("secondary_metrics", {}), metric
+        labels = record.settings.get("secondary_metrics", {})
+        declared = text, {name: label for name, label in labels.items() if name not in COLUMNS}, metric
         text, labels, metric = self.settings.setdefault(text, declared)
         last = {name: values["last"] for name, values in record.scores.items()}
         cost = {name: record.cost.get(name) for name in COST}
@@ -259,6 +262,22 @@ def _read(path: Path) -> pd.DataFrame:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # pandas and pyarrow derive their errors from ValueError
         raise UsageError(f"Expected {path} to be a CSV or Parquet file, but {in_one_line(error)}") from error
+
+
+def _check_names(table: pd.DataFrame, path: str | Path) -> None:
+    """Refuse tasks and methods that are missing or that nobody can tell apart, and cells of several values."""
+    for name in ("task", "method"):
+        if (missing := table[name].isna()).any():
+            raise UsageError(f"Expected a {name} in each row of {path}, but row {missing.argmax() + 1} has none.")
+        known: dict[str, str] = {}
+        for value in table[name].astype(str).unique():
+            other = known.setdefault(unicodedata.normalize("NFC", value.strip()), value)
+            if other != value:
+                raise UsageError(f"Expected one spelling of each {name} in {path}, but got {other!r} and {value!r}.")
+    for name in (name for name in table if table[name].dtype == object):
+        nested = table[name].map(lambda cell: isinstance(cell, dict | list | tuple | set | np.ndarray))
+        if nested.any():
+            raise UsageError(f"Expected one value in each cell of {path}, but the column {name!r} holds several.")
 
 
 def _numbers(column: pd.Series, path: str | Path) -> pd.Series:

@@ -18,6 +18,7 @@ import pandas as pd
 from hf_elmix.analysis.comparison import differences
 from hf_elmix.analysis.frames import scale_of
 from hf_elmix.errors import UsageError
+from hf_elmix.study.files import read_bytes
 from hf_elmix.study.store import Store
 
 __all__ = [
@@ -195,8 +196,8 @@ def read_rules(store: Store) -> Rules | None:
     if not path.exists():
         return None
     try:
-        return Rules.of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+        return Rules.of(json.loads(read_bytes(path)))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({error}). Delete it: `elmix compare` writes it again.") from None
 
 

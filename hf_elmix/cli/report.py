@@ -46,6 +46,8 @@ def report(
     commands = [] if store is None else store.declaration()["commands"]
     parent = path if path.is_dir() else path.parent if path.is_file() else Path()
     folder = Path(output_dir or parent / "report")
+    if output_dir is None and folder.is_symlink():  # in a folder that somebody else may have made
+        raise UsageError(f"Expected a folder, but {str(folder)!r} is a link. Remove it, or type --output_dir.")
     check_folder(output_dir or str(folder))
     if title is None:
         methods, tasks = counted(len(results.methods), "method"), counted(results.runs_df["task"].nunique(), "task")

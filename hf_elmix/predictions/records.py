@@ -125,7 +125,9 @@ def check_class_labels(labels: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def to_bytes(sets: Mapping[str, Predictions]) -> bytes:
     """Serialise predictions, by the name of their evaluation set, as `write_predictions` writes them."""
-    return save({_tensor_name(name, kind): getattr(one, kind) for name, one in sets.items() for kind in TYPES})
+    # safetensors writes an array in its order in memory, and reads it as if that were the usual one.
+    tensors = {_tensor_name(name, kind): getattr(one, kind) for name, one in sets.items() for kind in TYPES}
+    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
 
 
 def from_bytes(data: bytes, source: str = "the file") -> dict[str, Predictions]:

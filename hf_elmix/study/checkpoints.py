@@ -22,6 +22,7 @@ from upath import UPath
 
 from hf_elmix.disk import check_regular, digest_of
 from hf_elmix.study.files import (
+    StorageError,
     as_storage_error,
     below,
     fresh,
@@ -59,11 +60,13 @@ class Checkpoints:
     def scratch(self) -> Iterator[Path]:
         """A temporary local folder, on the file system of the checkpoints if that is local."""
         here = local_path(self.folder)
-        with as_storage_error(here or Path(tempfile.gettempdir())):
+        try:
             if here is not None:
                 here.mkdir(parents=True, exist_ok=True)
             prefix = "elmix-" if here is None else ".work-"
             folder = tempfile.TemporaryDirectory(prefix=prefix, dir=here, ignore_cleanup_errors=True)
+        except OSError as error:  # also if a file is in its place: no run is to blame
+            raise StorageError(error.errno, error.strerror, error.filename or tempfile.gettempdir()) from error
         with folder as name:
             yield Path(name)
 

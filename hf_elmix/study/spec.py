@@ -271,6 +271,8 @@ class RunRecord:
         for name, score in record.scores.items():
             if len(score["steps"]) != len(score["epochs"]) or score["steps"] != sorted(set(score["steps"])):
                 raise ValueError(f"scores.{name}: expected a step for each of the epochs, in order")
+            if score["epochs"] and score["last"] != score["epochs"][-1]:
+                raise ValueError(f"scores.{name}: expected the last to be that of the epochs")
         if record.status == "done" and record.select and record.select.scored_metric not in record.scores:
             raise ValueError(f"scores: expected {record.select.scored_metric!r}, which is the score")
         return record

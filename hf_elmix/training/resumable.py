@@ -224,8 +224,8 @@ def _weight_files(checkpoint: Path) -> list[Path]:
     """The files with the weights of a checkpoint; a ValueError says that they are missing."""
     names = [WEIGHTS]
     if not (checkpoint / WEIGHTS).exists() and (checkpoint / INDEX).exists():
-        with suppress(ValueError, KeyError, AttributeError):
-            names = sorted(set(json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        with suppress(ValueError, KeyError, AttributeError, TypeError):
+            names = sorted(set(_json_in(checkpoint / INDEX)["weight_map"].values()))
     for name in names:
         if not (checkpoint / name).is_file():
             raise ValueError(f"it has no {name}")

@@ -182,6 +182,13 @@ def test_curves_are_what_was_logged_in_long_form(record):
     ]
 
 
+@pytest.mark.parametrize("name", ["status", "seed", "error", "score"])
+def test_a_secondary_metric_is_no_column_of_another_name(record, name):
+    run = record("a", "ce", 0, 0.5, **{name: 0.25} if name != "score" else {})
+    run.settings["secondary_metrics"] = {name: "odd"}
+    assert runs_table([run]).attrs["secondary_metrics"] == {}
+
+
 def test_a_point_of_a_curve_takes_little_memory(record):
     """Three numbers of 8 bytes and three texts by their numbers: a study of 50,000 runs has a million and more."""
     log = {"step": 1, "epoch": 0.5, "loss": 2.0, "loss_ce": 1.0, "loss_el": 0.25, "alpha": 1.0, "beta": 0.0}
@@ -295,6 +302,8 @@ def test_parquet_is_read_too(tmp_path):
         ("task,method,score\na\n", "line 2 has 1 cell, and the header 3"),
         ('task,method,score,note\na,ce,1,"x\n\ny"\na,el,2\n', "line 5 has 3 cells, and the header 4"),
         ("task,method,score,score\na,ce,1,2\n", "line 1 names the column 'score' twice"),
+        ("task,method,score\na,ce,1\na, ce,2\n", "one spelling of each method in .*, but got 'ce' and ' ce'"),
+        ("task,method,score\ncaf\u00e9,ce,1\ncafe\u0301,x,2\n", "one spelling of each task"),
         ("task,experiment,method,score\na,b,ce,1\n", r"'task' \(also called experiment\) is given twice"),
     ],
 )
@@ -302,6 +311,22 @@ def test_a_file_that_is_not_one_of_scores_is_refused_in_one_line(tmp_path, text,
     with pytest.raises(UsageError, match=message) as error:
         read_scores(write(tmp_path / "scores.csv", text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": [None, "a"]}, "a task in each row of .*, but row 1 has none"),
+        ({"method": ["x", None]}, "a method in each row of .*, but row 2 has none"),
+        ({"note": [{"a": 1}, {"a": 2}]}, "one value in each cell of .*, but the column 'note' holds several"),
+        ({"note": [[1], []]}, "the column 'note' holds several"),
+    ],
+)
+def test_cells_of_parquet_that_are_missing_or_hold_several_values_are_refused(tmp_path, change, message):
+    table = {"task": ["a", "a"], "method": ["x", "y"], "score": [0.5, 1.0], **change}
+    pd.DataFrame(table).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(UsageError, match=message):
+        read_scores(tmp_path / "scores.parquet")
 
 
 def test_a_file_of_other_bytes_is_refused_in_one_line(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -118,6 +119,19 @@ def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monk
     assert line.startswith("elmix: ")
     assert message in line
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["report", "comparison.json"])
+def test_a_folder_of_records_with_a_link_or_a_pipe_in_it_is_refused(small_study, tmp_path, capsys, name):
+    """The folder may be somebody else's: a link would lead out of it, and reading a pipe would never end."""
+    runs = tmp_path / "runs"
+    for run in small_study:
+        Store(runs).write(run)
+    (runs / name).symlink_to(tmp_path / "elsewhere") if name == "report" else os.mkfifo(runs / name)
+    assert main(["report", str(runs)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(scores, tmp_path, capsys):

@@ -44,6 +44,13 @@ def test_written_predictions_are_read_back(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
 
 
+def test_arrays_in_any_order_of_memory_are_written_as_they_are():
+    one = some(rows=5)
+    turned = replace(one, p_true=np.asfortranarray(one.p_true), logits=np.asfortranarray(one.logits))
+    np.testing.assert_array_equal(from_bytes(to_bytes({"": turned}))[""].p_true, one.p_true)
+    np.testing.assert_array_equal(from_bytes(to_bytes({"": turned}))[""].logits, one.logits)
+
+
 def test_the_only_set_needs_no_name_and_any_reader_reads_it(tmp_path):
     write_predictions(tmp_path / "one.safetensors", {"": some()})
     tensors = load_file(tmp_path / "one.safetensors")

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from upath import UPath
 
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints, checkpoint_name
+from hf_elmix.study.files import StorageError
 
 NOTES = {"costs": [{"method": "0", "steps": 3, "seconds": 0.5}]}
 CONTENT = {"a.bin": b"weights", "b/c.json": b"{}", "empty": b"", "z": bytes(5000)}
@@ -195,6 +196,12 @@ def test_a_checkpoint_that_leads_through_a_link_is_damaged(source, tmp_path, nam
     assert checkpoints.find("x", tmp_path / "scratch") is None
     assert not checkpoints.has("x")
     assert elsewhere.exists()
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_no_result_of_a_run(tmp_path):
+    (tmp_path / "kept").touch()
+    with pytest.raises(StorageError, match="kept"), Checkpoints(UPath(tmp_path / "kept" / "seed3")).scratch():
+        pass
 
 
 def test_a_study_may_be_reached_through_a_link(source, tmp_path):

@@ -173,7 +173,10 @@ COUNTS = st.integers(0, 2**53 - 1)
 SCORES = st.dictionaries(
     st.text(max_size=5),
     st.builds(
-        lambda last, best, by_step: {"last": last, "best": best, "epochs": [*by_step.values()], "steps": [*by_step]},
+        lambda last, best, by_step: {
+            "last": [last, *by_step.values()][-1],
+            **{"best": best, "epochs": [*by_step.values()], "steps": [*by_step]},
+        },
         *(
             NUMBERS,
             NUMBERS,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -74,7 +75,7 @@ def test_the_papers_regimes_are_folders_under_the_name_they_were_typed_with(stor
 
 
 def test_predictions_lie_beside_the_record(anywhere, record_of):
-    sets = {name: Predictions([3], [1.0], [0, 1], [[0.25, 0.5]], [[False, True]], np.eye(2)) for name in ("a", "b")}
+    sets = {name: Predictions.from_logits(np.eye(2), np.array([0, 0])) for name in ("a", "b")}
     assert anywhere.read_predictions(KEY) is None
     anywhere.write_predictions(KEY, sets)
     anywhere.write(record_of(KEY))
@@ -101,7 +102,7 @@ def test_runs_that_have_predictions_are_found(anywhere, record_of):
 
 
 def test_a_crash_while_writing_predictions_leaves_the_old_ones(store, monkeypatch):
-    old, new = (Predictions([3], [1.0], [0], [[p]], [[True]], [[0.0, 1.0]]) for p in (0.25, 0.5))
+    old, new = (Predictions.from_logits(np.array([[0.0, logit]]), np.array([0])) for logit in (math.log(3), 0.0))
     store.write_predictions(KEY, {"": old})
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crash)
