@@ -23,6 +23,8 @@ def cells() -> Callable[[str], dict[str, list[str]]]:
 def training(tmp_path):
     """Predictions on four rows: at epoch 1 one is correct, one near and two are far."""
     p_true, correct = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
-    seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, correct, np.zeros((4, 2)))
+    labels, last = np.array([0, 1, 0, 1]), np.array(p_true[-1])
+    logits = np.eye(2)[labels] * np.log(last / (1 - last))[:, None]
+    seen = Predictions([3, 6], [1, 2], labels, p_true, correct, logits)
     write_predictions(tmp_path / FILE, {"": seen})
     return tmp_path

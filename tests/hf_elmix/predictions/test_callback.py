@@ -316,7 +316,8 @@ def test_epochs_without_an_evaluation(kit):
 def some(steps: list[int], rows: int = 20) -> Predictions:
     shape = len(steps), rows
     labels, epochs = np.arange(rows) % 3, np.array(steps) / 5
-    return Predictions(np.array(steps), epochs, labels, np.full(shape, 0.5), np.zeros(shape), np.zeros((rows, 3)))
+    correct = np.broadcast_to(labels == 0, shape)  # of equal logits, the first
+    return Predictions(np.array(steps), epochs, labels, np.full(shape, 1 / 3), correct, np.zeros((rows, 3)))
 
 
 def test_resumed_training_keeps_earlier_points(kit):
