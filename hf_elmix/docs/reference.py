@@ -1,6 +1,6 @@
 """The API reference of the site: a page for each public module, and links from pages to them.
 
-mkdocs-gen-files runs this file to write the pages, and MkDocs calls its `on_page_markdown` as a hook. In the
+mkdocs-gen-files runs this file to write the pages, and MkDocs calls its `on_page_...` functions as hooks. In the
 repository, a link from a page to a source file leads to that file; on the site, to the reference page of the module.
 """
 
@@ -26,6 +26,15 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return f"]({posixpath.relpath(PAGES / 'reference' / module, here)}.md)"
 
     return re.sub(r"\]\((\.\.[^)#\s]+)\.py\)", link, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark the words in code, so that they are not broken: a browser breaks lines after each hyphen of a flag."""
+
+    def words(match: re.Match[str]) -> str:
+        return re.sub(r"(?<!\S)\S{2,36}(?!\S)", r'<span class="word">\g<0></span>', match[0])
+
+    return re.sub(r"(?<=<code>)[^<\n]+(?=</code>)", words, html)
 
 
 def write_pages() -> None:

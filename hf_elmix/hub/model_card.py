@@ -164,7 +164,9 @@ def _metadata(facts: ModelFacts, name: str) -> ModelCardData:
         tags=["hf_elmix", "mixed-loss"],
         model_name=name,
         eval_results=results or None,
-        **facts.licence,
+        license=facts.licence.get("license"),
+        license_name=facts.licence.get("license_name"),
+        license_link=facts.licence.get("license_link"),
     )
     card_data[MARK] = model_mark(facts)
     return card_data

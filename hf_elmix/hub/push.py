@@ -112,7 +112,7 @@ def push_folder(folder: Path, repo_id: str, licence: str | None = None, **option
     files: dict[str, Content] = files_of_model(folder.resolve())
     repo_id = claim_repo(repo_id, mark, **options)
     if licence:
-        card.data.license = licence
+        card.data["license"] = licence
     card.text = re.sub(r"(?<=pipeline\(\"text-classification\", model=)\"[^\"\n]*\"", json.dumps(repo_id), card.text)
     return publish_files({**files, CARD: str(card).encode()}, repo_id, mark, **options)
 
