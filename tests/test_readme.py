@@ -35,6 +35,7 @@ SHOWN = {
     "pages/quickstart.md": ("'eval_loss_el'",),
     "pages/losses.md": ("50 (1.0, 2.5)", "squared:power=1.5"),
     "pages/trainer.md": ("'loss_el'",),
+    "pages/integrations.md": ("'loss_el'", "'eval_loss'", "'eval_mean_token_accuracy'"),
     "pages/large_vocab.md": ("'eval_loss_el'",),
     "pages/compare.md": ("{'wd': 'practically equal'}", "wd and CE are practically equal: "),
     "pages/study.md": ("Counter({'done': 4})", "All 4 runs have a score.", "1  0-0.5 "),
@@ -83,7 +84,7 @@ def same_picture(one: Path, other: Path) -> bool:
 
 PROGRAMS = [
     pytest.param(path, marks=pytest.mark.slow)
-    if path.name in ("compare.md", "study.md", "escape.md", "cohorts.md")
+    if path.name in ("compare.md", "study.md", "escape.md", "cohorts.md", "integrations.md")
     else path
     for path in MARKDOWN
     if blocks(path, "python")

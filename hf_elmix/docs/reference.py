@@ -47,7 +47,8 @@ def write_pages() -> None:
         nav[module.parts] = f"{module.as_posix()}.md"
         with mkdocs_gen_files.open(f"reference/{module.as_posix()}.md", "w") as page:
             name = ".".join(module.parts)
-            page.write(f"# {name}\n\n::: {name}\n")
+            # In a search, pages that were written by hand come first.
+            page.write(f"---\nsearch:\n  boost: 0.2\n---\n\n# {name}\n\n::: {name}\n")
     with mkdocs_gen_files.open("reference/SUMMARY.md", "w") as summary:
         summary.writelines(nav.build_literate_nav())
 
