@@ -47,6 +47,17 @@ def test_a_method_that_helps():
     assert sentences[3:] == ["All 18 runs have a score."]
 
 
+def test_one_of_many_intervals_is_wrong_more_often():
+    better = [[0.01, 0.02, 0.03], [0.02, 0.03, 0.01], [-0.01, -0.0, 0.01]]
+    none = [[0.01, -0.02, 0.01], [0.02, -0.02, 0.0], [0.01, -0.01, 0.0]]
+    said = (
+        "Each of these 2 intervals misses the true difference in 5 % of studies, so at least one of them does in up "
+    )
+    assert [text for text in verdict(study({"0": better, "el": none})) if text.startswith(said + "to 10 %")]
+    for gains in ({"0": none, "el": none}, {"0": better}):
+        assert not [text for text in verdict(study(gains)) if text.startswith("Each of these")]
+
+
 def test_how_many_seeds_a_gain_would_take_that_is_not_significant():
     results = study({"0": [[0.01, -0.02], [0.02, -0.002]]})
     sentences = verdict(results)
