@@ -156,8 +156,8 @@ def _chance(results: StudyResults) -> list[str]:
     if many == 1 or not ((pairs_df["low"] > 0) | (pairs_df["high"] < 0)).any():
         return []
     return [
-        f"Each of these {many} intervals misses the true difference in 5 % of studies, so at least one of them does in "
-        f"up to {min(5 * many, 100)} %: they are not adjusted for their number."
+        f"Each of these {many} intervals misses the true difference in 5 % of studies, so at least one of them does "
+        f"in up to {min(5 * many, 100)} %: they are not adjusted for their number."
     ]
 
 
