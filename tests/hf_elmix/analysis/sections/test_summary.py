@@ -79,7 +79,7 @@ def test_a_method_that_harms_and_the_best_first():
     assert sentences[0].startswith("F = 0 (constant) is significantly better than CE: +10.75 points")
     assert sentences[1].startswith("EL is significantly worse than CE: −10.75 points")
     assert sentences[1].endswith("higher on 0 of 4 tasks.")
-    assert "Conover's test finds significant differences between all of them." in sentences[3]
+    assert "Conover's test finds significant differences between all of them." in sentences[4]
 
 
 def test_methods_that_are_alike_are_named():
@@ -266,7 +266,7 @@ def test_of_few_methods_all_are_shown():
     results = many(19)
     assert results.shown == results.methods
     assert results.selection == ""
-    assert len(verdict(results)) == 19 + 3
+    assert len(verdict(results)) == 19 + 4
 
 
 def test_the_bars_of_ranks_join_only_methods_that_are_drawn():
