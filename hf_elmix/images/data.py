@@ -143,7 +143,7 @@ class _Decoded(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: Any) -> Tensor:
+    def __getitem__(self, row: Any) -> Any:
         return self._decode(row, self.rows[row]["image"])
 
     def __iter__(self) -> Iterator[Tensor]:

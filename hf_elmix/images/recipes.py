@@ -5,7 +5,7 @@ Importing it is fast, as a command line needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -98,7 +98,11 @@ RECIPES = {
     # Table 2. Resizing, crop to 224, flip, central crop and drops are the paper's; the batch is PyTorch's script's.
     "imagenet": Recipe(
         ("resnet18", "resnet34", "resnet50", "resnet101", "shufflenetv2", "resnext50", "resnext101"),
-        **{"epochs": 90, "drops": (30, 60), "batch": 256, "size": 224, "resized_crop": True},
+        epochs=90,
+        drops=(30, 60),
+        batch=256,
+        size=224,
+        resized_crop=True,
     ),
     # Table 5: epochs and drops are those of Chen et al. (2019), as the paper says.
     "cot": Recipe(("resnet110", "preresnet18", "resnext29"), epochs=200, drops=(100, 150)),
@@ -126,12 +130,13 @@ def recipe_of(name: str, *, regularization: Iterable[str] = (), size: int | None
     Raises:
         UsageError: If a name does not exist, or there is no rotation to leave out.
     """
-    for given, names in ((name, RECIPES), *((each, REGULARIZATION) for each in regularization)):
+    wanted = list(regularization)
+    known: list[tuple[str, Mapping[str, Any]]] = [(name, RECIPES), *((each, REGULARIZATION) for each in wanted)]
+    for given, names in known:
         if given not in names:
-            hint = did_you_mean(given, names)
-            raise UsageError(f"Expected one of {', '.join(names)}, but got {given!r}.{hint}")
-    recipe, wanted = RECIPES[name], list(regularization)
+            raise UsageError(f"Expected one of {', '.join(names)}, but got {given!r}.{did_you_mean(given, names)}")
+    recipe = RECIPES[name]
     if "no_rotation" in wanted and not recipe.rotation:
         raise UsageError(f"The recipe {name!r} turns no pictures. Leave no_rotation out.")
     changes: dict[str, Any] = {key: value for each in wanted for key, value in REGULARIZATION[each].items()}
-    return replace(recipe, **changes, **({} if size is None else {"size": size}))
+    return replace(recipe, **changes, size=recipe.size if size is None else size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ class Rows(Dataset[dict[str, Any]]):
     def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
         """Several rows at once, as a `DataLoader` asks for them."""
         pixels: Any = self.pictures.pixels
-        chosen = pixels[rows] if isinstance(pixels, Tensor) else [pixels[row] for row in rows]
+        chosen: Any = pixels[rows] if isinstance(pixels, Tensor) else [pixels[row] for row in rows]
         if self.seed is not None:
             numbers = self._drawn(self.seed)[rows]
             normal = (augment(chosen, numbers, self.recipe) - self.mean) / self.spread
@@ -162,8 +162,8 @@ def image_task(
     with torch.device("meta"):
         network = ImageClassifier(classes, model, not recipe.resized_crop, recipe.dropout)
     if recipe.rotation and sum(weight.numel() for weight in network.parameters()) <= LARGE:
-        recipe = Recipe(**{**vars(recipe), "rotation": 0.0})
-    shape = list(parts["train"].pixels[0].shape) if not recipe.resized_crop else [3, recipe.size, recipe.size]
+        recipe = replace(recipe, rotation=0.0)
+    shape = [3, recipe.size or 0, recipe.size or 0] if recipe.resized_crop else [*parts["train"].pixels[0].shape]
     work = _operations(network, shape, model) * len(parts["train"])
     scale = IMAGENET if recipe.resized_crop else _scale(parts["train"].pixels)
     changes = ("size", "resized_crop", "rotation", "erasing", "jitter", "dropout")
