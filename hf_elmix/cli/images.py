@@ -57,4 +57,4 @@ def _run(args: argparse.Namespace) -> int:
     return run_study(images_study(images, recipe, args.seeds, losses, args.models or (), arguments), args)
 
 
-COMMAND = Command(_run, _add_arguments, interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, extra="images", interrupted=INTERRUPTED, takes_rest=True)

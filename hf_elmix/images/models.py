@@ -26,7 +26,7 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin):
         dropout: Probability with which a feature before the last layer is dropped.
 
     Raises:
-        UsageError: If the architecture does not exist, or pytorchcv is not installed.
+        UsageError: If the architecture does not exist.
     """
 
     def __init__(self, classes: int, model: str = "resnet20", small: bool = True, dropout: float = 0.0) -> None:
@@ -57,11 +57,7 @@ def _network(model: str) -> Any:
         hint = did_you_mean(model, ARCHITECTURES)
         raise UsageError(f"Expected a model among {', '.join(ARCHITECTURES)}, but got {model!r}.{hint}")
     module, function, arguments = ARCHITECTURES[model]
-    try:
-        # Only this module: some others need torchvision.
-        library = importlib.import_module(f"pytorchcv.models.{module}")
-    except ImportError as error:
-        raise UsageError("Pictures need pytorchcv. Type pip install 'hf-elmix[images]'.") from error
+    library = importlib.import_module(f"pytorchcv.models.{module}")  # only this one: some others need torchvision
     return getattr(library, function)(**arguments)
 
 
