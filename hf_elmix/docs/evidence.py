@@ -1,7 +1,8 @@
-"""What the page *Does it work?* says of the study of tables, from the records of that study.
+"""What the page *Does it work?* says of our studies, from their records.
 
-    python hf_elmix/docs/evidence.py RUNS   # take over the records of: elmix study tables --output_dir RUNS
-    python hf_elmix/docs/evidence.py        # write the page's numbers and the figure again
+    python hf_elmix/docs/evidence.py RUNS            # take over the records of: elmix study tables --output_dir RUNS
+    python hf_elmix/docs/evidence.py --images RUNS   # those of: elmix study images --output_dir RUNS
+    python hf_elmix/docs/evidence.py                 # write the page's numbers and the figure again
 
 A test fails if the page or the figure differs from what the records give.
 """
@@ -31,6 +32,7 @@ from hf_elmix.study.store import Store
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "evidence" / "tables.parquet"
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
+IMAGES = DOCS / "evidence" / "images.parquet"  # once that study is done
 FIGURE = DOCS / "pages" / "figures" / "tables.png"
 
 SIX = LOSS_SETS["table4"]
@@ -49,6 +51,18 @@ PAPER = {
         *((42, 0.30, 2.37), (33, -4.73, 3.52), (25, -0.89, 3.03)),
     ],
 }
+
+# The paper's Table 1: ResNet20 on the whole of CIFAR-100, 240 epochs, mean and standard deviation over four seeds.
+PAPER_IMAGES = {"ce": "68.25 ± 0.53", "0": "68.58 ± 0.08", "0,0.5": "68.58 ± 0.08", "0-0.5": "68.48 ± 0.14"}
+ABOUT_IMAGES = """## Pictures
+
+A reduced form of one row of the paper's Table 1: ResNet20 on 20,000 training and 5,000 test images of CIFAR-100,
+{epochs} epochs instead of 240, in {precision} ([the recipe](images.md)). Accuracies are lower than on the whole data
+set, and not comparable with the paper's.
+
+```text
+elmix study images --dataset_name uoft-cs/cifar100 --models resnet20 --num_train_epochs {epochs} --seeds {seeds} --bf16
+```"""
 
 
 def compact(runs: Path) -> pd.DataFrame:
@@ -159,21 +173,61 @@ def figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+def compact_images(runs: Path) -> pd.DataFrame:
+    """One row for each run: its test accuracy after the last epoch, and how it was trained. All must be done."""
+    store = Store(runs)
+    records = {record.key: record for record in store.records()}
+    undone = [str(key) for key in store.asked() if key not in records or records[key].status != "done"]
+    if undone:
+        sys.exit(f"Expected all runs of {runs} to be done, but {len(undone)} are not, such as {undone[0]}.")
+    rows = [
+        (key.task, key.method, key.seed, record.score, arguments["num_train_epochs"], arguments.get("bf16", False))
+        for key, record in sorted(records.items())
+        for arguments in (record.settings["arguments"],)
+    ]
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "test", "epochs", "bf16"])
+
+
+def images_text(table: pd.DataFrame) -> str:
+    """The paper's Table 1 beside ours, in Markdown."""
+    scores = table.pivot(index=["task", "seed"], columns="method", values="test") * 100
+    pairs = compare(scores, "ce")
+    rows = [
+        [
+            *(method_label(method), paper, f"{number(scores[method].mean())} ± {number(scores[method].std())}"),
+            "0" if method == "ce" else difference_text(pairs.loc[method], 1),
+        ]
+        for method, paper in PAPER_IMAGES.items()
+    ]
+    epochs, seeds = table["epochs"].iloc[0], sorted(set(table["seed"]))
+    precision = "bfloat16" if table["bf16"].all() else "single precision"
+    about = ABOUT_IMAGES.format(epochs=f"{epochs:g}", precision=precision, seeds=" ".join(map(str, seeds)))
+    made = markdown_table(["", "paper, whole", f"ours, {len(seeds)} seeds", "points above CE"], rows)
+    return f"{about}\n\n{made}\nIntervals are t intervals over seeds, 95 %; ± is the standard deviation."
+
+
 def remade(table: pd.DataFrame) -> dict[Path, str]:
     """The texts of the page and of README.md, with the parts between their marks made again."""
     scores = {model: scores_of(table, model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
-    return {PAGE: _with(PAGE, "\n\n".join(parts)), README: _with(README, caption(table))}
+    page = _with(PAGE.read_text(encoding="utf-8"), "\n\n".join(parts))
+    if IMAGES.exists():
+        page = _with(page, images_text(pd.read_parquet(IMAGES)), "images")
+    return {PAGE: page, README: _with(README.read_text(encoding="utf-8"), caption(table))}
 
 
-def _with(path: Path, made: str) -> str:
-    before, _, rest = path.read_text(encoding="utf-8").partition("<!-- made -->\n")
-    return f"{before}<!-- made -->\n\n{made}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+def _with(text: str, made: str, part: str = "") -> str:
+    """A text with another one between a mark and the end that follows."""
+    mark = f"<!-- made {part}".rstrip() + " -->\n"
+    before, _, rest = text.partition(mark)
+    return f"{before}{mark}\n{made}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
 
 
 def main(words: list[str]) -> None:
     """Take over records if a folder is given; then write the texts and the figure."""
-    if words:
+    if words[:1] == ["--images"]:
+        compact_images(Path(words[1])).to_parquet(IMAGES, compression="zstd", index=False)
+    elif words:
         RECORDS.parent.mkdir(exist_ok=True)
         compact(Path(words[0])).to_parquet(RECORDS, compression="zstd", index=False)
     table = pd.read_parquet(RECORDS)

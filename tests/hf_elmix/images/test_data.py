@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_refused(pictures):
         ({"test": train}, {}, "to have the split 'train', but it has only test"),
         ({"train": train}, {"split": "dev"}, "but got 'dev'. It has none besides train."),
         (dict(pictures), {"split": "train"}, "but got 'train'. It has test."),
-        ({"train": words}, {}, r"Expected one column of pictures in colours, but it has none \(all columns: label, im"),
+        ({"train": words}, {}, r"one column of pictures in colours, but it has none \(all columns: label, im"),
         (dict(pictures), {"image_column": "label"}, "Expected one column of pictures.*--image_column_name"),
         (dict(pictures), {"image_column": "photo"}, "Expected a column 'photo' in colours, but it has image, label"),
         (dict(pictures), {"label_column": "kind"}, "Expected a column 'kind' in colours.*--label_column_name"),
@@ -141,5 +141,3 @@ def test_what_cannot_be_used_is_refused(pictures):
     for splits, options, message in cases:
         with pytest.raises(UsageError, match=message):
             read_images(DatasetDict(splits), "colours", **options)
-
-
