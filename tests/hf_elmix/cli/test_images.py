@@ -78,6 +78,5 @@ def test_pictures_of_different_sizes_need_one(folder, tmp_path, capsys):
     few = ("--models", "resnet20", "--losses", "ce", "--seeds", "0", "--max_steps", "1", "--use_cpu")
     assert study(odd, tmp_path / "runs", *few) == 2
     said = capsys.readouterr().err
-    assert "has 8 x " in said
-    assert "Type --image_size" in said
+    assert "Expected pictures of one size, but got 8 x 8 and 8 x 13 pixels. Type --image_size" in said
     assert study(odd, tmp_path / "runs", *few, "--image_size", "8") == 0

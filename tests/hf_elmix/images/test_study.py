@@ -12,6 +12,7 @@ from datasets import DatasetDict
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from hf_elmix.images import data
 from hf_elmix.images.data import read_images
 from hf_elmix.images.recipes import RECIPES, Recipe, recipe_of
 from hf_elmix.images.study import Rows, image_task, images_study
@@ -108,6 +109,24 @@ def test_pictures_change_with_seed_epoch_and_row_only(images):
     evaluated = make(None)
     picture = images.train.pixels[5] / 255
     torch.testing.assert_close(evaluated[5]["pixel_values"], (picture - 0.5) / 0.25)
+
+
+def test_pictures_that_are_decoded_when_needed_are_changed_alike(images, pictures, monkeypatch):
+    monkeypatch.setattr(data, "MEMORY", 1000)
+    parts = [{"train": each.train, "test": each.evaluation} for each in (images, read_images(pictures, "generated"))]
+    for recipe in (ALL, Recipe(("resnet20",), epochs=1, drops=(), size=32, resized_crop=True)):
+        kept, decoded = (image_task("task", part, 3, "resnet20", recipe).inputs(0).trainer for part in parts)
+        for rows in ("train_dataset", "eval_dataset"):
+            pairs = zip(kept[rows].__getitems__([5, 2]), decoded[rows].__getitems__([5, 2]), strict=True)
+            assert all(torch.equal(one["pixel_values"], other["pixel_values"]) for one, other in pairs)
+
+
+def test_pictures_are_normalized(images):
+    parts = {"train": images.train, "test": images.train}
+    rows = image_task("task", parts, 3, "resnet20", ALL).inputs(0).trainer["eval_dataset"]
+    normal = torch.stack([rows[row]["pixel_values"] for row in range(len(rows))])
+    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normal.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
