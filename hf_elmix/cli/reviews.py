@@ -13,7 +13,9 @@ __all__ = ["COMMAND"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reviews").add_argument
-    data = "CSV, TSV, JSON or Parquet file, or dataset id or folder; without validation and test splits, both are drawn"
+    data = (
+        "CSV, TSV, JSON or Parquet file, or dataset id or folder; without validation and test splits, both are drawn"
+    )
     add("--data", required=True, metavar="FILE_OR_DATASET", help=data)
     text, label = protocol.TEXT_COLUMN, protocol.LABEL_COLUMN
     add("--text_column_name", default=text, metavar="COLUMN", help=f"the column of texts (default: {text})")

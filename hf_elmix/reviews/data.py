@@ -143,9 +143,7 @@ def _tokenised(rows: DatasetDict, task: TextTask, name: str, max_length: int) ->
     special = [PAD_TOKEN, UNKNOWN_TOKEN]
     tokenizer.train_from_iterator(
         texts["train"],
-        WordLevelTrainer(
-            vocab_size=2**31 - 1, min_frequency=LEAST_COUNT, special_tokens=special, show_progress=False
-        ),
+        WordLevelTrainer(vocab_size=2**31 - 1, min_frequency=LEAST_COUNT, special_tokens=special, show_progress=False),
     )
     assert tokenizer.token_to_id(PAD_TOKEN) == PAD, "special tokens have the first ids"
     tokenizer.enable_truncation(max_length)

@@ -8,24 +8,23 @@ import pytest
 
 from hf_elmix.reviews.data import Reviews, read_reviews
 
-PRAISE, BLAME = ("lovely", "soft", "perfect", "great"), ("itchy", "torn", "cheap", "awful")
-
-
-def reviews_frame(count: int = 120) -> pd.DataFrame:
-    """Reviews of two classes, of 2 to 9 words; praise or blame is the first word."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(count) % 2
-    texts = [
-        " ".join([rng.choice(PRAISE if label else BLAME), *rng.choice(["it", "fits", "the", "dress"], rng.integers(1, 9))])
-        for label in labels
-    ]
-    return pd.DataFrame({"text": texts, "label": np.where(labels, "good", "bad")})
+WORDS = {"good": ("lovely", "soft", "perfect", "great"), "bad": ("itchy", "torn", "cheap", "awful")}
 
 
 @pytest.fixture(scope="session")
-def reviews_file(tmp_path_factory) -> Path:
+def frame() -> pd.DataFrame:
+    """120 reviews of two classes, of 2 to 9 words; the first word tells the class."""
+    rng = np.random.default_rng(0)
+    labels = ["good", "bad"] * 60
+    rest = [rng.choice(["it", "fits", "the", "dress"], rng.integers(1, 9)) for _ in labels]
+    texts = [" ".join([rng.choice(WORDS[label]), *words]) for label, words in zip(labels, rest, strict=True)]
+    return pd.DataFrame({"text": texts, "label": labels})
+
+
+@pytest.fixture(scope="session")
+def reviews_file(frame, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("reviews") / "mine.csv"
-    reviews_frame().to_csv(path, index=False)
+    frame.to_csv(path, index=False)
     return path
 
 
