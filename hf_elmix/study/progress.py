@@ -131,7 +131,7 @@ class View:
         return ", ".join(words)
 
     def __rich__(self) -> Group:
-        """The table, or what is running of one that is larger than the screen, and a bar; drawn four times a second."""
+        """A bar below the table, or below what is running of one that is larger than the screen."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.state.share, width=30), Text(self.summary()))
         height = self.console.height - 2  # the bar, and the line on which the cursor stands
