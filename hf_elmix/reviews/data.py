@@ -99,7 +99,7 @@ def read_reviews(
     )
     if task.regression:
         raise UsageError(f"Expected classes as labels of {data!r}, but got numbers. Write text or whole numbers.")
-    return _tokenised(_divided(rows, data), task, data, max_length)
+    return _tokenised(_divided(rows, data), task, data, max_length, revision(given["train"]))
 
 
 def _with_text(rows: Dataset, column: str, split: str, name: str) -> Dataset:
@@ -115,7 +115,8 @@ def _with_text(rows: Dataset, column: str, split: str, name: str) -> Dataset:
         return rows
     if column == TEXT_COLUMN:
         print(f"{len(missing):,} of {len(rows):,} rows have no text and are left out.", file=sys.stderr)
-        return rows.select(sorted(set(range(len(rows))) - set(missing)))
+        kept = rows.with_format("arrow")[:].filter(pc.is_valid(texts))
+        return Dataset(kept, info=rows.info, split=rows.split)
     raise UsageError(_without_text(split, name, missing))
 
 
@@ -136,7 +137,7 @@ def _divided(rows: DatasetDict, name: str) -> DatasetDict:
     return DatasetDict({split: rows[split] for split in SPLITS})
 
 
-def _tokenised(rows: DatasetDict, task: TextTask, name: str, max_length: int) -> Reviews:
+def _tokenised(rows: DatasetDict, task: TextTask, name: str, max_length: int, commit: str | None) -> Reviews:
     texts = {split: list(part[task.columns[0]]) for split, part in rows.items()}
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN_TOKEN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = Lowercase(), Whitespace()  # words, and runs of other characters
@@ -156,4 +157,4 @@ def _tokenised(rows: DatasetDict, task: TextTask, name: str, max_length: int) ->
     digests = {split: digest(part, task) for split, part in rows.items()}
     inputs = {"pad_token": PAD_TOKEN, "unk_token": UNKNOWN_TOKEN, "model_input_names": ["input_ids"]}
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **inputs)
-    return Reviews(name, parts, task.labels, whole, digests, revision(rows["train"]))
+    return Reviews(name, parts, task.labels, whole, digests, commit)
