@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from glue_runs.__main__ import COMMANDS as GLUE_RUNS
-from glue_runs.flags import GONE, DataArguments, FinetuneArguments, ModelArguments, parse
+from glue_runs.arguments import DataArguments, ModelArguments
+from glue_runs.flags import GONE, FinetuneArguments, parse
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
@@ -144,7 +145,7 @@ def test_commands_are_understood():
     }
     for program, *words in commands:
         args, rest = parsers[program].parse_known_args(words)
-        assert not rest or (args.command.takes_rest and rest[0] in ("--learning_rate", "--bf16")), words
+        assert not rest or (args.command.more and rest[0] in ("--learning_rate", "--bf16")), words
 
 
 def test_finetune_commands_are_understood(monkeypatch):

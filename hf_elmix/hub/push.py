@@ -108,7 +108,7 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
     except ValueError as error:
         raise UsageError(f"{template!r} is not a template: {in_one_line(error)} {expected}") from error
     if unknown := sorted(used - set(PLACEHOLDERS)):
-        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}")
+        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}{hint}")
     if "seed" not in used:
         best = {_method_of(record): record for record in sorted(records, key=best_first, reverse=True)}
         records = sorted(best.values(), key=lambda record: record.key)

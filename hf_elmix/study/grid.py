@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import in_one_line, not_one_of
 from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.executors.local import Executor, Run, run_in_process
 from hf_elmix.study.progress import View
@@ -98,7 +98,7 @@ def _prepare(
 ) -> dict[RunKey, str]:
     """Check the study against its folder, declare it, and return the state of each run."""
     if keep not in KEEP:
-        raise UsageError(f"Expected keep to be one of {', '.join(KEEP)}, but got {keep!r}.")
+        raise not_one_of("keep", KEEP, keep)
     check_plain(study)
     store.check_no_links(study.runs())
     with store.claim("study", wait=True):

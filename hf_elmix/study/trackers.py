@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.study.files import local_path
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import Store
@@ -43,7 +43,7 @@ def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(name for name in names if name != "none"))
     for name in wanted:
         if name not in TRACKERS:
-            raise UsageError(f"Expected trackers to be among {', '.join(TRACKERS)} or none, but got {name!r}.")
+            raise not_one_of("a tracker", (*TRACKERS, "none"), name)
         if name not in map(str, get_available_trackers()):
             raise UsageError(f"The tracker {name!r} is not installed. It comes with: pip install {name}")
     if "tensorboard" in wanted:

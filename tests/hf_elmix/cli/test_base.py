@@ -115,7 +115,11 @@ def test_a_parser_refuses_in_one_line():
         parser.parse_args(["--count", "x"])
 
 
-def command(takes_rest: bool = False) -> Command:
+def add_count(parser) -> None:
+    parser.add_argument("--count", type=whole_number(1, 9), default=2, help="the number")
+
+
+def command(more=None) -> Command:
     def run(args) -> int:
         """Count.
 
@@ -124,14 +128,12 @@ def command(takes_rest: bool = False) -> Command:
         print(args.count, args.rest, args.typed)
         return 3
 
-    def add_arguments(parser) -> None:
-        parser.add_argument("--count", type=whole_number(1, 9), default=2, help="the number")
-
-    return Command(run, add_arguments, takes_rest=takes_rest)
+    return Command(run, add_count, more)
 
 
 def test_a_program_runs_the_command_that_is_typed(capsys):
-    commands = {"count": command(takes_rest=True), "own": Command(lambda args: print(args.rest) or 4)}
+    own = Command(lambda args: print(args.rest) or 4, add_count, raw=True)
+    commands = {"count": command(more=lambda parser: None), "own": own}
     assert run_program("me", "Counts.", commands, ["count", "--count", "3", "--more", "a b"]) == 3
     assert run_program("me", "Counts.", commands, ["own", "--count", "x"]) == 4
     assert capsys.readouterr().out == "3 ['--more', 'a b'] me count --count 3 --more 'a b'\n['--count', 'x']\n"

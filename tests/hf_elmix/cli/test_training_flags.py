@@ -9,7 +9,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from transformers import TrainingArguments
 
-from glue_runs.flags import DataArguments
+from glue_runs.arguments import DataArguments
 from hf_elmix.cli.training_flags import BOUNDS, training_arguments
 from hf_elmix.errors import UsageError
 
