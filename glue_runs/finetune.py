@@ -40,6 +40,7 @@ from hf_elmix.text.padding_free import drop_padding
 from hf_elmix.text.rows import first_rows, load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
+from hf_elmix.training.class_weights import parse_class_weights
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.resumable import check_weights, is_half_written
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
@@ -73,9 +74,10 @@ def finetune(words: Sequence[str]) -> int:
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = find_checkpoint(args)
     find = cache(partial(find_model, model.model_name_or_path, model.model_revision, code=model.trust_remote_code))
-    task, rows = _rows(data, args, find)  # a mistake in the data is found before a model is downloaded
+    task, rows = _rows(data, args, find)
+    _check_task(task, rows, args)  # before a model is downloaded
     source = find()
-    _check_task(task, rows, args)
+    task, rows = for_model(load_config(source), task, rows, trains=args.do_train)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     kept = settings_callback(checkpoint, data, args, source, task, rows)
     changes = kept.settings["continued"]
@@ -146,7 +148,7 @@ def _check_output(args: FinetuneArguments, model: Path) -> None:
 def _rows(
     data: DataArguments, args: FinetuneArguments, find: Callable[[], ModelSource]
 ) -> tuple[TextTask, DatasetDict]:
-    """The task and the splits that are used, with the class ids of the model if it has the same classes."""
+    """The task and the splits that are used; the classes are those of the model only if it is not trained."""
     name, rows = ("", DatasetDict()) if data.task_name else _read(data)
     task = None if data.task_name is None else find_task(data.task_name.lower(), GLUE_TASKS)
     splits = task.splits if task else find_splits(rows, data.validation_split_name)
@@ -179,7 +181,7 @@ def _rows(
         )
     if data.metric_name is not None:
         task = replace(task, metrics=(check_metric(task, data.metric_name),))
-    return for_model(load_config(find()), task, rows, trains=args.do_train)
+    return task, rows
 
 
 def _read(data: DataArguments) -> tuple[str, DatasetDict]:
@@ -202,6 +204,7 @@ def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> N
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
         )
+    parse_class_weights(args.class_weights, rows.get("train"), "label", len(task.labels))
     batch = args.train_batch_size * args.world_size
     if args.do_train and args.dataloader_drop_last and len(rows["train"]) < batch:
         raise UsageError(

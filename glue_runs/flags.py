@@ -19,7 +19,7 @@ from hf_elmix.cli.argument_files import read_arguments, short
 from hf_elmix.cli.base import check_folder, name_of_flag
 from hf_elmix.cli.help import add_flags_of
 from hf_elmix.cli.training_flags import FlagParser, check_training
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.training.arguments import MixedLossArguments
 
 __all__ = ["STOCK", "FinetuneArguments", "add_all_flags", "parse"]
@@ -36,6 +36,7 @@ SPLIT_FLAGS = (
     "metric_name",
     "shuffle_train_dataset",
 )
+LESS = {"train": "only --do_eval or --do_predict", "validation": "only --do_train", "test": "leave --do_predict out"}
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
 LANGUAGE = "type --dataset_name facebook/xnli --dataset_config_name LANGUAGE"
@@ -177,11 +178,17 @@ def _check_rows(data: DataArguments, args: FinetuneArguments) -> None:
         )
     if data.task_name is not None:
         find_task(data.task_name.lower(), GLUE_TASKS)
-    splits = ("train", data.validation_split_name or "validation", data.test_split_name or "test")
-    for action, does, split in zip(ACTIONS, ("train on", "evaluate", "predict"), splits, strict=True):
-        if data.files and getattr(args, action) and split not in data.files:
-            done = " or ".join(f"--{one}" for one, has in zip(ACTIONS, splits, strict=True) if has in data.files)
-            raise UsageError(f"Expected rows to {does}, but got no --{split}_file. Type it, or only {done}.")
+    for action, usual in zip(ACTIONS, ("train", "validation", "test"), strict=True):
+        named = getattr(data, f"{usual}_split_name")
+        if not data.files or (named or usual) in data.files:
+            continue
+        if named:
+            raise not_one_of(f"--{usual}_split_name", data.files, named)
+        if getattr(args, action):
+            given = " and ".join(f"--{split}_file" for split in data.files)
+            raise UsageError(
+                f"Expected --{usual}_file for --{action}, but got only {given}. Type it, or {LESS[usual]}."
+            )
 
 
 def _check_names(names: Sequence[str]) -> None:

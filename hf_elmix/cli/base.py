@@ -7,6 +7,7 @@ import errno
 import inspect
 import io
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -38,6 +39,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FORMAT_WARNING = warnings.formatwarning
 
 HELP = {"-h", "--help", "--help_all"}
+NUMBERS = {"int": "a whole number", "float": "a number"}
+WRONG_NUMBER = re.compile(r"argument (--\w+)\S*: invalid (int|float) value: ")
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
@@ -86,6 +89,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UsageError`."""
+        message = WRONG_NUMBER.sub(lambda found: f"Expected {found[1]} to be {NUMBERS[found[2]]}, but got ", message)
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     @property
@@ -106,7 +110,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def make_parser(prog: str, description: str, commands: Commands) -> OneLineParser:
     """Return the parser of a program (see `run_program`)."""
-    parser = OneLineParser(prog=prog, description=description)
+    parser = OneLineParser(prog=prog, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {__version__}", help="show the version and exit")
     add("--completion", choices=SHELLS, action=_Completion, help="print a script for a shell that completes words")
@@ -161,7 +165,10 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     try:
         if command is not None and command.raw and not HELP & {*words}:
             return command.run(argparse.Namespace(rest=words[1:]))
-        args, rest = make_parser(prog, description, commands).parse_known_args(words)
+        parser = make_parser(prog, description, commands)
+        if words and words[0].startswith("-") and words[0].partition("=")[0] not in parser.flags:
+            parser.refuse(words[0])
+        args, rest = parser.parse_known_args(words)
         if rest and args.command.more is None:
             args.parser.refuse(rest[0])
         args.rest, args.typed = rest, shlex.join([prog, *words])

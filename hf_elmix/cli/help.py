@@ -49,8 +49,8 @@ class AllHelp(argparse.Action):
 
 def sort_groups(parser: argparse.ArgumentParser) -> None:
     """Put what must be given and the loss before the other groups of a parser's help, and general options last."""
-    order = {parser._positionals.title: 0, **dict.fromkeys(FIRST, 1), parser._optionals.title: 3}
-    parser._action_groups.sort(key=lambda group: order.get(group.title, 2))
+    order = {str(parser._positionals.title): 0, **dict.fromkeys(FIRST, 1), str(parser._optionals.title): 3}
+    parser._action_groups.sort(key=lambda group: order.get(str(group.title), 2))
 
 
 def add_flags_of(other: argparse.ArgumentParser, parser: argparse.ArgumentParser, leave_out: Any = ()) -> None:

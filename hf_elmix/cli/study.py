@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, check_folder, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.registry import EXAMPLES, expand_losses
-from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED
+from hf_elmix.losses.registry import EXAMPLES, expand_losses, parse_loss
+from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED, TRACKERS
 
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
@@ -83,8 +83,8 @@ def add_arguments(
     add("--keep", choices=KEEP, default="none", help=kept)
     cohorts = "also record the predictions for each evaluation row at each epoch; completed runs are not repeated"
     add("--cohorts", action="store_true", help=cohorts)
-    trackers = "tensorboard, trackio or wandb: each run is logged when it finishes"
-    add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
+    trackers = f"log the runs while they train: {', '.join(TRACKERS)}"
+    add("--report_to", nargs="+", choices=(*TRACKERS, "none"), default=[], metavar="TRACKER", help=trackers)
 
 
 def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray")) -> None:
@@ -132,6 +132,8 @@ def losses_and_arguments(
     """
     check_execution(args)
     chosen = [*(args.mixings or ()), *(args.losses or ())] or list(losses)
+    for loss in expand_losses(chosen):
+        parse_loss(loss)
     return chosen, study_training_arguments(args.rest, prog, defaults, chosen, args.parser.flags)
 
 

@@ -15,12 +15,10 @@ from typing import Any
 
 from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.study.files import local_path
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.study.spec import TRACKERS, RunRecord
 from hf_elmix.study.store import Store
 
-__all__ = ["TRACKERS", "check_trackers", "logs_of", "track"]
-
-TRACKERS = ("tensorboard", "trackio", "wandb")
+__all__ = ["check_trackers", "logs_of", "track"]
 
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the Trainer's integration reads it, too
 
