@@ -213,9 +213,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         run = _run_of_stacks(study, args)
     store, options = Store(args.output_dir), {}
     if args.report_to:
-        from hf_elmix.study.trackers import check_trackers, track
+        from hf_elmix.study.trackers import Tracking, check_trackers
 
-        options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
+        options["tracking"] = Tracking(check_trackers(args.report_to, store), study, store)
     check_study(study, store)
     with _cluster(args):
         counts = run_grid(

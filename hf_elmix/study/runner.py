@@ -67,7 +67,8 @@ def run_branch(
         study: The study.
         store: Where checkpoints and models go; records are left to the caller.
         branch: The segment, and the methods that continue from it.
-        progress: Called after every optimizer step with the completed steps of the run and their total.
+        progress: Called after every optimizer step with the completed steps of the run and their total, and after
+            every log with its lines.
         keep_models: Keep the trained models beside the records.
         cohorts: Keep the predictions for every evaluation row, at every evaluation, beside the records.
 
@@ -360,10 +361,10 @@ def _save_model(trainer: MixedLossTrainer, folder: Path) -> None:
 
 
 class _StepCounter(TrainerCallback):
-    """Counts optimizer steps and reports each; notices if a checkpoint vanished while it was loaded."""
+    """Counts optimizer steps, and reports each step and log; notices if a checkpoint vanished while it was loaded."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress, self.steps = progress, 0
+        self.progress, self.steps, self.told = progress, 0, 0
         self.checkpoint: Path | None = None
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
@@ -375,3 +376,8 @@ class _StepCounter(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1
         self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        # The first time, also those of the segments before, which another process may have trained.
+        logs, self.told = state.log_history[self.told :], len(state.log_history)
+        self.progress(state.global_step, state.max_steps, logs)
