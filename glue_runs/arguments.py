@@ -35,7 +35,7 @@ SHOWN: dict[str, dict[str, tuple[str | None, str]]] = {
         "logging_steps": ("N", "optimizer steps between logs"),
         "seed": ("N", "seed of fresh weights, the order of rows and dropout"),
         "bf16": (None, "compute in bfloat16"),
-        "report_to": ("TRACKER", "tensorboard, trackio, wandb, …"),
+        "report_to": ("TRACKER", "trackers: tensorboard, trackio, wandb, …"),
         "resume_from_checkpoint": ("FOLDER", "continue from a checkpoint; last: the newest of --output_dir"),
         "push_to_hub": (None, "publish the model, with a card"),
         "hub_model_id": ("ID", "under this id, such as name/model"),

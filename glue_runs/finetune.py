@@ -104,7 +104,8 @@ def finetune(words: Sequence[str]) -> int:
         if args.do_predict:
             _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
-        folder, card = Path(args.output_dir or ""), facts(metrics)
+        folder = Path(args.output_dir or "")
+        card = replace(facts(metrics), steps=trainer.state.global_step)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
         if hub is not None:
             print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))

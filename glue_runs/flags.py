@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,9 @@ class FinetuneArguments(MixedLossArguments):
     per_device_eval_batch_size: int = flag(64, "Rows in a batch while evaluating.")
     eval_strategy: IntervalStrategy | str = flag("epoch", "When to evaluate.")
     logging_steps: float = flag(50, "Optimizer steps between logs.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers, such as tensorboard, trackio or wandb."}
+    )
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):

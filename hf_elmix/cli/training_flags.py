@@ -112,6 +112,8 @@ def training_arguments(
     # A field that is true by default has a flag --no_NAME.
     fields = [name if hasattr(parsed, name) else name.removeprefix("no_") for name in names]
     arguments = {name: getattr(parsed, name) for name in fields}
+    if "logging_steps" in arguments and defaults.get("logging_strategy") == "epoch":
+        arguments.setdefault("logging_strategy", "steps")
     try:
         args = TrainingArguments(**{**defaults, "output_dir": "unused", **arguments})
     except Exception as error:  # libraries that it configures raise errors of any type
