@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["UsageError", "did_you_mean", "in_one_line", "not_one_of"]
+__all__ = ["UsageError", "did_you_mean", "how_to_install", "in_one_line", "not_one_of"]
 
 LISTED = 40  # names at most in a message
 
 
 class UsageError(ValueError):
     """A `ValueError` for a user's mistake: the message says what was expected, what was given and what to type."""
+
+
+def how_to_install(extra: str) -> str:
+    """What to type to add an extra of this package, which no package index has."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"Type: pip install -e '{checkout}[{extra}]'"
+    return f"In a checkout of hf_elmix, type: pip install '.[{extra}]'"
 
 
 def in_one_line(error: BaseException) -> str:

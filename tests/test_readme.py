@@ -130,6 +130,13 @@ def test_the_commands_for_a_fresh_machine():
         assert '"torch==2.13.*"' in command
 
 
+def test_no_advice_installs_from_an_index_what_no_index_has():
+    sources = [*MARKDOWN, *(path for top in ("hf_elmix", "glue_runs") for path in (ROOT / top).rglob("*.py"))]
+    advice = [line for path in sources for line in path.read_text().splitlines() if "pip install" in line]
+    assert len(advice) >= 8
+    assert not [line for line in advice if re.search(r"pip install .*hf[-_]elmix(\[|'|\"|$)", line)]
+
+
 def test_ci_runs_what_the_quick_tests_leave_out():
     assert f'-m "{" or ".join(LEFT_OUT)}"' in (ROOT / ".ci" / "run").read_text()
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from hf_elmix import __version__
 from hf_elmix.cli.help import SHELLS, AllHelp, Help, completion, sort_groups
-from hf_elmix.errors import UsageError, did_you_mean, in_one_line, not_one_of
+from hf_elmix.errors import UsageError, did_you_mean, how_to_install, in_one_line, not_one_of
 from hf_elmix.terminal import printable
 
 __all__ = [
@@ -196,7 +196,7 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         return f"{prog}: {error}", EXIT_USAGE
     if isinstance(error, ModuleNotFoundError):
         extra = "ray" if error.name == "ray" else command.extra
-        return f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
+        return f"{prog}: {error}. {how_to_install(extra)}", EXIT_USAGE
     if isinstance(error, KeyboardInterrupt):
         return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear

@@ -184,7 +184,7 @@ class _Tasks:
         except errors.RayTaskError as error:  # Errors of training are outcomes; this one came before it.
             return UsageError(
                 f"A machine of the Ray cluster cannot do the study: {in_one_line(error.cause or error)} Expected each "
-                "machine to have the same packages as this one; install them there, e.g. pip install 'hf-elmix[ray]'."
+                "machine to have the same packages as this one. In a checkout there, type: pip install -e '.[ray]'"
             ), None
         except errors.LocalRayletDiedError as error:  # of the task's machine, which may not be that of the driver
             if self.own:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from hf_elmix import __version__
 from hf_elmix.cli.base import Command, OneLineParser, check_folder, run_program, whole_number
 from hf_elmix.cli.help import add_flags_of
 from hf_elmix.errors import UsageError, in_one_line
+
+CHECKOUT = Path(__file__).parents[3]
 
 
 def run_ending_with(end: BaseException | int) -> int:
@@ -30,8 +33,8 @@ def run_ending_with(end: BaseException | int) -> int:
     ("error", "code", "line"),
     [
         (UsageError("Expected a."), 2, "me: Expected a."),
-        (ModuleNotFoundError("No module named 'x'", name="x"), 2, "pip install 'hf-elmix[report]'"),
-        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "pip install 'hf-elmix[ray]'"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 2, f"pip install -e '{CHECKOUT}[report]'"),
+        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, f"pip install -e '{CHECKOUT}[ray]'"),
         (UsageError("Expected \x1b[2Ja\nb."), 2, r"me: Expected \x1b[2Ja\nb."),
         (OSError(28, "No space left on device"), 1, "me: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), 130, "me: stopped. Go on."),
