@@ -146,6 +146,11 @@ def test_the_flags_that_help_shows_exist_with_these_defaults(tmp_path):
     assert {name: getattr(args, name) for name in DEFAULTS} == DEFAULTS
 
 
+def test_several_trackers():
+    assert parse(BASE)[2].report_to == []
+    assert parse([*BASE, "--report_to", "tensorboard", "trackio"])[2].report_to == ["tensorboard", "trackio"]
+
+
 def test_the_stock_loss():
     for flag in ("--mixing", "--loss"):
         args = parse([*BASE, flag, "none"])[2]
