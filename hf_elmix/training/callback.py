@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hf_elmix.losses.schedules import Mixed
 
 __all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
+LOGGER = logging.getLogger(__name__)
 BOUND = (NegativeComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
 
 
@@ -68,6 +70,9 @@ class MixingCallback(TrainerCallback):
             self.schedule, self.current_loss = loss, loss.at(0, 1)
             args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
         self.take_terms()
+        untrained = self.schedule.untrained(state.max_steps)
+        if untrained and state.is_world_process_zero and args.get_process_log_level() <= logging.WARNING:
+            LOGGER.warning(untrained)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Set the loss of the optimizer step that begins; called once for all accumulated batches."""
