@@ -27,7 +27,6 @@ from hf_elmix.training.model_support import (
     check_class_logits,
     check_labels_of,
     label_input,
-    labels_for,
     logits_of,
     number_of_labels,
     router_loss,
@@ -286,7 +285,7 @@ class MixedLossMixin(_Base):
         """Labels at the positions of the logits that predict them."""
         if self._use.shifted and self._shift_labels is not None:
             return self._shift_labels
-        return labels_for(logits, labels, self._use.shifted, self._use.prefixed)
+        return self._use.align(logits, labels)
 
     @property
     def _smoothing(self) -> float:
