@@ -46,17 +46,18 @@ class Suite:
 
 SUITES = {
     "transformers": Suite(
-        "`Trainer`, with its regression models made classifiers", ("tests/trainer",), "not collator"
+        "`Trainer`, with its regression models made classifiers",
+        tuple(f"tests/trainer/test_trainer{part}.py" for part in ("", "_callback", "_seq2seq")),
     ),
     "trl": Suite("`SFTTrainer`", ("tests/test_sft_trainer.py",)),
     "sentence-transformers": Suite(
-        "`CrossEntropyLoss` in its `CrossEncoderTrainer`, with scores made classes",
+        "`CrossEntropyLoss` in `CrossEncoderTrainer`, with scores made classes",
         ("tests/cross_encoder/test_trainer.py",),
     ),
     "peft": Suite(
         "`Trainer`",
         ("tests/test_cpt.py", "tests/test_decoder_models.py"),
-        "training or prefix_tuning_mistral or prompt_learning_with_gradient",
+        "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient",
     ),
 }
 

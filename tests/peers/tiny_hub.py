@@ -6,6 +6,7 @@ sets are made when they are loaded. Every tokenizer but that of BERT knows the 2
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -42,12 +43,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|bos|>", "<|im_end|>", "<|im_start|>", "<unk>")
-FILMS = [
-    (f"the {thing} was {word} .", word == "superb")
-    for thing in ("film", "plot", "cast")
-    for word in ("superb", "dull")
-]
-FILMS = 3 * FILMS
+WORDS = itertools.product(("film", "plot", "cast"), ("superb", "dull"))
+FILMS = 3 * [(f"the {thing} was {word} .", word == "superb") for thing, word in WORDS]
 
 
 def class_of(name: str) -> str | None:
@@ -106,9 +103,7 @@ def rows_of(name: str, config: str | None) -> list[dict[str, Any]] | None:
     if name == "trl-internal-testing/zen":
         return zen.get(config or "")
     others: dict[str, list[dict[str, Any]]] = {
-        "fka/awesome-chatgpt-prompts": [
-            {"act": one, "prompt": text} for (text, _), (one, _) in zip(FILMS, ends, strict=True)
-        ],
+        "fka/awesome-chatgpt-prompts": [{"act": text, "prompt": text} for text, _ in FILMS],
         "nyu-mll/glue": [{"sentence": text, "label": int(good), "idx": k} for k, (text, good) in enumerate(FILMS)],
         "openai/gsm8k": [{"question": one, "answer": two} for one, two in ends],
         "Salesforce/wikitext": [{"text": " ".join(one for one, _ in FILMS)} for _ in range(40)],
