@@ -64,6 +64,7 @@ class ModelFacts:
         scores: Scores at the end of training (see `scores_on`).
         notes: Sentences about the scores.
         changes: Sentences about what changed during training, where it continued from a checkpoint.
+        steps: Optimizer steps of the training, if known: the card shows the phases into which they fall.
         licence: What the card states of the model's licence, under the Hub's names: ``license`` and, if that is
             ``other``, ``license_name`` and ``license_link``.
     """
@@ -75,6 +76,7 @@ class ModelFacts:
     scores: Sequence[Score] = ()
     notes: Sequence[str] = ()
     changes: Sequence[str] = ()
+    steps: int | None = None
     licence: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -150,7 +152,9 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
         prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
         scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
     key = record.key
-    return ModelFacts(key.task, key.seed, record.settings, record.provenance, scores, _notes(record, others))
+    steps = record.cost.get("steps_trained", 0) + record.cost.get("steps_inherited", 0)
+    notes = _notes(record, others)
+    return ModelFacts(key.task, key.seed, record.settings, record.provenance, scores, notes, steps=steps)
 
 
 def public_record(record: RunRecord) -> RunRecord:

@@ -86,6 +86,8 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
     """
     mixing = mixing_of(facts.settings["loss"] or "")
     schedule = None if mixing is None else MixingSchedule.parse(mixing)
+    if schedule is not None and facts.steps:
+        schedule = schedule.trained(facts.steps)
     files = {CARD: _card(facts, repo_id, schedule).encode()}
     if schedule is not None:
         files[PICTURE] = png(lambda ax: plot_schedule(schedule, ax), (6.4, 3.2))

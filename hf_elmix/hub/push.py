@@ -18,7 +18,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sequential import read_rules
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.hub.client import licence_of
 from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
 from hf_elmix.hub.facts import PLACE, WORDS, ModelFacts, facts_of, public_record
@@ -152,7 +152,8 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
     except ValueError as error:
         raise UsageError(f"{template!r} is not a template: {in_one_line(error)} {expected}") from error
     if unknown := sorted(used - set(PLACEHOLDERS)):
-        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}")
+        hint = did_you_mean(unknown[0], PLACEHOLDERS)
+        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}{hint}")
     if "seed" not in used:
         best = {_method_of(record): record for record in sorted(records, key=best_first, reverse=True)}
         records = sorted(best.values(), key=lambda record: record.key)

@@ -143,6 +143,18 @@ def test_table_of_schedule(mixing):
         assert [float(row[2]), float(row[3])] == pytest.approx(weights, rel=1e-3)
 
 
+def test_phases_that_were_not_trained_are_not_in_the_card():
+    switch = with_settings(loss="mix:0,0.5")
+    rows = [[cell for cell in row] for row in cells(card(switch)) if row[0].endswith("%")]
+    assert [row[:2] for row in rows] == [["0 %", "95 %"], ["95 %", "100 %"]]
+    short = card_files(replace(switch, steps=4), "org/bert-mrpc")
+    rows = [row for row in cells(short[CARD].decode()) if row[0].endswith("%")]
+    assert [row[:2] for row in rows] == [["0 %", "100 %"]]
+    constant = card_files(with_settings(loss="mix:0"), "org/bert-mrpc")
+    assert short[PICTURE] == constant[PICTURE]
+    assert card_files(replace(switch, steps=100), "org/bert-mrpc")[PICTURE] != constant[PICTURE]
+
+
 def test_example_in_card():
     (code,) = re.findall(r"```python\n(.*?)```", card(), flags=re.DOTALL)
     compile(code, "card", "exec")
