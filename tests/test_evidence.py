@@ -120,7 +120,7 @@ def test_table_3_of_the_paper_is_typed_as_it_is_printed(evidence):
 def test_reviews_come_onto_the_page_with_their_records(evidence, reviews, table):
     page = evidence.remade({"tables": table, "reviews": evidence.take_over("reviews", reviews)})[evidence.PAGE]
     assert page.index("## Tables") < page.index("## Reviews") < page.index("## What this does not show")
-    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 2
+    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 3
 
 
 def test_an_unfinished_study_is_not_taken_over(evidence, reviews, tmp_path):
@@ -128,3 +128,23 @@ def test_an_unfinished_study_is_not_taken_over(evidence, reviews, tmp_path):
     shutil.copy(reviews / "study.json", tmp_path)
     with pytest.raises(SystemExit, match="Expected the records of a whole study in .*, but got 32 of 160. Continue"):
         evidence.take_over("reviews", tmp_path)
+
+
+def test_pictures_come_onto_the_page_with_their_records(evidence, table, tmp_path):
+    """Means 43, 44, … and standard deviation 1 over seeds, which all differ from CE by the same."""
+    store, gains = Store(tmp_path), {"ce": 0.0, "0": 0.01, "0,0.5": 0.02, "0-0.5": 0.03}
+    grid = {"tasks": ["cifar100-resnet20"], "methods": list(gains), "seeds": [0, 1, 2]}
+    store.declare({"grids": [grid], "methods": {}, "settings": {}, "commands": []})
+    settings, cost = {"select": {"metric": "accuracy", "epoch": "last"}}, {"seconds": 0.0, "steps_trained": 1}
+    for method, gain in gains.items():
+        for seed in (0, 1, 2):
+            value = 0.4 + gain + seed / 100
+            scores = {"accuracy": {"last": value, "best": 0.9, "epochs": [0.9, value], "steps": [1, 2]}}
+            key = RunKey("cifar100-resnet20", method, seed)
+            store.write(RunRecord(key, "done", scores, [], settings, {}, {**cost, "steps_inherited": 0}))
+    evidence.take_over("images", tmp_path).to_parquet(tmp_path / "images.parquet")
+    images = pd.read_parquet(tmp_path / "images.parquet")
+    page = evidence.remade({"tables": table, "images": images})[evidence.PAGE]
+    (row,) = [line for line in page.splitlines() if line.startswith("| F = 0-0.5") and "68.48 ± 0.14" in line]
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["44.00 ± 1.00", "+3.00 \\[3.00, 3.00\\]"]
+    assert page.index("## Tables") < page.index("## Pictures") < page.index("## What this does not show")

@@ -1,7 +1,8 @@
-"""What the page *Does it work?* says of the studies of tables and of reviews, from the records of these studies.
+"""What the page *Does it work?* says of the studies of tables, reviews and pictures, from their records.
 
     python hf_elmix/docs/evidence.py tables RUNS    # take over the records of: elmix study tables --output_dir RUNS
     python hf_elmix/docs/evidence.py reviews RUNS   # the same for: elmix study reviews --output_dir RUNS
+    python hf_elmix/docs/evidence.py images RUNS    # the same for the study that IMAGES names
     python hf_elmix/docs/evidence.py                # write the page's numbers and the figure again
 
 A study is on the page once its records have been taken over, which needs all of them. A test fails if the page or the
@@ -32,7 +33,7 @@ from hf_elmix.study.spec import RunKey, RunRecord, Select
 from hf_elmix.study.store import Store
 
 DOCS = Path(__file__).parent
-RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "reviews")}
+RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "reviews", "images")}
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
 FIGURE = DOCS / "pages" / "figures" / "tables.png"
 
@@ -62,10 +63,17 @@ PAPER_REVIEWS = {
     "0-0.5": [(61.57, 1.20), (61.36, 1.30), (61.27, 1.15), (63.46, 0.45), (63.77, 0.71)],
 }
 
+# The paper's Table 1: ResNet20 on the whole of CIFAR-100, 240 epochs, four seeds.
+PAPER_IMAGES = {"ce": "68.25 ± 0.53", "0": "68.58 ± 0.08", "0,0.5": "68.58 ± 0.08", "0-0.5": "68.48 ± 0.14"}
+IMAGES = (
+    "elmix study images --dataset_name uoft-cs/cifar100 --models resnet20 --num_train_epochs 30 --seeds 0 1 2 --bf16 "
+    "--use_cpu --output_dir runs"
+)
+
 
 def take_over(study: str, runs: Path) -> pd.DataFrame:
-    """The records of a study as a table: of tables from a folder for each model, of reviews from one folder."""
-    if study == "reviews":
+    """The records of a study as a table: of tables from a folder for each model, of the others from one folder."""
+    if study != "tables":
         return compact(runs)
     return pd.concat([compact(runs / model).assign(model=model) for model in MODELS]).astype({"model": "category"})
 
@@ -216,6 +224,29 @@ def reviews_section(table: pd.DataFrame) -> str:
     )
 
 
+def images_section(table: pd.DataFrame) -> str:
+    """The section on pictures: the paper's Table 1 beside ours, with paired differences from CE."""
+    scores = 100 * table.pivot(index=["task", "seed"], columns="method", values="test").astype(float)
+    pairs, seeds = compare(scores, "ce"), scores.index.get_level_values("seed").nunique()
+    rows = [
+        [
+            *(method_label(method), paper, f"{number(scores[method].mean())} ± {number(scores[method].std())}"),
+            "0" if method == "ce" else difference_text(pairs.loc[method], 1),
+        ]
+        for method, paper in PAPER_IMAGES.items()
+    ]
+    return (
+        "## Pictures\n\n"
+        "One row of the paper's Table 1, **reduced**: ResNet20 on 20,000 training and 5,000 test images of CIFAR-100, "
+        "30 epochs instead of 240, in bfloat16 ([values and whose they are](paper.md#the-studies-of-pictures)). "
+        f"Accuracies in percent, mean ± standard deviation over {seeds} seeds, are lower than on the whole data set "
+        f"and not comparable with the paper's.\n\n```text\n{IMAGES}\n```\n\n"
+        f"{markdown_table(['', 'accuracy (paper, whole)', 'accuracy', 'points above CE'], rows)}\n"
+        "Intervals are 95 % t intervals over seeds, of which there are few; no run tells a better loss from a larger "
+        "step here."
+    )
+
+
 def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     """The texts of the page and of README.md, with the parts between their marks made again."""
     page = PAGE.read_text(encoding="utf-8")
@@ -224,6 +255,8 @@ def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     page = _with(page, "tables", "\n\n".join(parts))
     if "reviews" in tables:
         page = _with(page, "reviews", reviews_section(tables["reviews"]))
+    if "images" in tables:
+        page = _with(page, "images", images_section(tables["images"]))
     return {PAGE: page, README: _with(README.read_text(encoding="utf-8"), "tables", caption(tables["tables"]))}
 
 
