@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from hf_elmix.cli.base import Command, whole_number
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
+from hf_elmix.cli.study import (
+    INTERRUPTED,
+    add_arguments,
+    add_training_flags,
+    check_inputs,
+    losses_and_arguments,
+    run_study,
+)
 from hf_elmix.reviews import protocol
 
 __all__ = ["COMMAND"]
@@ -23,7 +30,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     length = f"read the first N words of a review (default: {protocol.MAX_LENGTH})"
     add("--max_seq_length", type=whole_number(1), default=protocol.MAX_LENGTH, metavar="N", help=length)
     names = list(protocol.ARCHITECTURES)
-    add("--models", nargs="+", choices=names, default=names, help="LSTMs: layers x width")
+    models = f"LSTMs, layers x width: {', '.join(names)} (default: all)"
+    add("--models", nargs="+", choices=names, default=names, metavar="MODEL", help=models)
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.LOSSES)
 
 
@@ -45,4 +53,4 @@ def _run(args: argparse.Namespace) -> int:
     return run_study(reviews_study(reviews, args.seeds, losses, args.models, arguments), args)
 
 
-COMMAND = Command(_run, _add_arguments, interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, add_training_flags, interrupted=INTERRUPTED)
