@@ -24,6 +24,7 @@ LIGHT = [
     "hf_elmix.hub.dataset_card",
     "hf_elmix.hub.model_card",
     "glue_runs.__main__",
+    "glue_runs.commands",
     *(
         f"hf_elmix.study.{name}"
         for name in ("schema", "spec", "select", "shared_prefixes", "store", "status", "trackers", "progress")

@@ -150,6 +150,6 @@ def _check_no_links(place: UPath, path: UPath | None = None) -> None:
     if here.is_symlink():
         raise ValueError("it is a link")
     if path is not None:
-        check_regular(os.lstat(path))
-        if os.path.realpath(path) != os.path.join(os.path.realpath(here), path.relative_to(place)):
+        check_regular(os.lstat(str(path)))
+        if os.path.realpath(str(path)) != os.path.join(os.path.realpath(here), str(path.relative_to(place))):
             raise ValueError("it is reached through a link")

@@ -27,6 +27,7 @@ __all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_ha
 
 STATE, CONFIG, DIGESTS = "trainer_state.json", "config.json", "digests.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"  # of PEFT, one in each folder
 # The files with the state of training, and a key that each of them must have.
 STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
 MADE_WITH = "it was made with"
@@ -72,7 +73,7 @@ def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], processes: i
     Args:
         checkpoint: Its folder.
         settings: Those of this run, with ``arguments`` by name; names that only one side has are not compared.
-        processes: Number of processes that train.
+        processes: Number of processes that train, or 0 if their random numbers need not be those of before.
 
     Raises:
         UsageError: With the reason, and the nearest checkpoint beside it (or in it) from which training can continue.
@@ -130,8 +131,8 @@ def _reason_against(checkpoint: Path, settings: dict[str, Any], processes: int) 
         return f"its {STATE} says that no step was done"
     if _step(checkpoint) not in (None, state.global_step):
         return f"its {STATE} is that of step {state.global_step}"
-    if changed := _changed_file(checkpoint):
-        return f"its {changed} is not what was saved there"
+    if file := _changed_file(checkpoint):
+        return f"its {file} is not what was saved there"
     before = settings_in(checkpoint)
     changed = [] if before is None else list(changes(before, settings))
     return f"{MADE_WITH} {', '.join(changed)}" if changed else None
@@ -223,6 +224,8 @@ def _json_in(path: Path) -> Any:
 def _weight_files(checkpoint: Path) -> list[Path]:
     """The files with the weights of a checkpoint; a ValueError says that they are missing."""
     names = [WEIGHTS]
+    if not (checkpoint / WEIGHTS).exists():
+        names = [str(path.relative_to(checkpoint)) for path in checkpoint.rglob(ADAPTER)] or names
     if not (checkpoint / WEIGHTS).exists() and (checkpoint / INDEX).exists():
         with suppress(ValueError, KeyError, AttributeError, TypeError):
             names = sorted(set(_json_in(checkpoint / INDEX)["weight_map"].values()))

@@ -29,8 +29,8 @@ from typing import get_args, get_origin, get_type_hints
 from datasets import Dataset
 from transformers import TrainingArguments
 
+from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.commands import main as glue_runs
-from glue_runs.flags import DataArguments, ModelArguments
 from glue_runs.pocket.encoder import encoder_path
 
 # What is left out: flags that are slow, need other hardware or a network, or change this process for good.

@@ -27,4 +27,5 @@ def training(tmp_path):
     logits = np.eye(2)[labels] * np.log(last / (1 - last))[:, None]
     seen = Predictions([3, 6], [1, 2], labels, p_true, correct, logits)
     write_predictions(tmp_path / FILE, {"": seen})
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
     return tmp_path
