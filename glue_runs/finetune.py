@@ -26,6 +26,7 @@ from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import ModelFacts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
+from hf_elmix.hub.push import licensed
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.files import StorageError, naming_storage_faults, write_bytes
 from hf_elmix.study.provenance import software
@@ -106,6 +107,8 @@ def finetune(words: Sequence[str]) -> int:
     if args.do_train and trainer.is_world_process_zero():
         folder = Path(args.output_dir or "")
         card = replace(facts(metrics), steps=trainer.state.global_step)
+        if hub is not None:
+            card = licensed(card)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
         if hub is not None:
             print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))

@@ -21,7 +21,7 @@ from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import Store
 
-__all__ = ["StudyResults", "read_study"]
+__all__ = ["PREDICTED_CLASSES", "StudyResults", "read_study"]
 
 PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed

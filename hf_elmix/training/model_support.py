@@ -200,7 +200,7 @@ def router_loss(model: nn.Module, outputs: Any) -> Tensor | float:
     return found[0] * loss if found else 0.0
 
 
-def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False) -> Tensor:
+def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False, skip_first: bool = False) -> Tensor:
     """Labels at the positions of the logits that predict them.
 
     Args:
@@ -208,6 +208,7 @@ def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False
         labels: Labels of the batch, shape (...), or (N, 1) for logits (N, C), which are squeezed to (N,).
         shift: Whether logits at one position predict the label of the next.
         prefix: Whether the first positions of longer logits (virtual tokens, an image) have no labels.
+        skip_first: Whether the label of the position after these is left out, as if nothing predicted it.
 
     Returns:
         Shape (...).
@@ -216,6 +217,8 @@ def labels_for(logits: Tensor, labels: Tensor, shift: bool, prefix: bool = False
         labels = labels.squeeze(-1)
     if labels.dim() < 2 or labels.dim() == logits.dim() or not (shift or prefix):
         return labels
+    if skip_first:
+        labels = torch.cat((torch.full_like(labels[..., :1], -100), labels[..., 1:]), -1)
     first = max(logits.shape[-2] - labels.shape[-1], 0) if prefix else 0
     return F.pad(labels, (first - shift, shift), value=-100)  # -1 drops the first label
 
