@@ -67,8 +67,8 @@ def run_branch(
         study: The study.
         store: Where checkpoints and models go; records are left to the caller.
         branch: The segment, and the methods that continue from it.
-        progress: Called after every optimizer step with the completed steps of the run and their total, and after
-            every log with its lines.
+        progress: Called after every optimizer step with the completed steps of the run, their total and, if there
+            are any, the lines that were logged since.
         keep_models: Keep the trained models beside the records.
         cohorts: Keep the predictions for every evaluation row, at every evaluation, beside the records.
 
@@ -377,9 +377,7 @@ class _StepCounter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1
-        self.progress(state.global_step, state.max_steps)
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        # The first time, also those of the segments before, which another process may have trained.
+        # The first logs are those of the segments before, which another process may have trained; those of the last
+        # step are in the record.
         logs, self.told = state.log_history[self.told :], len(state.log_history)
-        self.progress(state.global_step, state.max_steps, logs)
+        self.progress(state.global_step, state.max_steps, *([logs] if logs else []))
