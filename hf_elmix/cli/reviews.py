@@ -30,7 +30,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     length = f"read the first N words of a review (default: {protocol.MAX_LENGTH})"
     add("--max_seq_length", type=whole_number(1), default=protocol.MAX_LENGTH, metavar="N", help=length)
     names = list(protocol.ARCHITECTURES)
-    add("--models", nargs="+", choices=names, default=names, help="LSTMs: layers x width")
+    models = f"LSTMs, layers x width: {', '.join(names)} (default: all)"
+    add("--models", nargs="+", choices=names, default=names, metavar="MODEL", help=models)
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.LOSSES)
 
 
