@@ -26,7 +26,7 @@ from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
-from hf_elmix.study.spec import DEFAULTS, Method, RunKey, RunRecord, Study, Task
+from hf_elmix.study.spec import DEFAULTS, SPEED, TRAINING, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
@@ -35,11 +35,6 @@ from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["build_trainer", "check_study", "fields_of", "run_branch", "scores_of"]
 
-SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
-    *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
-    *("complement_entropy", "learning_rate_factor"),
-)
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.

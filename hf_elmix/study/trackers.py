@@ -20,8 +20,7 @@ from typing import Any
 
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.study.files import local_path
-from hf_elmix.study.runner import SPEED, TRAINING
-from hf_elmix.study.spec import TRACKERS, RunKey, RunRecord, Study
+from hf_elmix.study.spec import SPEED, TRACKERS, TRAINING, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store
 
 __all__ = ["Tracking", "check_trackers", "logs_of", "values_of"]
