@@ -51,7 +51,7 @@ def review_task(reviews: Reviews, architecture: str) -> Task:
     layers, width = ARCHITECTURES[architecture]
     shape = len(reviews.tokenizer), len(reviews.classes), layers, width
     settings = {
-        "model": architecture,
+        "architecture": architecture,
         "dataset": reviews.name,
         "config": None,
         "max_length": reviews.tokenizer.model_max_length,
