@@ -153,7 +153,8 @@ def test_commands_are_understood():
     }
     for program, *words in commands:
         args, rest = parsers[program].parse_known_args(words)
-        assert not rest or (args.command.more and rest[0] in ("--learning_rate", "--bf16")), words
+        flags = ("--learning_rate", "--bf16", "--num_train_epochs")
+        assert not rest or (args.command.more and rest[0] in flags), words
 
 
 def test_finetune_commands_are_understood(monkeypatch):

@@ -90,12 +90,12 @@ class RecipeCallback(TrainerCallback):
         self.rows, self.shares = rows, tuple(shares)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Give the scheduler, which is that of a constant learning rate, the factor of each step."""
+        """Give the scheduler of a constant learning rate the factor of each step; any other is a method's own."""
 
         def factor(step: int) -> float:
             return 0.1 ** sum(step >= share * state.max_steps for share in self.shares)
 
-        if self.shares:
+        if self.shares and args.lr_scheduler_type == "constant":
             scheduler = kwargs["lr_scheduler"]
             scheduler.lr_lambdas = [factor] * len(scheduler.lr_lambdas)
 

@@ -79,6 +79,7 @@ def test_the_learning_rate_drops_at_shares_of_all_steps(images, tmp_path):
     trainer, _ = build_trainer(study, study.tasks[0], study.methods[0], 0, tmp_path)
     trainer.args.logging_strategy, trainer.args.logging_steps = "steps", 1
     trainer.train()
+    assert int(trainer.train_dataset.epoch) == 3  # the last of 4
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     steps = 4 * 5
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
