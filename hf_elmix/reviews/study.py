@@ -53,7 +53,7 @@ def review_task(reviews: Reviews, architecture: str) -> Task:
     settings = {
         "architecture": architecture,
         "dataset": reviews.name,
-        "config": None,
+        "config": reviews.config,
         "max_length": reviews.tokenizer.model_max_length,
         "classes": list(reviews.classes),
         "vocabulary": {"size": len(reviews.tokenizer), "least_count": LEAST_COUNT},
