@@ -95,7 +95,7 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         (["nowhere.csv"], "Expected a file of scores or the folder of a study, but 'nowhere.csv' does not exist"),
         (["notes.txt"], "Expected a study's folder or a .csv or .parquet file, but 'notes.txt' is a file"),
         (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),
-        (["scores.csv", "--baseline", "ce"], "one of the methods ('new', 'old'), but got 'ce'"),
+        (["scores.csv", "--baseline", "ce"], "the baseline to be one of new, old, but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
         (["empty.csv"], "but it is empty"),
