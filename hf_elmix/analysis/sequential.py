@@ -25,11 +25,12 @@ __all__ = [
     "COMPARISON",
     "EQUAL",
     "OPEN",
+    "TESTED",
     "WORSE",
     "Rules",
     "confidence_sequence",
     "looks",
-    "read_rules",
+    "read_comparison",
     "verdicts",
 ]
 
@@ -41,6 +42,7 @@ BETTER, EQUAL, WORSE, OPEN = "better", "practically equal", "worse", "not yet"
 # 0.1 the intervals are within 15 % of the narrowest for 4 to 20 seeds.
 PRECISION = 0.1
 
+TESTED = ["score", "seeds", "rows"]  # of the test scores
 COLUMNS = ["method", "seed", "seeds", "difference", "low", "high", "verdict"]
 
 
@@ -185,8 +187,12 @@ def verdicts(looks_df: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS[2:]).rename_axis("method")
 
 
-def read_rules(store: Store) -> Rules | None:
-    """The rules of the comparison that a study's folder holds, or None for any other study.
+def read_comparison(store: Store) -> tuple[Rules, pd.DataFrame | None] | None:
+    """The rules of the comparison that a study's folder holds, and its test scores once they may be seen.
+
+    Returns:
+        The rules, and a table indexed by ``method`` with ``score`` (mean, in points), ``seeds`` and ``rows``, which is
+        None before the end and without a test set; None for any other study.
 
     Raises:
         UsageError: If the file is damaged.
@@ -195,7 +201,9 @@ def read_rules(store: Store) -> Rules | None:
     if not path.exists():
         return None
     try:
-        return Rules.of(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        rules, test = Rules.of(values), values.get("test")
+        return rules, pd.DataFrame(test, columns=["method", *TESTED]).set_index("method") if test else None
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path} is damaged ({error}). Delete it: `elmix compare` writes it again.") from None
 
