@@ -67,7 +67,7 @@ def test_files_to_a_verdict(files, encoder, capsys):
         ),
         (
             ["--train_file", "table.csv", "--model_name_or_path", "linear", "--label_smoothing_factor", "0.1"],
-            "--label_smoothing_factor cannot be applied to the loss",
+            "Runs cannot be stacked with label_smoothing_factor=0.1. Type --executor local.",
         ),
         (["--train_file", "train.csv", "--losses", "ce"], "Expected a method to compare with ce, but got none"),
         (["--train_file", "train.csv", "--margin", "0"], "Expected a margin above 0, but got 0.0"),
