@@ -341,7 +341,9 @@ def _can_share(trainer: MixedLossTrainer, loader: Any) -> bool:
 
 
 def _has_known_callbacks(trainer: MixedLossTrainer) -> bool:
-    return all(isinstance(callback, CALLBACKS) for callback in trainer.callback_handler.callbacks)
+    """Whether training can continue from a checkpoint; what a task adds says so itself if it keeps no state."""
+    callbacks = trainer.callback_handler.callbacks
+    return all(isinstance(each, CALLBACKS) or getattr(each, "follows_state", False) for each in callbacks)
 
 
 def _random_states() -> tuple[Any, ...]:
