@@ -47,10 +47,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test_split_name", metavar="SPLIT", help="split whose score is shown once, at the end")
     text = "the text column, or the two of a pair; then rows are taken for text"
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help=text)
-    add("--label_column_name", metavar="COLUMN", help="the column of labels")
+    add("--image_column_name", metavar="COLUMN", help="the column of images")
+    add("--label_column_name", metavar="COLUMN", help="the column of labels (default: label or labels)")
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows")
     add("--max_seq_length", type=whole_number(1), metavar="N", help="truncate each text to N tokens (default: 64)")
-    model = "model id or folder; for a table hidden (one hidden layer) or linear (default: a small one, which is said)"
+    add("--image_size", type=whole_number(8, 4096), metavar="N", help="make images N x N pixels (default: 64 at most)")
+    model = "model id or folder; for images the name of an architecture, for a table hidden (one hidden layer) or linear; the default is small, and is said"
     add("--model_name_or_path", metavar="MODEL", help=model)
 
     add = parser.add_argument_group(
@@ -121,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
     """The task that the data flags describe, and the usual training arguments for such data."""
-    from hf_elmix.columns import TABLE, TEXT, columns_of, find_label
+    from hf_elmix.columns import IMAGES, TABLE, TEXT, columns_of, find_label
     from hf_elmix.comparison.split import named_splits
 
     named = Path(args.dataset_config_name or args.dataset_name or args.train_file or "").expanduser().resolve().stem
@@ -135,23 +137,32 @@ def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
     kind = TEXT
     if not args.text_column_names:
         kind = columns_of(rows["train"], find_label(rows["train"], args.label_column_name, named)).kind
-    if args.max_seq_length and kind != TEXT:
-        raise UsageError(f"--max_seq_length has no effect here: {named} is {kind}. Leave it out.")
-    if args.executor is None:
-        args.executor = "stacked" if kind == TABLE else "local"
-    if args.executor == "stacked" and kind != TABLE:
-        raise UsageError(f"--executor stacked is for tables, but {named} is {kind}. Leave it out.")
+    _check_kind(args, named, kind)
     if kind == TABLE:
         from hf_elmix.tables.comparison import ARGUMENTS, comparison_task
+    elif kind == IMAGES:
+        from hf_elmix.images.comparison import ARGUMENTS, comparison_task
 
-        task, about = comparison_task(rows, named, args.model_name_or_path, **options)
+        options |= {"image_column": args.image_column_name, "size": args.image_size}
     else:
         from hf_elmix.text.comparison import ARGUMENTS, comparison_task
 
         options |= {"text_columns": args.text_column_names, "max_length": args.max_seq_length}
-        task, about = comparison_task(rows, named, args.model_name_or_path, **options)
+    task, about = comparison_task(rows, named, args.model_name_or_path, **options)
     _say(about)
     return task, dict(ARGUMENTS)
+
+
+def _check_kind(args: argparse.Namespace, name: str, kind: str) -> None:
+    """Refuse flags that have no effect on such rows, and choose how runs are trained where no flag does."""
+    from hf_elmix.columns import IMAGES, TABLE, TEXT
+
+    for flag, wanted in {"max_seq_length": TEXT, "image_size": IMAGES, "image_column_name": IMAGES}.items():
+        if getattr(args, flag) and kind != wanted:
+            raise UsageError(f"--{flag} has no effect here: {name} is {kind}. Leave it out.")
+    if args.executor == "stacked" and kind != TABLE:
+        raise UsageError(f"--executor stacked is for tables, but {name} is {kind}. Leave it out.")
+    args.executor = args.executor or ("stacked" if kind == TABLE else "local")
 
 
 def _rows(args: argparse.Namespace) -> DatasetDict:

@@ -178,8 +178,12 @@ def image_task(
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose largest logit is that of their class."""
-    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+    """The share of rows whose largest logit is that of their class, and how many classes are predicted at all."""
+    classes = prediction.predictions
+    return {
+        "accuracy": float(np.mean(classes == prediction.label_ids)),
+        "predicted_classes": float(len(np.unique(classes))),
+    }
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:
