@@ -52,7 +52,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows")
     add("--max_seq_length", type=whole_number(1), metavar="N", help="truncate each text to N tokens (default: 64)")
     add("--image_size", type=whole_number(8, 4096), metavar="N", help="make images N x N pixels (default: 64 at most)")
-    model = "model id or folder; for images the name of an architecture, for a table hidden (one hidden layer) or linear; the default is small, and is said"
+    model = "model id or folder; for images an architecture, for tables hidden or linear (default: a small one)"
     add("--model_name_or_path", metavar="MODEL", help=model)
 
     add = parser.add_argument_group(

@@ -21,10 +21,13 @@ def check_different(study: Study) -> None:
     usual = {name: field.default for name, field in TrainingArguments.__dataclass_fields__.items()}
     seen: list[tuple[Method, Any]] = []
     for method in study.methods:
-        trained = method.loss, [
-            {**usual, **DEFAULTS, **study.arguments, **method.arguments, **override}
-            for override in method.sweep or ({},)
-        ]
+        trained = (
+            method.loss,
+            [
+                {**usual, **DEFAULTS, **study.arguments, **method.arguments, **override}
+                for override in method.sweep or ({},)
+            ],
+        )
         if other := next((other.name for other, same in seen if same == trained), None):
             raise UsageError(
                 f"Expected methods that differ, but {other!r} and {method.name!r} have the same loss "

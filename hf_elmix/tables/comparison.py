@@ -1,4 +1,4 @@
-"""A table as the task of a comparison: methods are compared on validation rows, and a test set is scored at the end."""
+"""A table as the task of a comparison: compared on validation rows; a test set is only scored at the end."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ import json
 import pytest
 
 from hf_elmix.cli.main import main
-from hf_elmix.cli.methods import parse_methods
-from hf_elmix.errors import UsageError
 
 
 @pytest.fixture
@@ -58,7 +56,10 @@ def test_files_to_a_verdict(files, encoder, capsys):
             "'mix:0-0.5' and '0-0.5' have the same loss (mix:0-0.5) and the same arguments. Leave one out.",
         ),
         (["--train_file", "train.csv", "--method", "wd:weight_decay=0"], "'ce' and 'wd' have the same loss (ce)"),
-        (["--train_file", "train.csv", "--executor", "stacked"], "--executor stacked is for tables, but train is text"),
+        (
+            ["--train_file", "train.csv", "--executor", "stacked"],
+            "stacked is for tables, but train is text",
+        ),
         (["--train_file", "table.csv"], "Expected --model_name_or_path to be linear or hidden for a table"),
         (["--train_file", "table.csv", "--max_seq_length", "9"], "--max_seq_length has no effect here: table is a ta"),
         (

@@ -29,9 +29,7 @@ class Stub:
         trained: The runs, in order.
     """
 
-    def __init__(
-        self, scores: Callable[[str, int], float | None], one_class: Container[tuple[str, int]] = ()
-    ) -> None:
+    def __init__(self, scores: Callable[[str, int], float | None], one_class: Container[tuple[str, int]] = ()) -> None:
         self.scores, self.one_class = scores, one_class
         self.trained: list[RunKey] = []
         self.said: list[str] = []
@@ -44,7 +42,9 @@ class Stub:
     def record(self, study: Study, method: Method, key: RunKey) -> RunRecord:
         score = self.scores(key.method, key.seed)
         values = {} if score is None else {"validation_accuracy": score, "test_accuracy": score - 0.1}
-        values |= {"validation_predicted_classes": 1 if (key.method, key.seed) in self.one_class else 2} if values else {}
+        values |= (
+            {"validation_predicted_classes": 1 if (key.method, key.seed) in self.one_class else 2} if values else {}
+        )
         scores = {name: {"last": x, "best": x, "epochs": [x], "steps": [1]} for name, x in values.items()}
         status, error = ("failed", "boom") if score is None else ("done", None)
         cost = {"seconds": 1.0, "steps_trained": 1, "steps_inherited": 0}

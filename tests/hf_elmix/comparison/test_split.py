@@ -62,7 +62,10 @@ def test_splits_get_the_names_of_a_comparison():
     named = named_splits(given, "mine", "dev", "final", 10)
     assert {split: len(part) for split, part in named.items()} == {"train": 10, "validation": 4, "test": 8}
     assert list(named_splits(given, "mine", None, None, None)) == ["train", "validation"]
-    for splits, message in ((("dev", "last"), "to have the split 'last', but it has train, dev"), (("train", None), "")):
+    for splits, message in (
+        (("dev", "last"), "to have the split 'last', but it has train, dev"),
+        (("train", None), ""),
+    ):
         with pytest.raises(UsageError, match=message or "Expected other rows than those of train"):
             named_splits(given, "mine", *splits, None)
     with pytest.raises(UsageError, match="Expected mine to have the split 'train', but it has dev"):

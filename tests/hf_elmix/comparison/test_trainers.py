@@ -32,7 +32,7 @@ def trainer_of(kit):
 
 
 def test_any_function_that_builds_a_trainer(trainer_of, tmp_path, capsys):
-    pin = Method("pin", {"dataloader_pin_memory": False}, "ce")  # trained like ce, so that it must be equal bit for bit
+    pin = Method("pin", {"dataloader_pin_memory": False}, "ce")  # trained like ce, so it is equal bit for bit
     sets = {"first": trainer_of(0).eval_dataset, "test": trainer_of(0).train_dataset}
     make = lambda seed: trainer_of(seed, eval_dataset=sets)  # noqa: E731
     found = hf_elmix.compare(make, ["el", pin], max_seeds=3, output_dir=tmp_path / "study", name="toy")
