@@ -139,18 +139,22 @@ def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
         kind = columns_of(rows["train"], find_label(rows["train"], args.label_column_name, named)).kind
     _check_kind(args, named, kind)
     if kind == TABLE:
-        from hf_elmix.tables.comparison import ARGUMENTS, comparison_task
+        from hf_elmix.tables.comparison import ARGUMENTS as usual
+        from hf_elmix.tables.comparison import comparison_task
     elif kind == IMAGES:
-        from hf_elmix.images.comparison import ARGUMENTS, comparison_task
+        from hf_elmix.images.comparison import ARGUMENTS as usual
+        from hf_elmix.images.comparison import comparison_task
 
         options |= {"image_column": args.image_column_name, "size": args.image_size}
     else:
-        from hf_elmix.text.comparison import ARGUMENTS, comparison_task
+        from hf_elmix.text.comparison import comparison_task, usual_arguments
+
+        usual = usual_arguments(args.model_name_or_path)
 
         options |= {"text_columns": args.text_column_names, "max_length": args.max_seq_length}
     task, about = comparison_task(rows, named, args.model_name_or_path, **options)
     _say(about)
-    return task, dict(ARGUMENTS)
+    return task, usual
 
 
 def _check_kind(args: argparse.Namespace, name: str, kind: str) -> None:

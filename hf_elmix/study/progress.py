@@ -63,7 +63,8 @@ class View:
 
     def __init__(self, state: GridState, console: Console | None = None) -> None:
         self.state = state
-        self.console = console or Console(stderr=True)
+        # In a notebook as plain text, too: each line would be a display of its own.
+        self.console = console or Console(stderr=True, force_jupyter=False)
         self.live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
         self.said = time.monotonic()
 

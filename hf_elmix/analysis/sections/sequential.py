@@ -11,7 +11,7 @@ from hf_elmix.analysis.plots import plot_looks
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import FigureSpec, Section
 from hf_elmix.analysis.sections.runs import shared_settings
-from hf_elmix.analysis.sequential import BETTER, EQUAL, WORSE, Rules, verdicts
+from hf_elmix.analysis.sequential import BETTER, EQUAL, OPEN, WORSE, Rules, verdicts
 from hf_elmix.plotting import legend_rows, method_label
 
 __all__ = ["interval_of", "sequential_section", "sequential_verdict"]
@@ -78,7 +78,7 @@ def sequential_section(results: StudyResults) -> Section | None:
 def sequential_verdict(
     looks_df: pd.DataFrame, rules: Rules, collapsed: pd.DataFrame | None = None, test_df: pd.DataFrame | None = None
 ) -> list[str]:
-    """Say what is known of each method, the best first, and with what confidence.
+    """Say what to do, what is known of each method, the best first, and with what confidence.
 
     Args:
         looks_df: From `looks`.
@@ -89,7 +89,7 @@ def sequential_verdict(
     """
     base = method_label(rules.baseline)
     found = verdicts(looks_df, rules).sort_values("difference", ascending=False, kind="stable", na_position="last")
-    sentences = []
+    sentences = [_advice(found, base)]
     for row in found.itertuples():
         label, interval = method_label(str(row.Index)), interval_of(row.low, row.high)
         evidence = f"{gain_text(row.difference, 1)} points {interval}".rstrip() + f" over {counted(row.seeds, 'seed')}"
@@ -115,6 +115,18 @@ def sequential_verdict(
         scores = ", ".join(f"{method_label(str(row.Index))} {number(row.score)}" for row in test_df.itertuples())
         sentences.append(f"All verdicts are on the validation rows. On the {rows}test rows, seen once: {scores}.")
     return sentences
+
+
+def _advice(found: pd.DataFrame, base: str) -> str:
+    """What to do, for someone who reads nothing else; `found` is from `verdicts`, the best first."""
+    better = found[found["verdict"] == BETTER]
+    if len(better):
+        best = better.iloc[0]
+        gain = f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"
+        return f"Use {method_label(str(better.index[0]))}: it is better than {base} by about {gain}."
+    if (found["verdict"] == OPEN).any():
+        return f"Stay with {base} for now: no other method is known to be better yet."
+    return f"Stay with {base}: no other method is better."
 
 
 def _one_class(collapsed: pd.DataFrame) -> str:

@@ -31,11 +31,12 @@ def test_files_to_a_verdict(files, encoder, capsys):
     assert [one["verdict"] for one in verdict["verdicts"]] == ["not yet"]
     assert (verdict["seeds"], verdict["stopped"], len(verdict["test"])) == (2, "max_seeds", 2)
     assert "train: text from text; 12 train, 4 validation (held out), 16 test rows" in shown.err
-    assert "Training: learning_rate 0.0001, num_train_epochs 1.0, " in shown.err
+    assert "Training: learning_rate 0.0005, num_train_epochs 1.0, " in shown.err
     assert main(["compare", *words]) == 0  # nothing is trained again
     said = capsys.readouterr().out
     assert "All verdicts are on the validation rows. On the 16 test rows, seen once: CE " in said
-    assert said.startswith("It is not known yet whether EL is better or worse than CE (")
+    advice = "Stay with CE for now: no other method is known to be better yet."
+    assert said.startswith(f"{advice}\nIt is not known yet whether EL is better or worse than CE (")
     assert "--max_seeds 2 is reached; a larger one continues." in said
     assert main(["status", "comparison"]) == 0
     assert "4 done" in capsys.readouterr().out
