@@ -63,8 +63,9 @@ class View:
 
     def __init__(self, state: GridState, console: Console | None = None) -> None:
         self.state = state
-        # In a notebook as plain text, too: each line would be a display of its own.
-        self.console = console or Console(stderr=True, force_jupyter=False)
+        # In a notebook, which calls itself a terminal, lines of text: each would be a display of its own otherwise.
+        lines = {"force_jupyter": False, "force_terminal": False} if Console().is_jupyter else {}
+        self.console = console or Console(stderr=True, **lines)
         self.live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
         self.said = time.monotonic()
 
