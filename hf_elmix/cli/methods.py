@@ -41,6 +41,10 @@ def parse_methods(
     described = [(name, {"loss": name}) for name in expand_losses(losses)]
     for text in methods:
         described += _in_file(text) if Path(text).suffix in (".yaml", ".yml") else [_in_words(text)]
+    swept = {name for pairs in axes for name, _ in pairs}
+    for name, values in described:
+        if both := sorted(swept & set(values)):
+            raise UsageError(f"Expected {both[0]} in --sweep or in the method {name!r}, but got both. Leave one out.")
     return [Method(name, _typed(values, defaults or {}), values["loss"], candidates) for name, values in described]
 
 

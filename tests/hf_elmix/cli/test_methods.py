@@ -57,3 +57,8 @@ def test_methods_in_a_file(tmp_path):
     path.write_text("- wd\n")
     with pytest.raises(UsageError, match="to map each method to its arguments, as in 'wd: {weight_decay: 0.1}'"):
         described(str(path))
+
+
+def test_a_swept_argument_is_not_that_of_a_method_too():
+    with pytest.raises(UsageError, match="Expected learning_rate in --sweep or in the method 'slow', but got both"):
+        described("slow:loss=el,learning_rate=1e-5", sweeps=("learning_rate=1e-4,1e-3",))
