@@ -122,7 +122,9 @@ def _advice(found: pd.DataFrame, base: str) -> str:
     better = found[found["verdict"] == BETTER]
     if len(better):
         best = better.iloc[0]
-        gain = f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"
+        gain = (
+            f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"
+        )
         return f"Use {method_label(str(better.index[0]))}: it is better than {base} by about {gain}."
     if (found["verdict"] == OPEN).any():
         return f"Stay with {base} for now: no other method is known to be better yet."
