@@ -9,7 +9,7 @@ import pandas as pd
 from datasets import Dataset, Image
 
 from hf_elmix.csv_files import unnamed
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 
 __all__ = ["IMAGES", "PANDAS_INDEX", "TABLE", "TEXT", "Columns", "columns_of", "find_label", "listed"]
 
@@ -68,6 +68,7 @@ def find_label(dataset: Dataset, given: str | None, name: str) -> str:
         raise UsageError(
             f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
             f"{', '.join(dataset.column_names)}. Name the column of labels with --label_column_name."
+            f"{did_you_mean(wanted[0], dataset.column_names)}"
         )
     return found[0]
 

@@ -14,6 +14,7 @@ from hf_elmix.cli.methods import PROG, parse_methods
 from hf_elmix.cli.study import (
     INTERRUPTED,
     add_execution,
+    add_training_flags,
     check_execution,
     check_inputs,
     executor_of,
@@ -92,13 +93,14 @@ def _run(args: argparse.Namespace) -> int:
     budget = seconds_in(args.budget) if args.budget else math.inf
     check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
-    typed = study_training_arguments(args.rest, PROG, {}, given)
+    typed = study_training_arguments(args.rest, PROG, {}, given, args.parser.flags)
     for name in (text.partition("=")[0].strip() for text in args.sweep):
         if name in typed:
             raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
     methods, rules = rules_for(parse_methods(given, args.method, args.sweep), args.baseline, args.margin)
     task, usual = _task(args)
-    typed = study_training_arguments(args.rest, PROG, usual, given)  # some have no effect with the optimizer of tables
+    # Again, since some arguments have no effect with the optimizer of tables.
+    typed = study_training_arguments(args.rest, PROG, usual, given)
     methods, _ = rules_for(parse_methods(given, args.method, args.sweep, usual), args.baseline, args.margin)
     from hf_elmix.study.spec import Study
     from hf_elmix.study.store import Store
@@ -229,4 +231,4 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
     print(f"Figures and tables: elmix report {args.output_dir}")
 
 
-COMMAND = Command(_run, _add_arguments, interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, add_training_flags, interrupted=INTERRUPTED)

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from hf_elmix.cli.base import Command, whole_number
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
+from hf_elmix.cli.study import (
+    INTERRUPTED,
+    add_arguments,
+    add_training_flags,
+    check_inputs,
+    losses_and_arguments,
+    run_study,
+)
 from hf_elmix.images import recipes
 
 __all__ = ["COMMAND"]
@@ -57,4 +64,4 @@ def _run(args: argparse.Namespace) -> int:
     return run_study(images_study(images, recipe, args.seeds, losses, args.models or (), arguments), args)
 
 
-COMMAND = Command(_run, _add_arguments, extra="images", interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, add_training_flags, extra="images", interrupted=INTERRUPTED)

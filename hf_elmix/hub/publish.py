@@ -224,8 +224,8 @@ class _Repo:
         except (ValueError, yaml.YAMLError) as error:  # the message of a ValueError is the Hub's response
             raise UsageError(
                 f"The Hub refuses {CARD} of {self.id}: {_messages_in(str(error))}. Nothing was uploaded, and the "
-                f"files on this machine are as they were. Correct {CARD} and type: "
-                f"hf upload {self.id} FOLDER --repo-type {self.repo_type} --exclude '*.bin' 'checkpoint-*'"
+                "files on this machine are as they were. If the model has a folder of its own, correct its "
+                f"{CARD} and type: elmix push FOLDER --hub_id {self.id}"
             ) from error
 
     def _mark_in(self, commit: str) -> Any:

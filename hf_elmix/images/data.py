@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Image
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,6 +27,7 @@ __all__ = ["Images", "Pictures", "labelled_rows", "picture_sizes", "read_images"
 LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
 EVALUATION = ("validation", "valid", "val", "test")
 MEMORY = 4 * 2**30  # bytes of pictures that are decoded once; more are decoded whenever they are needed
+HELD = "held out"  # split of the training rows that are held out where there is no other
 TOGETHER = 500  # rows that are read from the file together
 SAMPLE = 64  # pictures from whose size that of all of them is estimated
 
@@ -103,7 +104,7 @@ def read_images(
     chosen = DatasetDict({each: rows[each] for each in ("train", split) if each is not None})
     parts, classes = labelled_rows(chosen, name, image_column=image_column, label_column=label_column)
     if split is None:
-        split = "held out"
+        split = HELD
         parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
     read = read_pictures(parts, name, size, progress)
     return Images(name, read["train"], read[split], split, classes)
@@ -180,12 +181,13 @@ class _Decoded(Sequence[Tensor]):
         return len(self.rows)
 
     def __getitem__(self, row: Any) -> Any:
-        return self._decode(row, self.rows[row]["image"])
+        found = self.rows[row]
+        return self._decode(found["row"], found["image"])
 
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self), TOGETHER):
-            cells = self.rows[start : start + TOGETHER]["image"]
-            yield from map(self._decode, range(start, start + len(cells)), cells)
+            found = self.rows[start : start + TOGETHER]
+            yield from map(self._decode, found["row"], found["image"])
 
     def _decode(self, row: int, cell: Any) -> Tensor:
         try:
@@ -193,14 +195,16 @@ class _Decoded(Sequence[Tensor]):
                 raise ValueError("it is missing.")
             return decode(cell["bytes"] or Path(cell["path"]).read_bytes(), self.size)
         except Exception as error:  # Pillow raises errors of any type
+            what = "it is no picture." if isinstance(error, UnidentifiedImageError) else in_one_line(error)
+            path = cell.get("path") if cell else None
             raise UsageError(
-                f"Cannot read the picture in row {row} of {self.where}: {in_one_line(error)} Replace it, or leave the "
-                "row out."
+                f"Cannot read the picture in row {row}{f' ({path})' if path else ''} of {self.where}: {what} Replace "
+                "it, or leave the row out."
             ) from error
 
 
 def _where(split: str, name: str) -> str:
-    return f"split {split!r} of {name}"
+    return f"split {('train' if split == HELD else split)!r} of {name}"
 
 
 def _image_column(rows: Dataset, given: str | None, name: str) -> str:
@@ -219,6 +223,11 @@ def _image_column(rows: Dataset, given: str | None, name: str) -> str:
 def _label_column(rows: Dataset, given: str | None, name: str) -> str:
     wanted = LABELS if given is None else (given,)
     found = [column for column in wanted if column in rows.column_names]
+    if not found and len(rows.column_names) == 1:  # so `datasets` reads a folder of pictures without classes
+        raise UsageError(
+            f"Expected a column of classes or, in a folder, a folder of pictures for each of two or more classes, but "
+            f"{name} has only {rows.column_names[0]}."
+        )
     if not found:
         raise UsageError(
             f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
@@ -228,17 +237,15 @@ def _label_column(rows: Dataset, given: str | None, name: str) -> str:
 
 
 def _labelled(rows: Dataset, pictures: str, labels: str, classes: Sequence[str], where: str) -> Dataset:
-    """The rows with only the columns ``image``, not decoded, and ``label``, with class ids."""
+    """The rows with only the columns ``image``, not decoded, ``label``, with class ids, and ``row``, their numbers."""
     if not len(rows):
         raise UsageError(f"Expected rows in {where}, but it is empty.")
     for column in (pictures, labels):
         if column not in rows.column_names:
             raise UsageError(f"Expected a column {column!r} in {where}, but it has {', '.join(rows.column_names)}.")
     kept = rows.select_columns([pictures, labels]).cast_column(pictures, Image(decode=False))
-    if pictures == "label":
-        kept, pictures = kept.rename_column(pictures, "image"), "image"
-    kept = with_ids(kept, labels, classes, where)
-    return kept if pictures == "image" else kept.rename_column(pictures, "image")
+    kept = with_ids(kept.rename_columns({pictures: "image", labels: "label"}), "label", classes, where)
+    return kept.add_column("row", list(range(len(rows))))
 
 
 def _pictures(rows: Dataset, where: str, size: int | None, progress: bool) -> Pictures:

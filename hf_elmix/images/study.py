@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import EvalPrediction, TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.images.augmentation import augment, centre, draw, erase
@@ -22,10 +21,12 @@ from hf_elmix.images.models import ImageClassifier
 from hf_elmix.images.recipes import Recipe
 from hf_elmix.losses.registry import expand_losses
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
+from hf_elmix.tables.study import accuracy, predicted
 
 __all__ = ["RecipeCallback", "Rows", "image_task", "images_study"]
 
 LARGE = 10**6  # parameters above which a recipe turns pictures: paper, Recognition in CIFAR100 and CINIC10
+SAMPLE = 10_000  # training pictures whose mean and standard deviation normalize all
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation in PyTorch's script
 
 
@@ -55,6 +56,8 @@ class Rows(Dataset[dict[str, Any]]):
         """Several rows at once, as a `DataLoader` asks for them."""
         pixels: Any = self.pictures.pixels
         chosen: Any = pixels[rows] if isinstance(pixels, Tensor) else [pixels[row] for row in rows]
+        if not self.recipe.resized_crop and not isinstance(chosen, Tensor):
+            chosen = torch.stack(chosen)
         if self.seed is not None:
             numbers = self._drawn(self.seed)[rows]
             normal = (augment(chosen, numbers, self.recipe) - self.mean) / self.spread
@@ -87,12 +90,12 @@ class RecipeCallback(TrainerCallback):
         self.rows, self.shares = rows, tuple(shares)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Give the scheduler, which is that of a constant learning rate, the factor of each step."""
+        """Give the scheduler of a constant learning rate the factor of each step; any other is a method's own."""
 
         def factor(step: int) -> float:
             return 0.1 ** sum(step >= share * state.max_steps for share in self.shares)
 
-        if self.shares:
+        if self.shares and args.lr_scheduler_type == "constant":
             scheduler = kwargs["lr_scheduler"]
             scheduler.lr_lambdas = [factor] * len(scheduler.lr_lambdas)
 
@@ -177,20 +180,6 @@ def image_task(
     return Task(name, select, inputs, settings, work=work)
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose largest logit is that of their class, and how many classes are predicted at all."""
-    classes = prediction.predictions
-    return {
-        "accuracy": float(np.mean(classes == prediction.label_ids)),
-        "predicted_classes": float(len(np.unique(classes))),
-    }
-
-
-def predicted(logits: Tensor, labels: Tensor) -> Tensor:
-    """The predicted class of each row (rows,)."""
-    return logits.argmax(-1)
-
-
 def _inputs(
     parts: Mapping[str, Pictures],
     classes: int,
@@ -217,18 +206,15 @@ def _check_sizes(parts: Mapping[str, Pictures], recipe: Recipe) -> None:
     """Refuse pictures of different sizes in a recipe that leaves their size as it is."""
     if recipe.resized_crop:
         return
-    first = parts["train"].pixels[0].shape
-    for split, part in parts.items():
-        shape = part.pixels.shape[1:] if isinstance(part.pixels, Tensor) else None
-        row = 0 if shape is not None else next((k for k, x in enumerate(part.pixels) if x.shape != first), 0)
-        if part.pixels[row].shape != first:
-            sizes = [
-                " x ".join(map(str, reversed(each.shape[1:]))) for each in (part.pixels[row], parts["train"].pixels[0])
-            ]
-            raise UsageError(
-                f"Expected pictures of one size, but row {row} of the split {split!r} has {sizes[0]} pixels, and the "
-                f"first training row {sizes[1]}. Type --image_size to make them square, such as --image_size 32."
-            )
+    pixels = [part.pixels for part in parts.values()]
+    seen = [x if isinstance(x, list) else x[:1] if isinstance(x, Tensor) else _some(x) for x in pixels]
+    sizes = sorted({(picture.shape[2], picture.shape[1]) for part in seen for picture in part})
+    if len(sizes) > 1:
+        found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1]))
+        raise UsageError(
+            f"Expected pictures of one size, but got {found} pixels. Type --image_size to make them square, such as "
+            "--image_size 32."
+        )
 
 
 def _operations(network: ImageClassifier, shape: Sequence[int], model: str) -> float:
@@ -245,11 +231,16 @@ def _operations(network: ImageClassifier, shape: Sequence[int], model: str) -> f
     return float(counter.get_total_flops())
 
 
+def _some(pixels: Sequence[Tensor] | Tensor) -> Iterator[Tensor]:
+    """At most about ten thousand of the pictures: enough for a mean, and quick where each must be decoded."""
+    return (pixels[row] for row in range(0, len(pixels), max(1, len(pixels) // SAMPLE)))
+
+
 def _scale(pixels: Sequence[Tensor] | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of training pictures, of pixels in [0, 1]."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.zeros(3, 256, dtype=torch.float64)
-    for picture in pixels:
+    for picture in _some(pixels):
         for channel in range(3):
             counts[channel] += torch.bincount(picture[channel].flatten(), minlength=256)
     shares = counts / counts.sum(1, keepdim=True)

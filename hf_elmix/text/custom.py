@@ -137,7 +137,8 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
     if len(texts) not in (1, 2):
         raise UsageError(
             f"Expected one or two text columns in {name}, but it has {', '.join(texts) or 'none'} (all columns: "
-            f"{', '.join(dataset.column_names)}). Name them with --text_column_names COLUMN or COLUMN,COLUMN."
+            f"{', '.join(dataset.column_names)}). Name one, a pair, or three and more to join, with "
+            "--text_column_names COLUMN,COLUMN."
         )
     return tuple(texts)
 

@@ -34,7 +34,7 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
     for split, path in files.items():
         file = Path(path).expanduser()
         if file.suffix.lower() not in READERS:
-            raise UsageError(f"Expected a file {', '.join(READERS)}, but got {path!r}.")
+            raise UsageError(f"Expected a file that ends in {', '.join(READERS)}, but got {path!r}.")
         if not file.is_file():
             raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
         rows[split] = read_rows([str(file)], repr(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,14 +18,17 @@ from hf_elmix.losses.schedules import Mixed
 
 __all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
+LOGGER = logging.getLogger(__name__)
 BOUND = (NegativeComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
+KEPT = "loss of hf_elmix"  # what the state of the Trainer, and so each checkpoint, has under this name
 
 
 class MixingCallback(TrainerCallback):
     """Sets the loss of every optimizer step, and averages both terms of the mixed loss between two logs.
 
     The Trainer reads `current_loss` and reports both terms. It is computed from the Trainer's state at each step, so
-    resuming needs nothing saved, and accumulation, `max_steps` and `num_train_epochs` need no special care.
+    accumulation, `max_steps` and `num_train_epochs` need no special care. Checkpoints keep the loss, so that none is
+    resumed whose steps were taken with another.
 
     Args:
         loss: Anything that `hf_elmix.parse_loss` reads.
@@ -55,7 +59,8 @@ class MixingCallback(TrainerCallback):
         """Discard the terms of an earlier training, and follow `args.loss`, which a search may have changed.
 
         Raises:
-            UsageError: If that loss does not exist, or needs another Trainer or head.
+            UsageError: If that loss does not exist, or needs another Trainer or head; or if training continues from a
+                checkpoint whose steps were taken with another loss.
         """
         asked = next((v for v in (getattr(args, name, None) for name in ("mixing", "loss")) if v is not None), None)
         if asked not in (None, str(self.schedule)):  # the spec of a custom function cannot be parsed
@@ -67,7 +72,30 @@ class MixingCallback(TrainerCallback):
                 )
             self.schedule, self.current_loss = loss, loss.at(0, 1)
             args.loss, args.mixing = str(loss), None  # type: ignore[attr-defined]
+        callbacks: Any = state.stateful_callbacks
+        kept = callbacks.get(KEPT, {}).get("args", {}).get("loss")
+        if kept is not None and not self._took_steps_of(kept, state):
+            raise UsageError(
+                f"Expected to continue with the loss {kept!r}, which the steps of the checkpoint were taken with, but "
+                f"got {str(self.schedule)!r}. Give that loss, or start again without resume_from_checkpoint."
+            )
+        callbacks[KEPT] = {"args": {"loss": str(self.schedule)}, "attributes": {}}
         self.take_terms()
+        untrained = self.schedule.untrained(state.max_steps)
+        if untrained and state.is_world_process_zero and args.get_process_log_level() <= logging.WARNING:
+            LOGGER.warning(untrained)
+
+    def _took_steps_of(self, kept: str, state: TrainerState) -> bool:
+        """Whether this schedule has the same loss as another, given as text, in each step until now."""
+        if kept == str(self.schedule):
+            return True
+        try:
+            other = parse_loss(kept)
+        except UsageError:  # a custom function
+            return False
+        steps = {0, *self.schedule.changes(state.max_steps), *other.changes(state.max_steps)}
+        loss_at = lambda schedule, step: schedule.at(step, state.max_steps)  # noqa: E731
+        return all(loss_at(self.schedule, n) == loss_at(other, n) for n in steps if n < state.global_step)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Set the loss of the optimizer step that begins; called once for all accumulated batches."""

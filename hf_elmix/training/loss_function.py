@@ -18,7 +18,6 @@ from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
     label_input,
-    labels_for,
     logits_of,
     requires_labels,
     two_classes,
@@ -111,7 +110,7 @@ class MixedLossFunction(MixingCallback):
         training = torch.is_grad_enabled()
         use = self._label_use(labels, training)
         logits, labels = two_classes(logits_of(outputs), labels)
-        labels = labels_for(logits, labels, use.shifted, use.prefixed)
+        labels = use.align(logits, labels)
         ce, el, counts = loss_terms(logits, labels, label_smoothing=self.smoothing)
         count = counts if num_items_in_batch is None else num_items_in_batch
         if not training:

@@ -24,6 +24,7 @@ from hf_elmix.training.model_support import (
     USE_TRAINER,
     accepts,
     base_model,
+    check_label_ids,
     fits,
     labels_for,
     logits_of,
@@ -47,11 +48,17 @@ class LabelUse:
         needed: Whether its logits depend on them, so that they cannot be withheld.
         shifted: Whether its logits at one position predict the label of the next.
         prefixed: Whether its logits begin with positions that have no labels.
+        skips_first: Whether it leaves out the first label of each row, although such positions precede it.
     """
 
     needed: bool = False
     shifted: bool = False
     prefixed: bool = False
+    skips_first: bool = False
+
+    def align(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Labels at the positions of the logits that predict them."""
+        return labels_for(logits, labels, self.shifted, self.prefixed, self.skips_first)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def try_labels(
     """
     if labels.is_floating_point() and labels.dim() < 2:
         raise UsageError(f"Expected class ids, but got labels in {labels.dtype}, as for regression. {USE_TRAINER}")
+    check_label_ids(labels, base_model(model))
     if not accepts(model, name):
         return LabelUse()
     with _undisturbed(model), torch.set_grad_enabled(gradients):
@@ -138,13 +146,14 @@ def _compared(
     own: _Own, labels: Tensor, shifted: Tensor | None, needed: bool, weight: Tensor | None, name: str
 ) -> LabelUse | None:
     """The use of labels that explains a loss; a loss that none explains is refused, unless `name` is empty."""
-    found: list[tuple[float, float, bool]] = []
-    for shift in (False, True):
-        aligned = shifted if shift and shifted is not None else labels_for(own.logits, labels, shift, prefix=True)
+    found: list[tuple[float, float, LabelUse]] = []
+    for shift, skip in ((False, False), (True, False), (True, True)):
+        use = LabelUse(needed, shift, prefixed=labels.dim() > 1, skips_first=skip)
+        aligned = shifted if shift and shifted is not None else use.align(own.logits, labels)
         if fits(own.logits, aligned) and aligned.ne(-100).any() and own.loss.isfinite():
             weights = (None,) if weight is None else (None, weight)
             distance, ours = min(own.distance(aligned, each) for each in weights)
-            found.append((distance, ours, shift))
+            found.append((distance, ours, use))
     if not found:
         if not fits(own.logits, labels_for(own.logits, labels, False)):
             raise UsageError(
@@ -152,7 +161,7 @@ def _compared(
                 f"{tuple(own.logits.shape)} for labels {tuple(labels.shape)}. Use transformers.Trainer for this model."
             )
         return None
-    distance, ours, shift = min(found)
+    distance, ours, use = min(found, key=lambda each: each[0])
     if distance > 1 and name:
         same = " (for now: their gradients differ)" if abs(own.loss.item() - ours) <= EXACT * (1 + abs(ours)) else ""
         raise UsageError(
@@ -160,7 +169,7 @@ def _compared(
             f"batch, but got {own.loss.item():.6g}{same}. To train on its own loss, use transformers.Trainer; to "
             "replace it, add replace_loss=True."
         )
-    return LabelUse(needed, shift, prefixed=labels.dim() > 1)
+    return use
 
 
 def _name(model: nn.Module) -> str:

@@ -25,6 +25,7 @@ __all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_ha
 
 STATE, CONFIG = "trainer_state.json", "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"  # of PEFT, one in each folder
 # The files with the state of training, and a key that each of them must have.
 STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
 MADE_WITH = "it was made with"
@@ -59,7 +60,7 @@ def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], processes: i
     Args:
         checkpoint: Its folder.
         settings: Those of this run, with ``arguments`` by name; names that only one side has are not compared.
-        processes: Number of processes that train.
+        processes: Number of processes that train, or 0 if their random numbers need not be those of before.
 
     Raises:
         UsageError: With the reason, and the nearest checkpoint beside it (or in it) from which training can continue.
@@ -184,6 +185,8 @@ def _check_files(checkpoint: Path, processes: int) -> None:
 def _weight_files(checkpoint: Path) -> list[Path]:
     """The files with the weights of a checkpoint; a ValueError says that they are missing."""
     names = [WEIGHTS]
+    if not (checkpoint / WEIGHTS).exists():
+        names = [str(path.relative_to(checkpoint)) for path in checkpoint.rglob(ADAPTER)] or names
     if not (checkpoint / WEIGHTS).exists() and (checkpoint / INDEX).exists():
         with suppress(ValueError, KeyError, AttributeError):
             names = sorted(set(json.loads((checkpoint / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))

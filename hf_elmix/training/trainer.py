@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective, get_last_checkpoint
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss, Schedule
@@ -25,9 +26,9 @@ from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
 from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
+    check_label_ids,
     check_labels_of,
     label_input,
-    labels_for,
     logits_of,
     number_of_labels,
     router_loss,
@@ -35,6 +36,7 @@ from hf_elmix.training.model_support import (
     without_loss,
 )
 from hf_elmix.training.own_loss import LabelUse, try_labels
+from hf_elmix.training.resumable import check_checkpoint
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -79,7 +81,8 @@ class MixedLossMixin(_Base):
 
     Raises:
         UsageError: If the loss does not exist, the model or the data has no true class, or a ``compute_loss_func`` is
-            given too. While training: if the model has another loss, or a subclass does not use this one.
+            given too. While training: if the model has another loss, a subclass does not use this one, or a checkpoint
+            is damaged.
     """
 
     # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.
@@ -153,6 +156,18 @@ class MixedLossMixin(_Base):
         """Replace the classifier by Max-Mahalanobis centres if the loss needs them."""
         if isinstance(self.mixing_callback.current_loss, MaxMahalanobis):
             use_mahalanobis_head(model, self.mixing_callback.current_loss.scale)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """See the Trainer. A damaged checkpoint is refused, as one whose steps were taken with another loss.
+
+        Raises:
+            UsageError: With what is wrong with the checkpoint, and the nearest whole one.
+        """
+        given: Any = resume_from_checkpoint
+        checkpoint = get_last_checkpoint(self.args.output_dir) if given is True else given
+        if checkpoint and Path(checkpoint).is_dir() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            check_checkpoint(Path(checkpoint), {}, processes=0)  # of another number of processes is well
+        return super().train(given, *args, **kwargs)
 
     def _check_loss(self) -> None:
         """Refuse a loss that this Trainer cannot use."""
@@ -257,7 +272,11 @@ class MixedLossMixin(_Base):
         logits, labels = two_classes(logits_of(outputs), labels)
         labels = self._aligned(logits, labels)
         weight = self.class_weights if self._training else None
-        ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+        try:
+            ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+        except IndexError:
+            check_label_ids(labels, self._model)
+            raise
         loss = loss_of_terms(self._objective, ce, el, logits, labels, weight) if self._training else ce
         return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 
@@ -286,7 +305,7 @@ class MixedLossMixin(_Base):
         """Labels at the positions of the logits that predict them."""
         if self._use.shifted and self._shift_labels is not None:
             return self._shift_labels
-        return labels_for(logits, labels, self._use.shifted, self._use.prefixed)
+        return self._use.align(logits, labels)
 
     @property
     def _smoothing(self) -> float:

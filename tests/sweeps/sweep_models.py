@@ -21,7 +21,7 @@ import re
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,8 @@ def shrunk(settings: dict[str, Any], layers: int) -> dict[str, Any]:
     return small
 
 
-def tiny(kind: type[PreTrainedModel]) -> Iterator[PreTrainedModel]:
-    """Small models of a class, in training mode, as long as they can be built."""
+def tiny(kind: type[PreTrainedModel], given: Mapping[str, Any] | None = None) -> Iterator[PreTrainedModel]:
+    """Small models of a class, in training mode, as long as they can be built; with given settings, if any."""
     drop = {"transformers_version", "architectures", "model_type", "id2label", "label2id", "torch_dtype", "dtype"}
     defaults = kind.config_class().to_dict()
     for layers in (2, 1, 4):
@@ -113,7 +113,7 @@ def tiny(kind: type[PreTrainedModel]) -> Iterator[PreTrainedModel]:
         settings = {**ENDS, **settings}
         for more in ({}, {"is_decoder": True}, {"num_labels": 1}):
             with contextlib.suppress(Exception):
-                config = kind.config_class(**{**settings, "num_labels": CLASSES, **more})
+                config = kind.config_class(**{**settings, "num_labels": CLASSES, **more, **(given or {})})
                 with torch.device("meta"):
                     size = sum(part.numel() for part in kind(copy.deepcopy(config)).parameters())
                 if size <= LARGEST:

@@ -311,7 +311,7 @@ def test_refused_card_changes_nothing_here_or_on_the_hub(local_hub, model, monke
     with pytest.raises(UsageError) as caught:
         publish_folder(model, REPO, MARK)
     assert str(caught.value).startswith(f"The Hub refuses README.md of {REPO}: {said} Nothing was uploaded")
-    assert f"hf upload {REPO} FOLDER" in str(caught.value)
+    assert str(caught.value).endswith(f"type: elmix push FOLDER --hub_id {REPO}")
     assert not local_hub.history()  # no repository either
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 

@@ -68,8 +68,9 @@ def test_splits_columns_and_classes(pictures):
     renamed = renamed.rename_columns({"image": "img", "label": "fine_label"})
     assert read_images(renamed, "colours").train.digest == images.train.digest
     assert read_images(renamed, "colours").split == "val"
-    swapped = pictures.rename_columns({"image": "label", "label": "kind"})
-    assert read_images(swapped, "colours", label_column="kind").train.digest == images.train.digest
+    for names in ({"image": "label", "label": "image"}, {"image": "row", "label": "kind"}):
+        odd = read_images(pictures.rename_columns(names), "colours", label_column=names["label"])
+        assert odd.train.digest == images.train.digest
 
 
 def test_a_folder_of_pictures_by_class_is_divided_alike(tmp_path):
@@ -115,7 +116,7 @@ def test_a_file_that_is_gone_is_named(tmp_path):
         {"image": [{"bytes": None, "path": str(tmp_path / "gone.png")}] * 4, "label": ["a", "b"] * 2},
         features=Features({"image": Image(), "label": Value("string")}),
     )
-    with pytest.raises(UsageError, match="row 0 of split 'train'.*gone.png"):
+    with pytest.raises(UsageError, match="row 0 .*gone.png.* of split 'train'"):
         read_images(DatasetDict({"train": rows, "test": rows}), "gone")
 
 
@@ -127,11 +128,16 @@ def test_what_cannot_be_used_is_refused(pictures):
         ({"test": train}, {}, "to have the split 'train', but it has only test"),
         ({"train": train}, {"split": "dev"}, "but got 'dev'. It has none besides train."),
         (dict(pictures), {"split": "train"}, "but got 'train'. It has test."),
-        ({"train": words}, {}, r"Expected one column of pictures in colours, but it has none \(all columns: label, im"),
+        ({"train": words}, {}, r"one column of pictures in colours, but it has none \(all columns: label, im"),
         (dict(pictures), {"image_column": "label"}, "Expected one column of pictures.*--image_column_name"),
         (dict(pictures), {"image_column": "photo"}, "Expected a column 'photo' in colours, but it has image, label"),
         (dict(pictures), {"label_column": "kind"}, "Expected a column 'kind' in colours.*--label_column_name"),
-        ({"train": train.remove_columns("label")}, {}, "Expected a column 'label' or 'labels' or 'fine_label'"),
+        (
+            {"train": train.remove_columns("label")},
+            {},
+            "a folder of pictures for each of two .*, but colours has only image",
+        ),
+        ({"train": train.rename_column("label", "kind")}, {}, "Expected a column 'label' or 'labels' or 'fine_label'"),
         (dict(pictures), {"label_column": "image"}, "'image' is given for both"),
         ({"train": one_class}, {}, "Expected two classes or more in colours, but all rows are of 'green'"),
         ({"train": train, "test": train.select([])}, {}, "Expected rows in split 'test' of colours, but it is empty"),
@@ -143,3 +149,11 @@ def test_what_cannot_be_used_is_refused(pictures):
             read_images(DatasetDict(splits), "colours", **options)
 
 
+def test_a_file_that_is_no_picture_is_named(tmp_path, pictures):
+    for name, keep in {"cat": 0, "dog": 1}.items():
+        (tmp_path / name).mkdir()
+        for row in range(5):
+            pictures["train"][2 * row + keep]["image"].save(tmp_path / name / f"{row}.png")
+    (tmp_path / "dog" / "3.png").write_text("not found")
+    with pytest.raises(UsageError, match=r"row 8 \(.*dog.3.png\) of split 'train' of pets: it is no picture. Repl"):
+        read_images(read_dataset(str(tmp_path)), "pets")

@@ -21,6 +21,8 @@ from transformers import (
     ElectraForPreTraining,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    GitConfig,
+    GitForCausalLM,
     GPT2Config,
     GPT2DoubleHeadsModel,
     LlamaConfig,
@@ -78,13 +80,24 @@ def experts() -> MixtralForCausalLM:
     return MixtralForCausalLM(MixtralConfig(**SIZES, **more, output_router_logits=True))
 
 
-def prompt_tuned(name: str):
+ENCODER = {"encoder_hidden_size": 16}
+PROMPT = {"cpt_token_ids": [5, 6, 7, 8], "cpt_mask": [1] * 4, "cpt_tokens_type_mask": [1, 2, 3, 4]}
+
+
+def prompt_tuned(name: str, **more: object):
     def build():
         peft = pytest.importorskip("peft")
-        more = {"encoder_hidden_size": 16} if name == "PromptEncoderConfig" else {}
-        return peft.get_peft_model(llama(), getattr(peft, name)(task_type="CAUSAL_LM", num_virtual_tokens=3, **more))
+        given = {"num_virtual_tokens": 3, **more} if name != "CPTConfig" else PROMPT
+        return peft.get_peft_model(llama(), getattr(peft, name)(task_type="CAUSAL_LM", **given))
 
     return build
+
+
+def git() -> GitForCausalLM:
+    """A model whose logits begin with those of an image, the last of which predicts no label."""
+    eyes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return GitForCausalLM(GitConfig(**SIZES, **still, vision_config={**eyes, "intermediate_size": 32}))
 
 
 def albert() -> AlbertForMultipleChoice:
@@ -124,6 +137,16 @@ def token_rows(count: int = 16) -> list[dict[str, list[int]]]:
     return [{"input_ids": one, "labels": other} for one, other in zip(ids[0].tolist(), labels.tolist(), strict=True)]
 
 
+def whole_rows() -> list[dict[str, list[int]]]:
+    """Rows all of whose labels count, the first too."""
+    return [{**row, "labels": [max(label, 3) for label in row["labels"]]} for row in token_rows()]
+
+
+def image_rows() -> list[dict[str, object]]:
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return [{**row, "pixel_values": image} for row, image in zip(whole_rows(), images, strict=True)]
+
+
 def class_rows(count: int = 16, name: str = "labels") -> list[dict[str, object]]:
     return [{"input_ids": row["input_ids"], name: k % 3} for k, row in enumerate(token_rows(count))]
 
@@ -143,8 +166,15 @@ MODELS = {
     ),
     "a mask from labels": (encoder_decoder, token_rows),
     "experts": (experts, token_rows),
+    "an image first": (git, image_rows),
     "virtual tokens": (prompt_tuned("PromptTuningConfig"), token_rows),
-    "virtual tokens, encoded": (prompt_tuned("PromptEncoderConfig"), token_rows),
+    "virtual tokens, first label": (prompt_tuned("PromptTuningConfig"), whole_rows),
+    "virtual tokens, encoded": (prompt_tuned("PromptEncoderConfig", **ENCODER), token_rows),
+    "a prefix": (prompt_tuned("PrefixTuningConfig"), token_rows),
+    "a prefix, encoded": (
+        prompt_tuned("PrefixTuningConfig", encoder_hidden_size=16, prefix_projection=True),
+        whole_rows,
+    ),
     "a wrong annotation": (albert, choice_rows),
     "its own module": (Own, class_rows),
     "other logits": (lambda: Own(name="scores"), class_rows),
@@ -232,6 +262,18 @@ def test_another_loss_is_refused_with_both_numbers(kit, way, loss):
             expected = r"is 1.09861 on the first batch, but got \d+\.\d+.*replace_loss=True"
             with pytest.raises(UsageError, match=expected):
                 trainer.train()
+
+
+def test_a_prompt_that_is_trained_to_predict_itself_is_refused_or_replaced(kit):
+    """CPT: its loss counts the labels of its own prompt, too."""
+    given = {"train_dataset": token_rows(), "eval_dataset": token_rows(), "mixing": "ce", **STEPS}
+    with pytest.raises(UsageError, match=r"loss of LlamaForCausalLM .*, but got \d"):
+        kit.train(model=prompt_tuned("CPTConfig")(), **given)
+    model = prompt_tuned("CPTConfig")()
+    before = {name: part.detach().clone() for name, part in model.named_parameters()}
+    kit.train(model=model, replace_loss=True, **given)
+    moved = {name for name, part in model.named_parameters() if not torch.equal(part, before[name])}
+    assert moved == {name for name, part in model.named_parameters() if part.requires_grad}
 
 
 @pytest.mark.parametrize(

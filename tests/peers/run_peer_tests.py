@@ -1,0 +1,157 @@
+"""Run other libraries' tests of their Trainers on ours, beside the same tests on theirs: only differences count.
+
+    python tests/peers/run_peer_tests.py --transformers SOURCES --trl SOURCES --sentence-transformers SOURCES --peft
+
+Each library's sources, of about the installed version, are a folder with `tests`; their wheels have none. For PEFT
+the source distribution has them and is downloaded if no folder is named. Nothing of theirs is changed: a plugin
+(`peer_plugin`) exchanges the classes, and small stand-ins replace what they load from the Hub (`tiny_hub`). Tests that
+fail or are skipped with the library's own class are left out. Needs `parameterized`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FIRST, LAST = "<!-- peers -->", "<!-- /peers -->"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests of a library.
+
+    Attributes:
+        title: What is exchanged, for the table.
+        files: Its files of tests.
+        where: A pytest expression that selects tests of the Trainer.
+        expected: Why tests may differ, by a pattern of their names.
+    """
+
+    title: str
+    files: tuple[str, ...]
+    where: str = ""
+    expected: dict[str, str] = field(default_factory=dict)
+
+
+SUITES = {
+    "transformers": Suite(
+        "`Trainer`, with its regression models made classifiers",
+        tuple(f"tests/trainer/test_trainer{part}.py" for part in ("", "_callback", "_seq2seq")),
+    ),
+    "trl": Suite("`SFTTrainer`", ("tests/test_sft_trainer.py",)),
+    "sentence-transformers": Suite(
+        "`CrossEntropyLoss` in `CrossEncoderTrainer`, with scores made classes",
+        ("tests/cross_encoder/test_trainer.py",),
+    ),
+    "peft": Suite(
+        "`Trainer`",
+        ("tests/test_cpt.py", "tests/test_decoder_models.py"),
+        "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient",
+    ),
+}
+
+
+def sources(library: str, folder: Path) -> Path:
+    """Download a library's source distribution, and return the folder with its tests."""
+    version = importlib.metadata.version(library)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps"]
+    subprocess.run([*command, "--no-build-isolation", "-d", folder, f"{library}=={version}"], check=True)
+    archive = next(folder.glob("*.tar.gz"))
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def outcomes(suite: Suite, tests: Path, trainer: str, only: str, folder: Path) -> dict[str, tuple[str, str]]:
+    """The outcome of each test and the reason of a failure, with one of the Trainers."""
+    results = folder / f"{trainer}.jsonl"
+    results.touch()
+    paths = os.pathsep.join(str(path) for path in (HERE, HERE.parents[1], tests, os.environ.get("PYTHONPATH", "")))
+    environment = {
+        **os.environ, "PYTHONPATH": paths, "PEER_TRAINER": trainer, "PEER_RESULTS": str(results),
+        "PEER_FOLDER": str(folder / "data"), "HF_HUB_CACHE": str(folder.parent / "hub"), "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"), "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    environment.pop("HF_ENDPOINT", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "peer_plugin", "-p", "no:cacheprovider", "-o", "addopts="]
+    command += ["-o", "filterwarnings=", "--continue-on-collection-errors"]
+    if not (tests / "tests" / "__init__.py").exists():  # left out of a source distribution
+        command += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
+    select = " and ".join(f"({part})" for part in (suite.where, only) if part)
+    command += ["--basetemp", str(folder / "tmp"), *(["-k", select] if select else []), *suite.files]
+    with (folder / f"{trainer}.log").open("w") as log:
+        subprocess.run(command, cwd=tests, env=environment, stdout=log, stderr=log, check=False)
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    return {line["test"]: (line["outcome"], line["why"]) for line in lines}
+
+
+def stand_ins(suite: Suite, tests: Path, cache: Path) -> None:
+    """Build each model that the tests name."""
+    import tiny_hub
+
+    helpers = [*tests.glob("tests/conftest.py"), *tests.glob("tests/*utils.py")]
+    for path in (*helpers, *(part for name in suite.files for part in (tests / name, *(tests / name).glob("*.py")))):
+        if path.is_file():
+            for name in sorted(set(re.findall(r"[\"']([\w.-]+/[\w.-]+)[\"']", path.read_text(encoding="utf-8")))):
+                tiny_hub.build(name, cache)
+
+
+def compare(library: str, tests: Path, only: str, folder: Path) -> str:
+    """Run a library's tests twice, print what differs, and return a row of the table."""
+    suite = SUITES[library]
+    folder.mkdir(parents=True)
+    stand_ins(suite, tests, folder.parent / "hub")
+    stock = outcomes(suite, tests, "stock", only, folder)
+    ours = outcomes(suite, tests, "ours", only, folder)
+    counted = {test for test, (outcome, _) in stock.items() if outcome == "passed"}
+    apart = {test: ours.get(test, ("not run", "")) for test in counted if ours.get(test, ("", ""))[0] != "passed"}
+    reasons: collections.Counter[str] = collections.Counter()
+    for test, (outcome, why) in sorted(apart.items()):
+        reason = next((text for name, text in suite.expected.items() if re.search(name, test)), "")
+        reasons[reason or "unexpected"] += 1
+        print(f"{library}: {test}: {outcome}{' as expected: ' + reason if reason else ''}: {why.splitlines()[:1]}")
+    for test, (outcome, why) in sorted(stock.items()):
+        if outcome in ("failed", "error"):
+            print(f"  left out, {library}: {test}: {why[:150]!r}")
+    version = importlib.metadata.version(library)
+    print(f"{library} {version}: {len(counted) - len(apart)} of {len(counted)} pass; {dict(reasons)}", flush=True)
+    why = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items()))
+    return f"| {library} {version} | {suite.title} | {len(counted) - len(apart)} of {len(counted)} | {why} |"
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for library in SUITES:
+        parser.add_argument(f"--{library}", type=Path, nargs="?", const=Path(), metavar="SOURCES")
+    parser.add_argument("-k", default="", dest="only", help="run only these tests, as for pytest")
+    parser.add_argument("--page", type=Path, help="write the table into this page")
+    parser.add_argument("--folder", type=Path, help="keep stand-ins, logs and results here")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp())
+    rows = []
+    for library in SUITES:
+        path = getattr(args, library.replace("-", "_"))
+        if path is not None:
+            path = sources(library, folder / "sources") if path == Path() else path
+            rows.append(compare(library, path.resolve(), args.only, folder.resolve() / library))
+    if args.page:
+        table = ["| tests of | in place of | pass | others |", "|---|---|---|---|", *rows]
+        text = args.page.read_text(encoding="utf-8")
+        before, after = text.split(FIRST)[0], text.split(LAST)[1]
+        args.page.write_text(before + "\n".join((FIRST, "", *table, "", LAST)) + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
