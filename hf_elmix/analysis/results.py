@@ -229,7 +229,7 @@ def read_study(store: Store, baseline: str | None = None) -> StudyResults:
         )
     recorded = set(store.with_predictions(tables.chosen.values()))
     readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
-    rules, test_df = read_comparison(store) or (None, None)
+    rules, test_df = read_comparison(store)
     return StudyResults(
         tables.runs, tables.curves, baseline=baseline, predictions=readers, rules=rules, test_df=test_df
     )

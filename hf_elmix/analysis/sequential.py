@@ -187,23 +187,24 @@ def verdicts(looks_df: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS[2:]).rename_axis("method")
 
 
-def read_comparison(store: Store) -> tuple[Rules, pd.DataFrame | None] | None:
+def read_comparison(store: Store) -> tuple[Rules | None, pd.DataFrame | None]:
     """The rules of the comparison that a study's folder holds, and its test scores once they may be seen.
 
     Returns:
         The rules, and a table indexed by ``method`` with ``score`` (mean, in points), ``seeds`` and ``rows``, which is
-        None before the end and without a test set; None for any other study.
+        None before the end and without a test set; both are None for any other study.
 
     Raises:
         UsageError: If the file is damaged.
     """
     path = store.folder / COMPARISON
     if not path.exists():
-        return None
+        return None, None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         rules, test = Rules.of(values), values.get("test")
-        return rules, pd.DataFrame(test, columns=["method", *TESTED]).set_index("method") if test else None
+        table = pd.DataFrame(test or [], columns=["method", *TESTED]).set_index("method").astype(float)
+        return rules, table if test else None
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path} is damaged ({error}). Delete it: `elmix compare` writes it again.") from None
 

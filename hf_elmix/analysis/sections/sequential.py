@@ -49,7 +49,7 @@ def sequential_section(results: StudyResults) -> Section | None:
     if test_df is not None:
         seeds = test_df["seeds"].get(rules.baseline, 0)
         none = [Cell("", np.nan), Cell("", np.nan)]
-        rows.insert(0, [Cell(base), Cell("baseline"), *none, Cell(str(seeds), seeds), *tested(rules.baseline)])
+        rows.insert(0, [Cell(base), Cell("baseline"), *none, Cell(f"{seeds:.0f}", seeds), *tested(rules.baseline)])
     caption = (
         f"Each method compared with {base}: mean difference in points, with an interval that holds at every look. "
         f"Practically equal: the interval lies within ±{number(rules.margin)} points."

@@ -84,7 +84,7 @@ def test_files_to_a_verdict(files, encoder, capsys):
             "Expected --method like 'wd:weight_decay=0.1', but got 'wd'",
         ),
         (["--train_file", "train.csv", "--sweep", "learning_rate"], "Expected --sweep like learning_rate=1e-5,2e-5"),
-        (["--train_file", "train.csv", "--sweep", "learning_rate=a"], "invalid float value: 'a'"),
+        (["--train_file", "train.csv", "--sweep", "learning_rate=a"], "learning_rate to be a number, but got 'a'"),
         (["--train_file", "train.csv", "--method", "no.yaml"], "Cannot read the arguments in 'no.yaml'"),
         (["--train_file", "train.csv", "--seeds", "3"], "--seeds"),
         (["--train_file", "train.csv", "--sweep", "loss=ce,el"], "Type --losses instead"),
