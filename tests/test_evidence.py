@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def table(evidence) -> pd.DataFrame:
 def test_the_texts_say_what_the_records_give(evidence):
     for path, text in evidence.remade(evidence.taken_over()).items():
         assert path.read_text() == text, f"{path.name}: type python hf_elmix/docs/evidence.py"
+
+
+def test_the_choice_of_a_schedule_quotes_the_page():
+    pages = ROOT / "hf_elmix" / "docs" / "pages"
+    quoted = re.findall(r"[+−][\d.]+ \[[^]]+\]", (pages / "losses.md").read_text())
+    assert len(quoted) == 4
+    said = (pages / "does_it_work.md").read_text()
+    assert [text for text in quoted if text not in said] == []
 
 
 def test_the_numbers_are_those_of_plain_pandas(evidence, table):

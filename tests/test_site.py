@@ -27,7 +27,6 @@ SOUGHT = {
     "out of memory": "faq.html#out-of-memory",
     "resume": "faq.html#resume-a-training-that-was-stopped",
     "gradient accumulation": "trainer.html#gradient-accumulation-and-several-processes",
-    "license": "publish.html",
 }
 BROKEN_WORDS = """
 return [...document.querySelectorAll(".md-content .word")].filter(word => word.getClientRects().length > 1)
