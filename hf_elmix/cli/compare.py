@@ -46,7 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--validation_split_name", metavar="SPLIT", help="split to compare methods on (default: validation, if any)")
     add("--test_split_name", metavar="SPLIT", help="split whose score is shown once, at the end")
-    text = "the text column, or the two of a pair; then rows are taken for text"
+    text = "the text column, the two of a pair, or three to join: rows are text"
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help=text)
     add("--image_column_name", metavar="COLUMN", help="the column of images")
     add("--label_column_name", metavar="COLUMN", help="the column of labels (default: label or labels)")

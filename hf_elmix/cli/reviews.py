@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "CSV, TSV, JSON or Parquet file, or dataset id or folder; without validation and test splits, both are drawn"
     )
     add("--data", required=True, metavar="FILE_OR_DATASET", help=data)
+    add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     text, label = protocol.TEXT_COLUMN, protocol.LABEL_COLUMN
     add("--text_column_name", default=text, metavar="COLUMN", help=f"the column of texts (default: {text})")
     add("--label_column_name", default=label, metavar="COLUMN", help=f"the column of classes (default: {label})")
@@ -49,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     from hf_elmix.reviews.study import reviews_study
 
     columns = {"text_column": args.text_column_name, "label_column": args.label_column_name}
-    reviews = read_reviews(args.data, **columns, max_length=args.max_seq_length)
+    reviews = read_reviews(args.data, args.dataset_config_name, **columns, max_length=args.max_seq_length)
     return run_study(reviews_study(reviews, args.seeds, losses, args.models, arguments), args)
 
 

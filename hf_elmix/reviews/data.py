@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ from hf_elmix.errors import UsageError
 from hf_elmix.reviews.models import PAD
 from hf_elmix.reviews.protocol import HELD_OUT, LABEL_COLUMN, LEAST_COUNT, MAX_LENGTH, TEXT_COLUMN
 from hf_elmix.text.custom import custom_task
-from hf_elmix.text.files import read_files
+from hf_elmix.text.files import READERS, read_files
 from hf_elmix.text.rows import digest, read_dataset, revision
-from hf_elmix.text.tasks import TextTask
 
 __all__ = ["Reviews", "Rows", "read_reviews"]
 
@@ -50,7 +50,8 @@ class Reviews:
     """Reviews, ready for a model.
 
     Attributes:
-        name: The file or dataset.
+        name: The file or dataset, without its configuration.
+        config: The configuration of the dataset, if it has several.
         rows: By split.
         classes: Names of the classes in the order of their ids.
         tokenizer: Its vocabulary are the words of the training rows.
@@ -59,6 +60,7 @@ class Reviews:
     """
 
     name: str
+    config: str | None
     rows: dict[str, Rows]
     classes: tuple[str, ...]
     tokenizer: PreTrainedTokenizerFast
@@ -68,6 +70,7 @@ class Reviews:
 
 def read_reviews(
     data: str,
+    config: str | None = None,
     *,
     text_column: str = TEXT_COLUMN,
     label_column: str = LABEL_COLUMN,
@@ -79,6 +82,7 @@ def read_reviews(
         data: A CSV, TSV, JSON or Parquet file, a dataset on the Hub, or a folder laid out like one. A split
             ``validation`` or ``test`` that it does not have is drawn from ``train``, with the same shares of each
             class, and always alike.
+        config: Configuration of the dataset.
         text_column: The column of texts. In that of the paper's data, rows without a text are left out.
         label_column: The column of classes.
         max_length: Words that are read of a review.
@@ -88,7 +92,8 @@ def read_reviews(
             only one class, or a class has too few rows to be in every split.
     """
     path = Path(data).expanduser()
-    given = read_files({"train": data}) if path.is_file() or path.suffix else read_dataset(data)
+    is_file = path.is_file() or path.suffix.lower() in READERS
+    given = read_files({"train": data}) if is_file and config is None else read_dataset(data, config)
     rows = DatasetDict({split: given[split] for split in SPLITS if split in given})
     if "train" not in rows:
         raise UsageError(f"Expected {data!r} to have the split 'train', but it has {', '.join(map(str, given))}.")
@@ -99,7 +104,18 @@ def read_reviews(
     )
     if task.regression:
         raise UsageError(f"Expected classes as labels of {data!r}, but got numbers. Write text or whole numbers.")
-    return _tokenised(_divided(rows, data), task, data, max_length, revision(given["train"]))
+    parts = _divided(rows, data)
+    texts = {split: list(part[task.columns[0]]) for split, part in parts.items()}
+    tokenizer, tokens = _tokenised(texts, data, max_length)
+    return Reviews(
+        data,
+        config,
+        {split: Rows(tokens[split], list(part["label"])) for split, part in parts.items()},
+        task.labels,
+        tokenizer,
+        {split: digest(part, task) for split, part in parts.items()},
+        revision(given["train"]),
+    )
 
 
 def _with_text(rows: Dataset, column: str, split: str, name: str) -> Dataset:
@@ -137,24 +153,20 @@ def _divided(rows: DatasetDict, name: str) -> DatasetDict:
     return DatasetDict({split: rows[split] for split in SPLITS})
 
 
-def _tokenised(rows: DatasetDict, task: TextTask, name: str, max_length: int, commit: str | None) -> Reviews:
-    texts = {split: list(part[task.columns[0]]) for split, part in rows.items()}
+def _tokenised(
+    texts: Mapping[str, list[str]], name: str, max_length: int
+) -> tuple[PreTrainedTokenizerFast, dict[str, list[list[int]]]]:
+    """A tokenizer with the vocabulary of the training rows, and the token ids of each row by split."""
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN_TOKEN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = Lowercase(), Whitespace()  # words, and runs of other characters
-    special = [PAD_TOKEN, UNKNOWN_TOKEN]
-    tokenizer.train_from_iterator(
-        texts["train"],
-        WordLevelTrainer(vocab_size=2**31 - 1, min_frequency=LEAST_COUNT, special_tokens=special, show_progress=False),
-    )
+    special: dict[str, Any] = {"special_tokens": [PAD_TOKEN, UNKNOWN_TOKEN], "show_progress": False}
+    trainer = WordLevelTrainer(vocab_size=2**31 - 1, min_frequency=LEAST_COUNT, **special)
+    tokenizer.train_from_iterator(texts["train"], trainer)
     assert tokenizer.token_to_id(PAD_TOKEN) == PAD, "special tokens have the first ids"
     tokenizer.enable_truncation(max_length)
-    parts = {}
-    for split, own in texts.items():
-        tokens = [encoding.ids for encoding in tokenizer.encode_batch(own)]
-        if empty := [row for row, ids in enumerate(tokens) if not ids]:
+    tokens = {split: [encoding.ids for encoding in tokenizer.encode_batch(own)] for split, own in texts.items()}
+    for split, rows in tokens.items():
+        if empty := [row for row, ids in enumerate(rows) if not ids]:
             raise UsageError(_without_text(split, name, empty))
-        parts[split] = Rows(tokens, list(rows[split]["label"]))
-    digests = {split: digest(part, task) for split, part in rows.items()}
     inputs = {"pad_token": PAD_TOKEN, "unk_token": UNKNOWN_TOKEN, "model_input_names": ["input_ids"]}
-    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **inputs)
-    return Reviews(name, parts, task.labels, whole, digests, commit)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **inputs), tokens

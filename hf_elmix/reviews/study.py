@@ -51,9 +51,9 @@ def review_task(reviews: Reviews, architecture: str) -> Task:
     layers, width = ARCHITECTURES[architecture]
     shape = len(reviews.tokenizer), len(reviews.classes), layers, width
     settings = {
-        "model": architecture,
+        "architecture": architecture,
         "dataset": reviews.name,
-        "config": None,
+        "config": reviews.config,
         "max_length": reviews.tokenizer.model_max_length,
         "classes": list(reviews.classes),
         "vocabulary": {"size": len(reviews.tokenizer), "least_count": LEAST_COUNT},

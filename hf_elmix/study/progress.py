@@ -40,15 +40,22 @@ def grid_table(states: Mapping[RunKey, str]) -> Table:
     cells: dict[tuple[str, str], list[str]] = {}
     for key, state in states.items():
         cells.setdefault((key.task, key.method), []).append(state)
-    tasks, methods = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
-    turned = len(methods) > max(MANY, len(tasks))
+    rows, columns, turned = _axes(states)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ["", *(tasks if turned else methods)]:
+    for name in ["", *columns]:
         table.add_column(Text(printable(name)))
-    for row in methods if turned else tasks:
-        places = [(task, row) for task in tasks] if turned else [(row, method) for method in methods]
+    for row in rows:
+        places = [(column, row) if turned else (row, column) for column in columns]
         table.add_row(Text(printable(row)), *(_signs(cells.get(place, [])) for place in places))
     return table
+
+
+def _axes(states: Iterable[RunKey]) -> tuple[list[str], list[str], bool]:
+    """The rows and columns of the table: tasks and methods or, of many methods, methods and tasks."""
+    names = {(key.task, key.method): None for key in states}
+    tasks, methods = (list(dict.fromkeys(part)) for part in zip(*names, strict=True)) if names else ([], [])
+    turned = len(methods) > max(MANY, len(tasks))
+    return (methods, tasks, True) if turned else (tasks, methods, False)
 
 
 def _signs(states: Sequence[str]) -> Text:
@@ -129,19 +136,24 @@ class View:
         """Runs that have ended, steps per second and time left, in one line."""
         words = [f"{self.state.ended} of {len(self.state.runs)} runs"]
         if pace := self.state.pace():
-            words += [f"{pace[0]:.1f} steps/s", f"{duration(pace[1])} left"]
+            words += [f"{pace[0]:.1f} steps/s"] * (pace[0] > 0) + [f"{duration(pace[1])} left"]
         return ", ".join(words)
 
     def __rich__(self) -> Group:
         """A bar below the table, or below what is running of one that is larger than the screen."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.state.share, width=30), Text(self.summary()))
-        height = self.console.height - 2  # the bar, and the line on which the cursor stands
-        table = grid_table(self.state.runs)
-        whole = self.console.measure(table, options=self.console.options.update(max_width=WIDE)).maximum
-        if table.row_count >= height or whole > self.console.width:
-            table = running_table(self.state.runs, height)
-        return Group(table, bar)
+        return Group(self._table(self.console.height - 2), bar)  # also a line on which the cursor stands
+
+    def _table(self, height: int) -> Table:
+        """What fits into so many lines."""
+        rows, columns, _ = _axes(self.state.runs)
+        if len(rows) < height and sum(map(len, columns)) < self.console.width:  # else it need not be made
+            table = grid_table(self.state.runs)
+            whole = self.console.options.update(max_width=WIDE)
+            if self.console.measure(table, options=whole).maximum <= self.console.width:
+                return table
+        return running_table(self.state.runs, height)
 
 
 def duration(seconds: float) -> str:

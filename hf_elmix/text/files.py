@@ -16,7 +16,7 @@ from hf_elmix.csv_files import decoded, read_table
 from hf_elmix.errors import UsageError
 from hf_elmix.text.loading import loading
 
-__all__ = ["as_word", "read_files", "read_rows"]
+__all__ = ["READERS", "as_word", "read_files", "read_rows"]
 
 SCALARS = (str, bool, int, float, type(None))
 

@@ -122,6 +122,24 @@ def test_a_few_rows_are_too_few(frame, tmp_path):
         read_reviews(str(tmp_path / "mine.csv"), **OWN)
 
 
+def test_a_folder_may_have_a_dot_in_its_name(frame, tmp_path):
+    (tmp_path / "mine.v2").mkdir()
+    frame.to_csv(tmp_path / "mine.v2" / "train.csv", index=False)
+    assert len(read_reviews(str(tmp_path / "mine.v2"), **OWN).rows["test"]) == 12
+
+
+def test_a_configuration_is_of_a_dataset(frame, tmp_path):
+    folder = tmp_path / "mine"
+    for name in ("first", "second"):
+        (folder / name).mkdir(parents=True)
+        frame[: 60 if name == "first" else 100].to_csv(folder / name / "train.csv", index=False)
+    configs = [f"- config_name: {name}\n  data_files: {name}/train.csv" for name in ("first", "second")]
+    (folder / "README.md").write_text("---\nconfigs:\n{}\n{}\n---\n".format(*configs))
+    assert len(read_reviews(str(folder), "second", **OWN).rows["train"]) == 80
+    with pytest.raises(UsageError, match="choose one with --dataset_config_name"):
+        read_reviews(str(folder), **OWN)
+
+
 def test_a_file_that_does_not_exist(tmp_path):
     with pytest.raises(UsageError, match="'nowhere.csv' does not exist"):
         read_reviews("nowhere.csv", **OWN)

@@ -289,3 +289,14 @@ def test_a_table_of_many_runs_takes_a_moment():
     start = time.perf_counter()
     grid_table(states)
     assert time.perf_counter() - start < 2  # 20,000 runs; looking at all of them for each task took 4 s
+
+
+def test_drawing_a_large_study_takes_little_of_a_processor():
+    """It is drawn four times a second, beside the training."""
+    methods = tuple(f"ce [learning_rate={k}]" for k in range(21))
+    states = missing(*keys([f"t{k}" for k in range(120)], methods, (0, 1, 2, 3)))
+    view = view_of(states, 1.0, console(terminal=True))
+    start = time.process_time()
+    for _ in range(5):
+        view.console.print(view)
+    assert (time.process_time() - start) / 5 < 0.03  # with the whole table it took 0.1 s
