@@ -159,7 +159,8 @@ def plot_looks(looks_df: pd.DataFrame, margin: float, ax: Axes | None = None, *,
         ax.plot(
             path["seeds"], path["difference"], marker=style_of(place).marker, ms=4, label=drawn_name(method), **line
         )
-        ends = path[["low", "high"]].astype(float).clip(-10 * top, 10 * top)
+        ends = path[["low", "high"]].astype(float)
+        ends = ends.where(np.isfinite(ends)).clip(-10 * top, 10 * top)
         ax.fill_between(path["seeds"], ends["low"], ends["high"], color=line["color"], alpha=0.15, lw=0)
         ax.plot(path["seeds"], ends, color=line["color"], lw=0.8)
     ax.set_ylim(-top, top)

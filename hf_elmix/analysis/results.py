@@ -15,7 +15,7 @@ from hf_elmix.analysis.numbers import counted
 from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, summarise_predictions
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
-from hf_elmix.analysis.sequential import Rules, looks, read_rules
+from hf_elmix.analysis.sequential import Rules, looks, read_comparison
 from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
@@ -40,6 +40,7 @@ class StudyResults:
         seed: Seed of the bootstrap and the simulations.
         predictions: A function for each run with predictions that reads them; called when first needed.
         rules: The rules of a comparison that was looked at after every seed (see `hf_elmix.analysis.sequential`).
+        test_df: Its test scores, once they may be seen (see `read_comparison`).
 
     Attributes:
         scores: One row per block, indexed by (task, seed), and one column per method.
@@ -59,6 +60,7 @@ class StudyResults:
         seed: int = 0,
         predictions: PredictionReaders | None = None,
         rules: Rules | None = None,
+        test_df: pd.DataFrame | None = None,
     ) -> None:
         if runs_df["score"].isna().all():
             raise UsageError(f"Expected runs with a score, but got {counted(len(runs_df), 'run')} without one.")
@@ -67,6 +69,7 @@ class StudyResults:
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
         self.rules = rules if rules and rules.baseline in self.methods and runs_df["task"].nunique() == 1 else None
+        self.test_df = test_df if self.rules else None
         default = self.rules.baseline if self.rules else "ce" if "ce" in self.methods else self.methods[0]
         self.baseline = default if baseline is None else _find_method(baseline, self.methods)
 
@@ -226,7 +229,10 @@ def read_study(store: Store, baseline: str | None = None) -> StudyResults:
         )
     recorded = set(store.with_predictions(tables.chosen.values()))
     readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
-    return StudyResults(tables.runs, tables.curves, baseline=baseline, predictions=readers, rules=read_rules(store))
+    rules, test_df = read_comparison(store)
+    return StudyResults(
+        tables.runs, tables.curves, baseline=baseline, predictions=readers, rules=rules, test_df=test_df
+    )
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:

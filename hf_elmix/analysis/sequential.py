@@ -26,11 +26,12 @@ __all__ = [
     "COMPARISON",
     "EQUAL",
     "OPEN",
+    "TESTED",
     "WORSE",
     "Rules",
     "confidence_sequence",
     "looks",
-    "read_rules",
+    "read_comparison",
     "verdicts",
 ]
 
@@ -42,6 +43,7 @@ BETTER, EQUAL, WORSE, OPEN = "better", "practically equal", "worse", "not yet"
 # 0.1 the intervals are within 15 % of the narrowest for 4 to 20 seeds.
 PRECISION = 0.1
 
+TESTED = ["score", "seeds", "rows"]  # of the test scores
 COLUMNS = ["method", "seed", "seeds", "difference", "low", "high", "verdict"]
 
 
@@ -186,17 +188,24 @@ def verdicts(looks_df: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS[2:]).rename_axis("method")
 
 
-def read_rules(store: Store) -> Rules | None:
-    """The rules of the comparison that a study's folder holds, or None for any other study.
+def read_comparison(store: Store) -> tuple[Rules | None, pd.DataFrame | None]:
+    """The rules of the comparison that a study's folder holds, and its test scores once they may be seen.
+
+    Returns:
+        The rules, and a table indexed by ``method`` with ``score`` (mean, in points), ``seeds`` and ``rows``, which is
+        None before the end and without a test set; both are None for any other study.
 
     Raises:
         UsageError: If the file is damaged.
     """
     path = store.folder / COMPARISON
     if not path.exists():
-        return None
+        return None, None
     try:
-        return Rules.of(json.loads(read_bytes(path)))
+        values = json.loads(read_bytes(path))
+        rules, test = Rules.of(values), values.get("test")
+        table = pd.DataFrame(test or [], columns=["method", *TESTED]).set_index("method").astype(float)
+        return rules, table if test else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is damaged ({error}). Delete it: `elmix compare` writes it again.") from None
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, Command, whole_number
+from hf_elmix.cli.methods import PROG, parse_methods
 from hf_elmix.cli.study import (
     INTERRUPTED,
     add_execution,
@@ -27,26 +26,19 @@ from hf_elmix.study.spec import MAX_SEED
 from hf_elmix.terminal import printable
 
 if TYPE_CHECKING:
+    from datasets import DatasetDict
+
     from hf_elmix.comparison.result import Comparison
-    from hf_elmix.study.spec import Method, Task
+    from hf_elmix.study.spec import Study, Task
 
-__all__ = ["COMMAND", "parse_methods"]
+__all__ = ["COMMAND"]
 
-PROG = "elmix compare"
 LOSSES = ("ce", "0-0.5")
-MODEL = "sentence-transformers/paraphrase-MiniLM-L3-v2"  # 17 M parameters: a run on some thousand rows takes minutes
-
-# For small encoders; other models may need others. Everything else is the Trainer's default.
-ARGUMENTS: dict[str, Any] = {
-    "learning_rate": 1e-4,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("data", "Files, or a dataset on the Hub or in a folder.").add_argument
+    about = "Files, or a dataset on the Hub or in a folder: text, tables of numbers and categories, or images."
+    add = parser.add_argument_group("data", about).add_argument
     add("--train_file", metavar="FILE", help="training rows: CSV, TSV, JSON or Parquet")
     add("--validation_file", metavar="FILE", help="rows to compare methods on (default: a fifth of the training rows)")
     add("--test_file", metavar="FILE", help="rows whose score is shown once, at the end")
@@ -54,11 +46,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--validation_split_name", metavar="SPLIT", help="split to compare methods on (default: validation, if any)")
     add("--test_split_name", metavar="SPLIT", help="split whose score is shown once, at the end")
-    add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, the two of a pair, or three to join")
-    add("--label_column_name", metavar="COLUMN", help="the column of labels")
+    text = "the text column, the two of a pair, or three to join: rows are text"
+    add("--text_column_names", metavar="COLUMN[,COLUMN]", help=text)
+    add("--image_column_name", metavar="COLUMN", help="the column of images")
+    add("--label_column_name", metavar="COLUMN", help="the column of labels (default: label or labels)")
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows")
-    add("--max_seq_length", type=whole_number(1), default=64, metavar="N", help="truncate each row to N tokens")
-    add("--model_name_or_path", default=MODEL, metavar="MODEL", help="model id or folder")
+    add("--max_seq_length", type=whole_number(1), metavar="N", help="truncate each text to N tokens (default: 64)")
+    add("--image_size", type=whole_number(8, 4096), metavar="N", help="make images N x N pixels (default: 64 at most)")
+    model = "model id or folder; for images an architecture, for tables hidden or linear (default: a small one)"
+    add("--model_name_or_path", metavar="MODEL", help=model)
 
     add = parser.add_argument_group(
         "methods", "Flags of TrainingArguments, such as --bf16, apply to all."
@@ -81,7 +77,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", default="comparison", metavar="FOLDER", help="folder of the study, or its URL")
     add("--retry_failed", action="store_true", help="repeat runs that failed")
     add("--overwrite", action="store_true", help="delete existing runs of the task first")
-    add_execution(parser)
+    add_execution(parser, ("local", "stacked", "ray"), "stacked for tables, else local")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -97,17 +93,20 @@ def _run(args: argparse.Namespace) -> int:
     budget = seconds_in(args.budget) if args.budget else math.inf
     check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
-    typed = study_training_arguments(args.rest, PROG, ARGUMENTS, given, args.parser.flags)
+    typed = study_training_arguments(args.rest, PROG, {}, given, args.parser.flags)
     for name in (text.partition("=")[0].strip() for text in args.sweep):
         if name in typed:
             raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
-    arguments = {**ARGUMENTS, **typed}
     methods, rules = rules_for(parse_methods(given, args.method, args.sweep), args.baseline, args.margin)
-    task = _task(args)
+    task, usual = _task(args)
+    # Again, since some arguments have no effect with the optimizer of tables.
+    typed = study_training_arguments(args.rest, PROG, usual, given)
+    methods, _ = rules_for(parse_methods(given, args.method, args.sweep, usual), args.baseline, args.margin)
     from hf_elmix.study.spec import Study
     from hf_elmix.study.store import Store
 
-    study = Study((task,), tuple(methods), (0,), arguments)
+    study = Study((task,), tuple(methods), (0,), {**usual, **typed})
+    _say(_training(study))
     found = run_comparison(
         study,
         Store(args.output_dir),
@@ -115,100 +114,65 @@ def _run(args: argparse.Namespace) -> int:
         max_seeds=args.max_seeds,
         budget=budget,
         show=lambda _, line: _say(line),
-        executor=executor_of(args),
         retry_failed=args.retry_failed,
         overwrite=args.overwrite,
         command=args.typed,
+        **_execution(study, args),
     )
     _print_verdict(found, args)
     return EXIT_FAILED if found.stopped == "failed" else 0
 
 
-def parse_methods(losses: Iterable[str], methods: Iterable[str], sweeps: Iterable[str]) -> list[Method]:
-    """The methods that a command line names.
+def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+    """The task that the data flags describe, and the usual training arguments for such data."""
+    from hf_elmix.columns import IMAGES, TABLE, TEXT, columns_of, find_label
+    from hf_elmix.comparison.split import named_splits
 
-    Args:
-        losses: Losses, each a method of the same name; sets such as ``table4`` are expanded.
-        methods: ``name:argument=value,…`` or paths of YAML files.
-        sweeps: ``argument=value,value``; every combination is a candidate of every method.
-
-    Raises:
-        UsageError: If a loss or an argument does not exist, or a value is not valid.
-    """
-    from hf_elmix.losses.registry import expand_losses
-    from hf_elmix.study.spec import Method
-
-    axes = [_sweep(text) for text in sweeps]
-    candidates = tuple(dict(pairs) for pairs in itertools.product(*axes)) if axes else ()
-    described = [(name, {"loss": name}) for name in expand_losses(losses)]
-    for text in methods:
-        described += _in_file(text) if Path(text).suffix in (".yaml", ".yml") else [_in_words(text)]
-    return [Method(name, _typed(values), values["loss"], candidates) for name, values in described]
-
-
-def _sweep(text: str) -> list[tuple[str, Any]]:
-    """The values of an argument, from ``learning_rate=1e-5,2e-5``."""
-    name, equals, values = text.partition("=")
-    if name.strip() == "loss":
-        raise UsageError(f"Expected --sweep with a training argument, but got {text!r}. Type --losses instead.")
-    if not equals or not all(values.split(",")):
-        raise UsageError(f"Expected --sweep like learning_rate=1e-5,2e-5, but got {text!r}.")
-    return [(name, _typed({name: value})[name]) for value in dict.fromkeys(values.split(","))]
-
-
-def _in_words(text: str) -> tuple[str, dict[str, str]]:
-    """Name and arguments of a method, from ``ls:loss=focal:gamma=2,alpha=0.25,label_smoothing_factor=0.1``.
-
-    A part that names no training argument continues the loss before it, whose arguments have commas, too.
-    """
-    from dataclasses import fields
-
-    from transformers import TrainingArguments
-
-    name, colon, rest = text.partition(":")
-    if not colon or not name.strip() or "=" not in rest:
-        raise UsageError(f"Expected --method like 'wd:weight_decay=0.1', but got {text!r}.")
-    known, values, last = {field.name for field in fields(TrainingArguments)} | {"loss"}, {"loss": "ce"}, ""
-    given: set[str] = set()
-    for part in rest.split(","):
-        key, equals, value = part.partition("=")
-        if last == "loss" and key.strip() not in known:
-            values["loss"] += f",{part}"
-        elif equals:
-            last = key.strip()
-            if last in given:
-                raise UsageError(
-                    f"Expected each argument once, but {last!r} is given twice in {text!r}. Leave one out."
-                )
-            given.add(last)
-            values[last] = value
-        else:
-            raise UsageError(f"Expected --method like 'wd:weight_decay=0.1', but got {part!r} in {text!r}.")
-    return name.strip(), values
-
-
-def _in_file(path: str) -> list[tuple[str, dict[str, str]]]:
-    """Names and arguments of methods, from a YAML file that maps each name to its arguments."""
-    from hf_elmix.cli.argument_files import read_arguments
-
-    methods = read_arguments(path)
-    if not isinstance(methods, dict) or not all(isinstance(values, dict) for values in methods.values()):
-        raise UsageError(f"Expected {path!r} to map each method to its arguments, as in 'wd: {{weight_decay: 0.1}}'.")
-    texts = {
-        str(name): {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
-        for name, values in methods.items()
+    named = Path(args.dataset_config_name or args.dataset_name or args.train_file or "").expanduser().resolve().stem
+    rows = _rows(args)
+    test = "test" if args.test_file else args.test_split_name
+    rows = named_splits(rows, named, args.validation_split_name, test, args.max_train_samples)
+    options = {
+        "origin": {"dataset": args.dataset_name or args.train_file, "max_train_samples": args.max_train_samples},
+        **{"label_column": args.label_column_name, "epoch": args.epoch, "resample": args.resample},
     }
-    return [(name, {"loss": "ce", **values}) for name, values in texts.items()]
+    kind = TEXT
+    if not args.text_column_names:
+        kind = columns_of(rows["train"], find_label(rows["train"], args.label_column_name, named)).kind
+    _check_kind(args, named, kind)
+    if kind == TABLE:
+        from hf_elmix.tables.comparison import ARGUMENTS as usual
+        from hf_elmix.tables.comparison import comparison_task
+    elif kind == IMAGES:
+        from hf_elmix.images.comparison import ARGUMENTS as usual
+        from hf_elmix.images.comparison import comparison_task
+
+        options |= {"image_column": args.image_column_name, "size": args.image_size}
+    else:
+        from hf_elmix.text.comparison import comparison_task, usual_arguments
+
+        usual = usual_arguments(args.model_name_or_path)
+
+        options |= {"text_columns": args.text_column_names, "max_length": args.max_seq_length}
+    task, about = comparison_task(rows, named, args.model_name_or_path, **options)
+    _say(about)
+    return task, usual
 
 
-def _typed(values: Mapping[str, str]) -> dict[str, Any]:
-    """Training arguments with values of their types, without the loss."""
-    words = [word for name, value in values.items() if name != "loss" for word in (f"--{name}", value)]
-    return study_training_arguments(words, PROG, ARGUMENTS)
+def _check_kind(args: argparse.Namespace, name: str, kind: str) -> None:
+    """Refuse flags that have no effect on such rows, and choose how runs are trained where no flag does."""
+    from hf_elmix.columns import IMAGES, TABLE, TEXT
+
+    for flag, wanted in {"max_seq_length": TEXT, "image_size": IMAGES, "image_column_name": IMAGES}.items():
+        if getattr(args, flag) and kind != wanted:
+            raise UsageError(f"--{flag} has no effect here: {name} is {kind}. Leave it out.")
+    if args.executor == "stacked" and kind != TABLE:
+        raise UsageError(f"--executor stacked is for tables, but {name} is {kind}. Leave it out.")
+    args.executor = args.executor or ("stacked" if kind == TABLE else "local")
 
 
-def _task(args: argparse.Namespace) -> Task:
-    """The task that the data flags describe."""
+def _rows(args: argparse.Namespace) -> DatasetDict:
+    """All rows that the data flags name."""
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     given = {split: path for split, path in files.items() if path is not None}
     if bool(given) == bool(args.dataset_name) or (given and not args.train_file):
@@ -216,29 +180,32 @@ def _task(args: argparse.Namespace) -> Task:
     if given and args.dataset_config_name:
         raise UsageError("--dataset_config_name needs --dataset_name: files have no configurations. Leave it out.")
     inputs = {f"{split}_file": path for split, path in given.items()}
-    inputs |= {"dataset_name": args.dataset_name} if args.dataset_name else {}
-    check_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, **inputs)
-    from hf_elmix.text.comparison import comparison_task
+    inputs |= {name: value for name in ("dataset_name", "model_name_or_path") if (value := getattr(args, name))}
+    check_inputs(args.output_dir, **inputs)
     from hf_elmix.text.files import read_files
     from hf_elmix.text.rows import read_dataset
 
-    named = Path(args.dataset_config_name or args.dataset_name or args.train_file)
-    task, about = comparison_task(
-        read_files(given) if given else read_dataset(args.dataset_name, args.dataset_config_name),
-        named.expanduser().resolve().stem,
-        args.model_name_or_path,
-        origin={"dataset": args.dataset_name or args.train_file, "max_train_samples": args.max_train_samples},
-        validation_split=args.validation_split_name,
-        test_split="test" if args.test_file else args.test_split_name,
-        max_train_samples=args.max_train_samples,
-        text_columns=args.text_column_names,
-        label_column=args.label_column_name,
-        max_length=args.max_seq_length,
-        epoch=args.epoch,
-        resample=args.resample,
-    )
-    _say(about)
-    return task
+    return read_files(given) if given else read_dataset(args.dataset_name, args.dataset_config_name)
+
+
+def _training(study: Study) -> str:
+    """The training arguments that the methods share, in one line, and how to try others."""
+    swept = [name for override in study.methods[0].sweep[:1] for name in override]
+    shared = ", ".join(f"{name} {value}" for name, value in study.arguments.items() if name not in swept)
+    rate = study.arguments["learning_rate"]
+    hint = f"; --sweep learning_rate={rate / 3:.1g},{rate:g},{rate * 3:.1g} tries others, in every method"
+    return f"Training: {shared}{hint * ('learning_rate' not in swept)}"
+
+
+def _execution(study: Study, args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `run_grid` that say how runs are trained."""
+    options: dict[str, Any] = {"executor": executor_of(args)}
+    if args.executor == "stacked":
+        from hf_elmix.study.executors.stacked import check_stackable, run_stack
+
+        check_stackable(study)
+        options |= {"run": run_stack, "sharing": False}
+    return options
 
 
 def _say(line: str) -> None:

@@ -87,11 +87,17 @@ def add_arguments(
     add("--report_to", nargs="+", choices=(*TRACKERS, "none"), default=[], metavar="TRACKER", help=trackers)
 
 
-def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray")) -> None:
-    """Add the arguments that say how runs are trained (see `executor_of`); the first executor is the default one."""
+def add_execution(
+    parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray"), chosen: str = ""
+) -> None:
+    """Add the arguments that say how runs are trained (see `executor_of`).
+
+    The first executor is the default one, unless the command chooses, as it says in the text `chosen`.
+    """
     add = parser.add_argument_group("execution").add_argument
     how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
-    add("--executor", choices=executors, default=executors[0], help=how)
+    how += f" (default: {chosen})" if chosen else ""
+    add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
     workers = "number of local processes; each gets one GPU, if available"
     add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")

@@ -128,7 +128,7 @@ def _look(found: Comparison, max_seeds: int, left: float, took: list[float]) -> 
         f"{gain_text(row.difference, 1)} {interval_of(row.low, row.high)}".rstrip()
         for row in found.verdicts_df.itertuples()
     ]
-    if found.open and took:
+    if found.open and took and found.seeds < max_seeds:
         at_most = min(sum(took) / len(took) * (max_seeds - found.seeds), left)
         parts.append(f"at most {duration(max(0.0, at_most))} left")
     return f"Seed {found.seeds} of at most {max_seeds}: {'; '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Hold out rows for validation: once, or anew for every seed."""
+"""The splits of a comparison, and held-out rows for validation: once, or anew for every seed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,69 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from sklearn.model_selection import train_test_split
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.study.spec import Task, TrainerInputs
 
-__all__ = ["HELD_OUT", "hold_out", "resampled"]
+__all__ = ["TEST", "TRAIN", "VALIDATION", "counted_rows", "hold_out", "named_splits", "resampled", "with_validation"]
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 HELD_OUT = 0.2  # share of the training rows that are held out where there are no validation rows
+
+
+def named_splits(
+    rows: DatasetDict, name: str, validation: str | None, test: str | None, max_train_samples: int | None
+) -> DatasetDict:
+    """The splits of a comparison under the names ``train``, ``validation`` and ``test``, of which two may be missing.
+
+    Args:
+        rows: The splits, as they were read.
+        name: What to call them in an error.
+        validation: The split to compare methods on; by default ``validation``, if there is one.
+        test: The split whose score is shown at the end, if any.
+        max_train_samples: Keep the first N training rows.
+
+    Raises:
+        UsageError: If a split is missing, or is also that of training.
+    """
+    validation = validation or (VALIDATION if VALIDATION in rows else None)
+    splits = {ours: theirs for ours, theirs in ((TRAIN, TRAIN), (VALIDATION, validation), (TEST, test)) if theirs}
+    if absent := [theirs for theirs in splits.values() if theirs not in rows]:
+        raise UsageError(f"Expected {name} to have the split {absent[0]!r}, but it has {', '.join(rows)}.")
+    if TRAIN in (validation, test):
+        raise UsageError(
+            "Expected other rows than those of train, on which methods are trained, to compare them on. Name another "
+            "split, or leave it out."
+        )
+    named = DatasetDict({ours: rows[theirs] for ours, theirs in splits.items()})
+    if max_train_samples is not None:
+        named[TRAIN] = named[TRAIN].select(range(min(max_train_samples, len(named[TRAIN]))))
+    return named
+
+
+def with_validation(rows: DatasetDict) -> DatasetDict:
+    """The splits with a fifth of the training rows held out, the same ones for every seed, if none are for validation.
+
+    Args:
+        rows: The splits, with class ids in ``label``.
+
+    Raises:
+        UsageError: If a class has too few rows to be in both parts.
+    """
+    if VALIDATION in rows:
+        return rows
+    train, held_out = hold_out(rows[TRAIN], HELD_OUT, 0)
+    return DatasetDict({TRAIN: train, VALIDATION: held_out, **{k: v for k, v in rows.items() if k != TRAIN}})
+
+
+def counted_rows(rows: DatasetDict, held_out: bool, resample: bool) -> str:
+    """How many rows the splits have: ``80 train, 20 validation (held out), 30 test rows``."""
+    how = [*["held out"] * held_out, *["divided anew for every seed"] * resample]
+    note = f" ({', '.join(how)})" if how else ""
+    return ", ".join(f"{len(part)} {split}{note * (split == VALIDATION)}" for split, part in rows.items()) + " rows"
 
 
 def hold_out(rows: Dataset, size: float | int, seed: int, label: str = "label") -> tuple[Dataset, Dataset]:

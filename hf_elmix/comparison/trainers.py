@@ -128,13 +128,20 @@ def _task(make_trainer: Callable[[int], Trainer], first: Trainer, metric: str | 
         scored = next(iter(sets))
         metric = Select(metric, chosen_on=scored, scored_on=scored)
     model: Any = first.model
-    sizes = {"train": first.train_dataset, **(sets or {"validation": first.eval_dataset})}
     settings = {
         "model": getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__,
         "parameters": sum(part.numel() for part in model.parameters()),
-        "rows": {split: len(rows) for split, rows in sizes.items() if hasattr(rows, "__len__")},
+        "rows": _row_counts(first),
     }
     return Task(name, metric, partial(_inputs, make_trainer), settings)
+
+
+def _row_counts(trainer: Trainer) -> dict[str, int]:
+    """Number of rows of each split, as far as they have one."""
+    evaluated = trainer.eval_dataset
+    sets = evaluated if isinstance(evaluated, dict) else {"validation": evaluated}
+    splits = {"train": trainer.train_dataset, **sets}
+    return {split: len(rows) for split, rows in splits.items() if hasattr(rows, "__len__")}
 
 
 def _inputs(make_trainer: Callable[[int], Trainer], seed: int) -> TrainerInputs:
@@ -145,7 +152,8 @@ def _inputs(make_trainer: Callable[[int], Trainer], seed: int) -> TrainerInputs:
         if not isinstance(callback, OWN_CALLBACKS)
         and not any(part in type(callback).__module__ for part in ("transformers.integrations", "notebook"))
     ]
-    return TrainerInputs({**{part: getattr(trainer, part) for part in PARTS}, **({"callbacks": own} if own else {})})
+    parts = {**{part: getattr(trainer, part) for part in PARTS}, **({"callbacks": own} if own else {})}
+    return TrainerInputs(parts, {"data_rows": _row_counts(trainer)})
 
 
 def _arguments(args: TrainingArguments) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
-from hf_elmix.analysis.sequential import read_rules
+from hf_elmix.analysis.sequential import read_comparison
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.hub.client import licence_of
 from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
@@ -131,7 +131,8 @@ def push_results(store: Store, repo_id: str, licence: str | None = None, **optio
     """
     records, expected = [public_record(record) for record in _records(store)], store.asked()
     tables = runs_table(records, expected), curves_table(records, expected)
-    results = StudyResults(*tables, rules=read_rules(store))
+    rules, test_df = read_comparison(store)
+    results = StudyResults(*tables, rules=rules, test_df=test_df)
     names = {record.settings[name] for record in records for name in ("model", "dataset") if name in record.settings}
     commands = [_public_command(command, names) for command in store.declaration()["commands"]]
     options["repo_type"] = "dataset"

@@ -22,7 +22,7 @@ from hf_elmix.comparison.split import HELD_OUT, hold_out
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.labels import class_names, with_ids
 
-__all__ = ["Images", "Pictures", "read_images"]
+__all__ = ["Images", "Pictures", "labelled_rows", "picture_sizes", "read_images", "read_pictures"]
 
 LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
 EVALUATION = ("validation", "valid", "val", "test")
@@ -101,6 +101,29 @@ def read_images(
         others = ", ".join(each for each in rows if each != "train") or "none besides train"
         raise UsageError(f"Expected a split of {name} to score, but got {split!r}. It has {others}.")
     split = split or next((each for each in EVALUATION if each in rows), None)
+    chosen = DatasetDict({each: rows[each] for each in ("train", split) if each is not None})
+    parts, classes = labelled_rows(chosen, name, image_column=image_column, label_column=label_column)
+    if split is None:
+        split = HELD
+        parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
+    read = read_pictures(parts, name, size, progress)
+    return Images(name, read["train"], read[split], split, classes)
+
+
+def labelled_rows(
+    rows: DatasetDict, name: str, *, image_column: str | None = None, label_column: str | None = None
+) -> tuple[DatasetDict, tuple[str, ...]]:
+    """The splits with only the columns ``image``, not decoded, and ``label``, with class ids; and the classes' names.
+
+    Args:
+        rows: The splits, with ``train`` among them.
+        name: What to call them.
+        image_column: See `read_images`.
+        label_column: See `read_images`.
+
+    Raises:
+        UsageError: If a column is missing, a label is missing or unknown, or there is only one class.
+    """
     train = rows["train"]
     pictures, labels = _image_column(train, image_column, name), _label_column(train, label_column, name)
     if pictures == labels:
@@ -108,16 +131,29 @@ def read_images(
     classes = class_names(train, labels, f"split 'train' of {name}")
     if not classes:
         raise UsageError(f"Expected classes in the column {labels!r} of {name}, but it holds numbers.")
-    parts = {each: rows[each] for each in ("train", split) if each is not None}
-    parts = {each: _labelled(part, pictures, labels, classes, _where(each, name)) for each, part in parts.items()}
-    if split is None:
-        split = HELD
-        parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
+    parts = DatasetDict(
+        {each: _labelled(part, pictures, labels, classes, _where(each, name)) for each, part in rows.items()}
+    )
     found = set(parts["train"]["label"])
     if len(found) < 2:
         raise UsageError(f"Expected two classes or more in {name}, but all rows are of {classes[min(found)]!r}.")
-    read = {each: _pictures(part, _where(each, name), size, progress) for each, part in parts.items()}
-    return Images(name, read["train"], read[split], split, classes)
+    return parts, classes
+
+
+def read_pictures(rows: DatasetDict, name: str, size: int | None, progress: bool) -> dict[str, Pictures]:
+    """The pictures of each split of `labelled_rows`; for the arguments see `read_images`.
+
+    Raises:
+        UsageError: If a picture cannot be decoded.
+    """
+    return {each: _pictures(part, _where(each, name), size, progress) for each, part in rows.items()}
+
+
+def picture_sizes(rows: Dataset, name: str) -> set[tuple[int, int]]:
+    """Height and width of some pictures of `labelled_rows`."""
+    decoded = _Decoded(rows, name, None)
+    shapes = (decoded[row].shape for row in range(0, len(rows), max(1, len(rows) // SAMPLE)))
+    return {(shape[1], shape[2]) for shape in shapes}
 
 
 def decode(data: bytes, size: int | None = None) -> Tensor:

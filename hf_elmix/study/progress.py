@@ -92,7 +92,9 @@ class View:
 
     def __init__(self, state: GridState, console: Console | None = None) -> None:
         self.state = state
-        self.console = console or Console(stderr=True)
+        # In a notebook, which calls itself a terminal, lines of text: each would be a display of its own otherwise.
+        as_text = False if Console().is_jupyter else None
+        self.console = console or Console(stderr=True, force_jupyter=as_text, force_terminal=as_text)
         self.live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
         self.said = time.monotonic()
 

@@ -17,7 +17,7 @@ from hf_elmix import csv_files
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
-__all__ = ["Table", "read_table", "read_tables"]
+__all__ = ["Table", "as_numbers", "class_ids", "feature_values", "read_table", "read_tables"]
 
 LABEL, SPLIT = "label", "split"
 TRUTH = {"true": True, "false": False}
@@ -102,11 +102,15 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
     if not rows.columns.is_unique:
         twice = rows.columns[rows.columns.duplicated()][0]
         raise UsageError(f"Expected each column of {path.name} to have its own name, but {twice!r} is given twice.")
-    labels, classes = _class_ids(rows, path)
+    if LABEL not in rows.columns:
+        raise UsageError(
+            f"Expected a column {LABEL!r} in {path.name}, but it has {', '.join(map(str, rows.columns))}."
+        )
+    labels, classes = class_ids(rows[LABEL], path.name)
     splits = _splits(rows, split_column, labels, path)
     _warn_of_unseen(rows[LABEL].to_numpy(), splits == SPLITS[0], path)
     names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
-    features = _features(rows[names], path)
+    features = feature_values(rows[names], path.name)
     if standardize:
         train = features[splits == SPLITS[0]]
         spread = train.std(0)
@@ -115,7 +119,7 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
         path.stem,
         {split: np.ascontiguousarray(features[splits == split], np.float32) for split in SPLITS},
         {split: labels[splits == split] for split in SPLITS},
-        classes,
+        len(classes),
     )
 
 
@@ -123,12 +127,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """The columns of a CSV file as numbers or truth values if all cells are such; only an empty cell is missing."""
     header, rows = csv_files.read_table(path)
     columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    return pd.DataFrame({name: _typed(cells) for name, cells in zip(header, columns, strict=True)})
+    return pd.DataFrame({name: as_numbers(cells) for name, cells in zip(header, columns, strict=True)})
 
 
-def _typed(cells: Sequence[str]) -> pd.Series:
+def as_numbers(cells: Sequence[str | None]) -> pd.Series:
+    """A column of text as numbers or truth values, if all of its cells that are not empty are such."""
     column = pd.Series([cell or None for cell in cells], dtype=object)
-    words = {cell.casefold() for cell in cells}
+    words = {(cell or "").casefold() for cell in cells}
     if words and words <= TRUTH.keys():
         return column.map(lambda cell: TRUTH[cell.casefold()])
     try:
@@ -141,38 +146,42 @@ def _is_split(name: str) -> bool:
     return name.removeprefix(SPLIT).isdigit() or name == SPLIT
 
 
-def _class_ids(rows: pd.DataFrame, path: Path) -> tuple[np.ndarray, int]:
-    """The class of each row, by the order of the sorted labels, and the number of classes."""
-    if LABEL not in rows.columns:
-        raise UsageError(
-            f"Expected a column {LABEL!r} in {path.name}, but it has {', '.join(map(str, rows.columns))}."
-        )
-    missing = np.flatnonzero(rows[LABEL].isna())
+def class_ids(labels: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
+    """The class of each row, shape (rows,), and the names of the classes in the order of their sorted labels.
+
+    Args:
+        labels: The label of each row.
+        where: What to call the rows in an error.
+
+    Raises:
+        UsageError: If a row has no label or one that is no class, or there is only one class.
+    """
+    missing = np.flatnonzero(labels.isna())
     if len(missing):
-        raise UsageError(f"Expected a label in each row of {path.name}, but row {missing[0]} has none.")
-    values = rows[LABEL].to_numpy()
-    _check_classes(values, path)
+        raise UsageError(f"Expected a label in each row of {where}, but row {missing[0]} has none.")
+    values = labels.to_numpy()
+    _check_classes(values, where)
     ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
     if len(names) < 2:
-        raise UsageError(f"Expected two classes or more in {path.name}, but got {len(names)}.")
-    return ids.astype(np.int64), len(names)
+        raise UsageError(f"Expected two classes or more in {where}, but got {len(names)}.")
+    return ids.astype(np.int64), list(map(str, names))
 
 
-def _check_classes(labels: np.ndarray, path: Path) -> None:
+def _check_classes(labels: np.ndarray, where: str) -> None:
     """Refuse labels that are no classes: fractions, lists, several lines, and a class in two spellings."""
     spellings: dict[str, str] = {}
     for row, label in enumerate(labels.tolist()):
         if isinstance(label, float) and not label.is_integer():
-            raise UsageError(f"Expected classes as labels in {path.name}, but row {row} has the number {label}.")
+            raise UsageError(f"Expected classes as labels in {where}, but row {row} has the number {label}.")
         if isinstance(label, list | tuple | dict | set | np.ndarray):
-            raise UsageError(f"Expected one class as the label of each row of {path.name}, but row {row} has {label}.")
+            raise UsageError(f"Expected one class as the label of each row of {where}, but row {row} has {label}.")
         name = str(label)
         if "\n" in name or "\r" in name:  # a quotation mark has swallowed rows
-            raise UsageError(f"Expected one class in each row of {path.name}, but row {row} has a line break in it.")
+            raise UsageError(f"Expected one class in each row of {where}, but row {row} has a line break in it.")
         other = spellings.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
         if other != name:
             raise UsageError(
-                f"Expected one spelling of each class in {path.name}, but row {row} has {name!r}, and other rows have "
+                f"Expected one spelling of each class in {where}, but row {row} has {name!r}, and other rows have "
                 f"{other!r}. Correct the label."
             )
 
@@ -221,16 +230,24 @@ def _stratified(labels: np.ndarray) -> np.ndarray:
     return splits
 
 
-def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
-    """The features as numbers, (rows, I)."""
+def feature_values(rows: pd.DataFrame, where: str) -> np.ndarray:
+    """The features as numbers, shape (rows, I).
+
+    Args:
+        rows: A column for each feature.
+        where: What to call the rows in an error.
+
+    Raises:
+        UsageError: If there is no feature, or one is no finite number.
+    """
     if not len(rows.columns):
-        raise UsageError(f"Expected a column of numbers beside {LABEL!r} in {path.name}, but it has none.")
+        raise UsageError(f"Expected a column of numbers beside the labels in {where}, but it has none.")
     for name, column in rows.items():
         if str(name).startswith("Unnamed: "):  # as pandas calls it; the numbers of rows may give the labels away
-            raise UsageError(f"Expected a name for each column of {path.name}, but one has none. Leave an index out.")
+            raise UsageError(f"Expected a name for each column of {where}, but one has none. Leave an index out.")
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
             raise UsageError(
-                f"Expected numbers in the column {name!r} of {path.name}, but got {_shown(column)}. Encode it as "
+                f"Expected numbers in the column {name!r} of {where}, but got {_shown(column)}. Encode it as "
                 "numbers, or leave it out."
             )
     values = rows.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -238,7 +255,7 @@ def _features(rows: pd.DataFrame, path: Path) -> np.ndarray:
     if len(wrong):
         row, column = wrong[0]
         raise UsageError(
-            f"Expected finite numbers in {path.name}, but row {row} has {values[row, column]} in the column "
+            f"Expected finite numbers in {where}, but row {row} has {values[row, column]} in the column "
             f"{rows.columns[column]!r} ({len(wrong)} such values). Fill them in, or leave them out."
         )
     return values

@@ -18,7 +18,7 @@ from hf_elmix.tables.data import Table
 from hf_elmix.tables.models import TableClassifier
 from hf_elmix.tables.protocol import ARGUMENTS, LEARNING_RATES
 
-__all__ = ["Rows", "table_task", "tables_study"]
+__all__ = ["Rows", "table_task", "tables_study", "trainer_inputs", "work_of"]
 
 OVERHEAD = 1500  # parameters whose arithmetic takes as long as the rest of a step
 SETUP = 250  # training rows that take as long as preparing, tracing and recording a stack
@@ -71,18 +71,20 @@ def table_task(table: Table, model: str) -> Task:
         split: Rows(torch.from_numpy(features), torch.from_numpy(table.labels[split]))
         for split, features in table.features.items()
     }
-    parameters = sum(p.numel() for p in TableClassifier(width, table.classes, model).parameters())
     settings = {"table": {"features": width, "classes": table.classes}, "model": model, "rows": table.digests()}
     select = Select("accuracy", "best", chosen_on="validation", scored_on="test")
-    inputs = partial(_inputs, parts, width, table.classes, model)
-    count = len(parts["train"])
-    work = float(SETUP * OVERHEAD + count * (OVERHEAD + parameters))
+    inputs = partial(trainer_inputs, parts, width, table.classes, model)
+    work = work_of(len(parts["train"]), width, table.classes, model)
     return Task(table.name, select, inputs, settings, work=work)
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose largest logit is that of their class."""
-    return {"accuracy": float(np.mean(prediction.predictions == prediction.label_ids))}
+    """The share of rows whose largest logit is that of their class, and how many classes are predicted at all."""
+    classes = prediction.predictions
+    return {
+        "accuracy": float(np.mean(classes == prediction.label_ids)),
+        "predicted_classes": float(len(np.unique(classes))),
+    }
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,12 +92,28 @@ def predicted(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def _inputs(parts: Mapping[str, Rows], width: int, classes: int, model: str, seed: int) -> TrainerInputs:
+def trainer_inputs(parts: Mapping[str, Rows], width: int, classes: int, model: str, seed: int) -> TrainerInputs:
+    """The inputs of a Trainer for the splits of a table.
+
+    Args:
+        parts: The rows of each split; those of ``train`` are trained on, and the others are evaluation sets.
+        width: Number of features.
+        classes: Number of classes.
+        model: ``linear`` or ``hidden``.
+        seed: Seed of the initial weights.
+    """
+    evaluated = {split: rows for split, rows in parts.items() if split != "train"}
     trainer = {
         "model": TableClassifier.seeded(seed, width, classes, model),
         "train_dataset": parts["train"],
-        "eval_dataset": {split: rows for split, rows in parts.items() if split != "train"},
+        "eval_dataset": evaluated if len(evaluated) > 1 else next(iter(evaluated.values())),
         "compute_metrics": accuracy,
         "preprocess_logits_for_metrics": predicted,
     }
     return TrainerInputs(trainer, {"data_rows": {split: len(rows) for split, rows in parts.items()}})
+
+
+def work_of(rows: int, width: int, classes: int, model: str) -> float:
+    """The relative cost of a run on a table, given its number of training rows."""
+    parameters = sum(p.numel() for p in TableClassifier(width, classes, model).parameters())
+    return float(SETUP * OVERHEAD + rows * (OVERHEAD + parameters))

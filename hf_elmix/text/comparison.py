@@ -8,46 +8,62 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from hf_elmix.comparison.split import HELD_OUT, hold_out, resampled
+from hf_elmix.columns import find_label, listed
+from hf_elmix.comparison.split import TEST, TRAIN, VALIDATION, counted_rows, resampled, with_validation
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Select, Task
 from hf_elmix.text.custom import custom_task
 from hf_elmix.text.labels import for_model
 from hf_elmix.text.models import find_model, load_config
 from hf_elmix.text.study import text_task
-from hf_elmix.text.tasks import TextTask
+from hf_elmix.text.tasks import MAX_LENGTH
 
-__all__ = ["comparison_task"]
+__all__ = ["comparison_task", "usual_arguments"]
 
-VALIDATION, TEST = "validation", "test"
+MODEL = "sentence-transformers/paraphrase-MiniLM-L3-v2"  # 17 M parameters: a run on some thousand rows takes minutes
+
+# Learning rate by the least width of the model: that of BERT's authors, and for the small ones what trains on 1,000
+# rows of SST-2 and CoLA, where the rates of larger models leave them close to where they began.
+RATES = {768: 2e-5, 256: 1e-4, 0: 5e-4}
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+}
+
+
+def usual_arguments(model: str | None = None) -> dict[str, Any]:
+    """The training arguments of a comparison that nobody gives; everything else is the Trainer's default.
+
+    Args:
+        model: See `comparison_task`.
+
+    Raises:
+        UsageError: If there is no such model.
+    """
+    width = getattr(load_config(find_model(MODEL if model is None else model)), "hidden_size", max(RATES))
+    return {"learning_rate": RATES[max(least for least in RATES if least <= width)], **ARGUMENTS}
 
 
 def comparison_task(
     rows: DatasetDict,
     name: str,
-    model: str,
+    model: str | None = None,
     *,
     origin: Mapping[str, Any],
-    validation_split: str | None = None,
-    test_split: str | None = None,
-    max_train_samples: int | None = None,
     text_columns: str | None = None,
     label_column: str | None = None,
-    max_length: int = 64,
+    max_length: int | None = None,
     epoch: str = "last",
     resample: bool = False,
 ) -> tuple[Task, str]:
-    """Make the task of a comparison from rows, and describe it in one line.
+    """Make the task of a comparison from rows of text, and describe it in one line.
 
     Args:
-        rows: The splits, as they were read.
+        rows: The splits ``train`` and, if there are any, ``validation`` and ``test`` (see `named_splits`).
         name: What to call the task.
-        model: Model id or folder.
+        model: Model id or folder; by default a small encoder.
         origin: See `text_task`.
-        validation_split: The split to compare methods on; by default ``validation``. If there is none, a fifth of the
-            training rows are held out, the same ones for every seed.
-        test_split: The split whose score is shown at the end, if any.
-        max_train_samples: Keep the first N training rows.
         text_columns: See `custom_task`.
         label_column: See `custom_task`.
         max_length: Tokens to which a row is truncated.
@@ -57,53 +73,25 @@ def comparison_task(
     Raises:
         UsageError: If the rows or the model cannot be used, or the label is a number.
     """
-    splits = (validation_split, test_split)
-    task, used = _task_and_rows(rows, name, splits, max_train_samples, text_columns, label_column)
-    source = find_model(model)
-    task, used = for_model(load_config(source), task, used, trains=True)
-    if held_out := VALIDATION not in used:
-        used["train"], used[VALIDATION] = hold_out(used["train"], HELD_OUT, 0)
-    made = text_task(task, used, source, origin=origin, max_length=max_length)
-    chosen = VALIDATION if TEST in used else None
-    made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
-    divided = " (held out)" * held_out + "; divided anew for every seed" * resample
-    about = f"{_described(task, used, divided)}; model {model}; score: {task.metrics[0]}, {epoch} epoch"
-    return resampled(made) if resample else made, about
-
-
-def _task_and_rows(
-    rows: DatasetDict,
-    name: str,
-    chosen: tuple[str | None, str | None],
-    max_train_samples: int | None,
-    text_columns: str | None,
-    label_column: str | None,
-) -> tuple[TextTask, DatasetDict]:
-    """The task, and the rows with splits named ``train``, ``validation`` and ``test``, of which two may be missing."""
-    validation, test = chosen[0] or (VALIDATION if VALIDATION in rows else None), chosen[1]
-    splits = {ours: theirs for ours, theirs in (("train", "train"), (VALIDATION, validation), (TEST, test)) if theirs}
-    if absent := [theirs for theirs in splits.values() if theirs not in rows]:
-        raise UsageError(f"Expected {name} to have the split {absent[0]!r}, but it has {', '.join(rows)}.")
-    if "train" in (validation, test):
-        raise UsageError(
-            "Expected other rows than those of train, on which methods are trained, to compare them on. Name another "
-            "split, or leave it out."
-        )
+    model = MODEL if model is None else model
+    scored = (VALIDATION, *((TEST,) if TEST in rows else ()))
     task, used = custom_task(
-        DatasetDict({ours: rows[theirs] for ours, theirs in splits.items()}),
-        name,
-        splits=(VALIDATION, *((TEST,) if TEST in splits else ())),
-        test_splits=(),
-        limits={split: max_train_samples if split == "train" else None for split in splits},
-        text_columns=text_columns,
-        label_column=label_column,
+        rows, name, splits=scored, test_splits=(), text_columns=text_columns, label_column=label_column
     )
     if task.regression:
         raise UsageError(f"Expected classes as labels of {name}, but got numbers. Write text or whole numbers.")
-    return task, used
-
-
-def _described(task: TextTask, rows: DatasetDict, divided: str) -> str:
-    counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
-    labels = f"{', '.join(task.labels[:10])}{' …' if len(task.labels) > 10 else ''}"
-    return f"{task.name}: {counts} rows{divided}; text from {' and '.join(task.columns)}; label: {labels}"
+    source = find_model(model)
+    task, used = for_model(load_config(source), task, used, trains=True)
+    divided = with_validation(used)
+    made = text_task(task, divided, source, origin=origin, max_length=max_length or MAX_LENGTH)
+    chosen = VALIDATION if TEST in divided else None
+    made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
+    read = {find_label(rows[TRAIN], label_column, name), *" + ".join(task.columns).split(" + ")}
+    rest = [column for column in rows[TRAIN].column_names if column not in read]
+    unused = f" (not used: {listed(rest)})" * bool(rest)
+    about = (
+        f"{name}: text from {' and '.join(task.columns)}{unused}; "
+        f"{counted_rows(divided, VALIDATION not in used, resample)}; label: {listed(task.labels)}; model {model}; "
+        f"score: {task.metrics[0]}, {epoch} epoch"
+    )
+    return resampled(made) if resample else made, about

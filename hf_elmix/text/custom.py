@@ -9,16 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hf_elmix.columns import PANDAS_INDEX, find_label
 from hf_elmix.csv_files import unnamed
-from hf_elmix.errors import UsageError, did_you_mean
+from hf_elmix.errors import UsageError
 from hf_elmix.text.labels import NUMBER, class_names, with_ids
 from hf_elmix.text.rows import checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["custom_task", "find_splits"]
 
-LABEL_COLUMNS = ("label", "labels")
-INDEX = "__index_level_0__"  # the index of pandas in Parquet
 PAIRS = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -70,7 +69,7 @@ def custom_task(
     used = _used_splits(rows, dict.fromkeys(rows) if limits is None else limits, test_splits, name)
     unlabelled, first = set(test_splits) - set(splits), next(iter(used))
     has_labels = first not in unlabelled
-    column = _label_column(rows[first], label_column, name) if has_labels else label_column or "label"
+    column = find_label(rows[first], label_column, name) if has_labels else label_column or "label"
     columns = _text_columns(rows[first], column, name) if text_columns is None else _given_columns(text_columns)
     if text_delimiter is not None and len(columns) == 1:
         raise UsageError(
@@ -129,18 +128,6 @@ def _joined(task: TextTask, rows: DatasetDict, delimiter: str) -> tuple[TextTask
     return replace(task, columns=(name,)), rows
 
 
-def _label_column(dataset: Dataset, given: str | None, name: str) -> str:
-    wanted = LABEL_COLUMNS if given is None else (given,)
-    found = [column for column in wanted if column in dataset.column_names]
-    if not found:
-        raise UsageError(
-            f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
-            f"{', '.join(dataset.column_names)}. Name the column of labels with --label_column_name."
-            f"{did_you_mean(wanted[0], dataset.column_names)}"
-        )
-    return found[0]
-
-
 def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
     """The columns that hold text: a well-known pair, else all text columns if there are one or two."""
     for pair in PAIRS:
@@ -148,7 +135,7 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
             return pair
     # A column such as "label_text" is the label in words: as an input it would give the answer away. A column without
     # a name is the index that pandas writes.
-    apart = [label, *(name for k, name in enumerate(dataset.column_names) if name in (unnamed(k), INDEX))]
+    apart = [label, *(name for k, name in enumerate(dataset.column_names) if name in (unnamed(k), PANDAS_INDEX))]
     texts = [
         name for name in dataset.column_names if "label" not in name and name not in apart and _is_text(dataset, name)
     ]

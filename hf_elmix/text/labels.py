@@ -14,6 +14,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
+from hf_elmix.columns import listed
 from hf_elmix.errors import UsageError
 from hf_elmix.text.files import as_word
 from hf_elmix.text.tasks import TextTask
@@ -24,7 +25,6 @@ CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.type
 WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 UNKNOWN = -1  # as datasets mark the labels of test rows
-SHOWN = 10  # labels in an error
 ODD = 0.05  # share of rows up to which words among numbers, or numbers among words, are a mistake
 OFTEN = 20  # a class of one row is reported where classes have this many on average
 
@@ -97,7 +97,7 @@ def with_ids(
     if row is not None and (strict or len(unknown) < len(words) or words[row] not in (None, str(UNKNOWN))):
         found = f"row {row} has {'no label' if words[row] is None else repr(words[row])} ({len(unknown)} such rows)"
         if strict:
-            wanted = f"among {_listed(labels)}" if labels else "numbers"
+            wanted = f"among {listed(labels)}" if labels else "numbers"
             hint = " Write the labels as the model does, or as its class ids, from 0." if ids and labels else ""
             raise UsageError(f"Expected the labels of {where} to be {wanted}, but {found}.{hint}")
         warnings.warn(f"The labels of {where} are not used: {found}.", stacklevel=2)
@@ -145,14 +145,14 @@ def for_model(
     unnamed = not ids and _numbered(theirs) and len(theirs) == len(task.labels)
     if unnamed or (trains and not (same and len(theirs) == len(ids))):
         if not unnamed and len(theirs) == len(task.labels):
-            kept = f"The head that the model has for {_listed(theirs)} is trained further, for {_listed(task.labels)}."
+            kept = f"The head that the model has for {listed(theirs)} is trained further, for {listed(task.labels)}."
             warnings.warn(kept, stacklevel=2)
         return task, rows
     if not (same and task.labels):
         # Assigning the classes in their order would be a guess.
         raise UsageError(
-            f"Expected rows of the model's classes ({_listed(theirs) or 'none: it predicts numbers'}), but got "
-            f"{_listed(task.labels) or 'numbers'}. Write the labels as the model does, or as its class ids, from 0, "
+            f"Expected rows of the model's classes ({listed(theirs) or 'none: it predicts numbers'}), but got "
+            f"{listed(task.labels) or 'numbers'}. Write the labels as the model does, or as its class ids, from 0, "
             "or name its classes (id2label in its config.json) as the rows do."
         )
     spelled = {place: name for name, place in ids.items()}  # a model that is trained gets the names of the rows
@@ -230,7 +230,3 @@ def _folded(name: str) -> str:
 def _numbered(names: Sequence[str]) -> bool:
     """Whether these are the names that transformers gives if nobody does."""
     return all(name == f"LABEL_{place}" for place, name in enumerate(names))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -11,7 +11,7 @@ from hf_elmix.analysis.plots import plot_looks
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.base import FigureSpec, Section
 from hf_elmix.analysis.sections.runs import shared_settings
-from hf_elmix.analysis.sequential import BETTER, EQUAL, WORSE, Rules, verdicts
+from hf_elmix.analysis.sequential import BETTER, EQUAL, OPEN, WORSE, Rules, verdicts
 from hf_elmix.plotting import legend_rows, method_label
 
 __all__ = ["interval_of", "sequential_section", "sequential_verdict"]
@@ -29,7 +29,12 @@ def sequential_section(results: StudyResults) -> Section | None:
     looks_df, rules = results.looks_df, results.rules
     if looks_df is None or rules is None:
         return None
-    base, found = method_label(rules.baseline), verdicts(looks_df, rules)
+    base, found, test_df = method_label(rules.baseline), verdicts(looks_df, rules), results.test_df
+    scores = {} if test_df is None else test_df["score"].to_dict()
+
+    def tested(method: str) -> list[Cell]:
+        return [Cell(number(score := scores.get(method, np.nan)), score)] if scores else []
+
     rows = [
         [
             Cell(method_label(str(row.Index))),
@@ -37,14 +42,21 @@ def sequential_section(results: StudyResults) -> Section | None:
             Cell(gain_text(row.difference, 1), row.difference),
             Cell(interval_of(row.low, row.high) or "n/a", row.low),
             Cell(str(row.seeds), row.seeds),
+            *tested(str(row.Index)),
         ]
         for row in found.itertuples()
     ]
+    if test_df is not None:
+        seeds = test_df["seeds"].get(rules.baseline, 0)
+        none = [Cell("", np.nan), Cell("", np.nan)]
+        rows.insert(0, [Cell(base), Cell("baseline"), *none, Cell(f"{seeds:.0f}", seeds), *tested(rules.baseline)])
     caption = (
         f"Each method compared with {base}: mean difference in points, with an interval that holds at every look. "
         f"Practically equal: the interval lies within ±{number(rules.margin)} points."
     )
-    header = ["method", "verdict", "difference", "interval", "seeds"]
+    if scores:
+        caption += " Test score: the mean over these seeds, in points; it decided nothing."
+    header = ["method", "verdict", "difference", "interval", "seeds", *["test score"] * bool(scores)]
     table = Table("looks", "Verdict", caption, header, rows)
     drawn = (
         f"Mean difference from {base} after every seed, with the interval that holds at all looks together. A method "
@@ -63,16 +75,21 @@ def sequential_section(results: StudyResults) -> Section | None:
     return Section("looks", "Verdict, seed by seed", about, tables=[table], pictures=[("", [figure])], data=data)
 
 
-def sequential_verdict(looks_df: pd.DataFrame, rules: Rules) -> list[str]:
-    """Say what is known of each method, the best first, and with what confidence.
+def sequential_verdict(
+    looks_df: pd.DataFrame, rules: Rules, collapsed: pd.DataFrame | None = None, test_df: pd.DataFrame | None = None
+) -> list[str]:
+    """Say what to do, what is known of each method, the best first, and with what confidence.
 
     Args:
         looks_df: From `looks`.
         rules: The rules.
+        collapsed: How many runs of each method predict a single class (``sum``) and how many there are (``count``),
+            indexed by method.
+        test_df: The test scores (see `read_comparison`).
     """
     base = method_label(rules.baseline)
     found = verdicts(looks_df, rules).sort_values("difference", ascending=False, kind="stable", na_position="last")
-    sentences = []
+    sentences = [_advice(found, base)]
     for row in found.itertuples():
         label, interval = method_label(str(row.Index)), interval_of(row.low, row.high)
         evidence = f"{gain_text(row.difference, 1)} points {interval}".rstrip() + f" over {counted(row.seeds, 'seed')}"
@@ -86,12 +103,42 @@ def sequential_verdict(looks_df: pd.DataFrame, rules: Rules) -> list[str]:
         else:
             said = f"It is not known yet whether {label} is better or worse than {base}"
         sentences.append(f"{said} ({evidence}).")
+    if collapsed is not None and collapsed["sum"].any():
+        sentences.append(_one_class(collapsed))
     each = f", {100 * (1 - rules.alpha):.4g} % for each of {len(rules.methods)} methods" if len(found) > 1 else ""
     sentences.append(
         f"Everything above holds with {100 * rules.level:g} % confidence{each}, although the scores were looked at "
         "after every seed."
     )
+    if test_df is not None:
+        rows = f"{test_df['rows'].iloc[0]:,.0f} " if test_df["rows"].notna().all() else ""
+        scores = ", ".join(f"{method_label(str(row.Index))} {number(row.score)}" for row in test_df.itertuples())
+        sentences.append(f"All verdicts are on the validation rows. On the {rows}test rows, seen once: {scores}.")
     return sentences
+
+
+def _advice(found: pd.DataFrame, base: str) -> str:
+    """What to do, for someone who reads nothing else; `found` is from `verdicts`, the best first."""
+    better = found[found["verdict"] == BETTER]
+    if len(better):
+        best = better.iloc[0]
+        gain = (
+            f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"
+        )
+        return f"Use {method_label(str(better.index[0]))}: it is better than {base} by about {gain}."
+    if (found["verdict"] == OPEN).any():
+        return f"Stay with {base} for now: no other method is known to be better yet."
+    return f"Stay with {base}: no other method is better."
+
+
+def _one_class(collapsed: pd.DataFrame) -> str:
+    """Say which runs predict a single class, as a model does that has learned nothing."""
+    named = [f"{method_label(str(name))} {count}" for name, count in collapsed["sum"].items() if count]
+    return (
+        f"{collapsed['sum'].sum()} of {counted(int(collapsed['count'].sum()), 'run')} predict one class only "
+        f"({', '.join(named)}), as a model does that has learned nothing: do not rely on the verdict. Try other "
+        "learning rates, as with --sweep learning_rate=…, or more epochs."
+    )
 
 
 def interval_of(low: float, high: float) -> str:

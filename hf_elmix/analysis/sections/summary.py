@@ -125,7 +125,9 @@ def verdict(results: StudyResults) -> list[str]:
     if not results.others:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
     if results.looks_df is not None and results.rules is not None:
-        return [*sequential_verdict(results.looks_df, results.rules), _runs(results), *_collapsed(results)]
+        done = results.runs_df["status"].eq("done").to_numpy()
+        collapsed = results.collapsed[done].groupby(level="method", sort=False).agg(["sum", "count"])
+        return [*sequential_verdict(results.looks_df, results.rules, collapsed, results.test_df), _runs(results)]
     best = [method for method in results.best_first if method in results.shown]
     sentences = [*(_comparison(results, method) for method in best), *_left_out(results), *_chance(results)]
     sentences += [_detectable(results, best[0]), _ranks(results), _runs(results), *_collapsed(results)]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hf_elmix.analysis.comparison import task_gains
-from hf_elmix.analysis.plots import plot_curves, plot_differences, plot_profile, plot_ranks, plot_schedule
+from hf_elmix.analysis.plots import plot_curves, plot_differences, plot_looks, plot_profile, plot_ranks, plot_schedule
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
 from hf_elmix.losses.weights import focus_of
@@ -350,6 +350,16 @@ def test_figures_need_no_axis(current_figure):
     assert plot_differences(gains(), "ce") is ax
     assert plot_curves(curves(), "score") is ax
     assert plot_schedule(MixingSchedule.parse("0")) is ax
+
+
+def test_no_interval_is_drawn_before_there_is_one():
+    ends = [np.inf, np.inf, 3.0, 2.0]
+    path = {"seeds": [1, 2, 3, 4], "difference": 0.5, "low": [-end for end in ends], "high": ends}
+    ax = plot_looks(pd.DataFrame({"method": "el", **path}), 0.2, Figure().subplots(), order=["ce", "el"])
+    (filled,) = ax.collections
+    corners = filled.get_paths()[0].vertices
+    assert (corners[:, 0].min(), corners[:, 0].max()) == (3, 4)
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (-3, 3)
 
 
 @pytest.mark.parametrize("task", ["rte", "natural language inference", "m" * 40])

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from hf_elmix.cli.compare import parse_methods
 from hf_elmix.cli.main import main
-from hf_elmix.errors import UsageError
 
 
 @pytest.fixture
@@ -17,6 +15,8 @@ def files(tmp_path, monkeypatch):
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "numbers.csv").write_text("text,label\n" + "a film,0.5\na song,1.5\n" * 5)
+    numbers = [f"{k},{k % 7},{k % 2}" for k in range(40)]
+    (tmp_path / "table.csv").write_text("\n".join(["age,size,label", *numbers]) + "\n")
     (tmp_path / "one.csv").write_text("text,label\n" + "a film,up\n" * 5)
     return tmp_path
 
@@ -30,10 +30,13 @@ def test_files_to_a_verdict(files, encoder, capsys):
     assert verdict["baseline"] == "ce"
     assert [one["verdict"] for one in verdict["verdicts"]] == ["not yet"]
     assert (verdict["seeds"], verdict["stopped"], len(verdict["test"])) == (2, "max_seeds", 2)
-    assert "12 train, 16 test, 4 validation rows (held out)" in shown.err
+    assert "train: text from text; 12 train, 4 validation (held out), 16 test rows" in shown.err
+    assert "Training: learning_rate 0.0005, num_train_epochs 1.0, " in shown.err
     assert main(["compare", *words]) == 0  # nothing is trained again
     said = capsys.readouterr().out
-    assert said.startswith("It is not known yet whether EL is better or worse than CE (")
+    assert "All verdicts are on the validation rows. On the 16 test rows, seen once: CE " in said
+    advice = "Stay with CE for now: no other method is known to be better yet."
+    assert said.startswith(f"{advice}\nIt is not known yet whether EL is better or worse than CE (")
     assert "--max_seeds 2 is reached; a larger one continues." in said
     assert main(["status", "comparison"]) == 0
     assert "4 done" in capsys.readouterr().out
@@ -49,6 +52,25 @@ def test_files_to_a_verdict(files, encoder, capsys):
         (["--train_file", "numbers.csv"], "Expected classes as labels of numbers, but got numbers"),
         (["--train_file", "one.csv"], "Expected two classes or more"),
         (["--train_file", "train.csv", "--losses", "focl"], "Unknown loss 'focl'"),
+        (
+            ["--train_file", "train.csv", "--losses", "mix:0-0.5", "0-0.5"],
+            "'mix:0-0.5' and '0-0.5' have the same loss (mix:0-0.5) and the same arguments. Leave one out.",
+        ),
+        (["--train_file", "train.csv", "--method", "wd:weight_decay=0"], "'ce' and 'wd' have the same loss (ce)"),
+        (
+            ["--train_file", "train.csv", "--executor", "stacked"],
+            "stacked is for tables, but train is text",
+        ),
+        (["--train_file", "table.csv"], "Expected --model_name_or_path to be linear or hidden for a table"),
+        (["--train_file", "table.csv", "--max_seq_length", "9"], "--max_seq_length has no effect here: table is a ta"),
+        (
+            ["--train_file", "table.csv", "--model_name_or_path", "linear", "--method", "a:adam_beta1=0.8"],
+            "--adam_beta1 has no effect here: it needs an --optim with Adam",
+        ),
+        (
+            ["--train_file", "table.csv", "--model_name_or_path", "linear", "--label_smoothing_factor", "0.1"],
+            "Runs cannot be stacked with label_smoothing_factor=0.1. Type --executor local.",
+        ),
         (["--train_file", "train.csv", "--losses", "ce"], "Expected a method to compare with ce, but got none"),
         (["--train_file", "train.csv", "--margin", "0"], "Expected a margin above 0, but got 0.0"),
         (["--train_file", "train.csv", "--budget", "2 hours"], "Expected a duration such as 90s, 30m, 2h"),
@@ -62,7 +84,7 @@ def test_files_to_a_verdict(files, encoder, capsys):
             "Expected --method like 'wd:weight_decay=0.1', but got 'wd'",
         ),
         (["--train_file", "train.csv", "--sweep", "learning_rate"], "Expected --sweep like learning_rate=1e-5,2e-5"),
-        (["--train_file", "train.csv", "--sweep", "learning_rate=a"], "invalid float value: 'a'"),
+        (["--train_file", "train.csv", "--sweep", "learning_rate=a"], "learning_rate to be a number, but got 'a'"),
         (["--train_file", "train.csv", "--method", "no.yaml"], "Cannot read the arguments in 'no.yaml'"),
         (["--train_file", "train.csv", "--seeds", "3"], "--seeds"),
         (["--train_file", "train.csv", "--sweep", "loss=ce,el"], "Type --losses instead"),
@@ -90,54 +112,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(files, encoder, capsys, words,
     assert not (files / "comparison").exists()
 
 
-def described(*words: str, losses: tuple[str, ...] = (), sweeps: tuple[str, ...] = ()) -> list[tuple]:
-    return [
-        (method.name, str(method.loss), dict(method.arguments), [dict(one) for one in method.sweep])
-        for method in parse_methods(losses, words, sweeps)
-    ]
-
-
-def test_methods_in_words():
-    assert described("wd:weight_decay=0.1") == [("wd", "ce", {"weight_decay": 0.1}, [])]
-    assert described("a:loss=focal:gamma=2,alpha=0.25,label_smoothing_factor=0.1") == [
-        ("a", "focal:gamma=2,alpha=0.25", {"label_smoothing_factor": 0.1}, [])
-    ]
-    assert described("a:num_train_epochs=2,loss=gce:q=0.7,k=0.5") == [
-        ("a", "gce:q=0.7,k=0.5", {"num_train_epochs": 2.0}, [])
-    ]
-    assert [name for name, *_ in described("wd:weight_decay=0.1", losses=("el", "el", "0"))] == ["el", "0", "wd"]
-
-
-def test_sweeps_are_multiplied():
-    (found,) = described(losses=("ce",), sweeps=("learning_rate=1e-5,2e-5", "num_train_epochs=1,2"))
-    assert found[3] == [
-        {"learning_rate": rate, "num_train_epochs": epochs} for rate in (1e-5, 2e-5) for epochs in (1.0, 2.0)
-    ]
-
-
-def test_methods_in_a_file(tmp_path):
-    path = tmp_path / "methods.yaml"
-    path.write_text(
-        "wd: {weight_decay: 0.1}\nmixed: {loss: '0,0.5', learning_rate: 1.0e-4, gradient_checkpointing: true}\n"
-    )
-    assert described(str(path)) == [
-        ("wd", "ce", {"weight_decay": 0.1}, []),
-        ("mixed", "mix:0,0.5", {"learning_rate": 1e-4, "gradient_checkpointing": True}, []),
-    ]
-    bomb = "a: &a {x: 1}\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
-    for text, message in (
-        ("wd: {weight_decay: 0.1}\nwd: {weight_decay: 0.2}\n", "it gives 'wd' 2 times"),
-        (bomb, "it refers to a part of itself"),
-        ("a: " + "[" * 20_000, "maximum recursion depth"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UsageError, match=message):
-            described(str(path))
-    path.write_text("wd: {run: 2020-01-01}\n")
-    with pytest.raises(UsageError, match="Unknown argument '--run'"):
-        described(str(path))
-    path.write_text("- wd\n")
-    with pytest.raises(UsageError, match="to map each method to its arguments, as in 'wd: {weight_decay: 0.1}'"):
-        described(str(path))
+def test_a_table_to_a_verdict(files, capsys):
+    words = ["--train_file", "table.csv", "--num_train_epochs", "2", "--max_seeds", "2"]
+    assert main(["compare", *words, "--losses", "el"]) == 0
+    shown = capsys.readouterr()
+    assert "table: a table of 2 features (age, size); 32 train, 8 validation (held out) rows; label: 0, 1" in shown.err
+    assert "Stopped after 2 seeds" in shown.out
+    (record,) = [json.loads(path.read_text()) for path in (files / "comparison" / "table" / "el" / "seed1").glob("*")]
+    assert record["provenance"]["stacked"] == 2
+    # The same weights as one by one, so it may continue in another way.
+    assert main(["compare", *words, "--losses", "el", "--executor", "local", "--max_seeds", "3"]) == 0

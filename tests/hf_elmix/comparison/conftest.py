@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Select, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
 
+ROWS = {"data_rows": {"train": 5000, "validation": 1000, "test": 1043}}
 SELECT = Select("accuracy", chosen_on="validation", scored_on="validation")
 
 
@@ -21,14 +22,15 @@ def no_inputs(seed: int) -> TrainerInputs:
 
 
 class Stub:
-    """Stands in for `run_branch`; `scores` gives the score of a method at a seed, or None if the run fails.
+    """Stands in for `run_branch`; `scores` gives the score of a method at a seed, or None if the run fails. Runs in
+    `one_class` predict a single class.
 
     Attributes:
         trained: The runs, in order.
     """
 
-    def __init__(self, scores: Callable[[str, int], float | None]) -> None:
-        self.scores = scores
+    def __init__(self, scores: Callable[[str, int], float | None], one_class: Container[tuple[str, int]] = ()) -> None:
+        self.scores, self.one_class = scores, one_class
         self.trained: list[RunKey] = []
         self.said: list[str] = []
 
@@ -40,10 +42,13 @@ class Stub:
     def record(self, study: Study, method: Method, key: RunKey) -> RunRecord:
         score = self.scores(key.method, key.seed)
         values = {} if score is None else {"validation_accuracy": score, "test_accuracy": score - 0.1}
+        values |= (
+            {"validation_predicted_classes": 1 if (key.method, key.seed) in self.one_class else 2} if values else {}
+        )
         scores = {name: {"last": x, "best": x, "epochs": [x], "steps": [1]} for name, x in values.items()}
         status, error = ("failed", "boom") if score is None else ("done", None)
         cost = {"seconds": 1.0, "steps_trained": 1, "steps_inherited": 0}
-        return RunRecord(key, status, scores, [], study.settings(study.tasks[0], method), {}, cost, error)
+        return RunRecord(key, status, scores, [], study.settings(study.tasks[0], method), ROWS, cost, error)
 
     def compare(self, folder: Any, *methods: str | Method, margin: float = 0.2, **options: Any) -> Comparison:
         own = [method if isinstance(method, Method) else Method(method) for method in methods]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from rich.console import Console
 
 from hf_elmix.cli.main import main
@@ -14,15 +15,40 @@ def scores(method: str, seed: int) -> float:
 def test_the_report_says_the_verdict_first_and_shows_the_path(stub, tmp_path, capsys):
     found = stub(scores).compare(tmp_path / "runs", "0-0.5", max_seeds=8)
     page = found.report(tmp_path / "report").read_text().replace("\u00a0", " ")
-    sentence = found.sentences[0]
+    advice, sentence = found.sentences[:2]
+    assert advice.startswith("Use F = 0-0.5 (ramp): it is better than CE by about 3.")
     assert sentence.startswith("F = 0-0.5 (ramp) is better than CE (+3.")
-    assert page.index("F = 0-0.5 (ramp) is better than CE") < page.index("Mean difference from CE after every seed")
+    assert page.index(advice) < page.index(sentence) < page.index("Mean difference from CE after every seed")
     assert (tmp_path / "report" / "figures" / "looks.svg").exists()
     # The command makes the same report, and says the same.
     capsys.readouterr()
     assert main(["report", str(tmp_path / "runs")]) == 0
-    assert capsys.readouterr().out.startswith(sentence)
+    assert capsys.readouterr().out.startswith(advice)
     assert (tmp_path / "runs" / "report" / "data" / "looks.csv").exists()
+
+
+def test_the_test_scores_are_in_the_report_at_the_end(stub, tmp_path):
+    run = stub(scores)
+    unseen = []
+    found = run.compare(
+        tmp_path, "0-0.5", max_seeds=8, show=lambda part, _: unseen.append(part.report(tmp_path / "r").read_text())
+    )
+    assert all("test score" not in page for page in unseen)
+    page = found.report(tmp_path / "r").read_text().replace("\u00a0", " ")
+    said = "All verdicts are on the validation rows. On the 1,043 test rows, seen once: CE 60.00, F = 0-0.5 (ramp) 63."
+    assert said in page
+    assert page.count("test score") == 1
+    assert found.to_dict()["test"][0] == {"method": "ce", "score": pytest.approx(60.0), "seeds": 4, "rows": 1043}
+
+
+def test_runs_that_predict_one_class_are_named_in_the_verdict(stub, tmp_path, capsys):
+    found = stub(scores, one_class={("ce", 0), ("0-0.5", 0), ("ce", 1)}).compare(tmp_path, "0-0.5", max_seeds=3)
+    said = "3 of 6 runs predict one class only (CE 2, F = 0-0.5 (ramp) 1), as a model does that has learned nothing"
+    assert found.sentences[2].startswith(said)
+    assert found.to_dict()["runs_of_one_class"] == {"ce": 2, "0-0.5": 1}
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_a_damaged_file_of_rules_is_one_line(stub, tmp_path, capsys):
@@ -40,7 +66,7 @@ def test_a_terminal_and_a_notebook_show_sentences_and_a_table(stub, tmp_path):
     with console.capture() as capture:
         console.print(found)
     text = capture.get()
-    assert text.startswith("F = 0-0.5 (ramp) is better than CE")
+    assert text.startswith("Use F = 0-0.5 (ramp): it is better than CE by about")
     assert "│ F = 0-0.5 (ramp) │ better   │ +3." in text
     assert "test score" in text
     shown = found._repr_mimebundle_(include=[], exclude=[])

@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from hf_elmix.comparison.split import hold_out, resampled
+from hf_elmix.comparison.split import hold_out, named_splits, resampled, with_validation
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Select, Task, TrainerInputs
 
@@ -55,3 +55,25 @@ def test_rows_are_divided_anew_for_every_seed(sets):
     assert sorted(train + held) == list(range(200))
     assert len(held) == 40
     assert drawn(4)[1] != held != list(range(160, 200))
+
+
+def test_splits_get_the_names_of_a_comparison():
+    given = DatasetDict(train=rows(20), dev=rows(4), final=rows(8), validation=rows(6))
+    named = named_splits(given, "mine", "dev", "final", 10)
+    assert {split: len(part) for split, part in named.items()} == {"train": 10, "validation": 4, "test": 8}
+    assert list(named_splits(given, "mine", None, None, None)) == ["train", "validation"]
+    for splits, message in (
+        (("dev", "last"), "to have the split 'last', but it has train, dev"),
+        (("train", None), ""),
+    ):
+        with pytest.raises(UsageError, match=message or "Expected other rows than those of train"):
+            named_splits(given, "mine", *splits, None)
+    with pytest.raises(UsageError, match="Expected mine to have the split 'train', but it has dev"):
+        named_splits(DatasetDict(dev=rows(4)), "mine", None, None, None)
+
+
+def test_rows_are_held_out_only_where_there_are_none_for_validation():
+    with_rows = DatasetDict(train=rows(20), validation=rows(4))
+    assert with_validation(with_rows) is with_rows
+    divided = with_validation(DatasetDict(train=rows(20), test=rows(8)))
+    assert {split: len(part) for split, part in divided.items()} == {"train": 16, "validation": 4, "test": 8}

@@ -32,21 +32,21 @@ def trainer_of(kit):
 
 
 def test_any_function_that_builds_a_trainer(trainer_of, tmp_path, capsys):
-    wd = Method("wd", {"weight_decay": 0.0}, "ce")  # trained like ce, so that it must be equal bit for bit
+    pin = Method("pin", {"dataloader_pin_memory": False}, "ce")  # trained like ce, so it is equal bit for bit
     sets = {"first": trainer_of(0).eval_dataset, "test": trainer_of(0).train_dataset}
     make = lambda seed: trainer_of(seed, eval_dataset=sets)  # noqa: E731
-    found = hf_elmix.compare(make, ["el", wd], max_seeds=3, output_dir=tmp_path / "study", name="toy")
-    assert set(found.verdict) == {"el", "wd"}
-    assert (found.to_frame().query("method == 'wd'")["difference"] == 0).all()
+    found = hf_elmix.compare(make, ["el", pin], max_seeds=3, output_dir=tmp_path / "study", name="toy")
+    assert set(found.verdict) == {"el", "pin"}
+    assert (found.to_frame().query("method == 'pin'")["difference"] == 0).all()
     assert found.test_df["seeds"].to_list() == [3, 3, 3]
     assert "Seed 3 of at most 3: EL " in capsys.readouterr().out
     records = list(Store(tmp_path / "study").records())
     assert len(records) == 9
     assert {record.select.scored_metric for record in records} == {"first_accuracy"}
     arguments = records[0].settings["arguments"]
-    assert {**arguments, "weight_decay": 0.0} == {
+    assert {**arguments, "dataloader_pin_memory": False} == {
         **{"num_train_epochs": 1, "learning_rate": 1e-3, "use_cpu": True},
-        "weight_decay": 0.0,
+        "dataloader_pin_memory": False,
     }
 
 

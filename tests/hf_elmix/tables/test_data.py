@@ -101,7 +101,7 @@ def test_a_class_without_a_training_row_is_named(tmp_path):
         (lambda rows: rows.assign(x=[1e300, *rows["x"][1:]]), r"row 0 has 1e\+300 in the column 'x'"),
         (lambda rows: rows.assign(city="Rome"), "numbers in the column 'city' of bad.parquet, but got .*'Rome'"),
         (lambda rows: rows.rename(columns={"x": "Unnamed: 0"}), "a name for each column of bad.parquet"),
-        (lambda rows: rows[["label", "split"]], "a column of numbers beside 'label'"),
+        (lambda rows: rows[["label", "split"]], "a column of numbers beside the labels"),
         (lambda rows: rows.assign(split="train"), "it has none to 'validation'"),
         (lambda rows: rows.assign(split=[*SPLITS[:9], "dev"]), "in the column 'split' of bad.parquet, but got 'dev'"),
         (lambda rows: rows.iloc[:0], "two classes or more in bad.parquet, but got 0"),

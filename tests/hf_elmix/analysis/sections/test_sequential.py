@@ -34,6 +34,7 @@ def test_a_sentence_for_each_verdict():
     scores = runs().pivot(index="seed", columns="method", values="score")
     sentences = sequential_verdict(looks(scores, RULES), RULES)
     assert [re.split(r" \([+−]", sentence)[0] for sentence in sentences] == [
+        "Use F = 0 (constant): it is better than CE by about 3.0 points (between 2.7 and 3.3).",
         "F = 0 (constant) is better than CE",
         "It is not known yet whether F = 0.3 (constant) is better or worse than CE",
         "F = 0.5 (constant) and CE are practically equal: they differ by less than 0.5 points",
@@ -42,7 +43,17 @@ def test_a_sentence_for_each_verdict():
         "Everything above holds with 95 % confidence, 99 % for each of 5 methods, although the scores were looked at "
         "after every seed.",
     ]
-    assert sentences[1].endswith("(+1.05 points over 2 seeds).")
+    assert sentences[2].endswith("(+1.05 points over 2 seeds).")
+
+
+def test_what_to_do_where_nothing_is_better():
+    scores = runs().pivot(index="seed", columns="method", values="score")
+    for others, advice in {
+        ("el", "0.5"): "Stay with CE: no other method is better.",
+        ("el", "0.3"): "Stay with CE for now: no other method is known to be better yet.",
+    }.items():
+        rules = Rules("ce", others, margin=0.5)
+        assert sequential_verdict(looks(scores, rules), rules)[0] == advice
 
 
 @pytest.mark.parametrize(("settings", "said"), [({}, "on the same rows"), ({"resample": True}, "on rows like these")])
@@ -51,7 +62,7 @@ def test_the_section_says_what_varied(settings, said):
     section = sequential_section(results)
     assert said in section.about
     assert section.data["looks"] is results.looks_df
-    assert verdict(results)[0].startswith("F = 0 (constant) is better than CE (+3.00 points [2.")
+    assert verdict(results)[1].startswith("F = 0 (constant) is better than CE (+3.00 points [2.")
     assert not any("significant" in sentence for sentence in verdict(results))
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_elmix.errors import UsageError
+from hf_elmix.tables.comparison import comparison_task
+
+
+def rows(count: int, seed: int = 0, **columns) -> Dataset:
+    """Cells as a CSV file has them: text."""
+    draw = np.random.default_rng(seed)
+    made = {
+        "id": [str(k) for k in range(count)],
+        "age": [str(k) for k in draw.integers(18, 80, count)],
+        "colour": draw.choice(["red", "dark blue"], count).tolist(),
+        "bought": ["yes", "no"] * (count // 2),
+    }
+    return Dataset.from_dict({**made, **columns})
+
+
+def task_of(splits: dict[str, Dataset], model: str | None = None, **options):
+    return comparison_task(DatasetDict(splits), "mine", model, origin={}, label_column="bought", **options)
+
+
+def test_a_table_of_numbers_and_categories():
+    colours = ["red", "dark blue", "green"] + ["red"] * 17  # green is not among the training rows
+    task, about = task_of({"train": rows(50), "test": rows(20, 1, colour=colours)})
+    assert about.startswith(
+        "mine: a table of 3 features (age, colour as categories; not used: id); 40 train, 10 validation (held out), "
+        "20 test rows; bought: no, yes; model hidden (20 parameters); score: accuracy, last epoch"
+    )
+    given = task.inputs(0).trainer
+    train, sets = given["train_dataset"], given["eval_dataset"]
+    assert train.features.mean(0).numpy() == pytest.approx(np.zeros(3), abs=1e-6)
+    assert train.features.std(0, unbiased=False).numpy() == pytest.approx(np.ones(3), abs=1e-6)
+    red, blue, green = sets["test"].features[:3, 1:].flip(1)  # sorted: dark blue comes first
+    assert (red > 0).tolist() == [True, False]
+    assert (blue > 0).tolist() == [False, True]
+    assert (green > 0).tolist() == [False, False]
+    assert Counter(sets["validation"].labels.tolist()) == {0: 5, 1: 5}
+    assert (task.select.scored_metric, task.select.chosen_metric) == ("validation_accuracy", "validation_accuracy")
+
+
+def test_rows_are_divided_and_scaled_anew_for_every_seed():
+    task, about = task_of({"train": rows(50)}, "linear", resample=True, epoch="best")
+    assert "(held out, divided anew for every seed) rows" in about
+    assert "model linear (8 parameters); score: accuracy, best epoch" in about
+    one, two = (task.inputs(seed).trainer["train_dataset"] for seed in (0, 1))
+    assert not np.array_equal(one.labels, two.labels) or not np.array_equal(one.features, two.features)
+    for part in (one, two):
+        assert part.features.mean(0).numpy() == pytest.approx(np.zeros(3), abs=1e-6)
+    assert task.settings["resample"] is True
+
+
+@pytest.mark.parametrize(
+    ("splits", "model", "message"),
+    [
+        ({"train": rows(20)}, "bert-base-uncased", "to be linear or hidden for a table, but got 'bert-base-uncased'"),
+        (
+            {"train": rows(20, age=["30"] * 19 + ["?"])},
+            None,
+            r"Expected numbers in the column 'age' of mine \(train\)",
+        ),
+        ({"train": rows(20, age=["30"] * 19 + [None])}, None, "row 19 has nan in the column 'age'"),
+        ({"train": rows(20, bought=["yes"] * 20)}, None, r"Expected two classes or more in mine \(train\), but got 1"),
+        ({"train": rows(20, bought=["0.5", "1.5"] * 10)}, None, "row 0 has the number 0.5"),
+        (
+            {"train": rows(20), "test": rows(4, bought=["yes", "no", "perhaps", "no"])},
+            None,
+            r"the labels of mine \(test\) to be among no, yes, but row 2 has 'perhaps' \(1 such rows\)",
+        ),
+        (
+            {"train": rows(20), "validation": rows(4).remove_columns("age")},
+            None,
+            r"Expected the columns of mine \(train\) in mine \(validation\), but it has no 'age'",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_compared_on(splits, model, message):
+    with pytest.raises(UsageError, match=message):
+        task_of(splits, model)
