@@ -5,7 +5,8 @@
 Each library's sources, of about the installed version, are a folder with `tests`; their wheels have none. For PEFT
 the source distribution has them and is downloaded if no folder is named. Nothing of theirs is changed: a plugin
 (`peer_plugin`) exchanges the classes, and small stand-ins replace what they load from the Hub (`tiny_hub`). Tests that
-fail or are skipped with the library's own class are left out. Needs `parameterized`.
+fail or are skipped with the library's own class are left out. Needs `parameterized` and `sentencepiece`, and
+`diffusers` for PEFT's.
 """
 
 from __future__ import annotations
