@@ -33,7 +33,7 @@ RESULTS, FOLDER = Path(os.environ["PEER_RESULTS"]), Path(os.environ["PEER_FOLDER
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let tests of another version import names that are no more: only tests that use them fail."""
-    for file in {Path("tests/testing_utils.py"), *(Path(part) for part in config.args)}:
+    for file in {Path("tests/testing_utils.py"), *(Path(part.split("::")[0]) for part in config.args)}:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 with contextlib.suppress(ImportError):

@@ -74,9 +74,18 @@ def sources(library: str, folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
-def outcomes(suite: Suite, tests: Path, trainer: str, only: str, folder: Path) -> dict[str, tuple[str, str]]:
+def outcomes(selection: list[str], tests: Path, trainer: str, folder: Path) -> dict[str, tuple[str, str]]:
     """The outcome of each test and the reason of a failure, with one of the Trainers."""
     results = folder / f"{trainer}.jsonl"
+    if not results.exists():
+        run(selection, tests, trainer, results)
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {line["test"]: (line["outcome"], line["why"]) for line in lines}
+
+
+def run(selection: list[str], tests: Path, trainer: str, results: Path) -> None:
+    """Run tests with one of the Trainers, offline; what pytest prints goes into a file beside the results."""
+    folder = results.parent
     results.touch()
     paths = os.pathsep.join(str(path) for path in (HERE, HERE.parents[1], tests, os.environ.get("PYTHONPATH", "")))
     environment = {
@@ -89,12 +98,9 @@ def outcomes(suite: Suite, tests: Path, trainer: str, only: str, folder: Path) -
     command += ["-o", "filterwarnings=", "--continue-on-collection-errors"]
     if not (tests / "tests" / "__init__.py").exists():  # left out of a source distribution
         command += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
-    select = " and ".join(f"({part})" for part in (suite.where, only) if part)
-    command += ["--basetemp", str(folder / "tmp"), *(["-k", select] if select else []), *suite.files]
+    command += ["--basetemp", str(folder / "tmp"), *selection]
     with (folder / f"{trainer}.log").open("w") as log:
         subprocess.run(command, cwd=tests, env=environment, stdout=log, stderr=log, check=False)
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    return {line["test"]: (line["outcome"], line["why"]) for line in lines}
 
 
 def stand_ins(suite: Suite, tests: Path, cache: Path) -> None:
@@ -111,17 +117,18 @@ def stand_ins(suite: Suite, tests: Path, cache: Path) -> None:
 def compare(library: str, tests: Path, only: str, folder: Path) -> str:
     """Run a library's tests twice, print what differs, and return a row of the table."""
     suite = SUITES[library]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stand_ins(suite, tests, folder.parent / "hub")
-    stock = outcomes(suite, tests, "stock", only, folder)
-    ours = outcomes(suite, tests, "ours", only, folder)
-    counted = {test for test, (outcome, _) in stock.items() if outcome == "passed"}
+    select = " and ".join(f"({part})" for part in (suite.where, only) if part)
+    stock = outcomes([*(["-k", select] if select else []), *suite.files], tests, "stock", folder)
+    counted = sorted(test for test, (outcome, _) in stock.items() if outcome == "passed")
+    ours = outcomes(counted, tests, "ours", folder) if counted else {}
     apart = {test: ours.get(test, ("not run", "")) for test in counted if ours.get(test, ("", ""))[0] != "passed"}
     reasons: collections.Counter[str] = collections.Counter()
     for test, (outcome, why) in sorted(apart.items()):
         reason = next((text for name, text in suite.expected.items() if re.search(name, test)), "")
         reasons[reason or "unexpected"] += 1
-        print(f"{library}: {test}: {outcome}{' as expected: ' + reason if reason else ''}: {why.splitlines()[:1]}")
+        print(f"{library}: {test}: {outcome}{' as expected: ' + reason if reason else ''}: {why[:200]!r}")
     for test, (outcome, why) in sorted(stock.items()):
         if outcome in ("failed", "error"):
             print(f"  left out, {library}: {test}: {why[:150]!r}")
@@ -138,7 +145,7 @@ def main() -> None:
         parser.add_argument(f"--{library}", type=Path, nargs="?", const=Path(), metavar="SOURCES")
     parser.add_argument("-k", default="", dest="only", help="run only these tests, as for pytest")
     parser.add_argument("--page", type=Path, help="write the table into this page")
-    parser.add_argument("--folder", type=Path, help="keep stand-ins, logs and results here")
+    parser.add_argument("--folder", type=Path, help="keep results and logs here; what is there is not repeated")
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp())
     rows = []
