@@ -49,8 +49,15 @@ SUITES = {
     "transformers": Suite(
         "`Trainer`, with its regression models made classifiers",
         tuple(f"tests/trainer/test_trainer{part}.py" for part in ("", "_callback", "_seq2seq")),
+        "not compile",
+        {"test_gradient_checkpointing": "its model returns more logits than labels, once it is a classifier"},
     ),
-    "trl": Suite("`SFTTrainer`", ("tests/test_sft_trainer.py",)),
+    "trl": Suite(
+        "`SFTTrainer`",
+        ("tests/test_sft_trainer.py",),
+        "TestSFTTrainer",
+        {"dft": '`loss_type="dft"` is refused'},
+    ),
     "sentence-transformers": Suite(
         "`CrossEntropyLoss` in `CrossEncoderTrainer`, with scores made classes",
         ("tests/cross_encoder/test_trainer.py",),
@@ -59,6 +66,7 @@ SUITES = {
         "`Trainer`",
         ("tests/test_cpt.py", "tests/test_decoder_models.py"),
         "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient",
+        {"test_cpt": "CPT also trains on the labels of its prompt, which is refused"},
     ),
 }
 
