@@ -8,10 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glue_runs import protocol
+from glue_runs import arguments, protocol
 from hf_elmix.cli import push, report, status
 from hf_elmix.cli.base import Command, check_folder, run_program, whole_number
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
+from hf_elmix.cli.study import (
+    INTERRUPTED,
+    add_arguments,
+    add_training_flags,
+    check_inputs,
+    losses_and_arguments,
+    run_study,
+)
 from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["COMMANDS", "main"]
@@ -22,8 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program("glue-runs", "Fine-tune on GLUE with the mixed loss, and compare losses.", COMMANDS, argv)
 
 
+def _add_all_flags(parser: argparse.ArgumentParser) -> None:
+    from glue_runs.flags import add_all_flags
+
+    add_all_flags(parser)
+
+
 def _finetune(args: argparse.Namespace) -> int:
-    """Fine-tune once, with the flags of run_glue and --mixing or --loss."""
+    """Fine-tune once, with the flags of run_glue and --mixing or --loss.
+
+    Choose rows with --task_name, with --train_file and --validation_file, or with --dataset_name. --help_all shows the
+    other flags of transformers.TrainingArguments, too.
+    """
     from glue_runs.finetune import finetune
 
     return finetune(args.rest)
@@ -31,7 +48,8 @@ def _finetune(args: argparse.Namespace) -> int:
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tasks").add_argument
-    add("--tasks", nargs="+", default=protocol.TASK_NAMES, metavar="TASK", help="GLUE tasks")
+    names = protocol.TASK_NAMES
+    add("--tasks", nargs="+", choices=names, default=names, metavar="TASK", help="GLUE tasks")
     add("--model_name_or_path", default=protocol.BERT, metavar="MODEL", help="model id or folder")
     add("--dataset_name", default=protocol.GLUE, metavar="DATASET", help="dataset id or folder")
     add(
@@ -101,9 +119,13 @@ def _demo(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "finetune": Command(
-        _finetune, interrupted="Use --resume_from_checkpoint FOLDER to continue from a checkpoint, if one was saved."
+        _finetune,
+        arguments.add_flags,
+        _add_all_flags,
+        raw=True,
+        interrupted="Use --resume_from_checkpoint FOLDER to continue from a checkpoint, if one was saved.",
     ),
-    "study": Command(_study, _add_study, interrupted=INTERRUPTED, takes_rest=True),
+    "study": Command(_study, _add_study, add_training_flags, interrupted=INTERRUPTED),
     "status": status.COMMAND,
     "report": report.COMMAND,
     "push": push.COMMAND,

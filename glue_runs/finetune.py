@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
-from functools import partial
+from dataclasses import MISSING, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import PreTrainedConfig, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from upath import UPath
 
-from glue_runs.flags import STOCK, DataArguments, FinetuneArguments, parse
+from glue_runs.arguments import DataArguments
+from glue_runs.flags import STOCK, FinetuneArguments, parse
 from glue_runs.metrics import COMBINED, with_combined_score
 from glue_runs.protocol import ARGUMENTS, GLUE
 from glue_runs.resume import LAST, affects_training, find_checkpoint, settings_callback
 from glue_runs.tasks import GLUE_TASKS, find_task
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import ModelFacts, scores_on
 from hf_elmix.hub.model_card import model_mark, write_model_card
 from hf_elmix.hub.publish import claim_repo, files_of_model, publish_files
+from hf_elmix.hub.push import licensed
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.files import StorageError, naming_storage_faults, write_bytes
 from hf_elmix.study.provenance import software
@@ -33,12 +35,13 @@ from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
 from hf_elmix.text.limits import tokens_for
-from hf_elmix.text.metrics import LEAST, as_rows, predicted_classes, predicted_values
+from hf_elmix.text.metrics import LEAST, as_rows, check_metric, predicted_classes, predicted_values
 from hf_elmix.text.models import check_model, find_model, load_config, load_model, load_tokenizer
 from hf_elmix.text.padding_free import drop_padding
-from hf_elmix.text.rows import load_task, read_dataset, revision
+from hf_elmix.text.rows import first_rows, load_task, read_dataset, revision
 from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
+from hf_elmix.training.class_weights import parse_class_weights
 from hf_elmix.training.complement import trainer_for
 from hf_elmix.training.resumable import check_weights, is_half_written
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
@@ -71,9 +74,11 @@ def finetune(words: Sequence[str]) -> int:
     hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = find_checkpoint(args)
-    source = find_model(model.model_name_or_path, model.model_revision, code=model.trust_remote_code)
-    task, rows = _rows(data, args, load_config(source))
-    _check_task(task, rows, args)
+    find = cache(partial(find_model, model.model_name_or_path, model.model_revision, code=model.trust_remote_code))
+    task, rows = _rows(data, args, find)
+    _check_task(task, rows, args)  # before a model is downloaded
+    source = find()
+    task, rows = for_model(load_config(source), task, rows, trains=args.do_train)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
     kept = settings_callback(checkpoint, data, args, source, task, rows)
     changes = kept.settings["continued"]
@@ -100,7 +105,10 @@ def finetune(words: Sequence[str]) -> int:
         if args.do_predict:
             _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
-        folder, card = Path(args.output_dir or ""), facts(metrics)
+        folder = Path(args.output_dir or "")
+        card = replace(facts(metrics), steps=trainer.state.global_step)
+        if hub is not None:
+            card = licensed(card)
         write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
         if hub is not None:
             print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))
@@ -141,45 +149,57 @@ def _check_output(args: FinetuneArguments, model: Path) -> None:
         )
 
 
-def _rows(data: DataArguments, args: FinetuneArguments, config: PreTrainedConfig) -> tuple[TextTask, DatasetDict]:
-    """The task and the splits that are used, with the class ids of the model if it has the same classes."""
-
-    def used(splits: tuple[str, ...], test_splits: tuple[str, ...]) -> tuple[str, ...]:
-        train = ("train",) if args.do_train else ()
-        return (*train, *(splits if args.do_eval else ()), *(test_splits if args.do_predict else ()))
-
-    if data.task_name is not None:
-        task = find_task(data.task_name.lower(), GLUE_TASKS)
+def _rows(
+    data: DataArguments, args: FinetuneArguments, find: Callable[[], ModelSource]
+) -> tuple[TextTask, DatasetDict]:
+    """The task and the splits that are used; the classes are those of the model only if it is not trained."""
+    name, rows = ("", DatasetDict()) if data.task_name else _read(data)
+    task = None if data.task_name is None else find_task(data.task_name.lower(), GLUE_TASKS)
+    splits = task.splits if task else find_splits(rows, data.validation_split_name)
+    test_splits = task.test_splits if task else find_splits(rows, data.test_split_name, test=True)
+    limits = {
+        **({"train": data.max_train_samples} if args.do_train else {}),
+        **(dict.fromkeys(splits, data.max_eval_samples) if args.do_eval else {}),
+        **(dict.fromkeys(test_splits, data.max_predict_samples) if args.do_predict else {}),
+    }
+    if task is not None:
         rows = load_task(
             task,
             data.dataset_name or GLUE,
-            splits=used(task.splits, task.test_splits),
+            splits=limits,
             max_train_samples=data.max_train_samples,
             max_eval_samples=data.max_eval_samples,
             max_predict_samples=data.max_predict_samples,
         )
-        return for_model(config, task, rows, trains=args.do_train)
+    else:
+        task, rows = custom_task(
+            rows,
+            name,
+            splits=splits,
+            test_splits=test_splits,
+            limits=limits,
+            text_columns=data.text_column_names,
+            text_delimiter=data.text_column_delimiter,
+            label_column=data.label_column_name,
+            labels=None if args.do_train else model_classes(load_config(find())),
+        )
+    if data.metric_name is not None:
+        task = replace(task, metrics=(check_metric(task, data.metric_name),))
+    return task, rows
+
+
+def _read(data: DataArguments) -> tuple[str, DatasetDict]:
+    """What to call rows outside GLUE, and all of them, with the split to train on as ``train``."""
     if data.files:
         name, rows = Path(next(iter(data.files.values()))).stem, read_files(data.files)
     else:
         folder = data.dataset_name or ""
         name, rows = Path(folder).expanduser().resolve().name, read_dataset(folder, data.dataset_config_name)
-    splits = find_splits(rows, data.validation_split_name)
-    test_splits = find_splits(rows, data.test_split_name, test=True)
-    limits = {"train": data.max_train_samples, **dict.fromkeys(splits, data.max_eval_samples)}
-    limits |= dict.fromkeys(test_splits, data.max_predict_samples)
-    task, rows = custom_task(
-        rows,
-        name,
-        splits=splits,
-        test_splits=test_splits,
-        limits={split: limits[split] for split in used(splits, test_splits)},
-        text_columns=data.text_column_names,
-        text_delimiter=data.text_column_delimiter,
-        label_column=data.label_column_name,
-        labels=None if args.do_train else model_classes(config),
-    )
-    return for_model(config, task, rows, trains=args.do_train)
+    if data.train_split_name is not None:
+        rows["train"] = first_rows(rows, data.train_split_name, None, name)
+    if data.shuffle_train_dataset and "train" in rows:
+        rows["train"] = rows["train"].shuffle(data.shuffle_seed)
+    return name, rows
 
 
 def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> None:
@@ -188,6 +208,7 @@ def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> N
         raise UsageError(
             f"{task.name} is a regression, and the mixed loss is for classes. Add --mixing {STOCK} for the stock loss."
         )
+    parse_class_weights(args.class_weights, rows.get("train"), "label", len(task.labels))
     batch = args.train_batch_size * args.world_size
     if args.do_train and args.dataloader_drop_last and len(rows["train"]) < batch:
         raise UsageError(
@@ -197,7 +218,7 @@ def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> N
     name = args.metric_for_best_model
     known = ("loss", "loss_el", COMBINED, *task.metrics)
     if name is not None and name.removeprefix("eval_") not in known:
-        raise UsageError(f"Expected --metric_for_best_model to be one of {', '.join(known)}, but got {name!r}.")
+        raise not_one_of("--metric_for_best_model", known, name)
     measured = [split for split in rows if split != "train" and "label" in rows[split].column_names]
     single = next((split for split in measured if len(rows[split]) < LEAST.get(task.metrics[0], 1)), None)
     if single is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +13,16 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from glue_runs.protocol import BERT, MAX_LENGTH
+from glue_runs.arguments import DataArguments, ModelArguments, flag
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.cli.argument_files import read_arguments, short
 from hf_elmix.cli.base import check_folder, name_of_flag
+from hf_elmix.cli.help import add_flags_of
 from hf_elmix.cli.training_flags import FlagParser, check_training
-from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.text.tasks import PADDINGS
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.training.arguments import MixedLossArguments
 
-__all__ = ["STOCK", "DataArguments", "FinetuneArguments", "ModelArguments", "parse"]
+__all__ = ["STOCK", "FinetuneArguments", "add_all_flags", "parse"]
 
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
@@ -29,33 +30,52 @@ SPLIT_FLAGS = (
     "dataset_config_name",
     "text_column_names",
     "label_column_name",
+    "train_split_name",
     "validation_split_name",
     "test_split_name",
+    "metric_name",
+    "shuffle_train_dataset",
 )
+LESS = {"train": "only --do_eval or --do_predict", "validation": "only --do_train", "test": "leave --do_predict out"}
 EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
-# Flags that run_glue or an older Trainer had, and what to type instead.
+LANGUAGE = "type --dataset_name facebook/xnli --dataset_config_name LANGUAGE"
+
+# Flags that the examples of Transformers or an older Trainer have, and what to type instead.
 GONE = {
     "cache_dir": "set the environment variable HF_HOME",
+    "checkpointing_steps": "type --save_strategy steps --save_steps N",
     "config_name": "leave it out: a model is loaded with its own configuration",
+    "do_lower_case": "leave it out: a tokenizer has its own setting",
+    "do_regression": "leave it out: labels with a decimal point are a regression, and need --mixing none",
     "evaluation_strategy": "type --eval_strategy",
     "evaluate_during_training": "type --eval_strategy",
     "group_by_length": "type --train_sampling_strategy group_by_length",
+    "language": LANGUAGE,
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
+    "max_length": "type --max_seq_length",
     "model_type": "leave it out: it is in the configuration of the model",
     "no_cuda": "type --use_cpu",
+    "num_warmup_steps": "type --warmup_steps",
     "overwrite_cache": "leave it out: tokens are cached by a digest of their rows, so they are never out of date",
     "overwrite_output_dir": "leave it out, and delete the folder yourself if you no longer need it",
     "per_gpu_eval_batch_size": "type --per_device_eval_batch_size",
     "per_gpu_train_batch_size": "type --per_device_train_batch_size",
+    "preprocessing_num_workers": "leave it out: rows are tokenised once, and all at a time",
     "push_to_hub_model_id": "type --hub_model_id",
     "push_to_hub_token": "log in with: hf auth login",
+    "remove_columns": "leave it out: only the columns of text and labels are read",
+    "remove_splits": "leave it out: only the splits that are needed are read",
     "save_safetensors": "leave it out: models are always saved as safetensors",
+    **dict.fromkeys(("server_ip", "server_port"), "type: python -m debugpy --listen PORT -m glue_runs finetune …"),
     "token": "log in with: hf auth login (others can read a token in a command line)",
     "tokenizer_name": "save the tokenizer in the folder of the model",
+    "train_language": f"{LANGUAGE}, then evaluate what was trained, as --model_name_or_path, on another",
     "use_auth_token": "leave it out: a login with hf auth login is used",
     "use_fast_tokenizer": "leave it out: all tokenizers are fast",
+    "use_slow_tokenizer": "leave it out: all tokenizers are fast",
     "warmup_ratio": "type --warmup_steps: a value below 1 is a share of all steps",
+    "with_tracking": "type --report_to with the tracker",
 }
 
 # Flags of the Trainer that would be ignored here or break the evaluation, and what to do instead.
@@ -77,65 +97,19 @@ EXCLUSIVE = (
 )
 
 
-def _flag(default: Any, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
-
-
-@dataclass
-class DataArguments:
-    """Which rows, and how many."""
-
-    task_name: str | None = _flag(None, f"GLUE task: {', '.join(GLUE_TASKS)}.")
-    dataset_name: str | None = _flag(None, "Dataset id or folder; with --task_name, a copy of GLUE.")
-    dataset_config_name: str | None = _flag(None, "Configuration of --dataset_name.")
-    train_file: str | None = _flag(None, "CSV, TSV, JSON or Parquet with training rows.")
-    validation_file: str | None = _flag(None, "The same with evaluation rows.")
-    test_file: str | None = _flag(None, "The same with rows to predict.")
-    text_column_names: str | None = _flag(
-        None, "The text column, the two of a pair (COLUMN,COLUMN), or three to join."
-    )
-    text_column_delimiter: str | None = _flag(None, "Join all text columns, with this text between them.")
-    label_column_name: str | None = _flag(None, "The column of labels.")
-    validation_split_name: str | None = _flag(None, "Split of the dataset to evaluate.")
-    test_split_name: str | None = _flag(None, "Split of the dataset to predict.")
-    max_seq_length: int = _flag(MAX_LENGTH, "Truncate each row to this many tokens.")
-    padding: str = _flag(PADDINGS[0], "What batches are padded to; free: nothing.", choices=PADDINGS)
-    pad_to_max_length: bool | None = _flag(None, "run_glue's name for --padding max_length; false: --padding longest.")
-    max_train_samples: int | None = _flag(None, "Keep the first N training rows.")
-    max_eval_samples: int | None = _flag(None, "Keep the first N rows of each evaluation split.")
-    max_predict_samples: int | None = _flag(None, "Keep the first N rows of each split to predict.")
-
-    def __post_init__(self) -> None:
-        if self.pad_to_max_length is not None:
-            self.padding = "max_length" if self.pad_to_max_length else "longest"
-
-    @property
-    def files(self) -> dict[str, str]:
-        """The given files by split."""
-        given = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
-        return {split: path for split, path in given.items() if path is not None}
-
-
-@dataclass
-class ModelArguments:
-    """Which pre-trained encoder."""
-
-    model_name_or_path: str = _flag(BERT, "Model id or folder.")
-    model_revision: str | None = _flag(None, "Branch, tag or commit of the model.")
-    trust_remote_code: bool = _flag(False, "Run the Python code of the model. Read it first.")
-    ignore_mismatched_sizes: bool = _flag(False, "Replace a head for another number of labels by a fresh one.")
-
-
 @dataclass
 class FinetuneArguments(MixedLossArguments):
     """Training arguments with the defaults of the study (see `glue_runs.protocol`); the loss may be ``none``."""
 
-    learning_rate: float = _flag(2e-5, "Initial learning rate.")
-    num_train_epochs: float = _flag(6.0, "Epochs of training.")
-    per_device_train_batch_size: int = _flag(32, "Rows in a batch on each device.")
-    per_device_eval_batch_size: int = _flag(64, "Rows in a batch while evaluating.")
-    eval_strategy: IntervalStrategy | str = _flag("epoch", "When to evaluate.")
-    logging_steps: float = _flag(50, "Optimizer steps between logs.")
+    learning_rate: float = flag(2e-5, "Initial learning rate.")
+    num_train_epochs: float = flag(6.0, "Epochs of training.")
+    per_device_train_batch_size: int = flag(32, "Rows in a batch on each device.")
+    per_device_eval_batch_size: int = flag(64, "Rows in a batch while evaluating.")
+    eval_strategy: IntervalStrategy | str = flag("epoch", "When to evaluate.")
+    logging_steps: float = flag(50, "Optimizer steps between logs.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers, such as tensorboard, trackio or wandb."}
+    )
 
     def __post_init__(self) -> None:
         if STOCK in (self.mixing, self.loss):
@@ -150,6 +124,11 @@ class FinetuneArguments(MixedLossArguments):
         else:
             super().__post_init__()
         self.dataloader_pin_memory &= torch.cuda.is_available()  # otherwise each loader warns that it cannot pin
+
+
+def add_all_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the Trainer to a parser that shows or completes them."""
+    add_flags_of(FlagParser(FinetuneArguments, parser.prog), parser, UNUSABLE)
 
 
 def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
@@ -185,6 +164,16 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     elif not set(EVALUATES) & set(names):
         # By default every epoch is evaluated, which switches do_eval on although it was not requested.
         args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
+    _check_rows(data, args)
+    if "shuffle_seed" in names and not data.shuffle_train_dataset:
+        raise UsageError("--shuffle_seed has no effect here: it needs --shuffle_train_dataset. Leave it out.")
+    check_folder(args.output_dir or "")
+    check_training(args, names, [] if args.loss == STOCK else [args.loss])
+    return data, model, args
+
+
+def _check_rows(data: DataArguments, args: FinetuneArguments) -> None:
+    """Refuse flags that name no rows for something that is to be done."""
     if not (data.files or data.task_name or data.dataset_name):
         raise UsageError(
             f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
@@ -192,9 +181,17 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
         )
     if data.task_name is not None:
         find_task(data.task_name.lower(), GLUE_TASKS)
-    check_folder(args.output_dir or "")
-    check_training(args, names, [] if args.loss == STOCK else [args.loss])
-    return data, model, args
+    for action, usual in zip(ACTIONS, ("train", "validation", "test"), strict=True):
+        named = getattr(data, f"{usual}_split_name")
+        if not data.files or (named or usual) in data.files:
+            continue
+        if named:
+            raise not_one_of(f"--{usual}_split_name", data.files, named)
+        if getattr(args, action):
+            given = " and ".join(f"--{split}_file" for split in data.files)
+            raise UsageError(
+                f"Expected --{usual}_file for --{action}, but got only {given}. Type it, or {LESS[usual]}."
+            )
 
 
 def _check_names(names: Sequence[str]) -> None:

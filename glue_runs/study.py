@@ -63,8 +63,9 @@ def glue_study(
         padding = "longest"
     limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     options: dict[str, Any] = {"max_length": max_length, "padding": padding, "in_memory": in_memory, "kinds": kinds}
+    rows = [load_task(task, dataset, **limits) for task in chosen]  # a mistake shows before a model is downloaded
     source, origin = find_model(model), {"dataset": dataset, **limits}
-    made = (text_task(task, load_task(task, dataset, **limits), source, origin=origin, **options) for task in chosen)
+    made = (text_task(task, part, source, origin=origin, **options) for task, part in zip(chosen, rows, strict=True))
     return Study(tuple(made), methods, tuple(seeds), arguments)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hf_elmix.errors import UsageError, did_you_mean
+from hf_elmix.errors import not_one_of
 from hf_elmix.text.tasks import TextTask
 
 __all__ = ["GLUE_TASKS", "TASKS", "find_task"]
@@ -52,5 +52,4 @@ def find_task(name: str, tasks: Mapping[str, TextTask] = TASKS) -> TextTask:
     """
     if name in tasks:
         return tasks[name]
-    hint = did_you_mean(name.lower().replace("-", ""), tasks)
-    raise UsageError(f"Unknown task {name!r}. Expected one of {', '.join(tasks)}.{hint}")
+    raise not_one_of("the task", tasks, name)

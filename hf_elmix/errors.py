@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-__all__ = ["UsageError", "did_you_mean", "in_one_line"]
+__all__ = ["UsageError", "did_you_mean", "how_to_install", "in_one_line", "not_one_of"]
+
+LISTED = 40  # names at most in a message
 
 
 class UsageError(ValueError):
     """A `ValueError` for a user's mistake: the message says what was expected, what was given and what to type."""
+
+
+def how_to_install(extra: str) -> str:
+    """What to type to add an extra of this package, which no package index has."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"Type: pip install -e '{checkout}[{extra}]'"
+    return f"In a checkout of hf_elmix, type: pip install '.[{extra}]'"
 
 
 def in_one_line(error: BaseException) -> str:
@@ -25,5 +37,20 @@ def in_one_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A question to append to an error message if `word` resembles a known one, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    names = {name.lower(): name for name in map(str, known)}
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    return f" Did you mean {names[close[0]]!r}?" if close else ""
+
+
+def not_one_of(what: str, known: Iterable[str], given: Any) -> UsageError:
+    """The error for a name that is not in a closed list; it lists the names and suggests a close one.
+
+    Args:
+        what: What the name is of, such as a flag.
+        known: The names.
+        given: The name that was given.
+    """
+    names = list(map(str, known))
+    listed = ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
+    hint = did_you_mean(str(given), names)
+    return UsageError(f"Expected {what} to be one of {listed or 'none'}, but got {given!r}.{hint}")

@@ -125,9 +125,12 @@ def finished(ax: Axes, *, legend: str) -> Axes:
     columns = _columns(names)
     below = 0.42 + 0.17 * ax.get_xlabel().count("\n")  # inches, past the axis label
     shift = ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
+    # Long names beside the axis push it to the right: from its middle, a legend would leave the figure.
+    pushed = max((len(text.get_text()) for text in ax.get_yticklabels()), default=0) > 12
+    side, anchor = ("right", 1.0) if pushed else ("center", 0.5)
     outside: dict[str, dict[str, Any]] = {
         "above": {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns},
-        "below": {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": shift, "ncols": columns},
+        "below": {"loc": f"upper {side}", "bbox_to_anchor": (anchor, 0), "bbox_transform": shift, "ncols": columns},
     }
     if names:
         ax.legend(**outside.get(legend, {"loc": legend}), frameon=False)

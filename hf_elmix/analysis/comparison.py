@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from hf_elmix.analysis.profile import strata
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, not_one_of
 
 __all__ = ["compare", "differences", "mean_gain", "minimum_detectable_effect", "seeds_needed", "task_gains"]
 
@@ -34,8 +34,7 @@ def differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
         UsageError: If the baseline is not one of the methods.
     """
     if baseline not in scores:
-        names = ", ".join(repr(str(name)) for name in scores)
-        raise UsageError(f"Expected the baseline to be one of the methods ({names}), but got {baseline!r}.")
+        raise not_one_of("the baseline", scores, baseline)
     return scores.sub(scores[baseline], axis=0)
 
 

@@ -16,12 +16,12 @@ from hf_elmix.analysis.predictions import PredictionReaders, PredictionSummary, 
 from hf_elmix.analysis.profile import performance_profile, profile_area, profile_bands, ratios
 from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, independent_blocks, mean_rank, wins
 from hf_elmix.analysis.sequential import Rules, looks, read_rules
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import Store
 
-__all__ = ["StudyResults", "read_study"]
+__all__ = ["PREDICTED_CLASSES", "StudyResults", "read_study"]
 
 PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
@@ -239,6 +239,5 @@ def _find_method(name: str, methods: Sequence[str]) -> str:
     labels = {method: method_label(method) for method in methods}
     found = [method for method, label in labels.items() if name in (method, label, label.partition(" (")[0])]
     if not found:
-        known = ", ".join(repr(m) if m == label else f"{m!r} ({label})" for m, label in labels.items())
-        raise UsageError(f"Expected the baseline to be one of the methods ({known}), but got {name!r}.")
+        raise not_one_of("the baseline", dict.fromkeys(one for pair in labels.items() for one in pair), name)
     return name if name in found else found[0]

@@ -7,18 +7,21 @@ import errno
 import inspect
 import io
 import os
+import re
 import shlex
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix import __version__
+from hf_elmix.cli.help import SHELLS, AllHelp, Help, completion, sort_groups
+from hf_elmix.errors import UsageError, did_you_mean, how_to_install, in_one_line, not_one_of
 from hf_elmix.terminal import printable
 
 __all__ = [
@@ -35,6 +38,9 @@ __all__ = [
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FORMAT_WARNING = warnings.formatwarning
 
+HELP = {"-h", "--help", "--help_all"}
+NUMBERS = {"int": "a whole number", "float": "a number"}
+WRONG_NUMBER = re.compile(r"argument (--\w+)\S*: invalid (int|float) value: ")
 SHOW_TRACEBACK = "HF_ELMIX_TRACEBACK"
 
 
@@ -45,34 +51,24 @@ class Command:
     Attributes:
         run: Runs the command on the parsed arguments and returns the exit code. Its docstring is the command's help.
             Heavy imports belong in its body, so that help and errors appear at once. The arguments include ``typed``
-            (the command line) and ``rest`` (arguments that the parser does not know).
-        add_arguments: Adds the command's arguments to a parser; None if the command parses ``rest`` by itself.
+            (the command line), ``parser`` and ``rest`` (arguments that the parser does not know).
+        add_arguments: Adds the command's arguments to a parser.
+        more: Adds the flags that `run` finds in ``rest``, for ``--help_all`` and completion; without it, unknown
+            arguments are errors.
+        raw: Whether `run` parses all words by itself, as ``rest``; the parser only serves help and completion.
         extra: The extra of this package that the command needs.
         interrupted: Advice after Ctrl-C.
-        takes_rest: Whether `run` handles ``rest``; otherwise unknown arguments are errors.
     """
 
     run: Callable[[argparse.Namespace], int]
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    more: Callable[[argparse.ArgumentParser], None] | None = None
+    raw: bool = False
     extra: str = "glue"
     interrupted: str = ""
-    takes_rest: bool = False
 
 
 Commands = Mapping[str, "Command | Commands"]  # by name; a mapping in place of a command is a group of commands
-
-
-class _Help(argparse.HelpFormatter):
-    """Help that keeps the paragraphs of a description and ends each argument with its default."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", action.default
-        if "default:" in text or isinstance(default, bool | None) or default in ([], argparse.SUPPRESS):
-            return text
-        return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, list | tuple) else default})"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -93,30 +89,38 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UsageError`."""
+        message = WRONG_NUMBER.sub(lambda found: f"Expected {found[1]} to be {NUMBERS[found[2]]}, but got ", message)
         raise UsageError(f"{message}. See {self.prog} --help.")
 
-    def refuse(self, word: str) -> NoReturn:
-        """Raise a `UsageError` about an unknown argument."""
-        hint = did_you_mean(word.split("=")[0], self._option_string_actions)
+    @property
+    def flags(self) -> list[str]:
+        """All flags that the parser knows."""
+        return list(self._option_string_actions)
+
+    def refuse(self, word: str, others: Iterable[str] = ()) -> NoReturn:
+        """Raise a `UsageError` about an unknown argument; it may have been meant as one of other flags."""
+        hint = did_you_mean(word.split("=")[0], [*others, *self.flags])
         raise UsageError(f"Unknown argument {word!r}.{hint} See {self.prog} --help.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            name = "/".join(action.option_strings) or action.metavar or action.dest
-            choices = list(map(str, action.choices))
-            hint = did_you_mean(str(value), choices)
-            raise UsageError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}.{hint}")
+            name = "/".join(action.option_strings[:1]) or action.metavar or action.dest
+            raise not_one_of(str(name), action.choices, value)
 
 
 def make_parser(prog: str, description: str, commands: Commands) -> OneLineParser:
     """Return the parser of a program (see `run_program`)."""
-    parser = OneLineParser(prog=prog, description=description)
+    parser = OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {__version__}", help="show the version and exit")
+    add("--completion", choices=SHELLS, action=_Completion, help="print a script for a shell that completes words")
     _add_commands(parser, commands)
+    sort_groups(parser)
     return parser
 
 
 def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, command in commands.items():
         if not isinstance(command, Command):
             about = f"Train a study of {', '.join(command)}"
@@ -124,10 +128,20 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
             continue
         about = inspect.cleandoc(command.run.__doc__ or "")
         shown: dict[str, Any] = {"help": about.partition("\n")[0].rstrip("."), "description": about}
-        sub = subparsers.add_parser(name, allow_abbrev=False, formatter_class=_Help, **shown)
-        sub.set_defaults(command=command, parser=sub)
-        if command.add_arguments is not None:
-            command.add_arguments(sub)
+        sub = subparsers.add_parser(name, allow_abbrev=False, formatter_class=Help, **shown)
+        if command.more is not None:
+            sub.add_argument("--help_all", nargs=0, action=AllHelp, help="show all flags of the Trainer, too")
+        sub.set_defaults(command=command, parser=sub, more=command.more)
+        command.add_arguments(sub)
+        sort_groups(sub)
+
+
+class _Completion(argparse.Action):
+    """``--completion``: a script for a shell, made from all parsers."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *_: Any) -> None:
+        print(completion(parser, values))
+        parser.exit()
 
 
 def run_program(prog: str, description: str, commands: Commands, argv: Sequence[str] | None) -> int:
@@ -149,10 +163,13 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)
     try:
-        if command is not None and command.add_arguments is None:
+        if command is not None and command.raw and not HELP & {*words}:
             return command.run(argparse.Namespace(rest=words[1:]))
-        args, rest = make_parser(prog, description, commands).parse_known_args(words)
-        if rest and not args.command.takes_rest:
+        parser = make_parser(prog, description, commands)
+        if words and words[0].startswith("-") and words[0].partition("=")[0] not in parser.flags:
+            parser.refuse(words[0])
+        args, rest = parser.parse_known_args(words)
+        if rest and args.command.more is None:
             args.parser.refuse(rest[0])
         args.rest, args.typed = rest, shlex.join([prog, *words])
         return args.command.run(args)
@@ -179,7 +196,7 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         return f"{prog}: {error}", EXIT_USAGE
     if isinstance(error, ModuleNotFoundError):
         extra = "ray" if error.name == "ray" else command.extra
-        return f"{prog}: {error}. Type: pip install 'hf-elmix[{extra}]'", EXIT_USAGE
+        return f"{prog}: {error}. {how_to_install(extra)}", EXIT_USAGE
     if isinstance(error, KeyboardInterrupt):
         return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import Command
 from hf_elmix.cli.diagnostics import add_out, save_picture
+from hf_elmix.errors import UsageError
 from hf_elmix.predictions.records import THRESHOLD
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def _run(args: argparse.Namespace) -> int:
     from hf_elmix.diagnostics.cohort_plots import plot_ridgeline, plot_sankey
     from hf_elmix.predictions.records import read_predictions
 
+    if not 0 < args.threshold < 1:
+        raise UsageError(f"Expected --threshold to be between 0 and 1, but got {args.threshold}.")
     drawings: list[Callable[..., Any]] = []
     for name, seen in read_predictions(args.run).items():
         print(to_markdown(_table(name, seen, args.threshold)))

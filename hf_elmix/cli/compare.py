@@ -15,6 +15,7 @@ from hf_elmix.cli.base import EXIT_FAILED, Command, whole_number
 from hf_elmix.cli.study import (
     INTERRUPTED,
     add_execution,
+    add_training_flags,
     check_execution,
     check_inputs,
     executor_of,
@@ -96,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     budget = seconds_in(args.budget) if args.budget else math.inf
     check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
-    typed = study_training_arguments(args.rest, PROG, ARGUMENTS, given)
+    typed = study_training_arguments(args.rest, PROG, ARGUMENTS, given, args.parser.flags)
     for name in (text.partition("=")[0].strip() for text in args.sweep):
         if name in typed:
             raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
@@ -263,4 +264,4 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
     print(f"Figures and tables: elmix report {args.output_dir}")
 
 
-COMMAND = Command(_run, _add_arguments, interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, add_training_flags, interrupted=INTERRUPTED)

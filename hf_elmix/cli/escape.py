@@ -15,8 +15,9 @@ LANCZOS_STEPS = 30
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("loss").add_argument
     add("--losses", nargs="+", default=["ce", "el", "0"], metavar="LOSS", help="losses to measure")
+    add = parser.add_argument_group("measurement").add_argument
     noise = "batch size of the gradient noise (default: as in the run)"
     add("--noise_batch_size", type=whole_number(1), metavar="M", help=noise)
     add("--probes", type=whole_number(2), default=16, metavar="N", help="number of random probes for the trace")

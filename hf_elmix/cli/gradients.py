@@ -13,7 +13,7 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("loss").add_argument
     add("--mixing", nargs="+", default=[], metavar="MIXING", help="schedules of the mixed loss, such as 0-0.5 or ce")
     add("--losses", nargs="+", default=[], metavar="LOSS", help=f"any losses, such as {EXAMPLES}")
     add(

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_elmix.cli import calibration, cohorts, compare, escape, gradients, push, report, status, tables
+from hf_elmix.cli import (
+    calibration,
+    cohorts,
+    compare,
+    escape,
+    gradients,
+    images,
+    push,
+    report,
+    reviews,
+    status,
+    tables,
+)
 from hf_elmix.cli.base import Commands, run_program
 
 __all__ = ["COMMANDS", "main"]
@@ -15,7 +27,7 @@ COMMANDS: Commands = {
     "report": report.COMMAND,
     "status": status.COMMAND,
     "push": push.COMMAND,
-    "study": {"tables": tables.COMMAND},
+    "study": {"tables": tables.COMMAND, "reviews": reviews.COMMAND, "images": images.COMMAND},
     "gradients": gradients.COMMAND,
     "cohorts": cohorts.COMMAND,
     "calibration": calibration.COMMAND,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from hf_elmix.cli.base import Command
 from hf_elmix.errors import UsageError
@@ -12,33 +13,39 @@ __all__ = ["COMMAND"]
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", help="folder of the study, or its URL")
+    add("runs", help="folder of the study, or its URL; or the folder of a model that finetune left")
     template = "publish the kept models under ids such as name/{model}-{task}-{mixing}, optionally with {seed}"
     add("--hub_id_template", metavar="ID", help=template)
     add("--results", action="store_true", help="publish the runs as a dataset")
-    add("--hub_id", metavar="ID", help="id of the dataset, such as name/my-study")
+    add("--hub_id", metavar="ID", help="id of the dataset, such as name/my-study, or of the single model")
+    add("--license", metavar="NAME", help="such as apache-2.0; for models, by default that of the base model")
     add("--private", action="store_true", default=None, help="make new repositories private")
     add("--overwrite", action="store_true", help="replace repositories that hold something else")
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Publish the kept models or all runs of a study on the Hugging Face Hub.
+    """Publish the kept models or all runs of a study, or a single model, on the Hugging Face Hub.
 
-    Publishes the models that the study kept (--keep), each with a card, or with --results the runs as a dataset. Only
-    files that have changed are uploaded. The access token is that of `hf auth login`, or HF_TOKEN.
+    Publishes the models that the study kept (--keep), each with a card, with --results the runs as a dataset, or the
+    model that `finetune` left in a folder. The same command again uploads what has changed since. The access token is
+    that of `hf auth login`, or HF_TOKEN.
     """
-    needed, other = ("hub_id", "hub_id_template") if args.results else ("hub_id_template", "hub_id")
-    if getattr(args, needed) is None or getattr(args, other) is not None:
-        raise UsageError("Expected --hub_id_template ID for models, or --results --hub_id ID for the runs.")
-    from hf_elmix.hub.push import push_models, push_results
+    if (args.hub_id is None) == (args.hub_id_template is None) or (args.results and args.hub_id is None):
+        raise UsageError(
+            "Expected --hub_id_template ID for the models of a study, --results --hub_id ID for its runs, or --hub_id "
+            "ID for a single model."
+        )
+    from hf_elmix.hub.push import push_folder, push_models, push_results
     from hf_elmix.study.store import Store
 
-    store, options = Store(args.runs), {"private": args.private, "overwrite": args.overwrite}
+    options = {"licence": args.license, "private": args.private, "overwrite": args.overwrite}
     if args.results:
-        print(push_results(store, args.hub_id, **options))
-        return 0
-    for published in push_models(store, args.hub_id_template, **options):
-        print(published, flush=True)
+        print(push_results(Store(args.runs), args.hub_id, **options))
+    elif args.hub_id is not None:
+        print(push_folder(Path(args.runs), args.hub_id, **options))
+    else:
+        for published in push_models(Store(args.runs), args.hub_id_template, **options):
+            print(published, flush=True)
     return 0
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, check_folder, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
-from hf_elmix.losses.registry import EXAMPLES, expand_losses
-from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED
+from hf_elmix.losses.registry import EXAMPLES, expand_losses, parse_loss
+from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED, TRACKERS
 
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
@@ -24,6 +24,7 @@ __all__ = [
     "INTERRUPTED",
     "add_arguments",
     "add_execution",
+    "add_training_flags",
     "check_execution",
     "check_inputs",
     "executor_of",
@@ -64,12 +65,13 @@ def add_arguments(
     executors: Sequence[str] = ("local", "ray"),
 ) -> None:
     """Add the arguments of every study, with default seeds and losses."""
-    add = parser.add_argument_group("runs", "Each task is trained with each loss and each seed.").add_argument
-    add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
+    add = parser.add_argument_group("loss", "Each task is trained with each loss and each seed.").add_argument
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
     add("--mixings", nargs="+", metavar="MIXING", help=schedules)
     losses_help = f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
     add("--losses", nargs="+", metavar="LOSS", help=losses_help)
+    add = parser.add_argument_group("runs").add_argument
+    add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
     add("--no_sharing", action="store_true", help="train each run from the start, without shared prefixes")
     add("--retry_failed", action="store_true", help="repeat runs that failed")
     add("--overwrite", action="store_true", help="delete existing runs of these tasks first")
@@ -81,8 +83,8 @@ def add_arguments(
     add("--keep", choices=KEEP, default="none", help=kept)
     cohorts = "also record the predictions for each evaluation row at each epoch; completed runs are not repeated"
     add("--cohorts", action="store_true", help=cohorts)
-    trackers = "tensorboard, trackio or wandb: each run is logged when it finishes"
-    add("--report_to", nargs="+", default=[], metavar="TRACKER", help=trackers)
+    trackers = f"log the runs while they train: {', '.join(TRACKERS)}"
+    add("--report_to", nargs="+", choices=(*TRACKERS, "none"), default=[], metavar="TRACKER", help=trackers)
 
 
 def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("local", "ray")) -> None:
@@ -93,6 +95,15 @@ def add_execution(parser: argparse.ArgumentParser, executors: Sequence[str] = ("
     workers = "number of local processes; each gets one GPU, if available"
     add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of TrainingArguments that a study takes; this imports PyTorch."""
+    from hf_elmix.cli.help import add_flags_of
+    from hf_elmix.cli.training_flags import FlagParser, TrainingArguments
+
+    hub = (flag for flag in TrainingArguments.__dataclass_fields__ if flag.startswith("hub_"))
+    add_flags_of(FlagParser(TrainingArguments, parser.prog), parser, {*REPLACED, *hub})
 
 
 def check_execution(args: argparse.Namespace) -> None:
@@ -121,11 +132,13 @@ def losses_and_arguments(
     """
     check_execution(args)
     chosen = [*(args.mixings or ()), *(args.losses or ())] or list(losses)
-    return chosen, study_training_arguments(args.rest, prog, defaults, chosen)
+    for loss in expand_losses(chosen):
+        parse_loss(loss)
+    return chosen, study_training_arguments(args.rest, prog, defaults, chosen, args.parser.flags)
 
 
 def study_training_arguments(
-    words: Sequence[str], prog: str, defaults: Mapping[str, Any], losses: Iterable[str] = ()
+    words: Sequence[str], prog: str, defaults: Mapping[str, Any], losses: Iterable[str] = (), known: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return the training arguments among the words that the parser of a study does not know.
 
@@ -134,6 +147,7 @@ def study_training_arguments(
         prog: Name of the command.
         defaults: The study's own training arguments.
         losses: The losses that are trained with them.
+        known: Other flags, one of which an unknown word may have been meant as.
 
     Raises:
         UsageError: If one is unknown, not valid or set by the study, or if arguments contradict each other.
@@ -147,7 +161,7 @@ def study_training_arguments(
         return {}
     from hf_elmix.cli.training_flags import training_arguments
 
-    return training_arguments(words, prog, {**DEFAULTS, **defaults}, expand_losses(losses))
+    return training_arguments(words, prog, {**DEFAULTS, **defaults}, expand_losses(losses), known)
 
 
 def check_inputs(output_dir: str, **inputs: str) -> None:
@@ -199,9 +213,9 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
         run = _run_of_stacks(study, args)
     store, options = Store(args.output_dir), {}
     if args.report_to:
-        from hf_elmix.study.trackers import check_trackers, track
+        from hf_elmix.study.trackers import Tracking, check_trackers
 
-        options["track"] = partial(track, store=store, trackers=check_trackers(args.report_to, store))
+        options["tracking"] = Tracking(check_trackers(args.report_to, store), study, store)
     check_study(study, store)
     with _cluster(args):
         counts = run_grid(

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from hf_elmix.cli.base import Command
-from hf_elmix.cli.study import INTERRUPTED, add_arguments, check_inputs, losses_and_arguments, run_study
+from hf_elmix.cli.study import (
+    INTERRUPTED,
+    add_arguments,
+    add_training_flags,
+    check_inputs,
+    losses_and_arguments,
+    run_study,
+)
 from hf_elmix.tables import protocol
 
 __all__ = ["COMMAND"]
@@ -44,4 +51,4 @@ def _run(args: argparse.Namespace) -> int:
     return max(codes)
 
 
-COMMAND = Command(_run, _add_arguments, interrupted=INTERRUPTED, takes_rest=True)
+COMMAND = Command(_run, _add_arguments, add_training_flags, interrupted=INTERRUPTED)

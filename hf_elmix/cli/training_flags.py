@@ -90,7 +90,7 @@ class FlagParser(OneLineParser, HfArgumentParser):
 
 
 def training_arguments(
-    words: Iterable[str], prog: str, defaults: Mapping[str, Any], losses: Iterable[str] = ()
+    words: Iterable[str], prog: str, defaults: Mapping[str, Any], losses: Iterable[str] = (), known: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Parse flags of `TrainingArguments`, try their values, and return those that were given by name.
 
@@ -99,6 +99,7 @@ def training_arguments(
         prog: Name of the command.
         defaults: Arguments that apply where no flag overrides them.
         losses: The losses that are trained with them.
+        known: Other flags, one of which an unknown word may have been meant as.
 
     Raises:
         UsageError: If a flag is unknown or its value is not valid.
@@ -106,11 +107,13 @@ def training_arguments(
     words, parser = list(words), FlagParser(TrainingArguments, prog)
     parsed, unknown = parser.parse_known_args([*words, "--output_dir", "unused"])
     if unknown:
-        parser.refuse(unknown[0])
+        parser.refuse(unknown[0], known)
     names = [name_of_flag(word) for word in words if word.startswith("--")]
     # A field that is true by default has a flag --no_NAME.
     fields = [name if hasattr(parsed, name) else name.removeprefix("no_") for name in names]
     arguments = {name: getattr(parsed, name) for name in fields}
+    if "logging_steps" in arguments and defaults.get("logging_strategy") == "epoch":
+        arguments.setdefault("logging_strategy", "steps")
     try:
         args = TrainingArguments(**{**defaults, "output_dir": "unused", **arguments})
     except Exception as error:  # libraries that it configures raise errors of any type

@@ -13,7 +13,7 @@ from hf_elmix.analysis.numbers import gain_text
 from hf_elmix.analysis.sections.sequential import interval_of
 from hf_elmix.analysis.sequential import Rules
 from hf_elmix.comparison.result import Comparison
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.progress import duration
@@ -101,7 +101,7 @@ def rules_for(methods: Iterable[Method], baseline: str | None, margin: float) ->
         sweep = next(iter(named.values())).sweep if named else ()  # the same budget for every method
         named, baseline = {"ce": Method("ce", sweep=sweep), **named}, "ce"
     if baseline not in named:
-        raise UsageError(f"Expected the baseline to be one of {', '.join(named)}, but got {baseline!r}.")
+        raise not_one_of("the baseline", named, baseline)
     others = tuple(name for name in named if name != baseline)
     if not others:
         raise UsageError(f"Expected a method to compare with {baseline}, but got none. Add one, such as 0-0.5.")

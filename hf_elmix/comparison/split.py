@@ -38,7 +38,7 @@ def hold_out(rows: Dataset, size: float | int, seed: int, label: str = "label") 
         kept, held = train_test_split(np.arange(len(rows)), test_size=size, random_state=seed, stratify=labels)
     except ValueError as error:
         raise UsageError(
-            f"Cannot hold out rows for validation: {in_one_line(error)} Give --validation_file, or more rows."
+            f"Cannot hold out rows for validation: {in_one_line(error)} Give validation rows, or more rows."
         ) from error
     return rows.select(sorted(kept)), rows.select(sorted(held))
 

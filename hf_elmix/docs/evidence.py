@@ -1,9 +1,12 @@
-"""What the page *Does it work?* says of the study of tables, from the records of that study.
+"""What the page *Does it work?* says of the studies of tables, reviews and pictures, from their records.
 
-    python hf_elmix/docs/evidence.py RUNS   # take over the records of: elmix study tables --output_dir RUNS
-    python hf_elmix/docs/evidence.py        # write the page's numbers and the figure again
+    python hf_elmix/docs/evidence.py tables RUNS    # take over the records of: elmix study tables --output_dir RUNS
+    python hf_elmix/docs/evidence.py reviews RUNS   # the same for: elmix study reviews --output_dir RUNS
+    python hf_elmix/docs/evidence.py images RUNS    # the same for the study that IMAGES names
+    python hf_elmix/docs/evidence.py                # write the page's numbers and the figure again
 
-A test fails if the page or the figure differs from what the records give.
+A study is on the page once its records have been taken over, which needs all of them. A test fails if the page or the
+figure differs from what the records give.
 """
 
 from __future__ import annotations
@@ -18,18 +21,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hf_elmix.analysis.comparison import compare
+from hf_elmix.analysis.comparison import compare, task_gains
 from hf_elmix.analysis.formats import markdown_table
 from hf_elmix.analysis.frames import runs_table
 from hf_elmix.analysis.numbers import difference_text, gain_text, number, p_equals
 from hf_elmix.analysis.ranks import conover, friedman, wins
 from hf_elmix.losses.registry import LOSS_SETS
 from hf_elmix.plotting import drawn_name, method_label
+from hf_elmix.reviews.protocol import ARCHITECTURES, LOSSES
 from hf_elmix.study.spec import RunKey, RunRecord, Select
 from hf_elmix.study.store import Store
 
 DOCS = Path(__file__).parent
-RECORDS = DOCS / "evidence" / "tables.parquet"
+RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "reviews", "images")}
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
 FIGURE = DOCS / "pages" / "figures" / "tables.png"
 
@@ -51,32 +55,59 @@ PAPER = {
 }
 
 
-def compact(runs: Path) -> pd.DataFrame:
+# The paper's Table 3: test accuracy with its standard deviation over eight seeds, of each method by architecture.
+PAPER_REVIEWS = {
+    "ce": [(61.08, 0.83), (60.46, 1.50), (60.07, 1.34), (63.26, 0.54), (63.14, 0.81)],
+    "0": [(60.81, 1.30), (61.52, 1.19), (61.12, 1.18), (63.20, 0.68), (63.79, 1.20)],
+    "0,0.5": [(60.95, 1.32), (61.52, 1.19), (61.12, 1.18), (63.20, 0.68), (63.79, 1.20)],
+    "0-0.5": [(61.57, 1.20), (61.36, 1.30), (61.27, 1.15), (63.46, 0.45), (63.77, 0.71)],
+}
+
+# The paper's Table 1: ResNet20 on the whole of CIFAR-100, 240 epochs, four seeds.
+PAPER_IMAGES = {"ce": "68.25 ± 0.53", "0": "68.58 ± 0.08", "0,0.5": "68.58 ± 0.08", "0-0.5": "68.48 ± 0.14"}
+IMAGES = (
+    "elmix study images --dataset_name uoft-cs/cifar100 --models resnet20 --num_train_epochs 30 --seeds 0 1 2 --bf16 "
+    "--use_cpu --output_dir runs"
+)
+
+
+def take_over(study: str, runs: Path) -> pd.DataFrame:
+    """The records of a study as a table: of tables from a folder for each model, of the others from one folder."""
+    if study != "tables":
+        return compact(runs)
+    return pd.concat([compact(runs / model).assign(model=model) for model in MODELS]).astype({"model": "category"})
+
+
+def compact(folder: Path) -> pd.DataFrame:
     """One row for each run, candidates of a sweep included: its status, and both accuracies at its best epoch."""
+    store = Store(folder)
+    records, asked = {record.key: record for record in store.records()}, list(store.asked())
+    if missing := [key for key in asked if key not in records] or not asked:
+        found = f"{len(asked) - len(missing)} of {len(asked)}" if asked else "none"
+        raise SystemExit(f"Expected the records of a whole study in {folder}, but got {found}. Continue the study.")
     rows = []
-    for model in MODELS:
-        store = Store(runs / model)
-        records = {record.key: record for record in store.records()}
-        for key in (
-            key for key in store.asked() if key in records
-        ):  # of equal candidates, the first asked for is chosen
-            record, done = records[key], records[key].status == "done"
-            choice, score = (SELECT.choice(record.scores), record.score) if done else (None, None)
-            rows.append((model, key.task, key.method, key.seed, record.status, choice, score))
-    table = pd.DataFrame(rows, columns=["model", "task", "method", "seed", "status", "validation", "test"])
-    return table.astype({"model": "category", "task": "category", "method": "category", "status": "category"})
+    for key in asked:  # of equal candidates, the first asked for is chosen
+        record, done = records[key], records[key].status == "done"
+        choice, score = (SELECT.choice(record.scores), record.score) if done else (None, None)
+        rows.append((key.task, key.method, key.seed, record.status, choice, score))
+    table = pd.DataFrame(rows, columns=["task", "method", "seed", "status", "validation", "test"])
+    return table.astype({"task": "category", "method": "category", "status": "category"})
 
 
-def scores_of(table: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Test accuracy by block (task, seed) and method, at the learning rate with the best validation accuracy."""
+def scores_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy by block (task, seed) and method, at the candidate with the best validation accuracy."""
     records = []
-    for row in table[table["model"] == model].itertuples():
+    for row in table.itertuples():
         found = {"validation_accuracy": row.validation, "test_accuracy": row.test}
         scores = {name: {"last": x, "best": x, "epochs": [x], "steps": [1]} for name, x in found.items()}
         key, settings = RunKey(row.task, row.method, row.seed), {"select": SELECT.to_settings()}
         records.append(RunRecord(key, row.status, scores, [], settings, {}, {}))
-    runs = runs_table(records)
-    return runs.pivot(index=["task", "seed"], columns="method", values="score")[[*SIX, RESCALED]]
+    return runs_table(records).pivot(index=["task", "seed"], columns="method", values="score")
+
+
+def of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The scores of the study of tables with a model, the methods in the paper's order."""
+    return scores_of(table[table["model"] == model])[[*SIX, RESCALED]]
 
 
 def by_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +152,7 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """What README.md says below the figure."""
-    pairs = {model: compare(by_table(scores_of(table, model)), "ce") for model in MODELS}
+    pairs = {model: compare(by_table(of_model(table, model)), "ce") for model in MODELS}
     count, seeds = int(pairs["linear"].loc["0-0.5", "pairs"]), table["seed"].nunique()
     mixed, rescaled = ([difference_text(pairs[m].loc[name], 1) for m in MODELS] for name in ("0-0.5", RESCALED))
     text = (
@@ -139,7 +170,7 @@ def figure(table: pd.DataFrame) -> Figure:
     drawn, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
     methods = [*SIX[1:4], RESCALED, SIX[5], SIX[4]]
     for ax, model in zip(axes, MODELS, strict=True):
-        pairs = compare(by_table(scores_of(table, model)), "ce").loc[methods]
+        pairs = compare(by_table(of_model(table, model)), "ce").loc[methods]
         places = np.arange(len(methods))[::-1]
         reach = pairs["high"] - pairs["difference"]
         ours: dict[str, Any] = {"fmt": "o", "color": "#0072B2", "label": "here, with 95 % interval"}
@@ -159,27 +190,96 @@ def figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def remade(table: pd.DataFrame) -> dict[Path, str]:
+def table3(scores: pd.DataFrame) -> str:
+    """The paper's Table 3 beside ours, in Markdown, with paired differences from CE."""
+    percent = 100 * scores
+    gains = task_gains(percent, "ce")
+    rows = []
+    for place, task in enumerate(ARCHITECTURES):
+        for method in LOSSES:
+            own, (mean, sd) = percent.loc[task][method], PAPER_REVIEWS[method][place]
+            paper_gain = gain_text(mean - PAPER_REVIEWS["ce"][place][0], 1)
+            gain = ["0", "0"] if method == "ce" else [paper_gain, difference_text(gains.loc[task, method], 1)]
+            ours = f"{number(own.mean())} ± {number(own.std())}"
+            rows.append([task, method_label(method), f"{number(mean)} ± {number(sd)}", ours, *gain])
+    header = ["", "", "accuracy (paper)", "accuracy", "points above CE (paper)", "points above CE"]
+    return markdown_table(header, rows)
+
+
+def reviews_section(table: pd.DataFrame) -> str:
+    """The section on reviews, or nothing before there are records."""
+    scores = scores_of(table)[list(LOSSES)]
+    pairs = compare(100 * scores, "ce")
+    found = ", ".join(f"{method_label(method)} {difference_text(pairs.loc[method], 1)}" for method in LOSSES[1:])
+    count, done = scores.index.get_level_values("seed").nunique(), int(scores.notna().all(axis=1).sum())
+    return (
+        "## Reviews\n\n"
+        "The paper's five LSTM classifiers on its reviews ([values and whose they "
+        "are](paper.md#the-study-of-reviews)): test accuracy in percent, mean ± standard deviation over "
+        f"{count} seeds.\n\n```text\nelmix study reviews --data womens-clothing --output_dir runs\n```\n\n"
+        f"{table3(scores)}\n"
+        f"Points above CE, mean of the five classifiers with 95 % intervals over seeds ({done} of {len(scores)} "
+        f"blocks): {found}. The reviews and their division are always the same, so an interval says nothing of other "
+        "reviews, and no run tells a better loss from a larger step here."
+    )
+
+
+def images_section(table: pd.DataFrame) -> str:
+    """The section on pictures: the paper's Table 1 beside ours, with paired differences from CE."""
+    scores = 100 * table.pivot(index=["task", "seed"], columns="method", values="test").astype(float)
+    pairs, seeds = compare(scores, "ce"), scores.index.get_level_values("seed").nunique()
+    rows = [
+        [
+            *(method_label(method), paper, f"{number(scores[method].mean())} ± {number(scores[method].std())}"),
+            "0" if method == "ce" else difference_text(pairs.loc[method], 1),
+        ]
+        for method, paper in PAPER_IMAGES.items()
+    ]
+    return (
+        "## Pictures\n\n"
+        "One row of the paper's Table 1, **reduced**: ResNet20 on 20,000 training and 5,000 test images of CIFAR-100, "
+        "30 epochs instead of 240, in bfloat16 ([values and whose they are](paper.md#the-studies-of-pictures)). "
+        f"Accuracies in percent, mean ± standard deviation over {seeds} seeds, are lower than on the whole data set "
+        f"and not comparable with the paper's.\n\n```text\n{IMAGES}\n```\n\n"
+        f"{markdown_table(['', 'accuracy (paper, whole)', 'accuracy', 'points above CE'], rows)}\n"
+        "Intervals are 95 % t intervals over seeds, of which there are few; no run tells a better loss from a larger "
+        "step here."
+    )
+
+
+def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     """The texts of the page and of README.md, with the parts between their marks made again."""
-    scores = {model: scores_of(table, model) for model in MODELS}
+    page = PAGE.read_text(encoding="utf-8")
+    scores = {model: of_model(tables["tables"], model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
-    return {PAGE: _with(PAGE, "\n\n".join(parts)), README: _with(README, caption(table))}
+    page = _with(page, "tables", "\n\n".join(parts))
+    if "reviews" in tables:
+        page = _with(page, "reviews", reviews_section(tables["reviews"]))
+    if "images" in tables:
+        page = _with(page, "images", images_section(tables["images"]))
+    return {PAGE: page, README: _with(README.read_text(encoding="utf-8"), "tables", caption(tables["tables"]))}
 
 
-def _with(path: Path, made: str) -> str:
-    before, _, rest = path.read_text(encoding="utf-8").partition("<!-- made -->\n")
-    return f"{before}<!-- made -->\n\n{made}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+def _with(text: str, study: str, made: str) -> str:
+    """A text with a part between its marks replaced."""
+    before, mark, rest = text.partition(f"<!-- made: {study} -->\n")
+    return f"{before}{mark}\n{made}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
+def taken_over() -> dict[str, pd.DataFrame]:
+    """The records of each study that has been taken over."""
+    return {study: pd.read_parquet(path) for study, path in RECORDS.items() if path.exists()}
 
 
 def main(words: list[str]) -> None:
-    """Take over records if a folder is given; then write the texts and the figure."""
+    """Take over records if a study and its folder are given; then write the texts and the figure."""
     if words:
-        RECORDS.parent.mkdir(exist_ok=True)
-        compact(Path(words[0])).to_parquet(RECORDS, compression="zstd", index=False)
-    table = pd.read_parquet(RECORDS)
-    for path, text in remade(table).items():
+        study, folder = words
+        take_over(study, Path(folder)).to_parquet(RECORDS[study], compression="zstd", index=False)
+    tables = taken_over()
+    for path, text in remade(tables).items():
         path.write_text(text, encoding="utf-8")
-    figure(table).savefig(FIGURE, dpi=150, metadata={"Software": None})
+    figure(tables["tables"]).savefig(FIGURE, dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

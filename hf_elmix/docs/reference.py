@@ -1,6 +1,6 @@
 """The API reference of the site: a page for each public module, and links from pages to them.
 
-mkdocs-gen-files runs this file to write the pages, and MkDocs calls its `on_page_markdown` as a hook. In the
+mkdocs-gen-files runs this file to write the pages, and MkDocs calls its `on_page_...` functions as hooks. In the
 repository, a link from a page to a source file leads to that file; on the site, to the reference page of the module.
 """
 
@@ -28,6 +28,15 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return re.sub(r"\]\((\.\.[^)#\s]+)\.py\)", link, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark the words in code, so that they are not broken: a browser breaks lines after each hyphen of a flag."""
+
+    def words(match: re.Match[str]) -> str:
+        return re.sub(r"(?<!\S)\S{2,36}(?!\S)", r'<span class="word">\g<0></span>', match[0])
+
+    return re.sub(r"(?<=<code>)[^<\n]+(?=</code>)", words, html)
+
+
 def write_pages() -> None:
     """Write a page for each module with `__all__`, and the navigation over them."""
     nav = mkdocs_gen_files.Nav()
@@ -38,7 +47,8 @@ def write_pages() -> None:
         nav[module.parts] = f"{module.as_posix()}.md"
         with mkdocs_gen_files.open(f"reference/{module.as_posix()}.md", "w") as page:
             name = ".".join(module.parts)
-            page.write(f"# {name}\n\n::: {name}\n")
+            # In a search, pages that were written by hand come first.
+            page.write(f"---\nsearch:\n  boost: 0.2\n---\n\n# {name}\n\n::: {name}\n")
     with mkdocs_gen_files.open("reference/SUMMARY.md", "w") as summary:
         summary.writelines(nav.build_literate_nav())
 

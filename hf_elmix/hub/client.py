@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download
+import yaml
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from hf_elmix.errors import UsageError, in_one_line
@@ -23,6 +24,7 @@ __all__ = [
     "access_token",
     "hub_errors",
     "is_temporary",
+    "licence_of",
     "model_files",
     "pin_model",
     "with_retries",
@@ -90,6 +92,16 @@ def pin_model(name: str, revision: str | None = None, *, code: bool = False) -> 
     files = _files_at(name, snapshot, code)
     _download(name, snapshot.name, files)
     return ModelSource(name, snapshot.name, files, _fingerprint(snapshot, files), code)
+
+
+def licence_of(name: str, revision: str) -> dict[str, str]:
+    """Return what the card of a model on the Hub states of its licence, by key; nothing if the card cannot be read."""
+    try:
+        stated = metadata_load(with_retries(partial(hf_hub_download, name, "README.md", revision=revision))) or {}
+    except (OSError, HTTPError, ValueError, yaml.YAMLError):
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: stated[key] for key in keys if isinstance(stated.get(key), str)}
 
 
 def model_files(names: Iterable[str], *, code: bool = False, pickles: bool = True) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sections.runs import shared_settings
 from hf_elmix.analysis.sections.scores import score_table
 from hf_elmix.analysis.sections.summary import verdict
-from hf_elmix.hub.model_card import CARD, CITATION, MARK, TEMPLATES, png
+from hf_elmix.hub.model_card import CARD, CITATION, MARK, TEMPLATES, png, project
 
 __all__ = ["DATASET_MARK", "dataset_files"]
 
@@ -21,30 +21,33 @@ DATASET_MARK = {"holds": "the runs of a study"}
 PICTURE = "profile.png"
 
 
-def dataset_files(results: StudyResults, repo_id: str, commands: Sequence[str] = ()) -> dict[str, bytes]:
+def dataset_files(
+    results: StudyResults, repo_id: str, commands: Sequence[str] = (), licence: str | None = None
+) -> dict[str, bytes]:
     """Return the files of the dataset by name: the runs, what was logged during training, the card and its figure.
 
     Args:
         results: The study.
         repo_id: The repository of the dataset.
         commands: The commands that made the study.
+        licence: Of the dataset, as the Hub abbreviates it.
     """
     tables = {"runs": results.runs_df, "curves": results.curves_df}
     tables = {name: table for name, table in tables.items() if table is not None and len(table)}
     return {
         **{f"{name}.parquet": table.to_parquet(index=False) for name, table in tables.items()},
         PICTURE: png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2)),
-        CARD: _card(results, repo_id, list(tables), commands).encode(),
+        CARD: _card(results, repo_id, list(tables), commands, licence).encode(),
     }
 
 
-def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequence[str]) -> str:
+def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequence[str], licence: str | None) -> str:
     name = repo_id.rpartition("/")[2]
     configs: list[dict[str, object]] = [
         {"config_name": table, "data_files": f"{table}.parquet", **({"default": True} if table == "runs" else {})}
         for table in tables
     ]
-    data = DatasetCardData(pretty_name=name, configs=configs, tags=["hf_elmix", "mixed-loss"])
+    data = DatasetCardData(pretty_name=name, configs=configs, license=licence, tags=["hf_elmix", "mixed-loss"])
     data[MARK] = dict(DATASET_MARK)
     counts = {
         "task": results.scores.index.get_level_values(0).nunique(),
@@ -56,6 +59,7 @@ def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequ
         data,
         str(TEMPLATES / "dataset_card.md"),
         md=markdown_text,
+        project=project(),
         name=name,
         repo_id=repo_id,
         runs=len(results.runs_df),

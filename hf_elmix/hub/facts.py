@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hf_elmix.analysis.results import PREDICTED_CLASSES
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 
@@ -61,6 +64,9 @@ class ModelFacts:
         scores: Scores at the end of training (see `scores_on`).
         notes: Sentences about the scores.
         changes: Sentences about what changed during training, where it continued from a checkpoint.
+        steps: Optimizer steps of the training, if known: the card shows the phases into which they fall.
+        licence: What the card states of the model's licence, under the Hub's names: ``license`` and, if that is
+            ``other``, ``license_name`` and ``license_link``.
     """
 
     task: str
@@ -70,6 +76,8 @@ class ModelFacts:
     scores: Sequence[Score] = ()
     notes: Sequence[str] = ()
     changes: Sequence[str] = ()
+    steps: int | None = None
+    licence: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def origins(self) -> dict[str, Origin]:
@@ -88,6 +96,13 @@ class ModelFacts:
     def config(self) -> str | None:
         """The configuration of the dataset; None if it has none."""
         return self.settings.get("config", self.task if self.settings.get("text") else None)
+
+    def rows_of(self, split: str) -> str:
+        """The rows of a split that were scored: its name alone stands for all of them."""
+        limit = self.settings.get("max_eval_samples")
+        if limit is None or (self.provenance.get("data_rows") or {}).get(split, limit) < limit:
+            return split
+        return f"{split} (first {limit} rows)"
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -110,7 +125,7 @@ class ModelFacts:
 def scores_on(
     split: str, names: Iterable[str], metrics: Mapping[str, float | None], prefix: str = "eval_"
 ) -> list[Score]:
-    """Return those of the named metrics that were measured on a split.
+    """Return those of the named metrics that were measured on a split and are numbers.
 
     Args:
         split: Name of the split.
@@ -119,7 +134,7 @@ def scores_on(
         prefix: What each name starts with in `metrics`.
     """
     found = {name: metrics.get(prefix + name) for name in names}
-    return [Score(split, name, value) for name, value in found.items() if value is not None]
+    return [Score(split, name, value) for name, value in found.items() if value is not None and math.isfinite(value)]
 
 
 def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
@@ -131,13 +146,15 @@ def facts_of(record: RunRecord, others: Iterable[RunRecord] = ()) -> ModelFacts:
     """
     text, last = record.settings.get("text", {}), {name: values["last"] for name, values in record.scores.items()}
     # Which splits the metrics of another task belong to is not known.
-    metric = record.select.scored_metric if record.select else "score"
-    scores = [Score("evaluation", metric, record.score)] if record.score is not None and not text else []
+    known = [record.select.scored_metric] if record.select and record.score is not None and not text else []
+    scores = scores_on("evaluation", known, last, "")
     for split in text.get("splits", ()):
         prefix = f"{split.removeprefix('validation_')}_"  # with several evaluation sets, that of the set
         scores += scores_on(split, text["metrics"], last, prefix if prefix + text["metrics"][0] in last else "")
     key = record.key
-    return ModelFacts(key.task, key.seed, record.settings, record.provenance, scores, _notes(record, others))
+    steps = record.cost.get("steps_trained", 0) + record.cost.get("steps_inherited", 0)
+    notes = _notes(record, others)
+    return ModelFacts(key.task, key.seed, record.settings, record.provenance, scores, notes, steps=steps)
 
 
 def public_record(record: RunRecord) -> RunRecord:
@@ -163,6 +180,8 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _public(name: str, value: Any) -> Iterator[Any]:
     """Yield what is published of a setting, if there is anything."""
+    if isinstance(value, Enum):
+        value = value.value
     if value is None or isinstance(value, int | float):
         yield value
     elif isinstance(value, str):
@@ -176,13 +195,15 @@ def _public(name: str, value: Any) -> Iterator[Any]:
 
 
 def _notes(record: RunRecord, others: Iterable[RunRecord]) -> list[str]:
-    """Say how the score compares with those of the other seeds."""
+    """Say whether the model tells classes apart, and how its score compares with those of the other seeds."""
+    counts = {values["last"] for name, values in record.scores.items() if name.endswith(PREDICTED_CLASSES)}
+    notes = ["This model predicts the same class for every row."] if 1 in counts else []
     runs = [run for run in {run.key: run for run in (record, *others)}.values() if run.score is not None]
     if len(runs) < 2 or record.select is None:
-        return []
+        return notes
     name, values = record.select.scored_metric, 100 * np.array([run.score for run in runs], dtype=float)
     summary = f"{values.mean():.2f} ± {values.std(ddof=1):.2f} % (mean ± standard deviation, n − 1)"
-    notes = [f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}."]
+    notes.append(f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}.")
     if min(runs, key=best_first).key == record.key:
         notes.append(
             f"This is the model of seed {record.key.seed}, the best of them on these rows, so expect a lower score on "

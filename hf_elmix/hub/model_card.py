@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,18 @@ from hf_elmix.plotting import notation
 from hf_elmix.study.files import write_bytes
 from hf_elmix.terminal import printable
 
-__all__ = ["CARD", "CITATION", "MARK", "PICTURE", "TEMPLATES", "card_files", "model_mark", "png", "write_model_card"]
+__all__ = [
+    "CARD",
+    "CITATION",
+    "MARK",
+    "PICTURE",
+    "TEMPLATES",
+    "card_files",
+    "model_mark",
+    "png",
+    "project",
+    "write_model_card",
+]
 
 CARD, PICTURE = "README.md", "schedule.png"
 MARK = "hf_elmix"  # the key in a card's metadata that says what the repository holds
@@ -52,6 +65,18 @@ def model_mark(facts: ModelFacts) -> dict[str, str]:
     return {"model": base.name if base else "none", "task": facts.task, "loss": facts.settings["loss"] or "none"}
 
 
+@cache
+def project() -> str:
+    """Name, version and licence of this package in Markdown, with a link to its repository if it is known."""
+    try:
+        about = metadata("hf-elmix")
+    except PackageNotFoundError:  # not installed
+        return "hf\\_elmix"
+    urls = dict(text.split(", ", 1) for text in about.get_all("Project-URL", ()))
+    name = f"[hf\\_elmix]({urls['Repository']})" if "Repository" in urls else "hf\\_elmix"
+    return f"{name} {about['Version']} ({about['License-Expression']})"
+
+
 def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
     """Return the card of a model and the picture of its schedule, if it has one, by file name.
 
@@ -61,6 +86,8 @@ def card_files(facts: ModelFacts, repo_id: str) -> dict[str, bytes]:
     """
     mixing = mixing_of(facts.settings["loss"] or "")
     schedule = None if mixing is None else MixingSchedule.parse(mixing)
+    if schedule is not None and facts.steps:
+        schedule = schedule.trained(facts.steps)
     files = {CARD: _card(facts, repo_id, schedule).encode()}
     if schedule is not None:
         files[PICTURE] = png(lambda ax: plot_schedule(schedule, ax), (6.4, 3.2))
@@ -93,6 +120,7 @@ def _card(facts: ModelFacts, repo_id: str, schedule: MixingSchedule | None) -> s
         _metadata(facts, name),
         str(TEMPLATES / "model_card.md"),
         md=markdown_text,
+        project=project(),
         code=_code,
         name=name,
         repo_id=repo_id,
@@ -121,7 +149,7 @@ def _metadata(facts: ModelFacts, name: str) -> ModelCardData:
             dataset_type=data.name,
             dataset_name=" ".join(filter(None, (data.name, facts.config))),
             dataset_config=facts.config,
-            dataset_split=score.split,
+            dataset_split=facts.rows_of(score.split),
             dataset_revision=data.revision,
             metric_type=score.metric,
             metric_value=score.value,
@@ -138,6 +166,9 @@ def _metadata(facts: ModelFacts, name: str) -> ModelCardData:
         tags=["hf_elmix", "mixed-loss"],
         model_name=name,
         eval_results=results or None,
+        license=facts.licence.get("license"),
+        license_name=facts.licence.get("license_name"),
+        license_link=facts.licence.get("license_link"),
     )
     card_data[MARK] = model_mark(facts)
     return card_data

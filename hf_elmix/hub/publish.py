@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, metadata_load
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from pyarrow.parquet import read_table
 
@@ -197,7 +197,11 @@ class _Repo:
             info: Any = self.api.repo_info(self.id, repo_type=self.repo_type)
         except RepositoryNotFoundError:
             return None, set()
-        self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
+        try:
+            self.api.auth_check(self.id, repo_type=self.repo_type, write=True)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:  # a Hub without this check; the commit will tell
+                raise
         if self.private and not info.private:
             raise UsageError(f"{self.id} already exists and is public. Make it private in its settings first.")
         files = {file.rfilename for file in info.siblings} - CREATED_BY_HUB
@@ -224,8 +228,8 @@ class _Repo:
         except (ValueError, yaml.YAMLError) as error:  # the message of a ValueError is the Hub's response
             raise UsageError(
                 f"The Hub refuses {CARD} of {self.id}: {_messages_in(str(error))}. Nothing was uploaded, and the "
-                f"files on this machine are as they were. Correct {CARD} and type: "
-                f"hf upload {self.id} FOLDER --repo-type {self.repo_type} --exclude '*.bin' 'checkpoint-*'"
+                "files on this machine are as they were. If the model has a folder of its own, correct its "
+                f"{CARD} and type: elmix push FOLDER --hub_id {self.id}"
             ) from error
 
     def _mark_in(self, commit: str) -> Any:

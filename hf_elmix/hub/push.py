@@ -1,29 +1,34 @@
-"""Publishing a study: the models that were kept, or the runs as a dataset."""
+"""Publishing a study: the models that were kept, or the runs as a dataset; and the folder of a single model."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import string
 from collections.abc import Iterator
-from pathlib import PurePath
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
+import yaml
+from huggingface_hub import RepoCard
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_elmix.analysis.frames import curves_table, runs_table
 from hf_elmix.analysis.results import StudyResults
 from hf_elmix.analysis.sequential import read_rules
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix.hub.client import licence_of
 from hf_elmix.hub.dataset_card import DATASET_MARK, dataset_files
-from hf_elmix.hub.facts import PLACE, WORDS, facts_of, public_record
-from hf_elmix.hub.model_card import card_files, model_mark
-from hf_elmix.hub.publish import Published, claim_repo, files_of_model, own_namespace, publish_files
+from hf_elmix.hub.facts import PLACE, WORDS, ModelFacts, facts_of, public_record
+from hf_elmix.hub.model_card import CARD, MARK, card_files, model_mark
+from hf_elmix.hub.publish import Content, Published, claim_repo, files_of_model, own_namespace, publish_files
 from hf_elmix.study.select import best_first, choose_runs
 from hf_elmix.study.spec import RunRecord
 from hf_elmix.study.store import MODEL, Store
 
-__all__ = ["push_models", "push_results", "repo_ids"]
+__all__ = ["licensed", "push_folder", "push_models", "push_results", "repo_ids"]
 
 PLACEHOLDERS = ("model", "task", "mixing", "seed")
 
@@ -33,7 +38,7 @@ PLACES = {"dataset_name", "model_name_or_path", "output_dir"}
 NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", re.IGNORECASE)
 
 
-def push_models(store: Store, template: str, **options: Any) -> Iterator[Published]:
+def push_models(store: Store, template: str, licence: str | None = None, **options: Any) -> Iterator[Published]:
     """Publish the models that were kept beside their records, each with a card.
 
     For each task and method, the model of the best seed is published or, with ``{seed}`` in the template, the models
@@ -43,6 +48,7 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
     Args:
         store: The runs.
         template: Id of each repository, with the placeholders ``{model}``, ``{task}``, ``{mixing}`` and ``{seed}``.
+        licence: As the Hub abbreviates it; by default that of the base model.
         options: ``private`` and ``overwrite`` of `claim_repo`.
 
     Yields:
@@ -61,7 +67,9 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
         template = f"{own_namespace()}/{template}"
     ids = repo_ids(template, kept)
     facts = {
-        repo_id: facts_of(record, [other for other in records if _method_of(other) == _method_of(record)])
+        repo_id: licensed(
+            facts_of(record, [other for other in records if _method_of(other) == _method_of(record)]), licence
+        )
         for repo_id, record in ids.items()
     }
     for repo_id, known in facts.items():
@@ -74,12 +82,48 @@ def push_models(store: Store, template: str, **options: Any) -> Iterator[Publish
         yield publish_files(files, repo_id, model_mark(known), **options)
 
 
-def push_results(store: Store, repo_id: str, **options: Any) -> Published:
+def licensed(facts: ModelFacts, licence: str | None = None) -> ModelFacts:
+    """Return the facts with a licence; by default that of the base model, if its card on the Hub states one."""
+    base = facts.origins.get("model")
+    stated = licence_of(base.name, base.revision) if licence is None and base and base.revision else {}
+    return replace(facts, licence={"license": licence} if licence else stated)
+
+
+def push_folder(folder: Path, repo_id: str, licence: str | None = None, **options: Any) -> Published:
+    """Publish a model that was fine-tuned on its own, with the card in its folder.
+
+    Args:
+        folder: The model's folder, with the card that was written when it was trained, which may have been edited.
+        repo_id: Id of the repository, which also replaces that in the card's example.
+        licence: As the Hub abbreviates it; by default as the card says.
+        options: ``private`` and ``overwrite`` of `claim_repo`.
+
+    Raises:
+        UsageError: If the folder holds no model with a card of hf_elmix, or `publish_files` fails.
+    """
+    try:
+        card = RepoCard((folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=False)
+        mark = dict(card.data[MARK])
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"Expected a model with its card in {str(folder)!r}, as glue-runs finetune leaves them, but {CARD} has "
+            f"no {MARK!r} in its metadata. To push a study, type --hub_id_template ID or --results."
+        ) from error
+    files: dict[str, Content] = files_of_model(folder.resolve())
+    repo_id = claim_repo(repo_id, mark, **options)
+    if licence:
+        card.data["license"] = licence
+    card.text = re.sub(r"(?<=pipeline\(\"text-classification\", model=)\"[^\"\n]*\"", json.dumps(repo_id), card.text)
+    return publish_files({**files, CARD: str(card).encode()}, repo_id, mark, **options)
+
+
+def push_results(store: Store, repo_id: str, licence: str | None = None, **options: Any) -> Published:
     """Publish the runs as a dataset: Parquet files and a card.
 
     Args:
         store: The runs.
         repo_id: Id of the dataset.
+        licence: As the Hub abbreviates it.
         options: ``private`` and ``overwrite`` of `claim_repo`.
 
     Raises:
@@ -92,7 +136,7 @@ def push_results(store: Store, repo_id: str, **options: Any) -> Published:
     commands = [_public_command(command, names) for command in store.declaration()["commands"]]
     options["repo_type"] = "dataset"
     repo_id = claim_repo(repo_id, DATASET_MARK, **options)
-    return publish_files(dataset_files(results, repo_id, commands), repo_id, DATASET_MARK, **options)
+    return publish_files(dataset_files(results, repo_id, commands, licence), repo_id, DATASET_MARK, **options)
 
 
 def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -108,7 +152,8 @@ def repo_ids(template: str, records: list[RunRecord]) -> dict[str, RunRecord]:
     except ValueError as error:
         raise UsageError(f"{template!r} is not a template: {in_one_line(error)} {expected}") from error
     if unknown := sorted(used - set(PLACEHOLDERS)):
-        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}")
+        hint = did_you_mean(unknown[0], PLACEHOLDERS)
+        raise UsageError(f"Unknown placeholder {{{unknown[0]}}} in {template!r}. {expected}{hint}")
     if "seed" not in used:
         best = {_method_of(record): record for record in sorted(records, key=best_first, reverse=True)}
         records = sorted(best.values(), key=lambda record: record.key)

@@ -5,6 +5,7 @@ PyTorch is imported only when a loss is computed, so that losses can be parsed a
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -172,6 +173,21 @@ class Schedule(ABC, Generic[AnyLoss]):
         if step < 0 or max_steps <= 0:
             raise ValueError(f"Expected step >= 0 and max_steps > 0, but got step={step}, max_steps={max_steps}.")
         return next(loss for start, loss in reversed(self.parts) if step >= start * max_steps)
+
+    def empty_parts(self, max_steps: int) -> list[int]:
+        """Indices of the parts into which none of a training's `max_steps` falls; the first is never among them."""
+        ends = [*(math.ceil(start * max_steps) for start, _ in self.parts), max_steps]
+        return [k for k, (start, end) in enumerate(itertools.pairwise(ends)) if start >= end]
+
+    def untrained(self, max_steps: int) -> str:
+        """A warning about parts into which no step falls, or an empty string."""
+        empty = len(self.empty_parts(max_steps))
+        if not empty:
+            return ""
+        return (
+            f"No optimizer step falls into {empty} of the {len(self.parts)} phases of the loss {str(self)!r}, because "
+            f"the training has only {max_steps}. Train longer, or choose a schedule of fewer phases."
+        )
 
     def changes(self, max_steps: int) -> list[int]:
         """Steps, of `max_steps`, at which a part other than the first begins."""

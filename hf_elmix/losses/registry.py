@@ -158,5 +158,6 @@ def _refuse(spec: str, reason: str = "") -> NoReturn:
     hint = "" if name in names else did_you_mean(name, [*names, *REGIMES])
     why = f" ({reason})" if reason else ""
     raise UsageError(
-        f"Unknown loss {spec!r}{why}. Expected one of {', '.join(names)}, as in {EXAMPLES}.{hint}"
+        f"Unknown loss {spec!r}{why}. Expected a schedule of the mixed loss, such as "
+        f"{', '.join(map(repr, REGIMES))}, or one of {', '.join(names)}, as in {EXAMPLES}.{hint}"
     ) from None

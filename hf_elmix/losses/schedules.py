@@ -193,6 +193,11 @@ class MixingSchedule(Schedule[Mixed]):
         loss = self.at(step, max_steps)
         return float(loss.alpha), float(loss.beta)
 
+    def trained(self, max_steps: int) -> MixingSchedule:
+        """The schedule without the phases into which no step of a training falls."""
+        empty = self.empty_parts(max_steps)
+        return MixingSchedule(tuple(phase for k, phase in enumerate(self.phases) if k not in empty))
+
     @cached_property
     def mixing(self) -> str:
         """The shortest string that reads back to this schedule, without ``mix:``."""

@@ -192,7 +192,8 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, Predictions]:
         data = read_regular(path, LARGEST)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"Expected a file of predictions, but {str(path)!r} does not exist. CohortCallback writes one."
+            f"Expected a file of predictions, but {str(path)!r} does not exist. --cohorts or "
+            "CohortCallback writes one."
         ) from None
     except ValueError as error:
         raise UsageError(f"Expected {str(path)!r} to hold predictions, but {error}.") from None

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import not_one_of
 from hf_elmix.study.checkpoints import Checkpoints
-from hf_elmix.study.executors.local import Executor, Run, run_in_process
+from hf_elmix.study.executors.local import Executor, Logs, Run, run_in_process
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
 from hf_elmix.study.select import best_first, choose_runs
@@ -21,6 +22,9 @@ from hf_elmix.study.settings import check_plain, check_record, declare, is_missi
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
+
+if TYPE_CHECKING:
+    from hf_elmix.study.trackers import Tracking
 
 __all__ = ["keep_best", "run_grid", "run_states"]
 
@@ -35,7 +39,7 @@ def run_grid(
     keep: str = "none",
     retry_failed: bool = False,
     overwrite: bool = False,
-    track: Callable[[RunRecord], None] | None = None,
+    tracking: Tracking | None = None,
     command: str | None = None,
 ) -> Counter[str]:
     """Train the missing runs and write each record as soon as its run ends; started again, it continues.
@@ -51,7 +55,7 @@ def run_grid(
         keep: Which models stay, as after the last step: ``models`` (all), ``best`` (by task and method) or ``none``.
         retry_failed: Repeat failed runs.
         overwrite: First delete the records, predictions and models that the folder holds for the study's tasks.
-        track: Called with each record after it is written; see `hf_elmix.study.trackers`.
+        tracking: Logs the runs, those that have ended before, too.
         command: The command line of the study, to be kept in the declaration.
 
     Returns:
@@ -64,14 +68,18 @@ def run_grid(
     states = _prepare(study, store, keep, retry_failed, overwrite, command)
     queue = Queue(study, store, states, sharing=sharing, retry_failed=retry_failed)
     train = partial(run, study, store, keep_models=keep != "none")
-    with _interruptible() as check_interrupt, View(queue.state) as view, closing(queue):
-        for record in _finished(queue, view, executor, train, check_interrupt):
+    with _interruptible() as check_interrupt, View(queue.state) as view, closing(queue), ExitStack() as stack:
+        if tracking is not None:
+            stack.enter_context(closing(tracking))
+            tracking.say = view.say
+            for key in (key for key, state in states.items() if state != "missing"):
+                if record := store.read(key):
+                    tracking.finish(record)
+                check_interrupt()
+        for record in _finished(queue, view, executor, train, check_interrupt, tracking):
             view.report(record)
-            try:
-                if track is not None:
-                    track(record)
-            except Exception as error:  # such as a server that is down; the record is safe already
-                view.say(f"{record.key}: not tracked: {in_one_line(error)}")
+            if tracking is not None:
+                tracking.finish(record)
             if keep == "best":
                 keep_best(store, _same_method(study, record.key))
     return Counter(queue.state.runs.values())
@@ -98,7 +106,7 @@ def _prepare(
 ) -> dict[RunKey, str]:
     """Check the study against its folder, declare it, and return the state of each run."""
     if keep not in KEEP:
-        raise UsageError(f"Expected keep to be one of {', '.join(KEEP)}, but got {keep!r}.")
+        raise not_one_of("keep", KEEP, keep)
     check_plain(study)
     store.check_no_links(study.runs())
     with store.claim("study", wait=True):
@@ -145,13 +153,21 @@ def run_states(study: Study, store: Store, retry_failed: bool = False) -> dict[R
 
 
 def _finished(
-    queue: Queue, view: View, executor: Executor, train: Run, check_interrupt: Callable[[], None]
+    queue: Queue,
+    view: View,
+    executor: Executor,
+    train: Run,
+    check_interrupt: Callable[[], None],
+    tracking: Tracking | None,
 ) -> Iterator[RunRecord]:
     """The records of all missing runs as they are written; waits for other processes when nothing else is left."""
 
-    def progress(branch: Branch, step: int, steps: int) -> None:
+    def progress(branch: Branch, step: int, steps: int, logs: Logs = ()) -> None:
         queue.progress(branch, step, steps)
         view.tick()
+        if tracking is not None and logs:
+            for key in branch.keys:
+                tracking.log(key, logs)
         check_interrupt()
 
     waiting_for = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from rich.console import Console, Group
@@ -17,7 +17,7 @@ from hf_elmix.study.queue import GridState
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.terminal import printable
 
-__all__ = ["SIGNS", "View", "duration", "grid_table"]
+__all__ = ["SIGNS", "View", "duration", "grid_table", "running_table"]
 
 # Sign and colour of each state; the signs alone distinguish them.
 SIGNS = {
@@ -28,6 +28,7 @@ SIGNS = {
     "missing": ("·", "dim"),
 }
 MANY = 12  # seeds whose signs fit in a cell, and methods whose names fit in a row, at most
+WIDE = 10_000  # columns of a screen on which every table fits
 QUIET = 30.0  # seconds between two lines where there is no terminal to draw on
 
 
@@ -39,23 +40,51 @@ def grid_table(states: Mapping[RunKey, str]) -> Table:
     cells: dict[tuple[str, str], list[str]] = {}
     for key, state in states.items():
         cells.setdefault((key.task, key.method), []).append(state)
-    tasks, methods = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
-    turned = len(methods) > max(MANY, len(tasks))
+    rows, columns, turned = _axes(states)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ["", *(tasks if turned else methods)]:
+    for name in ["", *columns]:
         table.add_column(Text(printable(name)))
-    for row in methods if turned else tasks:
-        places = [(task, row) for task in tasks] if turned else [(row, method) for method in methods]
+    for row in rows:
+        places = [(column, row) if turned else (row, column) for column in columns]
         table.add_row(Text(printable(row)), *(_signs(cells.get(place, [])) for place in places))
     return table
 
 
+def _axes(states: Iterable[RunKey]) -> tuple[list[str], list[str], bool]:
+    """The rows and columns of the table: tasks and methods or, of many methods, methods and tasks."""
+    names = {(key.task, key.method): None for key in states}
+    tasks, methods = (list(dict.fromkeys(part)) for part in zip(*names, strict=True)) if names else ([], [])
+    turned = len(methods) > max(MANY, len(tasks))
+    return (methods, tasks, True) if turned else (tasks, methods, False)
+
+
 def _signs(states: Sequence[str]) -> Text:
     """A sign for each state, or the number of each if there are many."""
-    if len(states) <= MANY:
-        return Text.assemble(*(SIGNS[state] for state in states))
-    counted = [(f"{count}{SIGNS[state][0]}", SIGNS[state][1]) for state, count in Counter(states).items()]
-    return Text(" ").join(Text(*one) for one in counted)
+    return Text.assemble(*(SIGNS[state] for state in states)) if len(states) <= MANY else _counted(states)
+
+
+def _counted(states: Iterable[str]) -> Text:
+    """The number of each state, with its sign."""
+    counts = Counter(states)
+    return Text(" ").join(
+        Text(f"{counts[state]}{sign}", colour) for state, (sign, colour) in SIGNS.items() if counts[state]
+    )
+
+
+def running_table(states: Mapping[RunKey, str], most: int) -> Table:
+    """The numbers of runs in each state: of all tasks and, in `most` rows at most, of those that are being trained."""
+    by_task: dict[str, list[str]] = {}
+    for key, state in states.items():
+        by_task.setdefault(key.task, []).append(state)
+    running = [task for task, own in by_task.items() if "running" in own]
+    shown = running if len(running) < most else running[: max(0, most - 2)]
+    table = Table.grid(padding=(0, 2))
+    for task in shown:
+        table.add_row(Text(printable(task), no_wrap=True, overflow="ellipsis"), _counted(by_task[task]))
+    if len(shown) < len(running) and most > 1:
+        table.add_row(Text(f"{len(running) - len(shown)} more tasks are being trained", no_wrap=True))
+    table.add_row(Text(f"all {len(by_task)} tasks", no_wrap=True), _counted(states.values()))
+    return table
 
 
 class View:
@@ -105,14 +134,24 @@ class View:
         """Runs that have ended, steps per second and time left, in one line."""
         words = [f"{self.state.ended} of {len(self.state.runs)} runs"]
         if pace := self.state.pace():
-            words += [f"{pace[0]:.1f} steps/s", f"{duration(pace[1])} left"]
+            words += [f"{pace[0]:.1f} steps/s"] * (pace[0] > 0) + [f"{duration(pace[1])} left"]
         return ", ".join(words)
 
     def __rich__(self) -> Group:
-        """The table and a progress bar, drawn four times a second."""
+        """A bar below the table, or below what is running of one that is larger than the screen."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.state.share, width=30), Text(self.summary()))
-        return Group(grid_table(self.state.runs), bar)
+        return Group(self._table(self.console.height - 2), bar)  # also a line on which the cursor stands
+
+    def _table(self, height: int) -> Table:
+        """What fits into so many lines."""
+        rows, columns, _ = _axes(self.state.runs)
+        if len(rows) < height and sum(map(len, columns)) < self.console.width:  # else it need not be made
+            table = grid_table(self.state.runs)
+            whole = self.console.options.update(max_width=WIDE)
+            if self.console.measure(table, options=whole).maximum <= self.console.width:
+                return table
+        return running_table(self.state.runs, height)
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import torch
 
 __all__ = ["device_name", "software"]
 
-PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers", "pytorchcv")
 
 
 @cache

@@ -19,6 +19,7 @@ from hf_elmix.study.schema import FORMAT, Record, parse
 from hf_elmix.study.select import Select
 
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
+TRACKERS = ("tensorboard", "trackio", "wandb")
 MAX_SEED = 2**32 - 1  # of NumPy, which the Trainer seeds, too
 DEFAULTS: dict[str, Any] = {  # training arguments of a run, where the study or the method has no others
     **{"disable_tqdm": True, "log_level": "error", "report_to": "none"},
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULTS",
     "KEEP",
     "MAX_SEED",
+    "TRACKERS",
     "Block",
     "Method",
     "RunKey",

@@ -1,26 +1,31 @@
-"""Log runs to TensorBoard, trackio or Weights & Biases, through the trackers of accelerate.
+"""Show runs in TensorBoard, trackio or Weights & Biases while they train, through the trackers of accelerate.
 
-Each run is logged from its record when it finishes: methods share training, other machines may have trained it, and a
-resumed run would appear twice if each process logged what it sees. Values have the same names as in the Trainer's
-integrations.
+The process that hands out work logs all runs, because methods share training and other machines may train them: each
+line of a shared segment goes to all runs that continue from it. When a run ends, its record says what is still to be
+logged; a run that has ended before is handed over from its record. Each run replaces what a tracker holds of it, so
+that a study that was resumed, or handed over twice, appears once. Values have the names of the Trainer's integrations.
 """
 
 from __future__ import annotations
 
+import contextvars
+import hashlib
 import io
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.study.files import local_path
-from hf_elmix.study.spec import RunRecord
+from hf_elmix.study.runner import SPEED, TRAINING
+from hf_elmix.study.spec import TRACKERS, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store
 
-__all__ = ["TRACKERS", "check_trackers", "logs_of", "track"]
-
-TRACKERS = ("tensorboard", "trackio", "wandb")
+__all__ = ["Tracking", "check_trackers", "logs_of", "values_of"]
 
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the Trainer's integration reads it, too
 
@@ -43,7 +48,7 @@ def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(name for name in names if name != "none"))
     for name in wanted:
         if name not in TRACKERS:
-            raise UsageError(f"Expected trackers to be among {', '.join(TRACKERS)} or none, but got {name!r}.")
+            raise not_one_of("a tracker", (*TRACKERS, "none"), name)
         if name not in map(str, get_available_trackers()):
             raise UsageError(f"The tracker {name!r} is not installed. It comes with: pip install {name}")
     if "tensorboard" in wanted:
@@ -51,54 +56,134 @@ def check_trackers(names: Iterable[str], store: Store) -> tuple[str, ...]:
     return wanted
 
 
-def track(record: RunRecord, store: Store, trackers: Iterable[str]) -> None:
-    """Log a run: its settings, training logs and scores.
+class Tracking:
+    """Logs the runs of a study.
 
     The project is named after the folder of the study; runs that differ only in their seed form a group.
 
     Args:
-        record: The run.
-        store: Where its record is.
-        trackers: Names that `check_trackers` returned.
+        names: What `check_trackers` returned.
+        study: The study.
+        store: Where its records go.
+
+    Attributes:
+        say: Called with a line about a run that cannot be logged, after which it is left out.
     """
-    from accelerate import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState()  # the trackers ask it whether this is the main process
-    key, grid = record.key, store.folder.name
-    group = f"{grid}/{key.task}/{key.method}"
-    settings = {**record.settings, **record.settings.get("arguments", {})}
-    plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
-    for name in trackers:
-        with redirect_stdout(io.StringIO()):  # some print several lines for each run
-            if name == "tensorboard":
-                place = "/".join(store.folder_of(key).parts[-3:])
-                tracker: Any = LOGGER_TYPE_TO_CLASS[name](place, logging_dir=_tensorboard(store))
-            else:
-                # The run has ended: the current load of the machine has nothing to do with it.
-                quiet = {"auto_log_cpu": False, "auto_log_gpu": False} if name == "trackio" else {}
-                tracker = LOGGER_TYPE_TO_CLASS[name](grid, name=f"{group}/seed{key.seed}", group=group, **quiet)
+    def __init__(self, names: Iterable[str], study: Study, store: Store) -> None:
+        self.names, self.store, self.runs = tuple(names), store, study.runs()
+        self.settings = study.settings
+        self.say: Callable[[str], None] = print
+        self._open: dict[RunKey, list[Any]] = {}
+        self._logged: dict[RunKey, set[tuple[int, str]]] = {}
+        self._failed: set[RunKey] = set()
+
+    def log(self, key: RunKey, logs: Iterable[Mapping[str, Any]]) -> None:
+        """Log lines of a Trainer's log history; those that are logged already are left out."""
+        self._try(key, lambda: self._log(key, ((log["step"], values_of(log)) for log in logs)))
+
+    def finish(self, record: RunRecord) -> None:
+        """Log what is left of a run that has ended."""
+
+        def finish() -> None:
+            self._log(record.key, logs_of(record))
+            self._end(record.key)
+
+        self._try(record.key, finish)
+
+    def close(self) -> None:
+        """End what is being logged."""
+        for key in list(self._open):
+            self._try(key, partial(self._end, key))
+
+    def _try(self, key: RunKey, call: Callable[[], None]) -> None:
+        if key in self._failed:
+            return
+        try:
+            with redirect_stdout(io.StringIO()):  # some print several lines for each run
+                call()
+        except Exception as error:  # such as a server that is down; the record is safe
+            self._failed.add(key)
+            self.say(f"{key}: not tracked: {in_one_line(error)}")
+
+    def _log(self, key: RunKey, logs: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        if key not in self._open:
+            self._open[key], self._logged[key] = [], set()
+            for name in self.names:
+                self._open[key].append(self._start(name, key))
+        seen = self._logged[key]
+        for step, values in logs:
+            new = {name: value for name, value in values.items() if (step, name) not in seen and _finite(value)}
+            seen |= {(step, name) for name in new}
+            for tracker in self._open[key] if new else ():
+                tracker.log(new, step=step)
+
+    def _end(self, key: RunKey) -> None:
+        for tracker in self._open.pop(key, ()):
+            tracker.finish()
+
+    def _start(self, name: str, key: RunKey) -> Any:
+        """A tracker that has started a run, in place of what it holds of it."""
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()  # the trackers ask it whether this is the main process
+        settings = self.settings(*self.runs[key])
+        config = {"task": key.task, "method": key.method, "seed": key.seed, **settings, **settings["arguments"]}
+        config = {name: value for name, value in config.items() if isinstance(value, str | int | float | bool)}
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        if name == "tensorboard":
+            tracker: Any = kind("/".join(self.store.folder_of(key).parts[-3:]), logging_dir=_tensorboard(self.store))
+            for file in Path(tracker.logging_dir_param, tracker.run_name).glob("events.out.tfevents.*"):
+                file.unlink()
             tracker.start()
-            try:
-                run = {"task": key.task, "method": key.method, "seed": key.seed, "status": record.status}
-                tracker.store_init_configuration({**run, **plain})
-                for step, values in logs_of(record):
-                    tracker.log(values, step=step)
-            finally:
-                tracker.finish()
+            # In the run's own folder: TensorBoard lists each folder as a run.
+            tracker.writer.add_hparams(config, {}, run_name=".")
+            return tracker
+        group = f"{self.store.folder.name}/{key.task}/{key.method}"
+        run = f"{group}/seed{key.seed}"
+        options = _replacing(name, self.store.folder.name, run, str(self.store.folder))
+        tracker = kind(self.store.folder.name, name=run, group=group, config=config, **options)
+        # Outside of this context, so that the trackers do not end the run that they started last.
+        contextvars.copy_context().run(tracker.start)
+        return tracker
 
 
-def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, float]]]:
-    """Values of a run by optimizer step: ``train/...`` (loss, its terms, weights) and ``eval/...`` (scores)."""
-    logs: dict[int, dict[str, float]] = {}
+def _replacing(tracker: str, project: str, run: str, folder: str) -> dict[str, Any]:
+    """Options with which a tracker shows a run once, though it was logged before."""
+    if tracker == "wandb":  # which ignores steps that it has
+        name = hashlib.sha256(f"{folder} {run}".encode()).hexdigest()[:16]
+        return {"id": name, "resume": "allow", "reinit": "create_new"}
+    import trackio
+
+    for before in trackio.Api().runs(project):
+        if before.name == run:
+            before.delete()
+    # The process that logs is not the one that trains: its load has nothing to do with the run.
+    return {"resume": "allow", "auto_log_cpu": False, "auto_log_gpu": False}
+
+
+def values_of(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a line of a Trainer's log history: ``train/...`` (loss, terms, weights) or ``eval/...`` (scores)."""
+    if "loss" in log:
+        return {f"train/{name}": log[name] for name in TRAINING if name in log and name != "step"}
+    scores = {name: value for name, value in log.items() if name.startswith("eval_") and not name.endswith(SPEED)}
+    return {f"eval/{name.removeprefix('eval_')}": value for name, value in scores.items()}
+
+
+def logs_of(record: RunRecord) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Values of a run by optimizer step, with the names of `values_of`."""
+    logs: dict[int, dict[str, Any]] = {}
     for log in record.training:
-        values = {f"train/{name}": value for name, value in log.items() if name != "step"}
-        logs.setdefault(log["step"], {}).update(values)
+        logs.setdefault(log["step"], {}).update(values_of({"loss": None, **log}))
     for name, score in record.scores.items():
         for step, value in zip(score["steps"], score["epochs"], strict=True):
             logs.setdefault(step, {})[f"eval/{name}"] = value
-    for step, values in sorted(logs.items()):
-        yield step, {name: value for name, value in values.items() if value is not None}  # NaN
+    yield from sorted(logs.items())
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _tensorboard(store: Store) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hf_elmix import csv_files
-from hf_elmix.errors import UsageError, did_you_mean, in_one_line
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
 __all__ = ["Table", "read_table", "read_tables"]
@@ -74,7 +74,7 @@ def read_tables(
         raise UsageError(f"Expected --data to be a folder of .parquet or .csv files, but {folder!r} has none.")
     for name in names:
         if name not in files:
-            raise UsageError(f"Expected a table of {folder!r}, but got {name!r}.{did_you_mean(name, files)}")
+            raise not_one_of(f"a table of {folder!r}", files, name)
     wanted = names or list(files)
     return [read_table(files[name], split_column=split_column, standardize=standardize) for name in wanted]
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import not_one_of
 from hf_elmix.tables.protocol import MODELS
 
 __all__ = ["TableClassifier"]
@@ -29,7 +29,7 @@ class TableClassifier(nn.Module, PyTorchModelHubMixin):
     def __init__(self, features: int, classes: int, model: str = MODELS[0]) -> None:
         super().__init__()
         if model not in MODELS:
-            raise UsageError(f"Expected the model to be one of {', '.join(MODELS)}, but got {model!r}.")
+            raise not_one_of("the model", MODELS, model)
         hidden = [("hidden", nn.Linear(features, features)), ("relu", nn.ReLU())] if model == "hidden" else []
         self.layers = nn.Sequential(OrderedDict([*hidden, ("classifier", nn.Linear(features, classes))]))
 

@@ -86,11 +86,12 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     if batch_size < 1:
         raise UsageError(f"Expected --batch_size to be 1 or more, but got {batch_size}.")
     record = _record_in(Path(target))
+    named = _read_named(wanted) if record is None or wanted.dataset_name or wanted.file else None
     source = find_model(target if record is None else str(Path(target, MODEL)))
     config, tokenizer = load_config(source), load_tokenizer(source)
-    if record is None or wanted.dataset_name or wanted.file:
-        task, split, rows = _named_rows(wanted, config)
-    else:
+    if named is not None:
+        task, split, rows = _task_of(*named, wanted, config)
+    elif record is not None:
         task, split, rows = _rows_of_run(wanted, record)
     task, rows = for_model(config, task, rows, trains=False)
     if task.regression:
@@ -145,22 +146,28 @@ def _rows_of_run(wanted: Rows, record: RunRecord) -> tuple[TextTask, str, Datase
     return task, split, DatasetDict({split: first_rows(rows, split, wanted.max_samples, task.name)})
 
 
-def _named_rows(wanted: Rows, config: PreTrainedConfig) -> tuple[TextTask, str, DatasetDict]:
-    """The rows that the user named: the task that follows from their columns, the split and the rows."""
+def _read_named(wanted: Rows) -> tuple[str, str, DatasetDict]:
+    """What to call the rows that the user named, the split, and all splits."""
     if wanted.file:
         if wanted.dataset_name or wanted.split:
             other = "dataset_name" if wanted.dataset_name else "split"
             raise UsageError(f"Expected one of --{other} and --file: a file is a dataset with one split.")
         if wanted.dataset_config_name:
             raise UsageError("--dataset_config_name needs --dataset_name: a file has no configurations. Leave it out.")
-        name, split, rows = Path(wanted.file).stem, FILE, read_files({FILE: wanted.file})
-    elif wanted.dataset_name:
+        return Path(wanted.file).stem, FILE, read_files({FILE: wanted.file})
+    if wanted.dataset_name:
         rows = read_dataset(wanted.dataset_name, wanted.dataset_config_name)
         name = wanted.dataset_config_name or Path(wanted.dataset_name).expanduser().resolve().stem
         (split, *_) = find_splits(rows, wanted.split)
         first_rows(rows, split, None, name, "Name one of them with --split.")
-    else:
-        raise UsageError("Expected rows to examine: --dataset_name or --file.")
+        return name, split, rows
+    raise UsageError("Expected rows to examine: --dataset_name or --file.")
+
+
+def _task_of(
+    name: str, split: str, rows: DatasetDict, wanted: Rows, config: PreTrainedConfig
+) -> tuple[TextTask, str, DatasetDict]:
+    """The task that follows from the columns of rows, the split and the rows."""
     task, rows = custom_task(
         rows,
         name,

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_elmix.csv_files import unnamed
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.text.labels import NUMBER, class_names, with_ids
 from hf_elmix.text.rows import checked_rows, first_rows
 from hf_elmix.text.tasks import TextTask
@@ -131,6 +131,7 @@ def _label_column(dataset: Dataset, given: str | None, name: str) -> str:
         raise UsageError(
             f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
             f"{', '.join(dataset.column_names)}. Name the column of labels with --label_column_name."
+            f"{did_you_mean(wanted[0], dataset.column_names)}"
         )
     return found[0]
 
@@ -149,7 +150,8 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
     if len(texts) not in (1, 2):
         raise UsageError(
             f"Expected one or two text columns in {name}, but it has {', '.join(texts) or 'none'} (all columns: "
-            f"{', '.join(dataset.column_names)}). Name them with --text_column_names COLUMN or COLUMN,COLUMN."
+            f"{', '.join(dataset.column_names)}). Name one, a pair, or three and more to join, with "
+            "--text_column_names COLUMN,COLUMN."
         )
     return tuple(texts)
 

@@ -16,7 +16,7 @@ from hf_elmix.csv_files import decoded, read_table
 from hf_elmix.errors import UsageError
 from hf_elmix.text.loading import loading
 
-__all__ = ["as_word", "read_files", "read_rows"]
+__all__ = ["READERS", "as_word", "read_files", "read_rows"]
 
 SCALARS = (str, bool, int, float, type(None))
 
@@ -34,7 +34,7 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
     for split, path in files.items():
         file = Path(path).expanduser()
         if file.suffix.lower() not in READERS:
-            raise UsageError(f"Expected a file {', '.join(READERS)}, but got {path!r}.")
+            raise UsageError(f"Expected a file that ends in {', '.join(READERS)}, but got {path!r}.")
         if not file.is_file():
             raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
         rows[split] = read_rows([str(file)], repr(path))

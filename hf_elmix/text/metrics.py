@@ -11,9 +11,19 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 from transformers import EvalPrediction
 
+from hf_elmix.errors import not_one_of
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["LEAST", "METRICS", "as_rows", "compute_metrics_for", "measure", "predicted_classes", "predicted_values"]
+__all__ = [
+    "LEAST",
+    "METRICS",
+    "as_rows",
+    "check_metric",
+    "compute_metrics_for",
+    "measure",
+    "predicted_classes",
+    "predicted_values",
+]
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
@@ -32,6 +42,19 @@ def measure(task: TextTask, predictions: np.ndarray, references: np.ndarray) -> 
     place = task.labels.index(task.positive) if task.positive else 1  # of the class that F1 is of
     pairs = {"f1": (references == place, predictions == place)}
     return {name: float(METRICS[name](*pairs.get(name, (references, predictions)))) for name in task.metrics}
+
+
+def check_metric(task: TextTask, name: str) -> str:
+    """The name of a metric, which a task of this kind must have.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    of_classes = ("accuracy", "matthews_correlation", *(("f1",) if len(task.labels) == 2 else ()))
+    known = ("mse", "pearson", "spearmanr") if task.regression else of_classes
+    if name not in known:
+        raise not_one_of(f"the metric of {task.name}", known, name)
+    return name
 
 
 def predicted_classes(outputs: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_datase
 from datasets.config import HF_DATASETS_CACHE, HF_HUB_OFFLINE
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.hub.client import with_retries
 from hf_elmix.text.files import read_rows
 from hf_elmix.text.labels import with_ids
@@ -110,7 +110,7 @@ def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint
     """
     if split not in rows:
         only = f"it has only {', '.join(map(str, rows))}. {hint}".rstrip()
-        raise UsageError(f"Expected {name} to have the split {split!r}, but {only}")
+        raise UsageError(f"Expected {name} to have the split {split!r}, but {only}{did_you_mean(split, rows)}")
     if limit is not None and limit < 1:
         raise UsageError(f"Expected to keep 1 row or more, but got {limit}.")
     return rows[split] if limit is None else rows[split].select(range(min(limit, len(rows[split]))))
@@ -138,7 +138,7 @@ def checked_rows(dataset: Dataset, task: TextTask, where: str, *, labelled: bool
     if missing:
         raise UsageError(
             f"Expected the columns {', '.join(expected)} in {where}, but it has no {', '.join(missing)}; it has "
-            f"{', '.join(dataset.column_names)}."
+            f"{', '.join(dataset.column_names)}.{did_you_mean(missing[0], dataset.column_names)}"
         )
     if not len(dataset):
         raise UsageError(f"Expected rows in {where}, but it is empty.")

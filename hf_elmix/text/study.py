@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hf_elmix.errors import UsageError
+from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.study.spec import Select, Task, TrainerInputs
 from hf_elmix.text.limits import tokens_for
@@ -83,7 +83,7 @@ def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTok
         UsageError: If it is not one of `PADDINGS`.
     """
     if padding not in PADDINGS:
-        raise UsageError(f"Expected --padding to be one of {', '.join(PADDINGS)}, but got {padding!r}.")
+        raise not_one_of("--padding", PADDINGS, padding)
     can = tokenizer.padding_side == "right" and can_drop_padding(load_config(source))
     return padding if can or padding != "free" else "longest"
 

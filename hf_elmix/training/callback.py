@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hf_elmix.losses.schedules import Mixed
 
 __all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
 
+LOGGER = logging.getLogger(__name__)
 BOUND = (NegativeComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
 KEPT = "loss of hf_elmix"  # what the state of the Trainer, and so each checkpoint, has under this name
 
@@ -79,6 +81,9 @@ class MixingCallback(TrainerCallback):
             )
         callbacks[KEPT] = {"args": {"loss": str(self.schedule)}, "attributes": {}}
         self.take_terms()
+        untrained = self.schedule.untrained(state.max_steps)
+        if untrained and state.is_world_process_zero and args.get_process_log_level() <= logging.WARNING:
+            LOGGER.warning(untrained)
 
     def _took_steps_of(self, kept: str, state: TrainerState) -> bool:
         """Whether this schedule has the same loss as another, given as text, in each step until now."""

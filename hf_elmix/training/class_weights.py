@@ -42,7 +42,9 @@ def parse_class_weights(given: ClassWeights | None, rows: Any, label: str, class
     except (TypeError, ValueError):
         weights = torch.empty(0)
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
-        raise UsageError(f"Expected class_weights to be {BALANCED!r} or a number above 0 for each class, not {given}.")
+        raise UsageError(
+            f"Expected class_weights to be {BALANCED!r} or a number above 0 for each class, but got {given}."
+        )
     if classes is not None and len(weights) != classes:
         raise UsageError(f"Expected {classes} class_weights, one for each class, but got {len(weights)}.")
     return weights

@@ -26,6 +26,7 @@ __all__ = [
     "accepts",
     "base_model",
     "check_class_logits",
+    "check_label_ids",
     "check_labels_of",
     "fits",
     "label_input",
@@ -80,16 +81,16 @@ def label_input(names: list[str]) -> str:
 
 
 def check_labels_of(dataset: Any, model: nn.Module) -> None:
-    """Refuse a dataset, or a dictionary of them, whose label column has a float for each row (regression).
+    """Refuse a dataset, or a dictionary of them, whose labels are floats (regression) or classes that do not exist.
 
-    Only the declared features are read, never a row, because reading a row could draw from a random transform.
+    No other column is read, because reading a row could draw from a random transform.
 
     Args:
         dataset: The dataset as passed to the Trainer, or None.
         model: The model, for the message.
 
     Raises:
-        UsageError: If the declared labels are floats.
+        UsageError: If there are such labels.
     """
     if isinstance(dataset, dict):
         for part in dataset.values():
@@ -105,6 +106,29 @@ def check_labels_of(dataset: Any, model: nn.Module) -> None:
         raise UsageError(
             f"Expected the column {column!r} to hold class ids, but it holds {kind}: regression targets for "
             f"{type(model).__name__}. {USE_TRAINER}"
+        )
+    if "int" in kind and hasattr(dataset, "__len__"):
+        check_label_ids(torch.as_tensor(dataset.with_format("torch", columns=[column])[:][column]), model)
+
+
+def check_label_ids(labels: Tensor, model: nn.Module) -> None:
+    """Refuse class ids that a classifier does not have, which a GPU would report as an assertion without a number.
+
+    Args:
+        labels: Class ids of any shape; -100 is ignored.
+        model: The model; any but a sequence or token classifier takes all of them.
+
+    Raises:
+        UsageError: If there are such ids.
+    """
+    classes = number_of_labels(model)
+    if classes is None or labels.is_floating_point():
+        return
+    outside = labels[(labels != -100) & ((labels < 0) | (labels >= classes))]
+    if len(outside):
+        raise UsageError(
+            f"Expected labels from 0 to {classes - 1}, since {type(model).__name__} has {classes} classes, but got "
+            f"{int(outside[0])}. Correct the label, or load the model with another num_labels."
         )
 
 

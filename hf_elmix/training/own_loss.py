@@ -24,6 +24,7 @@ from hf_elmix.training.model_support import (
     USE_TRAINER,
     accepts,
     base_model,
+    check_label_ids,
     fits,
     labels_for,
     logits_of,
@@ -118,6 +119,7 @@ def try_labels(
     """
     if labels.is_floating_point() and labels.dim() < 2:
         raise UsageError(f"Expected class ids, but got labels in {labels.dtype}, as for regression. {USE_TRAINER}")
+    check_label_ids(labels, base_model(model))
     if not accepts(model, name):
         return LabelUse()
     with _undisturbed(model), torch.set_grad_enabled(gradients):

@@ -26,6 +26,7 @@ from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
 from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
+    check_label_ids,
     check_labels_of,
     label_input,
     logits_of,
@@ -271,7 +272,11 @@ class MixedLossMixin(_Base):
         logits, labels = two_classes(logits_of(outputs), labels)
         labels = self._aligned(logits, labels)
         weight = self.class_weights if self._training else None
-        ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+        try:
+            ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+        except IndexError:
+            check_label_ids(labels, self._model)
+            raise
         loss = loss_of_terms(self._objective, ce, el, logits, labels, weight) if self._training else ce
         return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
 

@@ -30,7 +30,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from glue_runs.__main__ import main as glue_runs
-from glue_runs.flags import DataArguments, ModelArguments
+from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.pocket.encoder import encoder_path
 
 # What is left out: flags that are slow, need other hardware or a network, or change this process for good.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from glue_runs.arguments import DEFAULTS, SHOWN
 from glue_runs.flags import GONE, FinetuneArguments, parse
 from glue_runs.protocol import ARGUMENTS
 from hf_elmix import UsageError
@@ -92,7 +93,7 @@ def test_a_yaml_file_and_the_words_before_it(tmp_path):
         ("{", "Cannot read"),
         ("[1, 2]", "map names of flags to values"),
         ('{"learning_rat": 1}', "'--learning_rat=1'.*Did you mean '--learning_rate'"),
-        ('{"learning_rate": "fast"}', "invalid float value: 'fast'"),
+        ('{"learning_rate": "fast"}', "--learning_rate to be a number, but got 'fast'"),
     ],
 )
 def test_a_file_that_holds_no_arguments(tmp_path, text, message):
@@ -119,6 +120,35 @@ def test_a_file_that_holds_no_arguments(tmp_path, text, message):
 def test_mistakes(words, message):
     with pytest.raises(UsageError, match=message):
         parse(words)
+
+
+FILES = ["--train_file", "a.csv", "--output_dir", "out", "--use_cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "Expected --validation_file for --do_eval, but got only --train_file. Type it, or only --do_train."),
+        ("--do_predict", "Expected --test_file for --do_predict"),
+        ("--do_train --validation_split_name dev", "--validation_split_name to be one of train, but got 'dev'"),
+        ("--do_train --shuffle_seed 3", "it needs --shuffle_train_dataset"),
+    ],
+)
+def test_files_that_are_not_given_are_asked_for_by_their_flags(words, message):
+    with pytest.raises(UsageError, match=message):
+        parse([*FILES, *words.split()])
+
+
+def test_the_flags_that_help_shows_exist_with_these_defaults(tmp_path):
+    args = FinetuneArguments(str(tmp_path), use_cpu=True)
+    flags = {name for group in SHOWN.values() for name in group}
+    assert flags - {"config"} <= FinetuneArguments.__dataclass_fields__.keys()
+    assert {name: getattr(args, name) for name in DEFAULTS} == DEFAULTS
+
+
+def test_several_trackers():
+    assert parse(BASE)[2].report_to == []
+    assert parse([*BASE, "--report_to", "tensorboard", "trackio"])[2].report_to == ["tensorboard", "trackio"]
 
 
 def test_the_stock_loss():

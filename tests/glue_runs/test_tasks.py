@@ -20,7 +20,7 @@ def test_the_seven_tasks_of_the_paper():
 def test_unknown_task(name, hint):
     with pytest.raises(UsageError) as error:
         find_task(name)
-    assert f"Unknown task {name!r}" in str(error.value)
+    assert f"but got {name!r}" in str(error.value)
     assert hint in str(error.value)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.errors import UsageError, in_one_line, not_one_of
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:
@@ -26,3 +26,9 @@ def test_in_one_line(error, line):
 
 def test_a_users_mistake_is_a_value_error():
     assert issubclass(UsageError, ValueError)
+
+
+def test_a_name_outside_a_closed_list():
+    error = not_one_of("the task", ["CoLA", "mrpc"], "cloa")
+    assert str(error) == "Expected the task to be one of CoLA, mrpc, but got 'cloa'. Did you mean 'CoLA'?"
+    assert ", … (99 in all), but got 'x'." in str(not_one_of("it", map(str, range(99)), "x"))

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("trl", minversion="1.16")
-pytest.importorskip("sentence_transformers", minversion="6.2")
+pytest.importorskip("trl", minversion="1.4")
+pytest.importorskip("sentence_transformers", minversion="5.4")
 
 SCRIPT = """
 import json, pathlib, sys
@@ -47,7 +47,7 @@ def function(given):
     return kit.trainer(Trainer, compute_loss_func=f, callbacks=[f], **kit.tokens(dropout=0.0), **SMALL, **given)
 
 def sft(given):
-    args = trl.SFTConfig(str(folder), bf16=False, activation_checkpointing=False, **SMALL, **given)
+    args = trl.SFTConfig(str(folder), bf16=False, gradient_checkpointing=False, **SMALL, **given)
     rows, words = Dataset.from_list(test_trl.ROWS * 2), test_trl.word_tokenizer()
     return MixedSFTTrainer(test_trl.llama(), args, train_dataset=rows, processing_class=words, loss="0.3")
 

@@ -17,7 +17,7 @@ SAME = 1e-6
     [
         {},
         {"label_smoothing_factor": 0.1},
-        {"activation_checkpointing": True},
+        {"gradient_checkpointing": True},
         {"max_steps": 7},
         {"max_grad_norm": 0.1, "weight_decay": 0.1, "lr_scheduler_type": "cosine"},
         {"bf16": True},

@@ -127,7 +127,7 @@ def verdict(results: StudyResults) -> list[str]:
     if results.looks_df is not None and results.rules is not None:
         return [*sequential_verdict(results.looks_df, results.rules), _runs(results), *_collapsed(results)]
     best = [method for method in results.best_first if method in results.shown]
-    sentences = [*(_comparison(results, method) for method in best), *_left_out(results)]
+    sentences = [*(_comparison(results, method) for method in best), *_left_out(results), *_chance(results)]
     sentences += [_detectable(results, best[0]), _ranks(results), _runs(results), *_collapsed(results)]
     if undefined := results.profile.attrs["undefined"]:
         sentences.append(
@@ -146,6 +146,18 @@ def _left_out(results: StudyResults) -> list[str]:
     return [
         f"Of {counted(len(rest), 'other method')}, {better} are significantly better and {worse} significantly worse "
         f"than {method_label(results.baseline)}; data/pairs.csv has them all."
+    ]
+
+
+def _chance(results: StudyResults) -> list[str]:
+    """Say, where a difference is significant, how often one of so many intervals is wrong (Bonferroni's bound)."""
+    pairs_df = results.pairs_df
+    many = len(pairs_df)
+    if many == 1 or not ((pairs_df["low"] > 0) | (pairs_df["high"] < 0)).any():
+        return []
+    return [
+        f"Each of these {many} intervals misses the true difference in 5 % of studies, so at least one of them does "
+        f"in up to {min(5 * many, 100)} %: they are not adjusted for their number."
     ]
 
 
@@ -330,8 +342,9 @@ def _pairs(results: StudyResults) -> Table:
         f"in points. 95 % interval: of that mean, over {'the seeds of each task' if results.has_seeds else 'tasks'}. "
         f"{ACROSS if both else ''}better/equal/worse: number of {units}. share better: share of blocks in which the "
         "method is better, ties counted half. sign p, Wilcoxon p: two-sided p-values of the sign test and of "
-        f"Wilcoxon's signed-rank test over {units}, not adjusted for the number of methods. MDE: minimum detectable "
-        "effect, the true difference in points that 80 % of studies of this size would detect."
+        f"Wilcoxon's signed-rank test over {units}. Neither these nor the intervals are adjusted for the number of "
+        "methods. MDE: minimum detectable effect, the true difference in points that 80 % of studies of this size "
+        "would detect."
     )
     header = [
         "method",

@@ -7,21 +7,34 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from typing import Any
 
 from accelerate.utils import patch_environment
 
 from hf_elmix.study.executors.worker import work
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
-__all__ = ["BranchProgress", "Executor", "Progress", "Run", "Take", "run_in_process", "run_in_workers", "visible_gpus"]
+__all__ = [
+    "BranchProgress",
+    "Executor",
+    "Logs",
+    "Progress",
+    "Run",
+    "Take",
+    "run_in_process",
+    "run_in_workers",
+    "visible_gpus",
+]
 
-Progress = Callable[[int, int], None]  # takes the completed optimizer steps of a run and their total
-BranchProgress = Callable[[Branch, int, int], None]
+Logs = Sequence[Mapping[str, Any]]  # lines of a Trainer's log history
+# Takes the completed optimizer steps of a run, their total and, if there are any, new lines of its logs.
+Progress = Callable[..., None]
+BranchProgress = Callable[..., None]  # takes the branch before them
 Run = Callable[[Branch, Progress], Outcome]
 Take = Callable[[], Branch | None]  # returns the next branch that can be trained, or None if there is none now
 
@@ -35,7 +48,7 @@ def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[O
     Args:
         take: Returns the next branch, or None.
         run: Trains one branch.
-        progress: Called after every optimizer step, with the branch.
+        progress: Called after every optimizer step and every log, with the branch.
 
     Yields:
         The outcome of each branch when it ends.
@@ -114,7 +127,7 @@ class _Worker:
         with suppress(OSError):  # It may have died; `receive` reports it.
             self.connection.send(branch)
 
-    def receive(self) -> Outcome | tuple[Branch, int, int]:
+    def receive(self) -> Outcome | tuple[Branch, int, int, Logs]:
         """The branch and its progress, or its outcome, which may be that the process died."""
         assert self.branch is not None, "a worker without a branch sends nothing"
         try:

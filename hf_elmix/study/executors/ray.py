@@ -21,14 +21,14 @@ from accelerate.utils import patch_environment
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.executors.local import BranchProgress, Run, Take
+from hf_elmix.study.executors.local import BranchProgress, Logs, Run, Take
 from hf_elmix.study.executors.worker import picklable
 from hf_elmix.study.files import local_path
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
 __all__ = ["check_address", "connected", "run_on_ray"]
 
-Step = tuple[int, int]  # as in `Progress`
+Step = tuple[int, int, Logs]  # as in `Progress`
 Result = tuple[Outcome | OSError | UsageError, Step | None]  # what a task returns, and its last step
 
 EXPECTED = "Expected host:port as `ray start --head` shows it, ray://host:port, or auto."
@@ -184,7 +184,7 @@ class _Tasks:
         except errors.RayTaskError as error:  # Errors of training are outcomes; this one came before it.
             return UsageError(
                 f"A machine of the Ray cluster cannot do the study: {in_one_line(error.cause or error)} Expected each "
-                "machine to have the same packages as this one; install them there, e.g. pip install 'hf-elmix[ray]'."
+                "machine to have the same packages as this one. In a checkout there, type: pip install -e '.[ray]'"
             ), None
         except errors.LocalRayletDiedError as error:  # of the task's machine, which may not be that of the driver
             if self.own:
@@ -197,13 +197,15 @@ class _Tasks:
         """Report every step up to the last known one."""
         if last is None:
             return
-        step, steps = last
+        step, steps, logs = last
         # A task that lacks its parent's checkpoint first trains its content again, so steps may go back.
         if step < task.step:
             task.step = step - 1
         while task.step < step:
             task.step += 1
             self.progress(task.branch, task.step, steps)
+        if logs:
+            self.progress(task.branch, step, steps, logs)
 
 
 def _work(branch: Branch, number: int, run: Run, board: Any, marker: Path | None, cwd: Path) -> Result:
@@ -232,11 +234,12 @@ class _TaskProgress:
         self.last: Step | None = None
         self.written = float("-inf")
 
-    def __call__(self, step: int, steps: int) -> None:
-        self.last = step, steps
+    def __call__(self, step: int, steps: int, logs: Logs = (), /) -> None:
+        self.last = step, steps, [*(self.last[2] if self.last else ()), *logs]
         if time.monotonic() - self.written >= PERIOD:
             self.written = time.monotonic()
             self.board.write.remote(self.number, self.last)
+            self.last = step, steps, ()
 
 
 def _board_class() -> type:
@@ -249,7 +252,8 @@ def _board_class() -> type:
             self.news: dict[int, Step] = {}
 
         def write(self, number: int, step: Step) -> None:
-            self.news[number] = step
+            before = self.news[number][2] if number in self.news else ()
+            self.news[number] = *step[:2], [*before, *step[2]]
 
         def read(self) -> dict[int, Step]:
             news, self.news = self.news, {}

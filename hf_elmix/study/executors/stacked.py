@@ -21,7 +21,7 @@ from transformers import EvalPrediction, TrainingArguments, set_seed
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import NegativeComplementEntropy
-from hf_elmix.study.executors.local import BranchProgress, Progress, Take, run_in_process
+from hf_elmix.study.executors.local import BranchProgress, Logs, Progress, Take, run_in_process
 from hf_elmix.study.files import storage_fault, to_json
 from hf_elmix.study.provenance import software
 from hf_elmix.study.runner import build_trainer, fields_of
@@ -84,7 +84,7 @@ def run_stacked(
             branches.append(branch)
         return Stack(tuple(branches)) if branches else None
 
-    def report(stack: Stack, step: int, steps: int) -> None:
+    def report(stack: Stack, step: int, steps: int, logs: Logs = ()) -> None:
         for branch in stack.branches:
             progress(branch, step, steps)
 
@@ -143,7 +143,7 @@ def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, k
 
 def _part_of(progress: Progress, number: int, parts: int) -> Progress:
     """The progress of one of several batched models, as that of a whole run."""
-    return lambda step, steps: progress(number * steps + step, parts * steps)
+    return lambda step, steps, logs=(): progress(number * steps + step, parts * steps)
 
 
 def _found(study: Study, key: RunKey) -> tuple[Task, Method]:

@@ -46,7 +46,7 @@ def serve(connection: Connection, run: Run) -> None:
         while True:
             branch: Branch = connection.recv()
             try:
-                connection.send(run(branch, lambda step, steps: connection.send((step, steps))))
+                connection.send(run(branch, lambda step, steps, logs=(): connection.send((step, steps, logs))))
             except BrokenPipeError:
                 raise
             except OSError as error:

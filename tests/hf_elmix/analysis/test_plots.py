@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hf_elmix.analysis.comparison import task_gains
 from hf_elmix.analysis.plots import plot_curves, plot_differences, plot_profile, plot_ranks, plot_schedule
 from hf_elmix.analysis.profile import performance_profile
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
@@ -349,3 +350,21 @@ def test_figures_need_no_axis(current_figure):
     assert plot_differences(gains(), "ce") is ax
     assert plot_curves(curves(), "score") is ax
     assert plot_schedule(MixingSchedule.parse("0")) is ax
+
+
+@pytest.mark.parametrize("task", ["rte", "natural language inference", "m" * 40])
+def test_the_legend_beside_long_names_of_tasks_stays_within_the_figure(task):
+    scores = pd.DataFrame(
+        {
+            "ce": [0.5, 0.6, 0.7, 0.9],
+            "0": [0.6, 0.6, 0.7, 0.8],
+            "el": [0.4, 0.6, 0.5, 0.8],
+            "0-0.5": [0.7, 0.6, 0.7, 0.7],
+        },
+        index=pd.MultiIndex.from_product([[task, "qqp"], [0, 1]], names=["task", "seed"]),
+    )
+    figure = Figure(figsize=(4.7, 2.4), layout="constrained")
+    ax = plot_differences(task_gains(scores, "ce"), "ce", figure.subplots())
+    figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width

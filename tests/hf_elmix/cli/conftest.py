@@ -25,4 +25,5 @@ def training(tmp_path):
     p_true, correct = [[0.9, 0.4, 0.1, 0.1], [0.9, 0.7, 0.6, 0.2]], [[1, 0, 0, 0], [1, 1, 1, 0]]
     seen = Predictions([3, 6], [1, 2], [0, 1, 0, 1], p_true, correct, np.zeros((4, 2)))
     write_predictions(tmp_path / FILE, {"": seen})
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
     return tmp_path

@@ -3,14 +3,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
+from hf_elmix import __version__
 from hf_elmix.cli.base import Command, OneLineParser, check_folder, run_program, whole_number
+from hf_elmix.cli.help import add_flags_of
 from hf_elmix.errors import UsageError, in_one_line
+
+CHECKOUT = Path(__file__).parents[3]
 
 
 def run_ending_with(end: BaseException | int) -> int:
@@ -27,8 +33,8 @@ def run_ending_with(end: BaseException | int) -> int:
     ("error", "code", "line"),
     [
         (UsageError("Expected a."), 2, "me: Expected a."),
-        (ModuleNotFoundError("No module named 'x'", name="x"), 2, "pip install 'hf-elmix[report]'"),
-        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "pip install 'hf-elmix[ray]'"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 2, f"pip install -e '{CHECKOUT}[report]'"),
+        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, f"pip install -e '{CHECKOUT}[ray]'"),
         (UsageError("Expected \x1b[2Ja\nb."), 2, r"me: Expected \x1b[2Ja\nb."),
         (OSError(28, "No space left on device"), 1, "me: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), 130, "me: stopped. Go on."),
@@ -111,11 +117,15 @@ def test_a_folder_that_can_be_written_is_not_made(tmp_path):
 def test_a_parser_refuses_in_one_line():
     parser = OneLineParser(prog="me")
     parser.add_argument("--count", type=int)
-    with pytest.raises(UsageError, match="invalid int value: 'x'. See me --help.$"):
+    with pytest.raises(UsageError, match="^Expected --count to be a whole number, but got 'x'. See me --help.$"):
         parser.parse_args(["--count", "x"])
 
 
-def command(takes_rest: bool = False) -> Command:
+def add_count(parser) -> None:
+    parser.add_argument("--count", type=whole_number(1, 9), default=2, help="the number")
+
+
+def command(more=None) -> Command:
     def run(args) -> int:
         """Count.
 
@@ -124,14 +134,12 @@ def command(takes_rest: bool = False) -> Command:
         print(args.count, args.rest, args.typed)
         return 3
 
-    def add_arguments(parser) -> None:
-        parser.add_argument("--count", type=whole_number(1, 9), default=2, help="the number")
-
-    return Command(run, add_arguments, takes_rest=takes_rest)
+    return Command(run, add_count, more)
 
 
 def test_a_program_runs_the_command_that_is_typed(capsys):
-    commands = {"count": command(takes_rest=True), "own": Command(lambda args: print(args.rest) or 4)}
+    own = Command(lambda args: print(args.rest) or 4, add_count, raw=True)
+    commands = {"count": command(more=lambda parser: None), "own": own}
     assert run_program("me", "Counts.", commands, ["count", "--count", "3", "--more", "a b"]) == 3
     assert run_program("me", "Counts.", commands, ["own", "--count", "x"]) == 4
     assert capsys.readouterr().out == "3 ['--more', 'a b'] me count --count 3 --more 'a b'\n['--count', 'x']\n"
@@ -145,11 +153,69 @@ def test_help_is_the_docstring_with_defaults(capsys):
     assert "the number (default: 2)" in shown
 
 
+def many(parser) -> None:
+    parser.add_argument("place", choices=("here", "there"))
+    parser.add_argument("--required", required=True)
+    parser.add_argument_group("data").add_argument("--rows", metavar="FILE")
+    parser.add_argument_group("loss").add_argument("--loss", metavar="LOSS")
+
+
+def more(parser) -> None:
+    other = OneLineParser()
+    other.add_argument("--rows")
+    other.add_argument("--seed", "--the-seed", type=int, default=3)
+    add_flags_of(other, parser)
+
+
+MANY = {"go": Command(lambda args: 0, many, more), "with": {"group": Command(lambda args: 0, add_count)}}
+
+
+def shown_by(words, capsys) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run_program("me", "Goes.", MANY, words)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_has_the_loss_first_and_the_flags_of_the_trainer_only_if_asked_for(capsys):
+    shown = shown_by(["go", "-h"], capsys)
+    assert shown.splitlines()[0] == "usage: me go --required REQUIRED {here,there} [FLAGS]"
+    groups = [line for line in shown.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
+    assert groups == ["positional arguments:", "loss:", "data:", "options:"]
+    everything = shown_by(["go", "--help_all"], capsys)
+    assert everything.count("--rows") == 1
+    assert everything.index("options:") < everything.index("Trainer:") < everything.index("--seed SEED")
+    assert "--the-seed" not in everything
+
+
+def test_the_version(capsys):
+    assert shown_by(["--version"], capsys) == f"me {__version__}\n"
+
+
+def complete(script: str, *words: str) -> list[str]:
+    line = f"COMP_WORDS=({' '.join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}; COMPREPLY=()"
+    call = f'_shtab_me me {shlex.quote(words[-1])} {shlex.quote(words[-2])}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{line}\n{call}"], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_flags_losses_and_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    script = shown_by(["--completion", "bash"], capsys)
+    assert complete(script, "me", "") == ["go", "with"]
+    assert complete(script, "me", "with", "group", "--co") == ["--count"]
+    assert complete(script, "me", "go", "--see") == ["--seed"]
+    assert complete(script, "me", "go", "--loss", "foc") == ["focal"]
+    assert complete(script, "me", "go", "--rows", "ro") == ["rows.csv"]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["cuont"], "me: Expected COMMAND to be one of count, but got 'cuont'. Did you mean 'count'?"),
         (["count", "--cuont", "3"], "me: Unknown argument '--cuont'. Did you mean '--count'? See me count --help."),
+        (["--vers"], "me: Unknown argument '--vers'. Did you mean '--version'? See me --help."),
         (["count", "stray"], "me: Unknown argument 'stray'. See me count --help."),
         (["count", "--count", "10"], "--count: expected a whole number, 1 to 9, but got '10'. See me count --help."),
         ([], "me: the following arguments are required: COMMAND. See me --help."),

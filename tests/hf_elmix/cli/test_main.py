@@ -24,9 +24,10 @@ from hf_elmix.cli.main import main
             "--out: expected a file in a folder that exists, but got 'nowhere/fig1.png'",
         ),
         (["cohorts", "nowhere"], "'nowhere' does not exist"),
-        (["cohorts", "{training}", "--threshold", "2"], "threshold between 0 and 1, but got 2"),
-        (["calibration", "no/model"], "Cannot load the model 'no/model'"),
-        (["calibration", "{training}"], "Cannot load the model"),
+        (["cohorts", "{training}", "--threshold", "2"], "--threshold to be between 0 and 1, but got 2"),
+        (["calibration", "no/model"], "Expected rows to examine: --dataset_name or --file."),
+        (["calibration", "no/model", "--file", "no.csv"], "Expected a file of rows, but 'no.csv' does not exist."),
+        (["calibration", "no/model", "--file", "{training}/rows.csv"], "Cannot load the model 'no/model'"),
         (["escape", "{training}", "--probes", "few"], "--probes: expected a whole number, 2 or more, but got 'few'"),
         (["escape", "{training}", "--losses", "mmc"], "'mmc:scale=10' is more than a function of logits and labels"),
         (

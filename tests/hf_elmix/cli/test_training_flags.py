@@ -9,7 +9,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from transformers import TrainingArguments
 
-from glue_runs.flags import DataArguments
+from glue_runs.arguments import DataArguments
 from hf_elmix.cli.training_flags import BOUNDS, training_arguments
 from hf_elmix.errors import UsageError
 
@@ -80,6 +80,14 @@ def test_what_the_trainer_cannot_use_or_would_ignore_is_refused(words, message):
 )
 def test_what_the_trainer_can_use_is_accepted(words):
     assert len(training_arguments([*words.split(), "--use_cpu"], "me", {})) == 2
+
+
+def test_steps_between_logs_are_followed_where_epochs_are_logged_by_default():
+    study = {"logging_strategy": "epoch"}
+    given = training_arguments(["--logging_steps", "3", "--use_cpu"], "me", study)
+    assert given == {"logging_steps": 3.0, "logging_strategy": "steps", "use_cpu": True}
+    with pytest.raises(UsageError, match="--logging_steps has no effect here: it needs --logging_strategy steps"):
+        training_arguments(["--logging_steps", "3", "--logging_strategy", "epoch", "--use_cpu"], "me", study)
 
 
 def test_a_schedule_that_waits_for_scores_is_accepted():

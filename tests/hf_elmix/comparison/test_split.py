@@ -30,7 +30,7 @@ def test_held_out_rows_have_the_same_share_of_each_class():
 
 def test_a_class_with_a_single_row_cannot_be_held_out():
     few = Dataset.from_dict({"label": [0, 0, 0, 1]})
-    with pytest.raises(UsageError, match="Cannot hold out rows .* Give --validation_file, or more rows."):
+    with pytest.raises(UsageError, match="Cannot hold out rows .* Give validation rows, or more rows."):
         hold_out(few, 0.5, 0)
 
 

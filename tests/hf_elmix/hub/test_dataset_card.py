@@ -60,6 +60,13 @@ def test_card_states_verdict(files):
     assert "battash2021mixing" in text
 
 
+@pytest.mark.parametrize(("limit", "said"), [("400", True), ("null", False)])
+def test_card_says_that_scores_are_on_some_rows_only(limit, said):
+    runs = RUNS.assign(settings=f'{{"max_eval_samples": {limit}}}')
+    card = dataset_files(StudyResults(runs, CURVES), "org/my-runs")["README.md"].decode()
+    assert ("Scored on at most the first 400 rows of each evaluation split." in card) == said
+
+
 def test_code_and_settings_are_escaped(files):
     html = MarkdownIt("commonmark").enable("table").render(files["README.md"].decode().split("---\n", 2)[2])
     assert "<code class=\"language-bash\">echo '\n```\n# title'\nglue-runs study\n</code>" in html

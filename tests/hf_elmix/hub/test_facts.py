@@ -4,6 +4,8 @@ import json
 import statistics
 
 import pytest
+from huggingface_hub import ModelCard
+from transformers import SchedulerType
 
 from glue_runs.tasks import TASKS
 from hf_elmix.hub.facts import Origin, Score, facts_of, public_record, scores_on
@@ -65,6 +67,55 @@ def test_scores_on_split():
     metrics = {"eval_accuracy": 0.7, "eval_f1": 0.8, "eval_loss": 0.5, "epoch": 3.0}
     scores = [Score("validation", "accuracy", 0.7), Score("validation", "f1", 0.8)]
     assert scores_on("validation", TASKS["mrpc"].metrics, metrics) == scores
+
+
+def test_scores_that_are_no_numbers_are_left_out(run_of):
+    record = run_of("mrpc", score=0.75)
+    record.scores["f1"]["last"] = float("nan")
+    assert facts_of(record).scores == [Score("validation", "accuracy", 0.75)]
+    metrics = {"eval_accuracy": float("inf"), "eval_f1": None}
+    assert scores_on("validation", ("accuracy", "f1"), metrics) == []
+
+
+def test_score_is_that_of_the_published_weights(run_of):
+    """A model is kept as it is after the last step, also where the study scores the best epoch."""
+    record = run_of(settings={"loss": "ce", "select": {"metric": "accuracy", "epoch": "best"}}, provenance={})
+    record.scores["accuracy"] = {"last": 0.5, "best": 0.75, "epochs": [0.75, 0.5], "steps": [1, 2]}
+    assert record.score == 0.75
+    assert facts_of(record).scores == [Score("evaluation", "accuracy", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows", "said"),
+    [
+        (None, 408, "validation"),
+        (400, 400, "validation (first 400 rows)"),
+        (500, 408, "validation"),
+        (400, None, "validation (first 400 rows)"),
+    ],
+)
+def test_scores_on_some_rows_are_not_those_of_the_split(run_of, limit, rows, said):
+    record = run_of("mrpc")
+    record.settings["max_eval_samples"] = limit
+    record.provenance["data_rows"] = {"train": 9} if rows is None else {"train": 9, "validation": rows}
+    card = ModelCard(card_files(facts_of(record), "org/x")[CARD].decode())
+    assert {result.dataset_split for result in card.data.eval_results} == {said}
+    assert f"| {said} | accuracy |" in card.text
+
+
+def test_a_model_that_predicts_one_class_says_so(run_of):
+    note = "This model predicts the same class for every row."
+    for name, count in (("predicted_classes", 1.0), ("matched_predicted_classes", 1.0), ("predicted_classes", 2.0)):
+        record = run_of()
+        record.scores[name] = {"last": count, "best": count, "epochs": [count], "steps": [9]}
+        assert (note in facts_of(record).notes) == (count == 1)
+
+
+def test_values_from_a_list_are_words(run_of):
+    record = run_of()
+    record.settings["arguments"]["lr_scheduler_type"] = SchedulerType.COSINE
+    assert facts_of(record).hyperparameters["lr_scheduler_type"] == "cosine"
+    assert "| lr\\_scheduler\\_type | cosine |" in card_files(facts_of(record), "org/x")[CARD].decode()
 
 
 def test_paths_and_secrets_are_not_published(run_of):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hf_elmix.hub.facts import ModelFacts, Score
-from hf_elmix.hub.model_card import CARD, CITATION, PICTURE, card_files, model_mark, write_model_card
+from hf_elmix.hub.model_card import CARD, CITATION, PICTURE, card_files, model_mark, project, write_model_card
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import REGIMES, MixingSchedule
 
@@ -92,6 +93,14 @@ def test_metadata_is_read_back_by_client():
     assert "hf_elmix" in data.tags
 
 
+def test_licence_and_project():
+    data = ModelCard(card(replace(FACTS, licence={"license": "other", "license_name": "mine"}))).data
+    assert (data.license, data.license_name) == ("other", "mine")
+    assert "license" not in metadata(card())
+    about = importlib.metadata.metadata("hf-elmix")
+    assert f"with hf_elmix {about['Version']} (Apache-2.0) and the mixed loss" in rendered(card())
+
+
 def test_each_split_is_one_result():
     scores = (Score("matched", "accuracy", 0.84), Score("mismatched", "accuracy", 0.85))
     results = metadata(card(replace(FACTS, scores=scores)))["model-index"][0]["results"]
@@ -134,6 +143,18 @@ def test_table_of_schedule(mixing):
         assert [float(row[2]), float(row[3])] == pytest.approx(weights, rel=1e-3)
 
 
+def test_phases_that_were_not_trained_are_not_in_the_card():
+    switch = with_settings(loss="mix:0,0.5")
+    rows = [[cell for cell in row] for row in cells(card(switch)) if row[0].endswith("%")]
+    assert [row[:2] for row in rows] == [["0 %", "95 %"], ["95 %", "100 %"]]
+    short = card_files(replace(switch, steps=4), "org/bert-mrpc")
+    rows = [row for row in cells(short[CARD].decode()) if row[0].endswith("%")]
+    assert [row[:2] for row in rows] == [["0 %", "100 %"]]
+    constant = card_files(with_settings(loss="mix:0"), "org/bert-mrpc")
+    assert short[PICTURE] == constant[PICTURE]
+    assert card_files(replace(switch, steps=100), "org/bert-mrpc")[PICTURE] != constant[PICTURE]
+
+
 def test_example_in_card():
     (code,) = re.findall(r"```python\n(.*?)```", card(), flags=re.DOTALL)
     compile(code, "card", "exec")
@@ -164,7 +185,7 @@ def test_card_of_regression_on_custom_rows():
 
 def test_card_of_task_without_text():
     text = card(replace(FACTS, settings={"loss": "mix:0-0.5"}))
-    assert "A model trained on the task mrpc with hf\\_elmix and the mixed loss (schedule F = 0-0.5)." in text
+    assert f"A model trained on the task mrpc with {project()} and the mixed loss (schedule F = 0-0.5)." in text
     assert metadata(text).keys() & {"model-index", "pipeline_tag", "base_model", "datasets"} == set()
     assert "How to use it" not in text
     assert ["validation", "accuracy", "0.8480"] in cells(text)

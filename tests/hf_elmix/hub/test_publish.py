@@ -89,6 +89,14 @@ def test_second_push_uploads_only_changes(local_hub, model):
     assert held(local_hub)["model.safetensors"] == b"trained more"
 
 
+def test_second_push_to_a_hub_that_cannot_check_for_write_access(local_hub, model, monkeypatch):
+    import hub_server
+
+    publish_folder(model, REPO, MARK)
+    monkeypatch.setattr(hub_server, "ROUTES", [route for route in hub_server.ROUTES if "auth-check" not in route[1]])
+    assert str(publish_folder(model, REPO, MARK)) == f"{local_hub.url}/{REPO}: nothing changed"
+
+
 def test_other_files_in_repository_stay(local_hub, model):
     publish_folder(model, REPO, MARK)
     (local_hub.store.home / "models" / REPO / "LICENSE").write_text("mine")
@@ -311,7 +319,7 @@ def test_refused_card_changes_nothing_here_or_on_the_hub(local_hub, model, monke
     with pytest.raises(UsageError) as caught:
         publish_folder(model, REPO, MARK)
     assert str(caught.value).startswith(f"The Hub refuses README.md of {REPO}: {said} Nothing was uploaded")
-    assert f"hf upload {REPO} FOLDER" in str(caught.value)
+    assert str(caught.value).endswith(f"type: elmix push FOLDER --hub_id {REPO}")
     assert not local_hub.history()  # no repository either
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 

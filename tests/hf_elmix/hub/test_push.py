@@ -15,10 +15,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from glue_runs.__main__ import main as glue_runs
 from hf_elmix.cli.main import main
 from hf_elmix.errors import UsageError
+from hf_elmix.hub.facts import facts_of
+from hf_elmix.hub.model_card import write_model_card
 from hf_elmix.hub.push import repo_ids
 
 TEMPLATE = "org/{model}-{task}-{mixing}"
@@ -255,6 +258,52 @@ def test_folder_without_runs(local_hub, tmp_path, words, capsys):
     for name in ("nowhere", "empty"):
         assert main(["push", str(tmp_path / name), *words]) == 2
         assert name in capsys.readouterr().err
+
+
+# A single model.
+
+
+def test_model_of_finetune_is_pushed_again_with_its_card_as_edited(local_hub, runs, run_of, tmp_path, capsys):
+    store = runs((run_of(), True))
+    folder = store.folder_of(run_of().key) / "model"
+    write_model_card(folder, facts_of(run_of()), "mrpc")
+    words = ["push", str(folder), "--hub_id", "org/again"]
+    assert [main(words), main(words)] == [0, 0]
+    assert [line.split(": ")[1][:8] for line in capsys.readouterr().out.splitlines()] == ["uploaded", "nothing "]
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("# mrpc\n", "# Mine\n"))
+    assert main([*words, "--license", "mit"]) == 0
+    files = held(local_hub, "org/again")
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit"
+    assert "# Mine\n" in card.text
+    assert 'pipeline("text-classification", model="org/again")' in card.text
+    assert set(files) > {"README.md", "config.json", "model.safetensors", "schedule.png"}
+    card.data.eval_results[0].metric_value += 1  # the rest of the metadata is as it was
+    assert ModelCard((folder / "README.md").read_text()).data.eval_results != card.data.eval_results
+
+
+@pytest.mark.parametrize("text", [None, "", "---\ntags: [a]\n---\n", "---\nhf_elmix: word\n---\n", "---\na: [\n---\n"])
+def test_single_model_without_a_card_of_ours(local_hub, tmp_path, text, capsys):
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    assert main(["push", str(tmp_path), "--hub_id", "org/x"]) == 2
+    assert "Expected a model with its card" in capsys.readouterr().err
+    assert not local_hub.history()
+
+
+def test_licence_is_that_of_the_base_model_or_the_one_given(local_hub, runs, run_of):
+    base = local_hub.store.home / "models" / run_of().settings["model"]
+    base.mkdir(parents=True)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    record = run_of()
+    record.provenance["model_revision"] = local_hub.store.sha(base)
+    store = runs((record, True))
+    words = ["push", str(store.folder), "--hub_id_template", "org/{task}"]
+    for more, licence in (([], "apache-2.0"), (["--license", "mit"], "mit")):
+        assert main([*words, *more]) == 0
+        assert ModelCard(held(local_hub, "org/mrpc")["README.md"].decode()).data.license == licence
+    assert main(["push", str(store.folder), "--results", "--hub_id", "org/all", "--license", "cc0-1.0"]) == 0
+    assert b"\nlicense: cc0-1.0\n" in held(local_hub, "org/all", "datasets")["README.md"]
 
 
 # With the real clients.

@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_elmix import UsageError
 
-trl = pytest.importorskip("trl", minversion="1.16")
+trl = pytest.importorskip("trl", minversion="1.4")
 from hf_elmix.integrations.trl import MixedSFTTrainer  # noqa: E402
 
 RATE = 0.1
@@ -66,7 +66,7 @@ def trainer_of(kind: type, tokenizer: Any, folder: Any, model: Any = None, **giv
     own = {name: given.pop(name) for name in names if name in given}
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "bf16": False}
     args = {"optim": "sgd", "learning_rate": RATE, "max_grad_norm": 0, "max_steps": 1, "logging_steps": 1, **quiet}
-    args |= {"per_device_train_batch_size": len(ROWS), "activation_checkpointing": False, **given}
+    args |= {"per_device_train_batch_size": len(ROWS), "gradient_checkpointing": False, **given}
     trainer = kind(
         model=model or llama(), args=trl.SFTConfig(str(folder), **args), train_dataset=Dataset.from_list(ROWS),
         processing_class=tokenizer, **own,

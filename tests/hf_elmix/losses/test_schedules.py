@@ -131,3 +131,17 @@ def test_schedules_are_values():
 def test_phases_of_plain_numbers_are_those_that_are_parsed():
     assert MixingSchedule([Phase(0, 1, 1), Phase(0.9, 0, 1)]) == parse("0@0 0.5@0.9")
     assert MixingSchedule((Phase(0, 1, 0.5),)).mixing == "1:0.5"
+
+
+@pytest.mark.parametrize(
+    ("mixing", "steps", "left"),
+    [("0,0.5", 4, "0"), ("0,0.5", 20, "0,0.5"), ("0-0.5", 6, "0-0.5"), ("0 0.25 0.5 ce", 2, "0@0 0.5@0.5")],
+)
+def test_phases_into_which_no_step_falls(mixing, steps, left):
+    schedule = MixingSchedule.parse(mixing)
+    trained = schedule.trained(steps)
+    assert trained == MixingSchedule.parse(left)
+    assert [trained.at(step, steps) for step in range(steps)] == [schedule.at(step, steps) for step in range(steps)]
+    empty = len(schedule.phases) - len(trained.phases)
+    assert bool(schedule.untrained(steps)) == bool(empty)
+    assert not empty or f"falls into {empty} of the {len(schedule.phases)} phases" in schedule.untrained(steps)

@@ -37,8 +37,9 @@ def missing(*given: RunKey) -> dict[RunKey, str]:
     return dict.fromkeys(given or keys(), "missing")
 
 
-def console(terminal: bool = False) -> Console:
-    return Console(force_terminal=terminal, file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
+def console(terminal: bool = False, width: int = 100, height: int = 25) -> Console:
+    size = {"width": width, "height": height}
+    return Console(force_terminal=terminal, file=io.StringIO(), color_system=None, legacy_windows=False, **size)
 
 
 def shown(view: View) -> str:
@@ -233,8 +234,69 @@ def test_many_methods_become_the_rows():
     assert rendered(missing(*keys("ab", names, (0,)))) == ["     a  b", *(f"{name:<3}  ·  ·" for name in names)]
 
 
+def drawn(states: dict[RunKey, str], **size: int) -> list[str]:
+    """The lines of the live view on a screen of a size."""
+    screen = console(terminal=True, **size)
+    screen.print(view_of(states, 1.0, screen))
+    return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+def test_of_more_tasks_than_lines_those_are_shown_that_are_being_trained():
+    tasks = [f"t{k}" for k in range(120)]
+    states = missing(*keys(tasks, ("ce", "0"), (0, 1)))
+    states |= dict.fromkeys(keys(["t0"], ("ce", "0"), (0, 1)), "done")
+    states |= dict.fromkeys(keys(["t1"], ("ce", "0"), (0,)), "running")
+    lines = drawn(states)
+    assert [line.split() for line in lines[:2]] == [
+        ["t1", "2▶", "2·"],
+        ["all", "120", "tasks", "4●", "2▶", "474·"],
+    ]
+    assert lines[2].endswith("4 of 480 runs")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 10, 24, 60])
+@pytest.mark.parametrize(("tasks", "methods", "state"), [(120, 2, "running"), (3, 21, "running"), (8, 4, "missing")])
+def test_the_view_fits_a_screen_of_any_height(height, tasks, methods, state):
+    names = tuple(f"ce [learning_rate=0.00{k}]" for k in range(methods))
+    states = dict.fromkeys(keys([f"a task with the number {k}" for k in range(tasks)], names), state)
+    for width in (40, 80, 1000):
+        lines = drawn(states, height=height, width=width)
+        assert len(lines) <= max(2, height - 1)
+        assert lines[-1].endswith(f"0 of {len(states)} runs")
+
+
+def test_a_table_that_is_wider_than_the_screen_is_not_squeezed():
+    names = tuple(f"ce [learning_rate=0.00{k}]" for k in range(8))
+    states = missing(*keys([f"t{k}" for k in range(9)], names, (0,))) | {RunKey("t3", names[0], 0): "running"}
+    assert drawn(states, width=300)[4].split() == ["t3", "▶", *"·" * 7]
+    assert [line.split() for line in drawn(states, width=80)[:-1]] == [
+        ["t3", "1▶", "7·"],
+        [*["all", "9", "tasks"], "1▶", "71·"],
+    ]
+
+
+def test_tasks_for_which_there_is_no_line_are_counted():
+    states = dict.fromkeys(keys([f"t{k}" for k in range(30)]), "running")
+    lines = drawn(states, height=10)
+    assert [line.split()[0] for line in lines[:-3]] == [f"t{k}" for k in range(6)]
+    assert lines[-3].strip() == "24 more tasks are being trained"
+    assert lines[-2].split() == ["all", "30", "tasks", "120▶"]
+
+
 def test_a_table_of_many_runs_takes_a_moment():
     states = missing(*keys([f"t{k}" for k in range(200)], ("ce",), tuple(range(100))))
     start = time.perf_counter()
     grid_table(states)
     assert time.perf_counter() - start < 2  # 20,000 runs; looking at all of them for each task took 4 s
+
+
+def test_drawing_a_large_study_takes_little_of_a_processor():
+    """It is drawn four times a second, beside the training."""
+    methods = tuple(f"ce [learning_rate={k}]" for k in range(21))
+    states = missing(*keys([f"t{k}" for k in range(120)], methods, (0, 1, 2, 3)))
+    view = view_of(states, 1.0, console(terminal=True))
+    start = time.process_time()
+    for _ in range(5):
+        view.console.print(view)
+    assert (time.process_time() - start) / 5 < 0.03  # with the whole table it took 0.1 s

@@ -47,6 +47,17 @@ def test_a_method_that_helps():
     assert sentences[3:] == ["All 18 runs have a score."]
 
 
+def test_one_of_many_intervals_is_wrong_more_often():
+    better = [[0.01, 0.02, 0.03], [0.02, 0.03, 0.01], [-0.01, -0.0, 0.01]]
+    none = [[0.01, -0.02, 0.01], [0.02, -0.02, 0.0], [0.01, -0.01, 0.0]]
+    said = (
+        "Each of these 2 intervals misses the true difference in 5 % of studies, so at least one of them does in up "
+    )
+    assert [text for text in verdict(study({"0": better, "el": none})) if text.startswith(said + "to 10 %")]
+    for gains in ({"0": none, "el": none}, {"0": better}):
+        assert not [text for text in verdict(study(gains)) if text.startswith("Each of these")]
+
+
 def test_how_many_seeds_a_gain_would_take_that_is_not_significant():
     results = study({"0": [[0.01, -0.02], [0.02, -0.002]]})
     sentences = verdict(results)
@@ -68,7 +79,7 @@ def test_a_method_that_harms_and_the_best_first():
     assert sentences[0].startswith("F = 0 (constant) is significantly better than CE: +10.75 points")
     assert sentences[1].startswith("EL is significantly worse than CE: −10.75 points")
     assert sentences[1].endswith("higher on 0 of 4 tasks.")
-    assert "Conover's test finds significant differences between all of them." in sentences[3]
+    assert "Conover's test finds significant differences between all of them." in sentences[4]
 
 
 def test_methods_that_are_alike_are_named():
@@ -255,7 +266,7 @@ def test_of_few_methods_all_are_shown():
     results = many(19)
     assert results.shown == results.methods
     assert results.selection == ""
-    assert len(verdict(results)) == 19 + 3
+    assert len(verdict(results)) == 19 + 4
 
 
 def test_the_bars_of_ranks_join_only_methods_that_are_drawn():

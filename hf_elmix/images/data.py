@@ -1,0 +1,234 @@
+"""Read pictures: a dataset with a column of them and a column of classes, decoded once if they fit in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Image
+from PIL import Image as PillowImage
+from PIL import ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_elmix.comparison.split import HELD_OUT, hold_out
+from hf_elmix.errors import UsageError, in_one_line
+from hf_elmix.text.labels import class_names, with_ids
+
+__all__ = ["Images", "Pictures", "read_images"]
+
+LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
+EVALUATION = ("validation", "valid", "val", "test")
+MEMORY = 4 * 2**30  # bytes of pictures that are decoded once; more are decoded whenever they are needed
+HELD = "held out"  # split of the training rows that are held out where there is no other
+TOGETHER = 500  # rows that are read from the file together
+SAMPLE = 64  # pictures from whose size that of all of them is estimated
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one split, and their classes.
+
+    Attributes:
+        pixels: Each uint8, (3, H, W), in RGB; one tensor (rows, 3, H, W) if they have one size and fit in memory.
+        labels: Class ids, (rows,), int64.
+        digest: A fingerprint of both.
+    """
+
+    pixels: Sequence[Tensor] | Tensor
+    labels: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A dataset of pictures.
+
+    Attributes:
+        name: Its name.
+        train: The training rows.
+        evaluation: The rows to score.
+        split: Name of the split of the rows to score.
+        classes: Names of the classes in the order of their ids.
+    """
+
+    name: str
+    train: Pictures
+    evaluation: Pictures
+    split: str
+    classes: tuple[str, ...]
+
+
+def read_images(
+    rows: DatasetDict,
+    name: str,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    size: int | None = None,
+    progress: bool = False,
+) -> Images:
+    """The pictures and classes of a dataset.
+
+    Args:
+        rows: Its splits, as `hf_elmix.text.rows.read_dataset` reads them: ``train``, and one to score.
+        name: What to call it.
+        split: The split to score; by default ``validation``, ``valid``, ``val`` or ``test``, and if there is none, a
+            fifth of the training rows, always the same.
+        image_column: The column of pictures; by default the one that is declared to hold some.
+        label_column: The column of classes; by default ``label``, ``labels`` or ``fine_label``.
+        size: Reduce or enlarge pictures so that their shorter side has this many pixels, and keep the central square.
+        progress: Show how many pictures are decoded, and the time left.
+
+    Raises:
+        UsageError: If a split or a column is missing, a label is missing or unknown, there is only one class, or a
+            picture cannot be decoded.
+    """
+    if "train" not in rows:
+        raise UsageError(f"Expected {name} to have the split 'train', but it has only {', '.join(rows)}.")
+    if split is not None and (split not in rows or split == "train"):
+        others = ", ".join(each for each in rows if each != "train") or "none besides train"
+        raise UsageError(f"Expected a split of {name} to score, but got {split!r}. It has {others}.")
+    split = split or next((each for each in EVALUATION if each in rows), None)
+    train = rows["train"]
+    pictures, labels = _image_column(train, image_column, name), _label_column(train, label_column, name)
+    if pictures == labels:
+        raise UsageError(f"Expected pictures and labels in different columns, but {labels!r} is given for both.")
+    classes = class_names(train, labels, f"split 'train' of {name}")
+    if not classes:
+        raise UsageError(f"Expected classes in the column {labels!r} of {name}, but it holds numbers.")
+    parts = {each: rows[each] for each in ("train", split) if each is not None}
+    parts = {each: _labelled(part, pictures, labels, classes, _where(each, name)) for each, part in parts.items()}
+    if split is None:
+        split = HELD
+        parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
+    found = set(parts["train"]["label"])
+    if len(found) < 2:
+        raise UsageError(f"Expected two classes or more in {name}, but all rows are of {classes[min(found)]!r}.")
+    read = {each: _pictures(part, _where(each, name), size, progress) for each, part in parts.items()}
+    return Images(name, read["train"], read[split], split, classes)
+
+
+def decode(data: bytes, size: int | None = None) -> Tensor:
+    """A picture in RGB, uint8 (3, H, W), upright, without transparency; see `read_images` for its size."""
+    with PillowImage.open(io.BytesIO(data)) as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of details of the file that have no influence here
+        picture: Any = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            picture = PillowImage.fromarray((np.asarray(picture, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        if "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        picture = picture.convert("RGB")
+        if size is not None and picture.size != (size, size):
+            picture = ImageOps.fit(picture, (size, size), PillowImage.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+class _Decoded(Sequence[Tensor]):
+    """Pictures that are decoded whenever they are needed, or in order."""
+
+    def __init__(self, rows: Dataset, where: str, size: int | None) -> None:
+        self.rows, self.where, self.size = rows, where, size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        found = self.rows[row]
+        return self._decode(found["row"], found["image"])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self), TOGETHER):
+            found = self.rows[start : start + TOGETHER]
+            yield from map(self._decode, found["row"], found["image"])
+
+    def _decode(self, row: int, cell: Any) -> Tensor:
+        try:
+            if cell is None:
+                raise ValueError("it is missing.")
+            return decode(cell["bytes"] or Path(cell["path"]).read_bytes(), self.size)
+        except Exception as error:  # Pillow raises errors of any type
+            what = "it is no picture." if isinstance(error, UnidentifiedImageError) else in_one_line(error)
+            path = cell.get("path") if cell else None
+            raise UsageError(
+                f"Cannot read the picture in row {row}{f' ({path})' if path else ''} of {self.where}: {what} Replace "
+                "it, or leave the row out."
+            ) from error
+
+
+def _where(split: str, name: str) -> str:
+    return f"split {('train' if split == HELD else split)!r} of {name}"
+
+
+def _image_column(rows: Dataset, given: str | None, name: str) -> str:
+    if given is not None and given not in rows.column_names:
+        raise UsageError(f"Expected a column {given!r} in {name}, but it has {', '.join(rows.column_names)}.")
+    found = [column for column, feature in rows.features.items() if isinstance(feature, Image)]
+    wanted = found if given is None else [column for column in found if column == given]
+    if len(wanted) != 1:
+        raise UsageError(
+            f"Expected one column of pictures in {name}, but it has {', '.join(found) or 'none'} (all columns: "
+            f"{', '.join(rows.column_names)}). Name it with --image_column_name."
+        )
+    return wanted[0]
+
+
+def _label_column(rows: Dataset, given: str | None, name: str) -> str:
+    wanted = LABELS if given is None else (given,)
+    found = [column for column in wanted if column in rows.column_names]
+    if not found and len(rows.column_names) == 1:  # so `datasets` reads a folder of pictures without classes
+        raise UsageError(
+            f"Expected a column of classes or, in a folder, a folder of pictures for each of two or more classes, but "
+            f"{name} has only {rows.column_names[0]}."
+        )
+    if not found:
+        raise UsageError(
+            f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
+            f"{', '.join(rows.column_names)}. Name the column of classes with --label_column_name."
+        )
+    return found[0]
+
+
+def _labelled(rows: Dataset, pictures: str, labels: str, classes: Sequence[str], where: str) -> Dataset:
+    """The rows with only the columns ``image``, not decoded, ``label``, with class ids, and ``row``, their numbers."""
+    if not len(rows):
+        raise UsageError(f"Expected rows in {where}, but it is empty.")
+    for column in (pictures, labels):
+        if column not in rows.column_names:
+            raise UsageError(f"Expected a column {column!r} in {where}, but it has {', '.join(rows.column_names)}.")
+    kept = rows.select_columns([pictures, labels]).cast_column(pictures, Image(decode=False))
+    kept = with_ids(kept.rename_columns({pictures: "image", labels: "label"}), "label", classes, where)
+    return kept.add_column("row", list(range(len(rows))))
+
+
+def _pictures(rows: Dataset, where: str, size: int | None, progress: bool) -> Pictures:
+    decoded = _Decoded(rows, where, size)
+    labels = torch.tensor(rows["label"][:])
+    sample = [decoded[row].numel() for row in range(0, len(rows), max(1, len(rows) // SAMPLE))]
+    if np.mean(sample) * len(rows) > MEMORY:
+        return Pictures(decoded, labels, _digest(labels, [str(len(rows)).encode()]))
+    shown = tqdm(
+        decoded, f"Decoding {where}", unit=" pictures", leave=False, disable=None if progress else True, delay=1.0
+    )
+    pixels: Sequence[Tensor] | Tensor = list(shown)
+    if len({picture.shape for picture in pixels}) == 1:
+        pixels = torch.stack(list(pixels))
+    return Pictures(pixels, labels, _digest(labels, (picture.numpy().tobytes() for picture in pixels)))
+
+
+def _digest(labels: Tensor, pictures: Iterator[bytes] | Sequence[bytes]) -> str:
+    state = hashlib.sha256(labels.numpy().tobytes())
+    for picture in pictures:
+        state.update(picture)
+    return state.hexdigest()[:16]
