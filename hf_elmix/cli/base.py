@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib.util
 import inspect
 import io
 import os
@@ -29,6 +30,7 @@ __all__ = [
     "Command",
     "OneLineParser",
     "check_folder",
+    "check_installed",
     "make_parser",
     "name_of_flag",
     "run_program",
@@ -208,6 +210,13 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
         raise error
     text = f"{type(error).__name__}: {in_one_line(error)} (Set {SHOW_TRACEBACK}=1 to see where.)"
     return f"{prog}: {text}", EXIT_FAILED
+
+
+def check_installed(packages: Iterable[str]) -> None:
+    """Refuse packages that are not installed, with a `UsageError`."""
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"Expected {name} to be installed. Type: pip install {name}")
 
 
 def check_folder(folder: str, flag: str = "--output_dir") -> None:

@@ -54,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--validation_split_name", metavar="SPLIT", help="split to compare methods on (default: validation, if any)")
     add("--test_split_name", metavar="SPLIT", help="split whose score is shown once, at the end")
-    add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, or the two of a pair")
+    add("--text_column_names", metavar="COLUMN[,COLUMN]", help="the text column, the two of a pair, or three to join")
     add("--label_column_name", metavar="COLUMN", help="the column of labels")
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows")
     add("--max_seq_length", type=whole_number(1), default=64, metavar="N", help="truncate each row to N tokens")

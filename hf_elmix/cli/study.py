@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_elmix.cli.base import EXIT_FAILED, check_folder, name_of_flag, whole_number
+from hf_elmix.cli.base import EXIT_FAILED, check_folder, check_installed, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES, expand_losses, parse_loss
 from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED, TRACKERS
@@ -131,6 +131,7 @@ def losses_and_arguments(
         UsageError: As `check_execution` and `study_training_arguments`.
     """
     check_execution(args)
+    check_installed(name for name in args.report_to if name != "none")
     chosen = [*(args.mixings or ()), *(args.losses or ())] or list(losses)
     for loss in expand_losses(chosen):
         parse_loss(loss)

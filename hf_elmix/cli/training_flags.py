@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
 
-from hf_elmix.cli.base import OneLineParser, name_of_flag
+from hf_elmix.cli.base import OneLineParser, check_installed, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.study.spec import MAX_SEED
+from hf_elmix.study.spec import MAX_SEED, TRACKERS
 
 __all__ = ["BOUNDS", "FlagParser", "check_bounds", "check_training", "training_arguments"]
 
@@ -161,6 +161,7 @@ def check_training(args: TrainingArguments, given: Iterable[str], losses: Iterab
         UsageError: If they cannot be used.
     """
     given = set(given)
+    check_installed(name for name in args.report_to or () if name in TRACKERS)
     for names, (works, needs) in EFFECTS.items():
         ignored = [name for name in names if name in given]
         if ignored and not works(args):

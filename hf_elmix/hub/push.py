@@ -106,7 +106,7 @@ def push_folder(folder: Path, repo_id: str, licence: str | None = None, **option
         mark = dict(card.data[MARK])
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
-            f"Expected a model with its card in {str(folder)!r}, as glue-runs finetune leaves them, but {CARD} has "
+            f"Expected a model with its card in {str(folder)!r}, as fine-tuning leaves them, but {CARD} has "
             f"no {MARK!r} in its metadata. To push a study, type --hub_id_template ID or --results."
         ) from error
     files: dict[str, Content] = files_of_model(folder.resolve())

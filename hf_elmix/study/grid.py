@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from hf_elmix.errors import not_one_of
 from hf_elmix.study.checkpoints import Checkpoints
-from hf_elmix.study.executors.local import Executor, Logs, Run, run_in_process
+from hf_elmix.study.executors.local import BranchProgress, Executor, Logs, Run, run_in_process
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
 from hf_elmix.study.select import best_first, choose_runs
@@ -152,6 +152,28 @@ def run_states(study: Study, store: Store, retry_failed: bool = False) -> dict[R
     }
 
 
+def _watch(queue: Queue, view: View, check_interrupt: Callable[[], None], tracking: Tracking | None) -> BranchProgress:
+    """What an executor calls after each step and log of a branch."""
+    losses = {method.name: method.loss for method in queue.study.candidates}
+
+    @cache
+    def warn(method: str, steps: int) -> None:
+        if text := losses[method].untrained(steps):
+            view.say(text)
+
+    def progress(branch: Branch, step: int, steps: int, logs: Logs = ()) -> None:
+        queue.progress(branch, step, steps)
+        view.tick()
+        for method in branch.methods:
+            warn(method, steps)
+        if tracking is not None and logs:
+            for key in branch.keys:
+                tracking.log(key, logs)
+        check_interrupt()
+
+    return progress
+
+
 def _finished(
     queue: Queue,
     view: View,
@@ -161,15 +183,7 @@ def _finished(
     tracking: Tracking | None,
 ) -> Iterator[RunRecord]:
     """The records of all missing runs as they are written; waits for other processes when nothing else is left."""
-
-    def progress(branch: Branch, step: int, steps: int, logs: Logs = ()) -> None:
-        queue.progress(branch, step, steps)
-        view.tick()
-        if tracking is not None and logs:
-            for key in branch.keys:
-                tracking.log(key, logs)
-        check_interrupt()
-
+    progress = _watch(queue, view, check_interrupt, tracking)
     waiting_for = ""
     while True:
         for outcome in executor(queue.take, train, progress):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DefaultFlowCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, has_length
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.callback import CohortCallback
@@ -27,7 +26,7 @@ from hf_elmix.study.provenance import device_name, software
 from hf_elmix.study.resume import PauseCallback
 from hf_elmix.study.schema import Provenance, Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome, Segment, plan, prefix
-from hf_elmix.study.spec import DEFAULTS, Method, RunKey, RunRecord, Study, Task
+from hf_elmix.study.spec import DEFAULTS, SPEED, TRAINING, Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
@@ -36,12 +35,6 @@ from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["build_trainer", "check_study", "fields_of", "run_branch", "scores_of"]
 
-LOGGER = logging.getLogger(__name__)
-SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
-    *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
-    *("complement_entropy", "learning_rate_factor"),
-)
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.
@@ -69,8 +62,8 @@ def run_branch(
         study: The study.
         store: Where checkpoints and models go; records are left to the caller.
         branch: The segment, and the methods that continue from it.
-        progress: Called after every optimizer step with the completed steps of the run and their total, and after
-            every log with its lines.
+        progress: Called after every optimizer step with the completed steps of the run, their total and, if there
+            are any, the lines that were logged since.
         keep_models: Keep the trained models beside the records.
         cohorts: Keep the predictions for every evaluation row, at every evaluation, beside the records.
 
@@ -82,8 +75,8 @@ def run_branch(
         OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     training = _Training(study, store, branch, progress, keep_models, cohorts)
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # transformers shows one for each file it writes
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # transformers shows one for each file it writes
     try:
         outcome = training.advance()
         for record in outcome.records:  # may hold what nobody could read, from the inputs or metrics of a task
@@ -96,7 +89,7 @@ def run_branch(
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
     finally:
         if shows_bars:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def check_study(study: Study, store: Store) -> None:
@@ -109,32 +102,21 @@ def check_study(study: Study, store: Store) -> None:
     Raises:
         UsageError: If a model, its rows, a loss and training arguments do not go together.
     """
-    methods = {method.name: method for method in study.candidates}
     first = {task.name: study.candidates[0] for task in study.tasks}
     kinds = {(type(method.loss.at(0, 1)), repr(method.arguments)): method for method in study.candidates}
     pairs = [*first.items(), *((study.tasks[0].name, method) for method in kinds.values())]
-    untrained: dict[str, None] = {}
-    for task, name in dict.fromkeys((task, method.name) for task, method in pairs):
+    for task, method in dict.fromkeys((task, method.name) for task, method in pairs):
+        branch = Branch(task, study.seeds[0], (method,), (method,))
         try:
-            steps = _steps_of(study, store, Branch(task, study.seeds[0], (name,), (name,)))
+            with tempfile.TemporaryDirectory() as scratch:
+                trainer = _Training(study, store, branch, lambda *_: None, False, False).trainer(Path(scratch))
+                loader = trainer.get_train_dataloader()
+            if has_length(loader) and not len(loader):
+                raise UsageError("there are fewer rows than in a batch. Leave --dataloader_drop_last out.")
         except OSError:
             raise
         except Exception as error:  # models and data can raise anything
-            raise UsageError(f"Cannot train {task} with {name}: {in_one_line(error)}") from error
-        alike = [method for method in study.candidates if method.arguments == methods[name].arguments]
-        untrained |= dict.fromkeys(text for method in alike if (text := method.loss.untrained(steps)))
-    for text in untrained:
-        LOGGER.warning(text)
-
-
-def _steps_of(study: Study, store: Store, branch: Branch) -> int:
-    """The optimizer steps of a run, whose Trainer is built."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = _Training(study, store, branch, lambda *_: None, False, False).trainer(Path(scratch))
-        loader = trainer.get_train_dataloader()
-    if has_length(loader) and not len(loader):
-        raise UsageError("there are fewer rows than in a batch. Leave --dataloader_drop_last out.")
-    return int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+            raise UsageError(f"Cannot train {task} with {method}: {in_one_line(error)}") from error
 
 
 def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -390,9 +372,7 @@ class _StepCounter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.steps += 1
-        self.progress(state.global_step, state.max_steps)
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        # The first time, also those of the segments before, which another process may have trained.
+        # The first logs are those of the segments before, which another process may have trained; those of the last
+        # step are in the record.
         logs, self.told = state.log_history[self.told :], len(state.log_history)
-        self.progress(state.global_step, state.max_steps, logs)
+        self.progress(state.global_step, state.max_steps, *([logs] if logs else []))

@@ -26,11 +26,20 @@ DEFAULTS: dict[str, Any] = {  # training arguments of a run, where the study or 
     **{"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "no"},
 }
 
+# Endings of values of an evaluation that are no scores.
+SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+TRAINING = (  # values of the training logs that a record keeps; the last two belong to particular losses
+    *("step", "epoch", "loss", "loss_ce", "loss_el", "alpha", "beta", "focus", "learning_rate", "grad_norm"),
+    *("complement_entropy", "learning_rate_factor"),
+)
+
 __all__ = [
     "DEFAULTS",
     "KEEP",
     "MAX_SEED",
+    "SPEED",
     "TRACKERS",
+    "TRAINING",
     "Block",
     "Method",
     "RunKey",

@@ -14,15 +14,13 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import redirect_stdout
-from functools import partial
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.study.files import local_path
-from hf_elmix.study.runner import SPEED, TRAINING
-from hf_elmix.study.spec import TRACKERS, RunKey, RunRecord, Study
+from hf_elmix.study.spec import SPEED, TRACKERS, TRAINING, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store
 
 __all__ = ["Tracking", "check_trackers", "logs_of", "values_of"]
@@ -74,53 +72,49 @@ class Tracking:
         self.names, self.store, self.runs = tuple(names), store, study.runs()
         self.settings = study.settings
         self.say: Callable[[str], None] = print
-        self._open: dict[RunKey, list[Any]] = {}
-        self._logged: dict[RunKey, set[tuple[int, str]]] = {}
-        self._failed: set[RunKey] = set()
+        self._open: dict[tuple[RunKey, str], Any] = {}
+        self._logged: dict[tuple[RunKey, str], set[tuple[int, str]]] = {}
+        self._failed: set[tuple[RunKey, str]] = set()
 
     def log(self, key: RunKey, logs: Iterable[Mapping[str, Any]]) -> None:
         """Log lines of a Trainer's log history; those that are logged already are left out."""
-        self._try(key, lambda: self._log(key, ((log["step"], values_of(log)) for log in logs)))
+        self._each(key, self._log, [(log["step"], values_of(log)) for log in logs])
 
     def finish(self, record: RunRecord) -> None:
         """Log what is left of a run that has ended."""
-
-        def finish() -> None:
-            self._log(record.key, logs_of(record))
-            self._end(record.key)
-
-        self._try(record.key, finish)
+        self._each(record.key, self._log, list(logs_of(record)))
+        self._each(record.key, self._end)
 
     def close(self) -> None:
         """End what is being logged."""
-        for key in list(self._open):
-            self._try(key, partial(self._end, key))
+        for key, _ in list(self._open):
+            self._each(key, self._end)
 
-    def _try(self, key: RunKey, call: Callable[[], None]) -> None:
-        if key in self._failed:
-            return
-        try:
-            with redirect_stdout(io.StringIO()):  # some print several lines for each run
-                call()
-        except Exception as error:  # such as a server that is down; the record is safe
-            self._failed.add(key)
-            self.say(f"{key}: not tracked: {in_one_line(error)}")
+    def _each(self, key: RunKey, call: Callable[..., None], *arguments: Any) -> None:
+        """Do something with each tracker of a run; one that cannot is left out from then on."""
+        for name in self.names:
+            if (key, name) in self._failed:
+                continue
+            try:
+                with redirect_stdout(io.StringIO()):  # some print several lines for each run
+                    call(key, name, *arguments)
+            except Exception as error:  # such as a server that is down; the record is safe
+                self._failed.add((key, name))
+                self.say(f"{key}: not tracked by {name}: {in_one_line(error)}")
 
-    def _log(self, key: RunKey, logs: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        if key not in self._open:
-            self._open[key], self._logged[key] = [], set()
-            for name in self.names:
-                self._open[key].append(self._start(name, key))
-        seen = self._logged[key]
+    def _log(self, key: RunKey, name: str, logs: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        if (key, name) not in self._open:
+            self._open[key, name], self._logged[key, name] = self._start(name, key), set()
+        seen = self._logged[key, name]
         for step, values in logs:
-            new = {name: value for name, value in values.items() if (step, name) not in seen and _finite(value)}
-            seen |= {(step, name) for name in new}
-            for tracker in self._open[key] if new else ():
-                tracker.log(new, step=step)
+            new = {each: value for each, value in values.items() if (step, each) not in seen and _finite(value)}
+            seen |= {(step, each) for each in new}
+            if new:
+                self._open[key, name].log(new, step=step)
 
-    def _end(self, key: RunKey) -> None:
-        for tracker in self._open.pop(key, ()):
-            tracker.finish()
+    def _end(self, key: RunKey, name: str) -> None:
+        if (key, name) in self._open:
+            self._open.pop((key, name)).finish()
 
     def _start(self, name: str, key: RunKey) -> Any:
         """A tracker that has started a run, in place of what it holds of it."""
@@ -133,12 +127,15 @@ class Tracking:
         config = {name: value for name, value in config.items() if isinstance(value, str | int | float | bool)}
         kind = LOGGER_TYPE_TO_CLASS[name]
         if name == "tensorboard":
+            from torch.utils.tensorboard.summary import hparams
+
             tracker: Any = kind("/".join(self.store.folder_of(key).parts[-3:]), logging_dir=_tensorboard(self.store))
             for file in Path(tracker.logging_dir_param, tracker.run_name).glob("events.out.tfevents.*"):
                 file.unlink()
             tracker.start()
-            # In the run's own folder: TensorBoard lists each folder as a run.
-            tracker.writer.add_hparams(config, {}, run_name=".")
+            # `add_hparams` would write them to a folder of its own, which TensorBoard lists as another run.
+            for part in hparams(config, {}):
+                tracker.writer.file_writer.add_summary(part)
             return tracker
         group = f"{self.store.folder.name}/{key.task}/{key.method}"
         run = f"{group}/seed{key.seed}"
@@ -156,9 +153,10 @@ def _replacing(tracker: str, project: str, run: str, folder: str) -> dict[str, A
         return {"id": name, "resume": "allow", "reinit": "create_new"}
     import trackio
 
-    for before in trackio.Api().runs(project):
-        if before.name == run:
-            before.delete()
+    with suppress(ValueError):  # there is no such project yet
+        for before in trackio.Api().runs(project):
+            if before.name == run:
+                before.delete()
     # The process that logs is not the one that trains: its load has nothing to do with the run.
     return {"resume": "allow", "auto_log_cpu": False, "auto_log_gpu": False}
 

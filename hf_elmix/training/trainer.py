@@ -399,10 +399,11 @@ class MixedLossTrainer(MixedLossMixin, Trainer):
         optimizers: See `Trainer`.
         optimizer_cls_and_kwargs: See `Trainer`.
         preprocess_logits_for_metrics: See `Trainer`.
-        mixing: As the rest, see `MixedLossMixin`.
-        loss: See `MixedLossMixin`.
-        class_weights: See `MixedLossMixin`.
-        replace_loss: See `MixedLossMixin`.
+        mixing: Schedule of the mixed loss: ``"0-0.5"`` (the default: the focus rises from 0 to 0.5 in six phases),
+            ``"0,0.5"``, ``"0"``, ``"ce"``, ``"el"``, phases such as ``"ce@0 0.5@0.75"``, or a `MixingSchedule`.
+        loss: Any other loss, such as ``"focal:gamma=2"`` or a function of logits and labels; see `parse_loss`.
+        class_weights: A factor for each class in the training loss, shape (C,), or ``"balanced"``.
+        replace_loss: Train a model whose own loss is not cross entropy, too.
 
     Example:
         ```python

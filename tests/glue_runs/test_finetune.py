@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from transformers import (
 )
 
 from glue_runs import finetune as module
+from glue_runs.arguments import DataArguments
 from glue_runs.finetune import finetune
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import MixedLossTrainer, UsageError
+from hf_elmix.text.metrics import check_metric
 from hf_elmix.text.models import load_model, load_tokenizer
 from hf_elmix.text.tasks import TextTask
 
@@ -504,3 +507,34 @@ def test_what_cannot_be_pushed_is_known_before_training(glue, encoder, tmp_path,
         finetune(words(glue, encoder, tmp_path / "out", "--push_to_hub", "--hub_model_id", "org/theirs"))
     assert not (tmp_path / "out").exists()
     assert not local_hub.history()
+
+
+def test_the_split_to_train_on_can_be_named_and_shuffled(tmp_path):
+    for name, rows in {"train": 3, "extra": 40}.items():
+        lines = [f"{name} {k},{k % 2}" for k in range(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+    data = DataArguments(dataset_name=str(tmp_path), train_split_name="extra", shuffle_train_dataset=True)
+    files = {"train": "train.csv", "extra": "extra.csv"}
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {path}\n" for split, path in files.items())
+        + "---\n"
+    )
+    first = module._read(data)[1]["train"]["text"][:]
+    assert sorted(first) == sorted(f"extra {k}" for k in range(40))
+    assert first != [f"extra {k}" for k in range(40)]
+    assert module._read(data)[1]["train"]["text"][:] == first
+    assert module._read(replace(data, shuffle_seed=1))[1]["train"]["text"][:] != first
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "right"),
+    [(("a", "b"), "f1", True), (("a", "b", "c"), "f1", False), ((), "pearson", True), ((), "accuracy", False)],
+)
+def test_a_metric_that_the_task_does_not_have_is_refused(labels, name, right):
+    task = TextTask("mine", ("text",), labels)
+    if right:
+        assert check_metric(task, name) == name
+        return
+    with pytest.raises(UsageError, match=f"Expected the metric of mine to be one of .*, but got '{name}'"):
+        check_metric(task, name)

@@ -48,7 +48,7 @@ def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[O
     Args:
         take: Returns the next branch, or None.
         run: Trains one branch.
-        progress: Called after every optimizer step and every log, with the branch.
+        progress: Called after every optimizer step, with the branch.
 
     Yields:
         The outcome of each branch when it ends.

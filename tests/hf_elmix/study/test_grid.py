@@ -949,3 +949,11 @@ def test_an_unknown_word_is_refused_before_anything_is_done(toy, store):
     with pytest.raises(UsageError, match="one of models, best, none, but got 'all'"):
         run_grid(toy.study(), store, run_branch, keep="all")
     assert not store.folder.exists()
+
+
+def test_phases_without_a_step_are_named_once(toy, store, capsys):
+    study = toy.study(None, "0,0.5", "0", seeds=(3, 4), max_steps=4)
+    run_grid(study, store, run_branch)
+    said = capsys.readouterr().err
+    assert said.count("No optimizer step falls into 1 of the 2 phases of the loss 'mix:0,0.5'") == 1
+    assert said.count("No optimizer step") == 1

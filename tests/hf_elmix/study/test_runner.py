@@ -45,7 +45,7 @@ RULES: dict[str, Callable[[int, int], tuple[float, float]]] = {
 }
 
 
-def ignore(step: int, steps: int) -> None:
+def ignore(*step: Any) -> None:
     pass
 
 
@@ -177,7 +177,7 @@ def test_methods_with_the_same_seed_are_the_same_training_until_their_weights_di
 )
 def test_steps_are_counted_and_progress_is_told_each_one(toy, train, count, arguments, steps):
     told = []
-    record = train(lambda seed: toy.inputs(seed, count), progress=lambda *step: told.append(step), **arguments)
+    record = train(lambda seed: toy.inputs(seed, count), progress=lambda *step: told.append(step[:2]), **arguments)
     assert record.cost["steps_trained"] == steps
     assert record.cost["steps_inherited"] == 0
     assert told == [(step, steps) for step in range(1, steps + 1)]
@@ -403,9 +403,9 @@ class Folder:
         return sorted(path.parent for path in Path(self.store.folder).glob(f".segments/*/*/*/{MANIFEST}"))
 
     def run(self, study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
-        def step(done: int, steps: int) -> None:
+        def step(*done: Any) -> None:
             self.steps += 1
-            progress(done, steps)
+            progress(*done)
 
         self.there.append([path.name.split("-")[0] for path in self.checkpoints()])
         self.branches.append(branch)
@@ -498,8 +498,8 @@ def test_a_study_cut_short_in_the_middle_of_a_branch_trains_only_that_one_again(
     run = folder.run
 
     def stopping(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
-        def step(done: int, steps: int) -> None:
-            progress(done, steps)
+        def step(*done: Any) -> None:
+            progress(*done)
             if folder.steps == stop:
                 raise KeyboardInterrupt
 
@@ -600,8 +600,8 @@ def test_shared_training_that_is_deleted_meanwhile_gives_no_wrong_result(toy, tm
     run = folder.run
 
     def deleting(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
-        def step(done: int, steps: int) -> None:
-            progress(done, steps)
+        def step(*done: Any) -> None:
+            progress(*done)
             if folder.steps == at:
                 shutil.rmtree(folder.store.folder / ".segments")
 
@@ -826,7 +826,7 @@ def test_progress_of_what_continues_starts_where_the_other_ended(toy, tmp_path):
     told: list[tuple[Branch, int, int]] = []
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
-        return run_branch(study, store, branch, lambda *step: told.append((branch, *step)), **given)
+        return run_branch(study, store, branch, lambda *step: told.append((branch, *step[:2])), **given)
 
     run_grid(toy.study(None, "0", "0@0 0.5@0.5"), Store(tmp_path), run)
     assert [(branch.start, step, steps) for branch, step, steps in told] == [
@@ -858,7 +858,7 @@ def test_an_error_in_shared_training_fails_its_runs_and_no_others(toy, tmp_path)
 
 
 def broken_by(error: Exception, cause: Exception | None = None) -> Callable[[int, int], None]:
-    def progress(step: int, steps: int) -> None:
+    def progress(step: int, *_: Any) -> None:
         if step == 3:
             raise error from cause
 
@@ -962,7 +962,7 @@ def test_a_missing_checkpoint_is_trained_by_whoever_needs_it(toy, tmp_path):
     study, store = toy.study(None, "0", "0@0 0.5@0.5"), Store(tmp_path)
     child = Branch("toy", 3, ("0", "0@0 0.5@0.5"), ("0@0 0.5@0.5",), 10)
     steps: list[int] = []
-    (record,) = run_branch(study, store, child, lambda step, _: steps.append(step)).records
+    (record,) = run_branch(study, store, child, lambda step, *_: steps.append(step)).records
     assert steps == list(range(1, 21))
     assert (record.cost["steps_trained"], record.cost["steps_inherited"]) == (20, 0)
 

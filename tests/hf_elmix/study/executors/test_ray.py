@@ -107,8 +107,8 @@ def noted_branch(study: Any, store: Store, branch: Branch, progress: Any, *, not
     """The real thing, with a note of the node that did it, and killed once: when a branch goes on from another one."""
     Path(notes, f"node-{uuid.uuid4().hex}").write_text(tempfile.gettempdir())
 
-    def step_or_die(step: int, steps: int) -> None:
-        progress(step, steps)
+    def step_or_die(step: int, *more: Any) -> None:
+        progress(step, *more)
         if branch.start and step == branch.start + 3 and not (notes / "killed").exists():
             (notes / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
