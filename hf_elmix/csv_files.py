@@ -57,6 +57,9 @@ def read_table(path: str | Path, delimiter: str = ",") -> tuple[list[str], list[
     records = _quoted_or_not(text, lines) if delimiter == "\t" else _quoted(text, lines, delimiter)
     if not records:
         raise ValueError("it is empty. Its first line must name the columns.")
+    if len(records[0].cells) == 1 and any(mark in records[0].cells[0] for mark in ";\t|,"):
+        first, (cell,) = records[0].first, records[0].cells
+        raise ValueError(f"line {first} has a single cell, {cell!r}. Expected {delimiter!r} between cells.")
     gap = next((a.last + 1 for a, b in zip(records, records[1:], strict=False) if b.first > a.last + 1), None)
     if gap is not None and len(records[0].cells) == 1:
         raise ValueError(f"line {gap} is blank, and with one column it may be a row. Fill or delete the line.")

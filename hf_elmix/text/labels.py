@@ -24,6 +24,8 @@ __all__ = ["class_names", "for_model", "model_classes", "with_ids"]
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
 WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SIGNED = re.compile(r"[+-]?\d{1,30}")
+FEW = 10  # numbers that may be classes
 UNKNOWN = -1  # as datasets mark the labels of test rows
 ODD = 0.05  # share of rows up to which words among numbers, or numbers among words, are a mistake
 OFTEN = 20  # a class of one row is reported where classes have this many on average
@@ -49,6 +51,7 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
         row, count = words.index(None), words.count(None)
         raise UsageError(f"Expected a label in each row of {where}, but row {row} has none ({count} rows).")
     if pa.types.is_floating(kind):
+        _warn_of_whole(words, where)
         return ()
     if not any(is_kind(kind) for is_kind in CLASSES):
         raise UsageError(
@@ -58,10 +61,12 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
     counts = Counter(word for word in words if word is not None)
     _check_odd(words, counts, where)
     if all(map(NUMBER.fullmatch, counts)) and not all(name.removeprefix("-").isdigit() for name in counts):
+        _warn_of_whole(words, where)
         return ()
     names = tuple(sorted(counts, key=int if all(map(WHOLE.fullmatch, counts)) else None))
     if len(names) < 2:
-        raise UsageError(f"Expected two classes or more in the column {column!r} of {where}, but it has only {names}.")
+        found = f"all rows are of the class {names[0]!r}" if names else "it has no rows"
+        raise UsageError(f"Expected two classes or more in the column {column!r} of {where}, but {found}.")
     return names
 
 
@@ -222,9 +227,21 @@ def _check_names(names: Sequence[str], where: str) -> None:
             raise UsageError(f"Expected one spelling of each class of {where}, but got {other!r} and {name!r}.")
 
 
+def _warn_of_whole(words: Sequence[str | None], where: str) -> None:
+    """Warn of class ids that a program has written as floats, as pandas does where some are missing."""
+    found = sorted(set(filter(None, words)), key=float)
+    if 1 < len(found) <= FEW and all(float(word).is_integer() for word in found):
+        warnings.warn(
+            f"The labels of {where} ({listed(found)}) are taken for numbers to predict, not for classes, because of "
+            "the decimal points. If they are classes, write them without.",
+            stacklevel=4,
+        )
+
+
 def _folded(name: str) -> str:
-    """What different spellings of a name have in common; Unicode writes some characters in two ways."""
-    return unicodedata.normalize("NFC", name.strip()).casefold()
+    """The same for all spellings of a word or a whole number."""
+    name = unicodedata.normalize("NFKC", name).strip().casefold()
+    return str(int(name)) if SIGNED.fullmatch(name) else name
 
 
 def _numbered(names: Sequence[str]) -> bool:

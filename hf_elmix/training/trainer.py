@@ -81,8 +81,8 @@ class MixedLossMixin(_Base):
 
     Raises:
         UsageError: If the loss does not exist, the model or the data has no true class, or a ``compute_loss_func`` is
-            given too. While training: if the model has another loss, a subclass does not use this one, or a checkpoint
-            is damaged.
+            given too. While training: if the model has another loss, a subclass does not use this one, or the
+            checkpoint to continue from is damaged or of another loss.
     """
 
     # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.

@@ -60,6 +60,8 @@ def test_quotation_marks_in_tsv_are_text_where_they_do_not_enclose_cells(tmp_pat
     [
         ("csv", "", "it is empty"),
         ("csv", "a,a\n1,2\n", "line 1 names the column 'a' twice"),
+        ("csv", "a;b\n1;2\n", "line 1 has a single cell, 'a;b'. Expected ',' between cells"),
+        ("tsv", "a,b\n1,2\n", "line 1 has a single cell, 'a,b'"),
         ("csv", "a,b\n1,2,\n", "line 2 has 3 cells, and the header 2. Look for a trailing comma"),
         ("csv", "a,b,\n1,2\n", "line 2 has 2 cells, and the header 3"),
         ("csv", 'a,b\n"x\ny",2\n1\n', "line 4 has 1 cell, and"),

@@ -31,6 +31,12 @@ def test_same_weights_as_the_trainer(kit, difference, logged, arguments):
     np.testing.assert_allclose(logged(ours, "loss"), logged(stock, "loss"), atol=SAME)
 
 
+def test_under_autocast_weights_are_the_same_to_the_last_bit(kit, difference):
+    stock, ours = kit.train(Trainer, bf16=True), kit.train(mixing="ce", bf16=True)
+    assert difference(stock, ours) == 0
+    assert ours.evaluate()["eval_loss"] == stock.evaluate()["eval_loss"]
+
+
 @pytest.mark.parametrize("arguments", [{}, {"label_smoothing_factor": 0.1}])
 def test_same_weights_for_token_classification(kit, difference, arguments):
     stock, ours = kit.train(Trainer, **kit.tokens(**arguments)), kit.train(mixing="ce", **kit.tokens(**arguments))

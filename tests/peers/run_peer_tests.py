@@ -5,7 +5,8 @@
 Each library's sources, of about the installed version, are a folder with `tests`; their wheels have none. For PEFT
 the source distribution has them and is downloaded if no folder is named. Nothing of theirs is changed: a plugin
 (`peer_plugin`) exchanges the classes, and small stand-ins replace what they load from the Hub (`tiny_hub`). Tests that
-fail or are skipped with the library's own class are left out. Needs `parameterized`.
+fail or are skipped with the library's own class are left out. Needs `parameterized` and `sentencepiece`, and
+`diffusers` for PEFT's.
 """
 
 from __future__ import annotations
@@ -48,8 +49,15 @@ SUITES = {
     "transformers": Suite(
         "`Trainer`, with its regression models made classifiers",
         tuple(f"tests/trainer/test_trainer{part}.py" for part in ("", "_callback", "_seq2seq")),
+        "not compile",
+        {"test_gradient_checkpointing": "its model returns more logits than labels, once it is a classifier"},
     ),
-    "trl": Suite("`SFTTrainer`", ("tests/test_sft_trainer.py",)),
+    "trl": Suite(
+        "`SFTTrainer`",
+        ("tests/test_sft_trainer.py",),
+        "TestSFTTrainer",
+        {"dft": '`loss_type="dft"` is refused'},
+    ),
     "sentence-transformers": Suite(
         "`CrossEntropyLoss` in `CrossEncoderTrainer`, with scores made classes",
         ("tests/cross_encoder/test_trainer.py",),
@@ -58,6 +66,7 @@ SUITES = {
         "`Trainer`",
         ("tests/test_cpt.py", "tests/test_decoder_models.py"),
         "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient",
+        {"test_cpt": "CPT also trains on the labels of its prompt, which is refused"},
     ),
 }
 
@@ -73,9 +82,18 @@ def sources(library: str, folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
-def outcomes(suite: Suite, tests: Path, trainer: str, only: str, folder: Path) -> dict[str, tuple[str, str]]:
+def outcomes(selection: list[str], tests: Path, trainer: str, folder: Path) -> dict[str, tuple[str, str]]:
     """The outcome of each test and the reason of a failure, with one of the Trainers."""
     results = folder / f"{trainer}.jsonl"
+    if not results.exists():
+        run(selection, tests, trainer, results)
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {line["test"]: (line["outcome"], line["why"]) for line in lines}
+
+
+def run(selection: list[str], tests: Path, trainer: str, results: Path) -> None:
+    """Run tests with one of the Trainers, offline; what pytest prints goes into a file beside the results."""
+    folder = results.parent
     results.touch()
     paths = os.pathsep.join(str(path) for path in (HERE, HERE.parents[1], tests, os.environ.get("PYTHONPATH", "")))
     environment = {
@@ -88,12 +106,9 @@ def outcomes(suite: Suite, tests: Path, trainer: str, only: str, folder: Path) -
     command += ["-o", "filterwarnings=", "--continue-on-collection-errors"]
     if not (tests / "tests" / "__init__.py").exists():  # left out of a source distribution
         command += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
-    select = " and ".join(f"({part})" for part in (suite.where, only) if part)
-    command += ["--basetemp", str(folder / "tmp"), *(["-k", select] if select else []), *suite.files]
+    command += ["--basetemp", str(folder / "tmp"), *selection]
     with (folder / f"{trainer}.log").open("w") as log:
         subprocess.run(command, cwd=tests, env=environment, stdout=log, stderr=log, check=False)
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    return {line["test"]: (line["outcome"], line["why"]) for line in lines}
 
 
 def stand_ins(suite: Suite, tests: Path, cache: Path) -> None:
@@ -110,17 +125,18 @@ def stand_ins(suite: Suite, tests: Path, cache: Path) -> None:
 def compare(library: str, tests: Path, only: str, folder: Path) -> str:
     """Run a library's tests twice, print what differs, and return a row of the table."""
     suite = SUITES[library]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stand_ins(suite, tests, folder.parent / "hub")
-    stock = outcomes(suite, tests, "stock", only, folder)
-    ours = outcomes(suite, tests, "ours", only, folder)
-    counted = {test for test, (outcome, _) in stock.items() if outcome == "passed"}
+    select = " and ".join(f"({part})" for part in (suite.where, only) if part)
+    stock = outcomes([*(["-k", select] if select else []), *suite.files], tests, "stock", folder)
+    counted = sorted(test for test, (outcome, _) in stock.items() if outcome == "passed")
+    ours = outcomes(counted, tests, "ours", folder) if counted else {}
     apart = {test: ours.get(test, ("not run", "")) for test in counted if ours.get(test, ("", ""))[0] != "passed"}
     reasons: collections.Counter[str] = collections.Counter()
     for test, (outcome, why) in sorted(apart.items()):
         reason = next((text for name, text in suite.expected.items() if re.search(name, test)), "")
         reasons[reason or "unexpected"] += 1
-        print(f"{library}: {test}: {outcome}{' as expected: ' + reason if reason else ''}: {why.splitlines()[:1]}")
+        print(f"{library}: {test}: {outcome}{' as expected: ' + reason if reason else ''}: {why[:200]!r}")
     for test, (outcome, why) in sorted(stock.items()):
         if outcome in ("failed", "error"):
             print(f"  left out, {library}: {test}: {why[:150]!r}")
@@ -137,7 +153,7 @@ def main() -> None:
         parser.add_argument(f"--{library}", type=Path, nargs="?", const=Path(), metavar="SOURCES")
     parser.add_argument("-k", default="", dest="only", help="run only these tests, as for pytest")
     parser.add_argument("--page", type=Path, help="write the table into this page")
-    parser.add_argument("--folder", type=Path, help="keep stand-ins, logs and results here")
+    parser.add_argument("--folder", type=Path, help="keep results and logs here; what is there is not repeated")
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp())
     rows = []

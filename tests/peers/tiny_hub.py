@@ -45,6 +45,7 @@ CHATML = (
 SPECIAL = ("<|endoftext|>", "<|bos|>", "<|im_end|>", "<|im_start|>", "<unk>")
 WORDS = itertools.product(("film", "plot", "cast"), ("superb", "dull"))
 FILMS = 3 * [(f"the {thing} was {word} .", word == "superb") for thing, word in WORDS]
+FILMS = FILMS[:17]  # as many as the rows of TRL's small data set, which its tests count
 
 
 def class_of(name: str) -> str | None:

@@ -72,3 +72,9 @@ def test_cross_entropy_is_the_stock_loss(tmp_path, difference, logged):
 def test_a_single_score_is_refused():
     with pytest.raises(UsageError, match="num_labels of 2 or more"):
         MixedCrossEncoderLoss(encoder(classes=1), mixed_loss_func())
+
+
+def test_label_smoothing_which_its_trainer_ignores_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="ignores label_smoothing_factor"):
+        trained(tmp_path, "0-0.5", label_smoothing_factor=0.1)
+    trained(tmp_path, label_smoothing_factor=0.1)

@@ -35,6 +35,18 @@ def test_names_of_classes(labels, names):
     assert class_names(rows(labels), "label", "rows") == names
 
 
+@pytest.mark.parametrize("labels", [["0.0", "1.0", "0.0"], [0.0, 1.0, 0.0], ["0.0", "1", "0"]])
+def test_class_ids_written_as_floats_are_numbers_but_not_without_a_word(labels):
+    with pytest.warns(UserWarning, match=r"\(0.*, 1.*\) are taken for numbers .* write them without"):
+        assert class_names(rows(labels), "label", "rows") == ()
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("01", "1"), ("+1", "1"), ("a", "\uff41")])
+def test_two_spellings_of_a_class_are_refused(one, other):
+    with pytest.raises(UsageError, match="of one kind and spelling"):
+        class_names(rows([one, other, "b", one, "b"]), "label", "rows")
+
+
 def test_declared_names_keep_their_order():
     features = Features({"label": ClassLabel(names=["neutral", "bad", "unused"])})
     assert class_names(Dataset.from_dict({"label": [0, 1]}, features), "label", "rows") == ("neutral", "bad", "unused")

@@ -25,6 +25,7 @@ from transformers import (
     GitForCausalLM,
     GPT2Config,
     GPT2DoubleHeadsModel,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -216,6 +217,17 @@ def test_labels_of_another_name_are_counted_over_the_whole_step(kit, difference)
         accumulated = {"gradient_accumulation_steps": 24 // split["per_device_train_batch_size"]}
         trained.append(kit.train(model=model, eval_dataset=None, **given, **split, **accumulated))
     assert difference(*trained) <= 1e-6
+
+
+@pytest.mark.parametrize(("rows", "share"), [(token_rows, 1), (whole_rows, 1 - 1 / LENGTH)])
+def test_a_first_label_is_counted_by_the_stock_trainer_only(kit, logged, rows, share):
+    given = {"train_dataset": rows(), "eval_dataset": None, "label_smoothing_factor": 0.1, **STEPS, "max_steps": 1}
+    losses = []
+    for kind, more in ((Trainer, {}), (type(kit.trainer()), {"mixing": "ce"})):
+        set_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=1, n_head=2))
+        losses += logged(kit.train(kind, model=model, **given, **more), "loss")
+    assert losses[0] / losses[1] == pytest.approx(share, abs=1e-5)
 
 
 def weighted(logits, labels):

@@ -476,3 +476,49 @@ def test_multi_label_heads(kit, difference, logged, mixing):
     if mixing == "ce":
         stock.train()
         assert difference(stock, ours) <= 1e-6
+
+
+def resumable(kit, folder, mixing="0-0.5", **given):
+    return kit.trainer(
+        mixing=mixing, output_dir=str(folder), save_strategy="steps", save_steps=2, max_steps=6, **given
+    )
+
+
+def test_training_resumes_with_the_loss_it_began_with(kit, difference, tmp_path):
+    whole = resumable(kit, tmp_path)
+    whole.train()
+    resumed = resumable(kit, tmp_path)
+    assert resumed.train(str(tmp_path / "checkpoint-4")).global_step == 6
+    assert difference(whole, resumed) == 0
+    for other in ("ce", "0,0.5"):
+        with pytest.raises(UsageError, match=rf"the loss 'mix:0-0.5', .* but got '(mix:)?{other}'"):
+            resumable(kit, tmp_path, other).train(str(tmp_path / "checkpoint-4"))
+    resumable(kit, tmp_path, "0,0.5").train()  # whose first half is that of "0"
+    assert resumable(kit, tmp_path, "0").train(str(tmp_path / "checkpoint-2")).global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.safetensors", "its model.safetensors is damaged"),
+        ("optimizer.pt", "its optimizer.pt cannot be read"),
+        ("trainer_state.json", "its trainer_state.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_a_whole_one(kit, tmp_path, name, message):
+    resumable(kit, tmp_path).train()
+    path = tmp_path / "checkpoint-4" / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match=rf"{message}.*checkpoint-(2|6)"):
+        resumable(kit, tmp_path).train(str(path.parent))
+
+
+def test_adapters_resume(kit, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = lambda: peft.get_peft_model(kit.sequence_model(), peft.LoraConfig(task_type="SEQ_CLS", r=2))  # noqa: E731
+    resumable(kit, tmp_path, model=model()).train()
+    assert resumable(kit, tmp_path, model=model()).train(str(tmp_path / "checkpoint-4")).global_step == 6
+    path = tmp_path / "checkpoint-4" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="its adapter_model.safetensors is damaged"):
+        resumable(kit, tmp_path, model=model()).train(str(path.parent))
