@@ -38,7 +38,7 @@ BOUNDS = {
     "adam_epsilon": "[1e-37, 1000]",  # what is smaller is 0 in single precision, and 0 / 0 is NaN
     "max_grad_norm": "[0, inf]",
     "neftune_noise_alpha": "[0, 1000]",
-    **dict.fromkeys(("seed", "data_seed"), SEED),
+    **dict.fromkeys(("seed", "data_seed", "shuffle_seed"), SEED),
     "dataloader_num_workers": "[0, 1000]",
     "dataloader_prefetch_factor": "[1, 1000]",
     "ddp_bucket_cap_mb": "[1, 1000000]",

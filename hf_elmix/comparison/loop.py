@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from transformers import TrainingArguments
+
 from hf_elmix.analysis.numbers import gain_text
 from hf_elmix.analysis.sections.sequential import interval_of
 from hf_elmix.analysis.sequential import Rules
@@ -19,7 +21,7 @@ from hf_elmix.study.grid import run_grid
 from hf_elmix.study.progress import duration
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.shared_prefixes import Outcome
-from hf_elmix.study.spec import Method, Study
+from hf_elmix.study.spec import DEFAULTS, Method, Study
 from hf_elmix.study.store import Store
 
 __all__ = ["MAX_SEEDS", "rules_for", "run_comparison", "seconds_in"]
@@ -54,8 +56,10 @@ def run_comparison(
         options: See `run_grid`.
 
     Raises:
-        UsageError, OSError: As `run_grid`.
+        UsageError: If two methods are trained alike, or as `run_grid`.
+        OSError: As `run_grid`.
     """
+    _check_different(study)
     (task,), named = study.tasks, {method.name: method for method in study.methods}
     start, stopped = time.monotonic(), ""
     took: list[float] = []  # seconds for each seed
@@ -78,6 +82,26 @@ def run_comparison(
     found = Comparison.read(store, task.name, rules, found.seeds, why)
     found.save()
     return found
+
+
+def _check_different(study: Study) -> None:
+    """Refuse two methods that are trained alike, whatever they are called, with a `UsageError`."""
+    usual = {name: field.default for name, field in TrainingArguments.__dataclass_fields__.items()}
+    seen: list[tuple[Method, Any]] = []
+    for method in study.methods:
+        trained = (
+            method.loss,
+            [
+                {**usual, **DEFAULTS, **study.arguments, **method.arguments, **override}
+                for override in method.sweep or ({},)
+            ],
+        )
+        if other := next((other.name for other, same in seen if same == trained), None):
+            raise UsageError(
+                f"Expected methods that differ, but {other!r} and {method.name!r} have the same loss "
+                f"({method.loss}) and the same arguments. Leave one out."
+            )
+        seen.append((method, trained))
 
 
 def rules_for(methods: Iterable[Method], baseline: str | None, margin: float) -> tuple[list[Method], Rules]:

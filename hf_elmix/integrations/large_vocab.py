@@ -17,7 +17,7 @@ from transformers import Trainer
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.linear import Kernel, linear_loss
 from hf_elmix.training.callback import cross_entropy_function
-from hf_elmix.training.model_support import logits_of
+from hf_elmix.training.model_support import logits_of, number_of_labels
 from hf_elmix.training.own_loss import try_labels
 from hf_elmix.training.trainer import MixedLossMixin
 
@@ -104,6 +104,8 @@ class LinearLossMixin(MixedLossMixin):
 
     def _predicts_next_token(self) -> bool:
         """Try the model on a few tokens, because the logits of a whole batch may not fit into the memory."""
+        if number_of_labels(self._unwrapped) is not None:  # a classifier
+            return False
         tokens = torch.arange(1, 5, device=self.args.device)[None]
         try:
             use = try_labels(

@@ -16,7 +16,7 @@ from hf_elmix.study.executors.local import BranchProgress, Executor, Logs, Run, 
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
 from hf_elmix.study.select import best_first, choose_runs
-from hf_elmix.study.settings import check_different, check_plain, check_record, declare, is_missing, withdraw
+from hf_elmix.study.settings import check_plain, check_record, declare, is_missing, withdraw
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
@@ -60,8 +60,7 @@ def run_grid(
         Number of runs of the study that are done, failed and diverged.
 
     Raises:
-        UsageError: If two methods are trained alike, or the settings are not plain JSON, or differ from those of the
-            folder.
+        UsageError: If the settings are not plain JSON, or differ from those of the folder.
         OSError: If the disk is full, or the lock file of a block is deleted.
     """
     states = _prepare(study, store, keep, retry_failed, overwrite, command)
@@ -106,7 +105,6 @@ def _prepare(
     """Check the study against its folder, declare it, and return the state of each run."""
     if keep not in KEEP:
         raise not_one_of("keep", KEEP, keep)
-    check_different(study)
     check_plain(study)
     store.check_no_links(study.runs())
     with store.claim("study", wait=True):

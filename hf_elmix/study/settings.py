@@ -6,34 +6,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import TrainingArguments
-
 from hf_elmix.errors import UsageError
 from hf_elmix.study.schema import Settings, parse
-from hf_elmix.study.spec import DEFAULTS, Method, RunRecord, Study
+from hf_elmix.study.spec import Method, RunRecord, Study
 from hf_elmix.study.store import Store, claim_name
 
-__all__ = ["check_different", "check_plain", "check_record", "declare", "is_missing", "withdraw"]
-
-
-def check_different(study: Study) -> None:
-    """Refuse two methods that are trained alike, whatever they are called, with a `UsageError`."""
-    usual = {name: field.default for name, field in TrainingArguments.__dataclass_fields__.items()}
-    seen: list[tuple[Method, Any]] = []
-    for method in study.methods:
-        trained = (
-            method.loss,
-            [
-                {**usual, **DEFAULTS, **study.arguments, **method.arguments, **override}
-                for override in method.sweep or ({},)
-            ],
-        )
-        if other := next((other.name for other, same in seen if same == trained), None):
-            raise UsageError(
-                f"Expected methods that differ, but {other!r} and {method.name!r} have the same loss "
-                f"({method.loss}) and the same arguments. Leave one out."
-            )
-        seen.append((method, trained))
+__all__ = ["check_plain", "check_record", "declare", "is_missing", "withdraw"]
 
 
 def check_plain(study: Study) -> None:

@@ -173,7 +173,6 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--seeds", "4294967296"], "0 to 4294967295, but got '4294967296'"),
         (["--max_seq_length", "9" * 30], "1 to 1000000"),
         (["--save_steps", "5"], "--save_steps cannot be used in a study: --keep says"),
-        (["--logging_steps", "5"], "--logging_steps has no effect here: it needs --logging_strategy steps"),
         (["--lr_scheduler_kwargs", '{"x": 1}'], "unexpected keyword argument 'x'"),
         (["--optim", "lomo"], "the Trainer can use, but: "),
         (["--dataloader_persistent_workers"], "num_workers > 0"),

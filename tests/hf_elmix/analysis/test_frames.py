@@ -283,7 +283,7 @@ def test_parquet_is_read_too(tmp_path):
     [
         (
             "experiment;method;score\na;ce;1\n",
-            r"Expected the columns task \(or experiment\), method and score .*separated by commas.*'experiment;method",
+            r"line 1 has a single cell, 'experiment;method;score'. Expected ',' between cells",
         ),
         ("task,score\na,1\n", "Expected the columns .* but got 'task', 'score'"),
         ("experiment,method,score\na,ce,high\n", r"to be numbers up to 1e\+100, but row 1 of .* has 'high'"),

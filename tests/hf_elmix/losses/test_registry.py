@@ -126,7 +126,7 @@ def test_a_loss_of_an_installed_package(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("focl", "Unknown loss 'focl'. Expected one of ce, el, mix, .* Did you mean 'focal'"),
+        ("focl", "Unknown loss 'focl'. Expected .*, or one of ce, el, mix, .* Did you mean 'focal'"),
         ("mxi:0-0.5", "Did you mean 'mix'"),
         ("focal:q=2", r"Unknown loss 'focal:q=2' \(its arguments are gamma, alpha\)"),
         ("mae:q=2", "its arguments are none"),

@@ -275,17 +275,6 @@ def test_a_folder_does_not_grow_under_other_settings(store, stub, extra):
     assert len(stub.keys) == 4
 
 
-@pytest.mark.parametrize(
-    "other", ["mix:0", Method("same", {"learning_rate": 2e-5}, "0"), Method("same", {"weight_decay": 0.0}, "0")]
-)
-def test_two_methods_that_are_trained_alike_are_refused(store, stub, other):
-    """By another name, or with an argument that the study, or the Trainer, has anyway."""
-    with pytest.raises(UsageError, match="'0' and '.*' have the same loss .mix:0. and the same arguments"):
-        run_grid(study(methods=("ce", "0", other)), store, stub)
-    assert not store.folder.exists()
-    run_grid(study(methods=("ce", "0", Method("other", {"weight_decay": 0.1}, "0"))), store, stub)
-
-
 def test_two_methods_under_one_name_are_refused(store, stub):
     # They would be one run: the first of them would silently not be done.
     with pytest.raises(UsageError, match="'ce'"):

@@ -44,7 +44,7 @@ def test_files(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "a", r"Expected a file \.csv, \.tsv"),
+        ("a.txt", "a", r"Expected a file that ends in \.csv, \.tsv"),
         ("nosuch.csv", None, "does not exist"),
         ("a.json", "{", "Cannot load"),
         ("a.parquet", "PAR1", "Cannot load"),

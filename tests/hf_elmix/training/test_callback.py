@@ -96,7 +96,7 @@ def test_resuming_with_nothing_pending_starts_afresh():
     assert callback.take_terms().tolist() == [2.0, 1.0]
 
 
-@pytest.mark.parametrize(("level", "warnings"), [("passive", 1), ("error", 0)])
+@pytest.mark.parametrize(("level", "warnings"), [("warning", 1), ("error", 0)])
 def test_a_phase_without_a_step_is_a_warning(kit, caplog, level, warnings):
     kit.train(mixing="0,0.5", max_steps=4, log_level=level)
     assert caplog.text.count("No optimizer step falls into 1 of the 2 phases of the loss 'mix:0,0.5'") == warnings
