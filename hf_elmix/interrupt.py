@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import atexit
 import os
 import signal
 import sys
@@ -22,11 +22,13 @@ _pressed, _dropped = threading.Event(), threading.Event()  # during `interruptib
 def end_at_ctrl_c(prog: str) -> None:
     """Let Ctrl-C end this process in one line, outside of `interruptible`.
 
-    That is while modules are imported and while Python ends, when there is nothing to tidy up. Python itself would
-    show a traceback, and some of what is imported would turn `KeyboardInterrupt` into another error.
+    That is while modules are imported and after the command, when there is nothing to tidy up. Python itself would
+    show a traceback, and some of what is imported would turn `KeyboardInterrupt` into another error. While Python
+    tidies up at its very end, Ctrl-C is ignored: all work is done, and the exit code is to say how it went.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
         signal.signal(signal.SIGINT, partial(_end, prog))
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(prog: str, *_: object) -> None:
@@ -80,6 +82,7 @@ def _check() -> None:
 def _again() -> None:
     """Press Ctrl-C again in a moment, when the finalizer has ended, unless `_check` was faster."""
     _dropped.set()
-    timer = threading.Timer(AGAIN, lambda: _thread.interrupt_main() if _dropped.is_set() else None)
+    main = threading.main_thread().ident or 0  # a signal to it also ends a call in which it waits
+    timer = threading.Timer(AGAIN, lambda: signal.pthread_kill(main, signal.SIGINT) if _dropped.is_set() else None)
     timer.daemon = True
     timer.start()

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -118,14 +119,27 @@ class Guard(threading.Thread):
         self._kill()
 
     def _kill(self) -> None:
-        """Kill all processes of the cluster, which have inherited its token; with a dead raylet, nobody else would."""
+        """Kill all processes of the cluster, which have inherited its token; with a dead raylet, nobody else would.
+
+        Until there is none: while some are killed, the others may start more.
+        """
+        end = time.monotonic() + GRACE
+        while found := self._processes():
+            for process in found:
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(found, timeout=max(0.0, end - time.monotonic()))
+            if time.monotonic() > end:
+                break
+
+    def _processes(self) -> list[psutil.Process]:
+        """The processes of the cluster that are alive."""
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get(TOKEN) == self.token:
-                    process.kill()
+            with suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and self.token.encode() in _environment(process) and _is_alive(process):
                     found.append(process)
-        psutil.wait_procs(found, timeout=GRACE)
+        return found
 
     def _end_driver(self) -> None:
         """Delete what is left, and end this process with the line that its program would show."""
@@ -135,6 +149,12 @@ class Guard(threading.Thread):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _environment(process: psutil.Process) -> bytes:
+    """What a process has inherited; psutil reads it up to the gap that a process leaves which changes its title."""
+    path = Path(f"/proc/{process.pid}/environ")
+    return path.read_bytes() if path.exists() else "\n".join(process.environ().values()).encode()
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hf_elmix.study.executors import local as workers_module
-from hf_elmix.study.executors.local import Progress, Take, run_in_process, run_in_workers, visible_gpus
+from hf_elmix.study.executors.local import Logs, Progress, Take, run_in_process, run_in_workers, visible_gpus
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import RunRecord
 
@@ -68,7 +68,7 @@ def taken(branches: list[Branch]) -> Take:
     return lambda: left.pop(0) if left else None
 
 
-def ignore(branch: Branch, step: int, steps: int) -> None:
+def ignore(branch: Branch, step: int, steps: int, logs: Logs = ()) -> None:
     pass
 
 
@@ -82,7 +82,7 @@ EXECUTORS = pytest.mark.parametrize(
 @EXECUTORS
 def test_every_branch_once_with_its_progress(executor):
     seen: list[tuple[Branch, int, int]] = []
-    outcomes = list(executor(taken(SIX), run, lambda *step: seen.append(step)))
+    outcomes = list(executor(taken(SIX), run, lambda *step: seen.append(step[:3])))
     assert Counter(one.branch for one in outcomes) == Counter(SIX)
     assert Counter(seen) == Counter((branch, step, 2) for branch in SIX for step in (1, 2))
     for branch in SIX:
@@ -244,7 +244,7 @@ def test_no_process_is_left_behind():
     """Whatever ends the loop, here an exception as of Ctrl-C while both workers are busy."""
     started: list[Branch] = []
 
-    def stop(branch: Branch, step: int, steps: int) -> None:
+    def stop(branch: Branch, step: int, steps: int, logs: Logs = ()) -> None:
         started.append(branch)
         if len(started) == 2:
             raise KeyboardInterrupt

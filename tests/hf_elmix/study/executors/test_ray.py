@@ -536,7 +536,7 @@ def study(args):
     progress = lambda *_: print("at work", flush=True)
     list(run_on_ray(lambda: branches.pop() if branches else None, run, progress, folder={folder!r}))
 
-sys.exit(run_program("me", "", {{"study": Command(study)}}, ["study"]))
+sys.exit(run_program("me", "", {{"study": Command(study, lambda parser: None)}}, ["study"]))
 """
 
 
