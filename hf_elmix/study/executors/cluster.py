@@ -94,6 +94,7 @@ class Guard(threading.Thread):
         self.lost, self.over = threading.Event(), threading.Event()
         self.rubbish, self.token = [folder], token
         self.needed: list[psutil.Process] = []
+        self.started: set[psutil.Process] = set()  # by those, as far as they were seen
 
     def start(self) -> None:
         """Watch the cluster that this process has just started."""
@@ -103,6 +104,9 @@ class Guard(threading.Thread):
     def run(self) -> None:
         """Watch until the cluster is shut down or lost."""
         while all(map(_is_alive, self.needed)):
+            with suppress(psutil.Error):
+                for process in self.needed:
+                    self.started.update(process.children(recursive=True))
             if self.over.wait(PERIOD):
                 return
         self.lost.set()
@@ -119,7 +123,7 @@ class Guard(threading.Thread):
         self._kill()
 
     def _kill(self) -> None:
-        """Kill all processes of the cluster, which have inherited its token; with a dead raylet, nobody else would.
+        """Kill all processes of the cluster, which also have inherited its token; without its head, nobody else would.
 
         Until there is none: while some are killed, the others may start more.
         """
@@ -134,7 +138,7 @@ class Guard(threading.Thread):
 
     def _processes(self) -> list[psutil.Process]:
         """The processes of the cluster that are alive."""
-        found = []
+        found = [process for process in (*self.needed, *self.started) if _is_alive(process)]
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.pid != os.getpid() and self.token.encode() in _environment(process) and _is_alive(process):

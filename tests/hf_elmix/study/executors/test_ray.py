@@ -559,6 +559,10 @@ def test_a_cluster_of_our_own_that_loses_a_process_ends_the_driver_in_one_line(t
         errors = driver.communicate(timeout=600)[1]
         assert driver.returncode == 1
         assert re.fullmatch(r"me: The head of the Ray cluster at \S.* is gone. Finished runs are kept; .*\n", errors)
+        for _ in range(20):  # what is killed needs a moment to go
+            if not processes_with(sign):
+                break
+            time.sleep(0.25)
         assert processes_with(sign) == []
         assert list(Path(short).iterdir()) == []
     assert list(tmp_path.iterdir()) == []
