@@ -106,14 +106,18 @@ def finetune(words: Sequence[str]) -> int:
         if args.do_predict:
             _predict(trainer, task, tokens)
     if args.do_train and trainer.is_world_process_zero():
-        folder = Path(args.output_dir or "")
-        card = replace(facts(metrics), steps=trainer.state.global_step)
-        if hub is not None:
-            card = licensed(card)
-        write_model_card(folder, card, folder.name if hub is None else hub["repo_id"])
-        if hub is not None:
-            print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))
+        _describe(Path(args.output_dir or ""), replace(facts(metrics), steps=trainer.state.global_step), hub)
     return 0
+
+
+def _describe(folder: Path, card: ModelFacts, hub: dict[str, Any] | None) -> None:
+    """Write the model card, and publish the model if there is where to."""
+    if hub is None:
+        write_model_card(folder, card, folder.name)
+        return
+    card = licensed(card)
+    write_model_card(folder, card, hub["repo_id"])
+    print(publish_files(files_of_model(folder.resolve()), mark=model_mark(card), **hub))
 
 
 def _hub_target(args: FinetuneArguments) -> dict[str, Any] | None:

@@ -11,9 +11,19 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from sklearn.model_selection import train_test_split
 
 from hf_elmix.errors import UsageError, in_one_line
-from hf_elmix.study.spec import Task, TrainerInputs
+from hf_elmix.study.spec import Select, Task, TrainerInputs
 
-__all__ = ["TEST", "TRAIN", "VALIDATION", "counted_rows", "hold_out", "named_splits", "resampled", "with_validation"]
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "counted_rows",
+    "hold_out",
+    "named_splits",
+    "on_validation",
+    "resampled",
+    "with_validation",
+]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -63,6 +73,12 @@ def with_validation(rows: DatasetDict) -> DatasetDict:
         return rows
     train, held_out = hold_out(rows[TRAIN], HELD_OUT, 0)
     return DatasetDict({TRAIN: train, VALIDATION: held_out, **{k: v for k, v in rows.items() if k != TRAIN}})
+
+
+def on_validation(metric: str, epoch: str, rows: DatasetDict) -> Select:
+    """What counts in a comparison: a metric on the validation rows, which are named where there are test rows, too."""
+    split = VALIDATION if TEST in rows else None
+    return Select(metric, epoch, chosen_on=split, scored_on=split)
 
 
 def counted_rows(rows: DatasetDict, held_out: bool, resample: bool) -> str:

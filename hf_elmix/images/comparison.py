@@ -12,11 +12,11 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from hf_elmix.columns import listed
-from hf_elmix.comparison.split import TEST, TRAIN, VALIDATION, counted_rows, hold_out, with_validation
+from hf_elmix.comparison.split import TRAIN, VALIDATION, counted_rows, hold_out, on_validation, with_validation
 from hf_elmix.images.data import Pictures, labelled_rows, picture_sizes, read_pictures
 from hf_elmix.images.recipes import Recipe
 from hf_elmix.images.study import image_task
-from hf_elmix.study.spec import Select, Task, TrainerInputs
+from hf_elmix.study.spec import Task, TrainerInputs
 
 __all__ = ["ARGUMENTS", "comparison_task"]
 
@@ -62,8 +62,7 @@ def comparison_task(
         size = LARGEST
     divided = with_validation(used)
     parts = read_pictures(divided, name, size, True)
-    chosen = VALIDATION if TEST in divided else None
-    select = Select("accuracy", epoch, chosen_on=chosen, scored_on=chosen)
+    select = on_validation("accuracy", epoch, divided)
     task = image_task(name, parts, len(classes), model, RECIPE, select=select)
     task = replace(task, settings={**task.settings, **origin})
     if resample:

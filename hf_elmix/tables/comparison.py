@@ -14,9 +14,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_elmix.columns import Columns, columns_of, find_label, listed
-from hf_elmix.comparison.split import TEST, TRAIN, VALIDATION, counted_rows, resampled, with_validation
+from hf_elmix.comparison.split import TRAIN, VALIDATION, counted_rows, on_validation, resampled, with_validation
 from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import Select, Task, TrainerInputs
+from hf_elmix.study.spec import Task, TrainerInputs
 from hf_elmix.tables.data import as_numbers, class_ids, feature_values
 from hf_elmix.tables.models import TableClassifier
 from hf_elmix.tables.protocol import ARGUMENTS as PAPER
@@ -76,21 +76,23 @@ def comparison_task(
         "rows": {split: _digest(part) for split, part in divided.items()},
         **origin,
     }
-    chosen = VALIDATION if TEST in divided else None
-    select = Select("accuracy", epoch, chosen_on=chosen, scored_on=chosen)
     work = work_of(len(divided[TRAIN]), width, len(classes), model)
-    task = Task(name, select, partial(_splits, divided), settings, work=work)
+    task = Task(name, on_validation("accuracy", epoch, divided), partial(_splits, divided), settings, work=work)
     task = resampled(task) if resample else task
     task = replace(task, inputs=partial(_inputs, task.inputs, width, len(classes), model))
-    encoded = f", {listed(columns.categories)} as categories" * bool(columns.categories)
-    unused = f"; not used: {listed([*columns.texts, *columns.rest])}" * bool(columns.texts or columns.rest)
     parameters = sum(p.numel() for p in TableClassifier(width, len(classes), model).parameters())
     about = (
-        f"{name}: a table of {width} features ({listed(columns.numbers)}{encoded}{unused}); "
+        f"{name}: a table of {width} features ({_in_words(columns)}); "
         f"{counted_rows(divided, VALIDATION not in used, resample)}; {label}: {listed(classes)}; model {model} "
         f"({parameters} parameters); score: accuracy, {epoch} epoch"
     )
     return task, about
+
+
+def _in_words(columns: Columns) -> str:
+    encoded = f", {listed(columns.categories)} as categories" * bool(columns.categories)
+    unused = f"; not used: {listed([*columns.texts, *columns.rest])}" * bool(columns.texts or columns.rest)
+    return f"{listed(columns.numbers)}{encoded}{unused}"
 
 
 def _encoded(rows: DatasetDict, name: str, label: str, columns: Columns) -> tuple[DatasetDict, list[str]]:

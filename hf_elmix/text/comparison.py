@@ -9,9 +9,9 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_elmix.columns import find_label, listed
-from hf_elmix.comparison.split import TEST, TRAIN, VALIDATION, counted_rows, resampled, with_validation
+from hf_elmix.comparison.split import TEST, TRAIN, VALIDATION, counted_rows, on_validation, resampled, with_validation
 from hf_elmix.errors import UsageError
-from hf_elmix.study.spec import Select, Task
+from hf_elmix.study.spec import Task
 from hf_elmix.text.custom import custom_task
 from hf_elmix.text.labels import for_model
 from hf_elmix.text.models import find_model, load_config
@@ -84,8 +84,7 @@ def comparison_task(
     task, used = for_model(load_config(source), task, used, trains=True)
     divided = with_validation(used)
     made = text_task(task, divided, source, origin=origin, max_length=max_length or MAX_LENGTH)
-    chosen = VALIDATION if TEST in divided else None
-    made = replace(made, select=Select(task.metrics[0], epoch, chosen_on=chosen, scored_on=chosen))
+    made = replace(made, select=on_validation(task.metrics[0], epoch, divided))
     read = {find_label(rows[TRAIN], label_column, name), *" + ".join(task.columns).split(" + ")}
     rest = [column for column in rows[TRAIN].column_names if column not in read]
     unused = f" (not used: {listed(rest)})" * bool(rest)
