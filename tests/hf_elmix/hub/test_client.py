@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx  # the client's HTTP library, whichever it is
 
 from glue_runs.protocol import GLUE
 from glue_runs.tasks import TASKS
@@ -22,8 +22,8 @@ WEIGHTS = "model.safetensors"
 
 
 def answer(status: int) -> HfHubHTTPError:
-    request = httpx2.Request("GET", "http://hub/x")
-    return HfHubHTTPError("an answer", response=httpx2.Response(status, request=request))
+    request = httpx.Request("GET", "http://hub/x")
+    return HfHubHTTPError("an answer", response=httpx.Response(status, request=request))
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -41,9 +41,9 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (answer(401), False),
         (caused(ConnectionError("no luck"), answer(404)), False),
         (caused(ValueError("no luck"), answer(502)), True),
-        (httpx2.ConnectError("refused"), True),
-        (httpx2.ReadTimeout("slow"), True),
-        (caused(OSError("not found in the cache"), httpx2.ConnectError("refused")), True),
+        (httpx.ConnectError("refused"), True),
+        (httpx.ReadTimeout("slow"), True),
+        (caused(OSError("not found in the cache"), httpx.ConnectError("refused")), True),
         (ConnectionResetError(), True),
         (OfflineModeIsEnabled("offline"), False),
         (caused(OSError("not found in the cache"), OfflineModeIsEnabled("offline")), False),
