@@ -13,7 +13,7 @@ from hf_elmix.text.tasks import PADDINGS
 
 __all__ = ["SHOWN", "DataArguments", "ModelArguments", "add_flags", "flag"]
 
-# What `--help` shows of `glue_runs.flags.FinetuneArguments`, with what to type after the flag.
+# What `--help` shows of `glue_runs.training_arguments.FinetuneArguments`, with what to type after the flag.
 SHOWN: dict[str, dict[str, tuple[str | None, str]]] = {
     "loss": {
         "mixing": ("MIXING", "schedule of the mixed loss: 0-0.5 (the default), 0,0.5, ce, …; none: the stock loss"),

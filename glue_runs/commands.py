@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_all_flags(parser: argparse.ArgumentParser) -> None:
-    from glue_runs.flags import add_all_flags
+    from glue_runs.training_arguments import add_all_flags
 
     add_all_flags(parser)
 
@@ -40,9 +40,12 @@ def _finetune(args: argparse.Namespace) -> int:
     Choose rows with --task_name, with --train_file and --validation_file, or with --dataset_name. --help_all shows the
     other flags of transformers.TrainingArguments, too.
     """
-    from glue_runs.finetune import finetune
+    from glue_runs.flags import parse
 
-    return finetune(args.rest)
+    parsed = parse(args.rest)
+    from glue_runs.finetune import finetune  # takes seconds more
+
+    return finetune(*parsed)
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:

@@ -15,12 +15,13 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from upath import UPath
 
-from glue_runs.arguments import DataArguments
-from glue_runs.flags import STOCK, FinetuneArguments, parse
+from glue_runs.arguments import DataArguments, ModelArguments
+from glue_runs.flags import STOCK
 from glue_runs.metrics import COMBINED, with_combined_score
 from glue_runs.protocol import ARGUMENTS, GLUE
 from glue_runs.resume import LAST, affects_training, find_checkpoint, settings_callback
 from glue_runs.tasks import GLUE_TASKS, find_task
+from glue_runs.training_arguments import FinetuneArguments
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.hub.facts import ModelFacts, scores_on
@@ -58,11 +59,13 @@ WRITTEN = (
 MENTIONED = ("loss", "mixing", "seed")
 
 
-def finetune(words: Sequence[str]) -> int:
+def finetune(data: DataArguments, model: ModelArguments, args: FinetuneArguments) -> int:
     """Fine-tune on one task, evaluate and predict, and write run_glue's files to the output folder.
 
     Args:
-        words: The command line after ``finetune``.
+        data: Which rows, and how many.
+        model: Where to start from.
+        args: How to train; as from `glue_runs.flags.parse`, which checks them, too.
 
     Returns:
         The exit code, 0.
@@ -70,7 +73,6 @@ def finetune(words: Sequence[str]) -> int:
     Raises:
         UsageError: If an argument, the data or the model cannot be used.
     """
-    data, model, args = parse(words)
     hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = find_checkpoint(args)

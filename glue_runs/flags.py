@@ -1,29 +1,31 @@
-"""The flags of ``glue-runs finetune``: those of run_glue and of the Trainer, and ``--mixing`` or ``--loss``."""
+"""Read the flags of ``glue-runs finetune``: those of run_glue and of the Trainer, and ``--mixing`` or ``--loss``.
+
+What can be wrong without PyTorch is checked before it is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
-
-from glue_runs.arguments import DataArguments, ModelArguments, flag
+from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.cli.argument_files import read_arguments, short
 from hf_elmix.cli.base import check_folder, name_of_flag
-from hf_elmix.cli.help import add_flags_of
 from hf_elmix.cli.training_flags import FlagParser, check_training
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
-from hf_elmix.training.arguments import MixedLossArguments
+from hf_elmix.losses.registry import choose_loss
+from hf_elmix.text.files import check_file
 
-__all__ = ["STOCK", "FinetuneArguments", "add_all_flags", "parse"]
+if TYPE_CHECKING:
+    from glue_runs.training_arguments import FinetuneArguments
 
+__all__ = ["GONE", "STOCK", "UNUSABLE", "chosen_loss", "parse"]
+
+PROG = "glue-runs finetune"
 STOCK = "none"  # the value of --mixing or --loss for the model's own loss in the stock Trainer
 ACTIONS = ("do_train", "do_eval", "do_predict")
 SPLIT_FLAGS = (
@@ -37,7 +39,11 @@ SPLIT_FLAGS = (
     "shuffle_train_dataset",
 )
 LESS = {"train": "only --do_eval or --do_predict", "validation": "only --do_train", "test": "leave --do_predict out"}
-EVALUATES = ("do_eval", "eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
+EVALUATES = (
+    "eval_strategy",
+    "eval_steps",
+    "load_best_model_at_end",
+)  # flags that ask for it, like do_eval
 
 LANGUAGE = "type --dataset_name facebook/xnli --dataset_config_name LANGUAGE"
 
@@ -98,37 +104,42 @@ EXCLUSIVE = (
 
 
 @dataclass
-class FinetuneArguments(MixedLossArguments):
-    """Training arguments with the defaults of the study (see `glue_runs.protocol`); the loss may be ``none``."""
+class EarlyArguments:
+    """The arguments of `FinetuneArguments` that are checked before it is imported."""
 
-    learning_rate: float = flag(2e-5, "Initial learning rate.")
-    num_train_epochs: float = flag(6.0, "Epochs of training.")
-    per_device_train_batch_size: int = flag(32, "Rows in a batch on each device.")
-    per_device_eval_batch_size: int = flag(64, "Rows in a batch while evaluating.")
-    eval_strategy: IntervalStrategy | str = flag("epoch", "When to evaluate.")
-    logging_steps: float = flag(50, "Optimizer steps between logs.")
-    report_to: list[str] = field(
-        default_factory=lambda: ["none"], metadata={"help": "Trackers, such as tensorboard, trackio or wandb."}
-    )
+    output_dir: str | None = None
+    mixing: str | None = None
+    loss: str | None = None
+    class_weights: list[str] | None = None
+    do_train: bool = False
+    do_eval: bool = False
+    do_predict: bool = False
+    eval_strategy: str = "epoch"
 
     def __post_init__(self) -> None:
-        if STOCK in (self.mixing, self.loss):
-            if others := {self.mixing, self.loss} - {STOCK, None}:
-                raise UsageError(
-                    f"{STOCK!r} is the model's own loss, but {others.pop()!r} is given, too. Leave one out."
-                )
-            if self.class_weights is not None:
-                raise UsageError(f"--class_weights needs another loss than {STOCK}, which has none. Add --mixing ce.")
-            self.mixing, self.loss = None, STOCK
-            TrainingArguments.__post_init__(self)
-        else:
-            super().__post_init__()
-        self.dataloader_pin_memory &= torch.cuda.is_available()  # otherwise each loader warns that it cannot pin
+        chosen_loss(self.mixing, self.loss, self.class_weights)
+
+    def actions(self, names: Collection[str]) -> set[str]:
+        """Those of `ACTIONS` that the flags with these names ask for; without any, training and evaluation."""
+        if not {*ACTIONS} & {*names}:
+            return {"do_train", "do_eval"}
+        evaluates = "do_eval" not in names and {*EVALUATES} & {*names} and self.eval_strategy != "no"
+        return {name for name in ACTIONS if getattr(self, name) or (name == "do_eval" and evaluates)}
 
 
-def add_all_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the Trainer to a parser that shows or completes them."""
-    add_flags_of(FlagParser(FinetuneArguments, parser.prog), parser, UNUSABLE)
+def chosen_loss(mixing: str | None, loss: str | None, class_weights: Sequence[str] | None) -> str:
+    """The loss that the flags name, which is `STOCK` or one that `hf_elmix.parse_loss` reads.
+
+    Raises:
+        UsageError: If it does not exist, or flags contradict each other.
+    """
+    if STOCK not in (mixing, loss):
+        return str(choose_loss(mixing, loss))
+    if others := {mixing, loss} - {STOCK, None}:
+        raise UsageError(f"{STOCK!r} is the model's own loss, but {others.pop()!r} is given, too. Leave one out.")
+    if class_weights is not None:
+        raise UsageError(f"--class_weights needs another loss than {STOCK}, which has none. Add --mixing ce.")
+    return STOCK
 
 
 def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, FinetuneArguments]:
@@ -142,38 +153,48 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
         words: The command line after ``finetune``.
 
     Raises:
-        UsageError: If a flag is unknown, a value is not valid, or no rows are named.
+        UsageError: If a flag is unknown, a value is not valid, no rows are named, or a file of rows does not exist.
     """
     words = _with_config(list(words))
     names = [name_of_flag(word) for word in words if word.startswith("--")]
     _check_names(names)
-    parser = FlagParser((DataArguments, ModelArguments, FinetuneArguments), "glue-runs finetune")
+    data, _, early, _ = _parsed((DataArguments, ModelArguments, EarlyArguments), words)
+    actions = early.actions(names)
+    if "shuffle_seed" in names and not data.shuffle_train_dataset:
+        raise UsageError("--shuffle_seed has no effect here: it needs --shuffle_train_dataset. Leave it out.")
+    _check_rows(data, actions)
+    check_folder(early.output_dir or "")
+
+    from transformers.trainer_utils import IntervalStrategy
+
+    from glue_runs.training_arguments import FinetuneArguments
+
+    kinds = (DataArguments, ModelArguments, FinetuneArguments)
+    data, model, args, unknown = _parsed(kinds, words)
+    if unknown:
+        FlagParser(kinds, PROG).refuse(unknown[0])
+    for action in ACTIONS:
+        setattr(args, action, action in actions)
+    if "do_eval" not in actions:
+        args.eval_strategy = IntervalStrategy.NO
+    check_training(args, names, [] if args.loss == STOCK else [args.loss])
+    return data, model, args
+
+
+def _parsed(kinds: tuple[type, ...], words: Sequence[str]) -> Any:
+    """An object of each of these dataclasses, and the words that are no flags of theirs."""
     try:
-        parsed: Any = parser.parse_args_into_dataclasses(
-            words, return_remaining_strings=True, look_for_args_file=False
+        return FlagParser(kinds, PROG).parse_args_into_dataclasses(
+            list(words), return_remaining_strings=True, look_for_args_file=False
         )
     except UsageError:
         raise
     except Exception as error:  # libraries that the Trainer's arguments configure raise errors of any type
         raise UsageError(in_one_line(error)) from error
-    data, model, args, unknown = parsed
-    if unknown:
-        parser.refuse(unknown[0])
-    if not set(ACTIONS) & set(names):
-        args.do_train = args.do_eval = True
-    elif not set(EVALUATES) & set(names):
-        # By default every epoch is evaluated, which switches do_eval on although it was not requested.
-        args.do_eval, args.eval_strategy = False, IntervalStrategy.NO
-    _check_rows(data, args)
-    if "shuffle_seed" in names and not data.shuffle_train_dataset:
-        raise UsageError("--shuffle_seed has no effect here: it needs --shuffle_train_dataset. Leave it out.")
-    check_folder(args.output_dir or "")
-    check_training(args, names, [] if args.loss == STOCK else [args.loss])
-    return data, model, args
 
 
-def _check_rows(data: DataArguments, args: FinetuneArguments) -> None:
-    """Refuse flags that name no rows for something that is to be done."""
+def _check_rows(data: DataArguments, actions: Collection[str]) -> None:
+    """Refuse flags that name no rows for something that is to be done, and files that do not exist."""
     if not (data.files or data.task_name or data.dataset_name):
         raise UsageError(
             f"Expected rows: --task_name with one of {', '.join(GLUE_TASKS)}; --dataset_name; or --train_file and "
@@ -187,11 +208,13 @@ def _check_rows(data: DataArguments, args: FinetuneArguments) -> None:
             continue
         if named:
             raise not_one_of(f"--{usual}_split_name", data.files, named)
-        if getattr(args, action):
+        if action in actions:
             given = " and ".join(f"--{split}_file" for split in data.files)
             raise UsageError(
                 f"Expected --{usual}_file for --{action}, but got only {given}. Type it, or {LESS[usual]}."
             )
+    for path in data.files.values():
+        check_file(path)
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from transformers.trainer_utils import get_last_checkpoint
 
 from glue_runs.arguments import DataArguments
-from glue_runs.flags import FinetuneArguments
+from glue_runs.training_arguments import FinetuneArguments
 from hf_elmix.errors import UsageError
 from hf_elmix.hub.client import ModelSource
 from hf_elmix.study.provenance import device_name, software

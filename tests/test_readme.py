@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.commands import COMMANDS as GLUE_RUNS
-from glue_runs.flags import GONE, FinetuneArguments, parse
+from glue_runs.flags import GONE, parse
+from glue_runs.training_arguments import FinetuneArguments
 from hf_elmix.analysis.frames import read_scores
 from hf_elmix.analysis.report import write_report
 from hf_elmix.analysis.results import StudyResults
@@ -157,12 +159,16 @@ def test_commands_are_understood():
         assert not rest or (args.command.more and rest[0] in flags), words
 
 
-def test_finetune_commands_are_understood(monkeypatch):
+def test_finetune_commands_are_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
     text = "\n".join(block for path in MARKDOWN for block in blocks(path, "bash")).replace("\\\n", " ")
     commands = [shlex.split(words) for words in re.findall(r"^glue-runs finetune ([^#\n]*)", text, flags=re.MULTILINE)]
     assert len(commands) >= 6
     for words in commands:
+        for flag, value in itertools.pairwise(words):
+            if flag.endswith("_file"):
+                Path(value).touch()
         parse([word for word in words if word != "--bf16"])  # which needs a GPU
 
 

@@ -105,8 +105,10 @@ def add_execution(
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of TrainingArguments that a study takes; this imports PyTorch."""
+    from transformers import TrainingArguments
+
     from hf_elmix.cli.help import add_flags_of
-    from hf_elmix.cli.training_flags import FlagParser, TrainingArguments
+    from hf_elmix.cli.training_flags import FlagParser
 
     hub = (flag for flag in TrainingArguments.__dataclass_fields__ if flag.startswith("hub_"))
     add_flags_of(FlagParser(TrainingArguments, parser.prog), parser, {*REPLACED, *hub})

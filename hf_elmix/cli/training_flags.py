@@ -1,4 +1,4 @@
-"""The flags of `transformers.TrainingArguments`, and whether their values can work. Imports PyTorch."""
+"""The flags of `transformers.TrainingArguments`, and whether their values can work, which imports PyTorch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
+from transformers.hf_argparser import HfArgumentParser
 
 from hf_elmix.cli.base import OneLineParser, check_installed, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import MAX_SEED, TRACKERS
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 __all__ = ["BOUNDS", "FlagParser", "check_bounds", "check_training", "training_arguments"]
 
@@ -47,7 +49,7 @@ BOUNDS = {
 }
 SHARES = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
-Works = Callable[[TrainingArguments], bool]
+Works = Callable[["TrainingArguments"], bool]
 
 # Flags that have no effect with certain values of others: whether they have one, and what gives them one.
 EFFECTS: dict[tuple[str, ...], tuple[Works, str]] = {
@@ -104,6 +106,8 @@ def training_arguments(
     Raises:
         UsageError: If a flag is unknown or its value is not valid.
     """
+    from transformers import TrainingArguments
+
     words, parser = list(words), FlagParser(TrainingArguments, prog)
     parsed, unknown = parser.parse_known_args([*words, "--output_dir", "unused"])
     if unknown:
@@ -179,6 +183,9 @@ def check_training(args: TrainingArguments, given: Iterable[str], losses: Iterab
 
 def _rehearse(args: TrainingArguments, folder: str) -> None:
     """Make everything that these arguments configure for a very small model, and take a step with it."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, Trainer
+
     args = copy.copy(args)
     args.output_dir, args.push_to_hub, args.deepspeed = folder, False, None
     sizes: dict[str, Any] = {

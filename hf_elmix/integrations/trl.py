@@ -18,8 +18,8 @@ from trl import SFTTrainer
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.losses.reduction import divisor
+from hf_elmix.losses.registry import choose_loss
 from hf_elmix.losses.schedules import MixingSchedule
-from hf_elmix.training.arguments import choose_loss
 from hf_elmix.training.callback import MixingCallback, cross_entropy_function, device_scale
 
 __all__ = ["MixedSFTTrainer"]

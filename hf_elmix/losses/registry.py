@@ -16,7 +16,18 @@ from hf_elmix.losses.schedules import REGIMES, Mixed, MixingSchedule, Phase, Res
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EXAMPLES", "LOSS_SETS", "expand_losses", "mixing_of", "parse_loss", "register_loss"]
+__all__ = [
+    "DEFAULT_MIXING",
+    "EXAMPLES",
+    "LOSS_SETS",
+    "choose_loss",
+    "expand_losses",
+    "mixing_of",
+    "parse_loss",
+    "register_loss",
+]
+
+DEFAULT_MIXING = "0-0.5"
 
 # The six methods of the paper's Table 4, in its order.
 LOSS_SETS: Mapping[str, tuple[str, ...]] = {"table4": ("ce", "0", "0,0.5", "0-0.5", "el", "focal:gamma=2,alpha=0.25")}
@@ -77,6 +88,20 @@ def mixing_of(spec: str) -> str | None:
     The string is not parsed, because a custom loss may be registered only where it was trained.
     """
     return spec.removeprefix("mix:") if spec.partition(":")[0] in ("mix", "ce", "el") else None
+
+
+def choose_loss(mixing: Any, loss: Any) -> Schedule:
+    """The loss that one of the arguments `mixing` and `loss` names; ``mix:0-0.5`` if both are None.
+
+    Raises:
+        UsageError: If the loss does not exist, or both are given and differ.
+    """
+    if loss is None:
+        return MixingSchedule.parse(DEFAULT_MIXING if mixing is None else mixing)
+    chosen = parse_loss(loss)
+    if mixing is not None and chosen != MixingSchedule.parse(mixing):
+        raise UsageError(f"Expected mixing or loss, but got mixing {mixing!r} and loss {loss!r}. Leave one out.")
+    return chosen
 
 
 def register_loss(name: str, function: Callable[..., Tensor]) -> None:

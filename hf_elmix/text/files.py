@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict
 
 from hf_elmix.csv_files import decoded, read_table
 from hf_elmix.errors import UsageError
-from hf_elmix.text.loading import loading
 
-__all__ = ["READERS", "as_word", "read_files", "read_rows"]
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["READERS", "as_word", "check_file", "read_files", "read_rows"]
 
 SCALARS = (str, bool, int, float, type(None))
 
@@ -30,15 +31,23 @@ def read_files(files: Mapping[str, str]) -> DatasetDict:
     Raises:
         UsageError: If a file does not exist or cannot be read.
     """
-    rows = DatasetDict()
-    for split, path in files.items():
-        file = Path(path).expanduser()
-        if file.suffix.lower() not in READERS:
-            raise UsageError(f"Expected a file that ends in {', '.join(READERS)}, but got {path!r}.")
-        if not file.is_file():
-            raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
-        rows[split] = read_rows([str(file)], repr(path))
-    return rows
+    from datasets import DatasetDict
+
+    return DatasetDict({split: read_rows([str(check_file(path))], repr(path)) for split, path in files.items()})
+
+
+def check_file(path: str) -> Path:
+    """Return the path of a file of rows.
+
+    Raises:
+        UsageError: If the file does not exist, or has another format.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in READERS:
+        raise UsageError(f"Expected a file that ends in {', '.join(READERS)}, but got {path!r}.")
+    if not file.is_file():
+        raise UsageError(f"Expected a file of rows, but {path!r} does not exist.")
+    return file
 
 
 def read_rows(paths: Iterable[str], what: str) -> Dataset:
@@ -54,6 +63,10 @@ def read_rows(paths: Iterable[str], what: str) -> Dataset:
     Raises:
         UsageError: If a file cannot be read.
     """
+    from datasets import Dataset
+
+    from hf_elmix.text.loading import loading
+
     paths = list(paths)
     suffixes = [Path(path).suffix.lower() for path in paths]
     expected = f"Expected a {suffixes[0][1:].upper()} file with a column for each text and one for the label."

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import TrainingArguments
 
-from hf_elmix.errors import UsageError
-from hf_elmix.losses.base import Schedule
-from hf_elmix.losses.registry import EXAMPLES, parse_loss
-from hf_elmix.losses.schedules import GRAMMAR, MixingSchedule
+from hf_elmix.losses.registry import EXAMPLES, choose_loss
+from hf_elmix.losses.schedules import GRAMMAR
 
-__all__ = ["DEFAULT_MIXING", "MixedLossArguments", "choose_loss"]
-
-DEFAULT_MIXING = "0-0.5"
+__all__ = ["MixedLossArguments"]
 
 
 @dataclass
@@ -42,17 +37,3 @@ class MixedLossArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.loss, self.mixing = str(choose_loss(self.mixing, self.loss)), None
         super().__post_init__()
-
-
-def choose_loss(mixing: Any, loss: Any) -> Schedule:
-    """The loss that one of the arguments `mixing` and `loss` names; ``mix:0-0.5`` if both are None.
-
-    Raises:
-        UsageError: If the loss does not exist, or both are given and differ.
-    """
-    if loss is None:
-        return MixingSchedule.parse(DEFAULT_MIXING if mixing is None else mixing)
-    chosen = parse_loss(loss)
-    if mixing is not None and chosen != MixingSchedule.parse(mixing):
-        raise UsageError(f"Expected mixing or loss, but got mixing {mixing!r} and loss {loss!r}. Leave one out.")
-    return chosen

@@ -12,7 +12,7 @@ from hf_elmix.errors import UsageError
 from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, scalar_sum
-from hf_elmix.training.arguments import DEFAULT_MIXING
+from hf_elmix.losses.registry import DEFAULT_MIXING
 from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
 from hf_elmix.training.model_support import (
     base_model,

@@ -18,8 +18,8 @@ from hf_elmix.losses.base import Loss, Schedule
 from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, scalar_sum
+from hf_elmix.losses.registry import choose_loss
 from hf_elmix.losses.schedules import MixingSchedule
-from hf_elmix.training.arguments import choose_loss
 from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
 from hf_elmix.training.class_weights import ClassWeights, parse_class_weights
 from hf_elmix.training.mahalanobis_head import use_mahalanobis_head

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from glue_runs.finetune import finetune
+from glue_runs.flags import parse
 from hf_elmix.training.resumable import check_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -95,13 +96,14 @@ def test_finetune_on_a_full_disk_leaves_only_whole_checkpoints(disk, encoder, tm
     words = ["--model_name_or_path", encoder, "--train_file", str(rows), "--validation_file", str(rows), "--use_cpu"]
     words += ["--save_strategy", "epoch", "--num_train_epochs", "4", "--report_to", "none", "--disable_tqdm", "true"]
     with pytest.raises(OSError, match="No space left for a checkpoint or model") as caught:
-        finetune([*words, "--output_dir", str(disk / "out")])
+        finetune(*parse([*words, "--output_dir", str(disk / "out")]))
     assert caught.value.errno == errno.ENOSPC
     left = sorted(path.name for path in (disk / "out").glob("checkpoint-*"))
     assert left == ["checkpoint-1"]
     check_checkpoint(disk / "out" / "checkpoint-1", {})
     shutil.move(disk / "out", tmp_path / "out")
-    assert finetune([*words, "--output_dir", str(tmp_path / "out"), "--resume_from_checkpoint", "last"]) == 0
+    again = [*words, "--output_dir", str(tmp_path / "out"), "--resume_from_checkpoint", "last"]
+    assert finetune(*parse(again)) == 0
 
 
 def cover(disk: Path) -> None:

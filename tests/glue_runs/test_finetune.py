@@ -23,7 +23,8 @@ from transformers import (
 
 from glue_runs import finetune as module
 from glue_runs.arguments import DataArguments
-from glue_runs.finetune import finetune
+from glue_runs.finetune import finetune as run
+from glue_runs.flags import parse
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import MixedLossTrainer, UsageError
 from hf_elmix.text.metrics import check_metric
@@ -36,6 +37,10 @@ TOKEN = "hf_" + "secret" * 5
 # Files that run_glue writes after training and evaluation, without the model card.
 FILES = {"all_results.json", "train_results.json", "eval_results.json", "trainer_state.json", "config.json"}
 FILES |= {"model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+def finetune(line):
+    return run(*parse(line))
 
 
 def words(glue, encoder, output, *more, task="cola", **splits):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from glue_runs.arguments import DEFAULTS, SHOWN
-from glue_runs.flags import GONE, FinetuneArguments, parse
+from glue_runs.flags import GONE, parse
 from glue_runs.protocol import ARGUMENTS
+from glue_runs.training_arguments import FinetuneArguments
 from hf_elmix import UsageError
 
 BASE = ["--task_name", "cola", "--output_dir", "out", "--use_cpu"]
@@ -27,6 +28,7 @@ def test_defaults_are_the_protocols(tmp_path):
         (["--do_train", "--eval_strategy", "epoch"], "train eval"),
         (["--do_predict=true"], "predict"),
         (["--do-eval"], "eval"),
+        (["--do_train", "--do_eval", "false"], "train"),
     ],
 )
 def test_what_is_done_is_what_was_asked_for(more, done):

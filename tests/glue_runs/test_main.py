@@ -307,6 +307,30 @@ def test_help_needs_no_pytorch():
     assert "study" in done.stdout
 
 
+def test_mistakes_that_need_no_pytorch_are_reported_without_it(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nsuperb,1\n")
+    mistakes = {
+        "--output_dir out": "Expected rows",
+        "--task_name cloa --output_dir out": "Did you mean 'cola'",
+        "--task_name cola --output_dir out --mixing cee": "'cee'",
+        "--task_name cola --output_dir out --loss focal --mixing 0,0.5": "Leave one out",
+        "--task_name cola --output_dir out --max_seq_length 0": "--max_seq_length to be 1 or more",
+        "--task_name cola --output_dir out --overwrite_output_dir": "does not exist here",
+        "--task_name cola --output_dir s3://bucket/out": "s3://bucket/out",
+        "--train_file a.csv --output_dir out": "--validation_file",
+        "--train_file a.csv --validation_file b.csv --output_dir out": "'b.csv' does not exist",
+        "--train_file a.csv --validation_file b.xls --output_dir out": "ends in .csv",
+    }
+    code = "import json, sys; from glue_runs.commands import main\n"
+    code += "codes = [main(['finetune', *line.split()]) for line in json.loads(sys.argv[1])]\n"
+    code += "print(codes, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, json.dumps([*mistakes])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"{[2] * len(mistakes)} False"
+    for line, expected in zip(done.stderr.splitlines(), mistakes.values(), strict=True):
+        assert expected in line
+
+
 @pytest.mark.hub
 @pytest.mark.slow
 def test_real_rows_over_http(hub, encoder, tmp_path):
