@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, constants, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from pyarrow.parquet import read_table
 
 from hf_elmix.errors import UsageError
@@ -224,13 +224,22 @@ class _Repo:
             return
         try:
             text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
-            RepoCard(text).validate(self.repo_type)
+            self._validate(str(RepoCard(text)))
         except (ValueError, yaml.YAMLError) as error:  # the message of a ValueError is the Hub's response
             raise UsageError(
                 f"The Hub refuses {CARD} of {self.id}: {_messages_in(str(error))}. Nothing was uploaded, and the "
                 "files on this machine are as they were. If the model has a folder of its own, correct its "
                 f"{CARD} and type: elmix push FOLDER --hub_id {self.id}"
             ) from error
+
+    def _validate(self, card: str) -> None:
+        """Ask the Hub whether it accepts a card; that of `RepoCard` asks huggingface.co, before huggingface_hub 2."""
+        body = {"repoType": self.repo_type, "content": card}
+        url = f"{self.api.endpoint}/api/validate-yaml"
+        response = get_session().post(url, json=body, headers={"Accept": "text/plain"})
+        if response.status_code == 400:
+            raise ValueError(response.text)
+        hf_raise_for_status(response)
 
     def _mark_in(self, commit: str) -> Any:
         """Read from the card what the repository holds; None if hf_elmix did not write the card."""
