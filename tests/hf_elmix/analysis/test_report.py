@@ -68,7 +68,7 @@ def files(folder: Path) -> set[str]:
 
 def read_csv(path: Path) -> pd.DataFrame:
     # A method named '0' is a text.
-    return pd.read_csv(path, dtype={"task": str, "method": str})
+    return pd.read_csv(path, dtype={"task": str, "method": str}, float_precision="round_trip")
 
 
 def has_colour(image: np.ndarray, colour: str) -> bool:
