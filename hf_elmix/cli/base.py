@@ -162,6 +162,9 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
             stream.reconfigure(errors="backslashreplace")
+    # Before PyTorch is loaded, which reads it then: threads that spin while they wait for one that another process keeps
+    # from running make a busy machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)
@@ -271,13 +274,16 @@ def name_of_flag(word: str) -> str:
     return word.removeprefix("--").split("=")[0].replace("-", "_")
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers in a range."""
+def whole_number(least: int, most: int | None = None, *, word: str | None = None) -> Callable[[str], int | str]:
+    """Return an argparse type for whole numbers in a range, or a word in place of one."""
 
-    def number(text: str) -> int:
+    def number(text: str) -> int | str:
+        if text == word:
+            return text
         if not text.removeprefix("-").isdigit() or int(text) < least or (most is not None and int(text) > most):
             end = "or more" if most is None else f"to {most}"
-            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}, but got {text!r}")
+            other = f", or {word}" if word else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}{other}, but got {text!r}")
         return int(text)
 
     return number

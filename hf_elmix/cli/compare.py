@@ -199,7 +199,7 @@ def _training(study: Study) -> str:
 
 def _execution(study: Study, args: argparse.Namespace) -> dict[str, Any]:
     """The options of `run_grid` that say how runs are trained."""
-    options: dict[str, Any] = {"executor": executor_of(args)}
+    options: dict[str, Any] = {"executor": executor_of(args, study)}
     if args.executor == "stacked":
         from hf_elmix.study.executors.stacked import check_stackable, run_stack
 

@@ -33,6 +33,7 @@ __all__ = [
     "study_training_arguments",
 ]
 
+AUTO = "auto"
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
 # Training arguments that the study sets, and what to do instead.
@@ -98,8 +99,8 @@ def add_execution(
     how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
     how += f" (default: {chosen})" if chosen else ""
     add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
-    workers = "number of local processes; each gets one GPU, if available"
-    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
+    workers = "number of local processes; each gets one GPU, if available; auto: one for each GPU, else for each core"
+    add("--workers", type=whole_number(1, word=AUTO), metavar="N", help=f"{workers} (default: 1)")
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
 
@@ -235,7 +236,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
             study,
             store,
             run,
-            executor=executor_of(args),
+            executor=executor_of(args, study),
             sharing=not args.no_sharing and args.executor != "stacked",
             keep=args.keep,
             retry_failed=args.retry_failed,
@@ -258,16 +259,19 @@ def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
     return connected(args.ray_address)
 
 
-def executor_of(args: argparse.Namespace) -> Executor:
+def executor_of(args: argparse.Namespace, study: Study) -> Executor:
     """The executor that the arguments of `add_execution` ask for."""
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
-    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, usable_cores, visible_gpus
 
-    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     workers = args.workers or 1
+    if workers == AUTO:
+        gpus = 0 if study.arguments.get("use_cpu") else len(visible_gpus())
+        workers = min(gpus or usable_cores(), len(study.runs()))
+    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     in_process = workers == 1 and len(visible_gpus()) < 2
     local = run_in_process if in_process else partial(run_in_workers, workers=workers)
     if args.executor != "stacked":

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import patch_environment
@@ -28,6 +29,7 @@ __all__ = [
     "Take",
     "run_in_process",
     "run_in_workers",
+    "usable_cores",
     "visible_gpus",
 ]
 
@@ -108,6 +110,20 @@ def visible_gpus() -> list[str]:
     return given[:count] if given else [str(index) for index in range(count)]
 
 
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Number of cores that this process may use: fewer than the machine has where it is pinned, or in a container.
+
+    Args:
+        quota: Where Linux says how much processor time a container gets, as microseconds in a period, or ``max``.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        time, period = map(int, quota.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # not Linux, an older kernel, or no limit
+        return cores
+    return max(1, min(cores, round(time / period)))
+
+
 class _Worker:
     """A process that trains the branches it is sent, and this end of the pipe to it."""
 
@@ -168,7 +184,7 @@ def _ignore_ctrl_c() -> Iterator[None]:
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
     """Environment variables to set for a worker; numbers of threads that the user has set stay."""
-    # Threads that wait passively leave the processor to others; spinning ones make a busy machine many times slower.
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
+    # The program `elmix` sets the policy for itself, too; here for studies that are run from Python.
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
     missing = {name: value for name, value in threads.items() if not os.environ.get(name)}
     return {**missing, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}

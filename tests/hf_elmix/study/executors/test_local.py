@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from hf_elmix.study.executors import local as workers_module
-from hf_elmix.study.executors.local import Logs, Progress, Take, run_in_process, run_in_workers, visible_gpus
+from hf_elmix.study.executors.local import (
+    Logs,
+    Progress,
+    Take,
+    run_in_process,
+    run_in_workers,
+    usable_cores,
+    visible_gpus,
+)
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import RunRecord
 
@@ -145,7 +153,7 @@ def gpus(monkeypatch) -> Callable[..., None]:
 @pytest.mark.slow
 def test_workers_are_other_processes_that_share_the_processors(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: 8)
     outcomes = list(run_in_workers(taken(SIX), run, ignore, workers=2))
     said = [one.records[0].provenance for one in outcomes]
     assert 1 <= len({one["process"] for one in said}) <= 2
@@ -153,6 +161,25 @@ def test_workers_are_other_processes_that_share_the_processors(monkeypatch):
     assert {one["threads"] for one in said} == {"4"}
     assert "OMP_NUM_THREADS" not in os.environ
     assert processes() == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [
+        ("max 100000", 6),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("20000 100000", 1),
+        ("900000 100000", 6),
+        (None, 6),
+    ],
+)
+def test_a_container_has_as_many_cores_as_its_share_of_processor_time(limit, cores, tmp_path, monkeypatch):
+    """The file as the kernel's documentation of cgroup v2 describes it: $MAX $PERIOD, in microseconds."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    if limit is not None:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert usable_cores(tmp_path / "cpu.max") == cores
 
 
 @pytest.mark.slow
