@@ -162,8 +162,8 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
             stream.reconfigure(errors="backslashreplace")
-    # Before PyTorch is loaded, which reads it then: threads that spin while they wait for one that another process keeps
-    # from running make a busy machine many times slower.
+    # PyTorch reads it when it is loaded. Threads that spin while they wait for one that another process keeps from
+    # running make a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)

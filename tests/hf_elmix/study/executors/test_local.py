@@ -177,9 +177,9 @@ def test_workers_are_other_processes_that_share_the_processors(monkeypatch):
 def test_a_container_has_as_many_cores_as_its_share_of_processor_time(limit, cores, tmp_path, monkeypatch):
     """The file as the kernel's documentation of cgroup v2 describes it: $MAX $PERIOD, in microseconds."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
-    if limit is not None:
-        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert usable_cores(tmp_path / "cpu.max") == cores
+    assert usable_cores(tmp_path / "absent") == 6
 
 
 @pytest.mark.slow
