@@ -24,6 +24,7 @@ from hf_elmix import __version__
 from hf_elmix.cli.help import SHELLS, AllHelp, Help, completion, sort_groups
 from hf_elmix.errors import UsageError, did_you_mean, how_to_install, in_one_line, not_one_of
 from hf_elmix.interrupt import EXIT_INTERRUPTED, interruptible
+from hf_elmix.machine import prepare_process
 from hf_elmix.terminal import printable
 
 __all__ = [
@@ -162,9 +163,7 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
             stream.reconfigure(errors="backslashreplace")
-    # PyTorch reads it when it is loaded. Threads that spin while they wait for one that another process keeps from
-    # running make a busy machine many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hf_elmix.cli.base import EXIT_FAILED, check_folder, check_installed, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES, expand_losses, parse_loss
+from hf_elmix.machine import usable_cores
 from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED, TRACKERS
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def executor_of(args: argparse.Namespace, study: Study) -> Executor:
         from hf_elmix.study.executors.ray import run_on_ray
 
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
-    from hf_elmix.study.executors.local import run_in_process, run_in_workers, usable_cores, visible_gpus
+    from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
     workers = args.workers or 1
     if workers == AUTO:

@@ -158,6 +158,8 @@ def build_trainer(
     trainer_class = with_whole_evaluation(trainer_for(method.loss))
     trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
     trainer.remove_callback(PrinterCallback)
+    if inputs.prepare is not None:
+        inputs.prepare(trainer)
     return trainer, {**inputs.provenance, "device": device_name(trainer.args.device)}
 
 

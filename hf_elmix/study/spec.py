@@ -85,10 +85,12 @@ class TrainerInputs:
     Attributes:
         trainer: Keyword arguments of the Trainer: model, datasets, collator, metrics.
         provenance: Where data and model come from: ids, revisions, fingerprints.
+        prepare: Called with the Trainer when it is built, before it makes its optimizer.
     """
 
     trainer: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True)

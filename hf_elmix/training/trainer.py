@@ -88,6 +88,8 @@ class MixedLossMixin(_Base):
     # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
 
+    _unwrapped_of: tuple[Any, Any] = None, None  # the model, and what is left of it without wrappers
+
     def __init__(
         self,
         *args: Any,
@@ -229,7 +231,8 @@ class MixedLossMixin(_Base):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
         """See the Trainer. With class weights, labels count as much as they weigh."""
-        self.model_wrapped.train()  # as in each training step; the labels are counted for it
+        if not self.model_wrapped.training:
+            self.model_wrapped.train()  # as in each training step; the labels are counted for it
         batches, count = super().get_batch_samples(*args, **kwargs)
         if self.class_weights is None or count is None:
             return batches, count
@@ -319,7 +322,9 @@ class MixedLossMixin(_Base):
     @property
     def _unwrapped(self) -> nn.Module:
         """The model without wrappers of compilation and distributed training."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self._unwrapped_of[0] is not self.model:  # looking for wrappers takes milliseconds, and each step asks
+            self._unwrapped_of = self.model, self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return self._unwrapped_of[1]
 
     @property
     def _model(self) -> nn.Module:

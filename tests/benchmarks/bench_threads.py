@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hf_elmix.study.executors.local import usable_cores
+from hf_elmix.machine import usable_cores
 
 STEPS = 48
 

@@ -155,7 +155,7 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--model_name_or_path", "./nowhere"], "Cannot load the model './nowhere'"),
         (["--seed", "3"], "--seeds"),
         (["--learning_rat", "3"], "Did you mean '--learning_rate'?"),
-        (["--max_train_samples", "0"], "1 or more, or auto, but got '0'"),
+        (["--max_train_samples", "0"], "1 or more, but got '0'"),
         (["--max_eval_samples", "-1"], "1 or more, but got '-1'"),
         (["--lr_scheduler_type", "steep"], "steep"),
         (["--seeds", "one"], "'one'"),

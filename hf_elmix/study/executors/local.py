@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import patch_environment
 
+from hf_elmix.machine import usable_cores
 from hf_elmix.study.executors.worker import work
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
@@ -29,7 +29,6 @@ __all__ = [
     "Take",
     "run_in_process",
     "run_in_workers",
-    "usable_cores",
     "visible_gpus",
 ]
 
@@ -110,20 +109,6 @@ def visible_gpus() -> list[str]:
     return given[:count] if given else [str(index) for index in range(count)]
 
 
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Number of cores that this process may use: fewer than the machine has where it is pinned, or in a container.
-
-    Args:
-        quota: Where Linux says how much processor time a container gets, as microseconds in a period, or ``max``.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        time, period = map(int, quota.read_text(encoding="ascii").split())
-    except (OSError, ValueError):  # not Linux, an older kernel, or no limit
-        return cores
-    return max(1, min(cores, round(time / period)))
-
-
 class _Worker:
     """A process that trains the branches it is sent, and this end of the pipe to it."""
 
@@ -184,7 +169,6 @@ def _ignore_ctrl_c() -> Iterator[None]:
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
     """Environment variables to set for a worker; numbers of threads that the user has set stay."""
-    # The program `elmix` sets the policy for itself, too; here for studies that are run from Python.
-    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
-    missing = {name: value for name, value in threads.items() if not os.environ.get(name)}
-    return {**missing, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
+    given = os.environ.get("OMP_NUM_THREADS")
+    threads = {} if given else {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
+    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}

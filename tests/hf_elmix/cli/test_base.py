@@ -235,15 +235,3 @@ def test_a_warning_of_ours_is_one_line(monkeypatch):
         == "me: A row is odd.\n"
     )
     assert "UserWarning: x" in warnings.formatwarning("x", UserWarning, "/elsewhere/torch/nn.py", 3)
-
-
-@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_passively_unless_the_user_says_otherwise(given, seen, monkeypatch):
-    """PyTorch reads the variable when it is loaded, which no command has done when it begins."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    told = []
-    run_calling(lambda: told.append(os.environ["OMP_WAIT_POLICY"]))
-    assert told == [seen]

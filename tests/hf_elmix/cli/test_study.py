@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from hf_elmix.cli import study as cli
 from hf_elmix.cli.study import add_execution, executor_of
 from hf_elmix.study.executors import local
 from hf_elmix.study.executors.local import run_in_process, run_in_workers
@@ -40,12 +41,12 @@ def executor_for(words: str, seeds: int = 4, **arguments):
     ],
 )
 def test_workers(words, cores, gpus, seeds, workers, monkeypatch):
-    monkeypatch.setattr(local, "usable_cores", lambda: cores)
+    monkeypatch.setattr(cli, "usable_cores", lambda: cores)
     monkeypatch.setattr(local, "visible_gpus", lambda: [str(n) for n in range(gpus)])
     assert executor_for(words, seeds) == workers
 
 
 def test_a_study_on_the_cpu_has_a_worker_for_each_core_whatever_the_gpus(monkeypatch):
-    monkeypatch.setattr(local, "usable_cores", lambda: 4)
+    monkeypatch.setattr(cli, "usable_cores", lambda: 4)
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0"])
     assert executor_for("--workers auto", use_cpu=True) == 4

@@ -19,7 +19,6 @@ from hf_elmix.study.executors.local import (
     Take,
     run_in_process,
     run_in_workers,
-    usable_cores,
     visible_gpus,
 )
 from hf_elmix.study.shared_prefixes import Branch, Outcome
@@ -161,25 +160,6 @@ def test_workers_are_other_processes_that_share_the_processors(monkeypatch):
     assert {one["threads"] for one in said} == {"4"}
     assert "OMP_NUM_THREADS" not in os.environ
     assert processes() == []
-
-
-@pytest.mark.parametrize(
-    ("limit", "cores"),
-    [
-        ("max 100000", 6),
-        ("200000 100000", 2),
-        ("150000 100000", 2),
-        ("20000 100000", 1),
-        ("900000 100000", 6),
-        (None, 6),
-    ],
-)
-def test_a_container_has_as_many_cores_as_its_share_of_processor_time(limit, cores, tmp_path, monkeypatch):
-    """The file as the kernel's documentation of cgroup v2 describes it: $MAX $PERIOD, in microseconds."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
-    (tmp_path / "cpu.max").write_text(f"{limit}\n")
-    assert usable_cores(tmp_path / "cpu.max") == cores
-    assert usable_cores(tmp_path / "absent") == 6
 
 
 @pytest.mark.slow
