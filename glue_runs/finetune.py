@@ -71,6 +71,8 @@ def finetune(words: Sequence[str]) -> int:
         UsageError: If an argument, the data or the model cannot be used.
     """
     data, model, args = parse(words)
+    if args.precision is not None and args.process_index == 0:
+        print(args.precision_note)
     hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = find_checkpoint(args)

@@ -18,9 +18,11 @@ from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.cli.argument_files import read_arguments, short
 from hf_elmix.cli.base import check_folder, name_of_flag
 from hf_elmix.cli.help import add_flags_of
+from hf_elmix.cli.study import PRECISIONS
 from hf_elmix.cli.training_flags import FlagParser, check_training
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.training.arguments import MixedLossArguments
+from hf_elmix.training.precision import choose_precision, has_accelerator
 
 __all__ = ["STOCK", "FinetuneArguments", "add_all_flags", "parse"]
 
@@ -111,7 +113,17 @@ class FinetuneArguments(MixedLossArguments):
         default_factory=lambda: ["none"], metadata={"help": "Trackers, such as tensorboard, trackio or wandb."}
     )
 
+    precision: str | None = flag(
+        None, "bf16, fp32, or auto: bf16 where matrix products are faster in it.", choices=PRECISIONS
+    )
+
     def __post_init__(self) -> None:
+        self.use_cpu |= not has_accelerator()  # else bf16 would be refused
+        if self.precision is not None:
+            if self.bf16 or self.fp16:
+                raise UsageError("Expected --precision, --bf16 or --fp16, but got two of them. Leave one out.")
+            self.precision, self.precision_note = choose_precision(self.precision)
+            self.bf16 = self.precision == "bf16"
         if STOCK in (self.mixing, self.loss):
             if others := {self.mixing, self.loss} - {STOCK, None}:
                 raise UsageError(
