@@ -50,15 +50,17 @@ def keep_used_tokens(used: Tensor, trainer: Trainer) -> None:
 class _UsedEmbeddings(nn.Embedding):
     """Some rows of an embedding matrix; its state is that of the whole matrix."""
 
+    place: Tensor  # for each token its row here, or -1
+
     def __init__(self, whole: nn.Embedding, used: Tensor) -> None:
         used = used.to(whole.weight.device)
         place = torch.full((whole.num_embeddings,), -1, device=used.device)
         place[used] = torch.arange(len(used), device=used.device)
         # A row without a gradient; where it does not occur, -1 would stand for the last row.
         padding = None if whole.padding_idx not in used else int(place[whole.padding_idx])
-        options: Any = {"max_norm": whole.max_norm, "norm_type": whole.norm_type}
         rows = whole.weight.detach()[used]
-        super().__init__(*rows.shape, padding, _weight=rows, scale_grad_by_freq=whole.scale_grad_by_freq, **options)
+        options: Any = {name: getattr(whole, name) for name in ("max_norm", "norm_type", "scale_grad_by_freq")}
+        super().__init__(len(rows), whole.embedding_dim, padding, _weight=rows, **options)
         self.whole = whole.weight.detach()
         self.register_buffer("used", used, persistent=False)
         self.register_buffer("place", place, persistent=False)

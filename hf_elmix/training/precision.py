@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HOME
 
 from hf_elmix.disk import read_regular, write_whole
 
-__all__ = ["choose_precision", "has_accelerator", "product_rates"]
+__all__ = ["KINDS", "choose_precision", "has_accelerator", "product_rates"]
 
 WORTH = 2.0  # how much faster products in bfloat16 must be to pay for the conversions around them
 SIZES = (256, 384, 768)  # rows, inner width and columns of the products that are timed
