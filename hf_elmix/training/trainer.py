@@ -293,16 +293,19 @@ class MixedLossMixin(_Base):
         if not self._training:
             denominator = scalar_sum(count, ce)  # 0 if all are ignored: the Trainer leaves the NaN out of its means
             self._el = (el.sum() / denominator).detach() * self._device_scale
-            return loss.sum() / denominator + self._router_loss(outputs, loss)
+            return self._with_router_loss(loss.sum() / denominator, outputs)
         denominator = divisor(count, ce)
         self.mixing_callback.add_terms(ce, el, denominator)
         # The router loss is averaged over accumulated batches, because it is not a sum over labels.
         batches = getattr(self, "current_gradient_accumulation_steps", 1)
-        return loss.sum() / denominator + self._router_loss(outputs, loss) / batches
+        return self._with_router_loss(loss.sum() / denominator, outputs, batches)
 
-    def _router_loss(self, outputs: Any, like: Tensor) -> Tensor:
-        """The load-balancing loss of a mixture of experts, averaged over devices."""
-        return torch.as_tensor(router_loss(self._model, outputs)).to(like.device).mean() / self._device_scale
+    def _with_router_loss(self, loss: Tensor, outputs: Any, batches: int = 1) -> Tensor:
+        """A loss and the load-balancing loss of a mixture of experts, averaged over devices and batches."""
+        router = router_loss(self._model, outputs)
+        if isinstance(router, float) and not router:
+            return loss
+        return loss + torch.as_tensor(router).to(loss.device).mean() / self._device_scale / batches
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""
