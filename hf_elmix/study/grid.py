@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from hf_elmix.errors import not_one_of
 from hf_elmix.interrupt import interruptible
-from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.executors.local import BranchProgress, Executor, Logs, Run, run_in_process
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
@@ -117,12 +116,12 @@ def _prepare(
     # A process that was killed after its last record may have left checkpoints of a complete block.
     incomplete = {key.block for key, state in states.items() if state == "missing"}
     for block in dict.fromkeys(key.block for key in states):
-        segments = store.segments_of(*block)
+        checkpoints = store.checkpoints(block)
         # Asking for the holder ends a claim that nobody holds any more.
-        if block not in incomplete and store.holder(claim_name(block)) is None and segments.exists():
+        if block not in incomplete and store.holder(claim_name(block)) is None and checkpoints.folder.exists():
             with store.claim(claim_name(block)) as free:
                 if free:
-                    Checkpoints(segments).clear()
+                    checkpoints.clear()
     for key in {(key.task, key.reported.method): key for key in study.runs() if keep == "best"}.values():
         keep_best(store, _same_method(study, key))
     return states

@@ -29,7 +29,9 @@ from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.records import FILE, LARGEST, Predictions, from_bytes, to_bytes
+from hf_elmix.study.checkpoints import Checkpoints
 from hf_elmix.study.files import (
+    StorageError,
     below,
     component,
     fresh,
@@ -115,14 +117,22 @@ class Store:
         """The folder for the shared prefixes of a block."""
         return self.folder / ".segments" / component(task) / component(f"seed{seed}")
 
+    def checkpoints(self, block: Block) -> Checkpoints:
+        """The shared prefixes of a block.
+
+        Raises:
+            StorageError: If a link has taken the place of their folder.
+        """
+        return Checkpoints(self._no_link(self.segments_of(*block)))
+
     def check_no_links(self, keys: Iterable[RunKey]) -> None:
-        """Refuse folders of runs that are links or are reached through one: a study writes below its folder only.
+        """Refuse folders of a study that are links or are reached through one: it writes below its folder only.
 
         Raises:
             UsageError: If there is one.
         """
         places = {place for key in keys for place in (self.folder_of(key), self.segments_of(*key.block))}
-        if linked := next(filter(self._is_linked, sorted(places)), None):
+        if linked := next(filter(self._is_linked, sorted({*places, self.folder / ".locks"})), None):
             raise UsageError(f"Expected folders below {str(self.folder)!r}, but {str(linked)!r} is a link. Remove it.")
 
     def read(self, key: RunKey) -> RunRecord | None:
@@ -143,7 +153,7 @@ class Store:
 
     def write(self, record: RunRecord) -> UPath:
         """Write a record atomically, and return its path; an earlier one of the same run stays unless it is failed."""
-        path = self.folder_of(record.key) / RECORD
+        path = self._no_link(self.folder_of(record.key)) / RECORD
         if self.has_result(record.key):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +169,8 @@ class Store:
 
     def put_model(self, key: RunKey, source: Path) -> None:
         """Move a model beside the record of its run, in place of an earlier one; other files there stay."""
-        folder = self.folder_of(key) / MODEL
+        folder = self._no_link(self.folder_of(key) / MODEL)
         self.delete_model(key)
-        if folder.is_symlink():
-            raise FileExistsError(f"Cannot save a model as {str(folder)!r}, which is a link. Remove it.")
         if not folder.exists():
             put_folder(source, folder)
             return
@@ -216,6 +224,16 @@ class Store:
         below = path.relative_to(self.folder).parts
         return any(os.path.islink(here.joinpath(*below[: k + 1])) for k in range(len(below)))
 
+    def _no_link(self, path: UPath) -> UPath:
+        """A path below the folder, to write to.
+
+        Raises:
+            StorageError: If it is a link, or leads through one.
+        """
+        if self._is_linked(path):
+            raise StorageError(f"A link has taken the place of {str(path)!r} or of a folder above it. Remove it.")
+        return path
+
     def _remove_empty(self, path: UPath) -> None:
         """Remove a folder below that of the study, and those above it, as far as they are empty."""
         with suppress(OSError):  # it does not exist, is a link or is not empty
@@ -248,7 +266,7 @@ class Store:
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
         """Write the predictions of a run atomically, as `read_predictions` returns them."""
-        path = self.folder_of(key) / FILE
+        path = self._no_link(self.folder_of(key)) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, to_bytes(sets))
 
@@ -304,11 +322,14 @@ class Store:
 
         The claim ends with the process, however that ends. At a URL there are no locks: everything can be claimed.
         With `wait`, wait until it is free.
+
+        Raises:
+            StorageError: If a link has taken the place of the folder of the locks.
         """
         if not self.local:
             yield True
             return
-        path = self.folder / ".locks" / component(name)
+        path = self._no_link(self.folder / ".locks") / component(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, about = FileLock(self._lock_file(name)), path.with_name(path.name + ".json")
         try:
@@ -325,13 +346,15 @@ class Store:
                 about.unlink(missing_ok=True)
             lock.release()
 
-    def check_claim(self, name: str) -> None:
-        """Make sure that a claim of this process still keeps others out.
+    def check_block(self, block: Block) -> None:
+        """Make sure that a block that this process has claimed is still its own, and in the folder of the study.
 
         Raises:
             OSError: If its lock file was deleted, so that another process may be doing the same work.
+            StorageError: If a link has taken the place of the folder of its checkpoints.
         """
-        path = self._lock_file(name)
+        self._no_link(self.segments_of(*block))
+        path = self._lock_file(name := claim_name(block))
         if name in self._claims and self._claims[name] != _identity(path):
             raise OSError(
                 f"The lock file {path} was deleted during the study. Run the same command again to continue."

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -527,7 +528,7 @@ def test_overwrite_leaves_what_no_study_made_and_follows_no_link(store, stub, tm
     assert not (store.folder / ".segments/a").exists()
 
 
-@pytest.mark.parametrize("place", ["a", "a/ce", "a/ce/seed0", ".segments", ".segments/a"])
+@pytest.mark.parametrize("place", ["a", "a/ce", "a/ce/seed0", ".segments", ".segments/a", ".locks"])
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_study_writes_through_no_link(store, stub, tmp_path, place, overwrite):
     elsewhere = tmp_path / "elsewhere"
@@ -538,6 +539,26 @@ def test_a_study_writes_through_no_link(store, stub, tmp_path, place, overwrite)
     with pytest.raises(UsageError, match="is a link. Remove it"):
         run_grid(study("a", ("ce", "0"), (0,)), store, stub, overwrite=overwrite)
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a", "a/0", "a/0/seed0", ".segments", ".segments/a", ".segments/a/seed0", ".locks"])
+@pytest.mark.parametrize("branches", [0, 1])
+def test_a_link_that_takes_the_place_of_a_folder_stops_the_study(store, stub, tmp_path, place, branches):
+    elsewhere, link = tmp_path / "elsewhere", Path(store.folder) / place
+    elsewhere.mkdir()
+
+    def attacked(*given: Any, **more: Any) -> Outcome:
+        if len(stub.branches) == branches:
+            shutil.rmtree(link, ignore_errors=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(elsewhere, target_is_directory=True)
+        return stub(*given, **more)
+
+    with pytest.raises(OSError, match="A link has taken the place of|lock file .* was deleted"):
+        run_grid(study("a", ("ce", "0-0.5", "0"), (0, 1)), store, attacked)
+    assert list(elsewhere.iterdir()) == []
+    link.unlink()
+    assert run_grid(study("a", ("ce", "0-0.5", "0"), (0, 1)), store, stub) == Counter(done=6)
 
 
 def test_a_saved_model_leaves_other_files_in_its_folder(store, tmp_path):
