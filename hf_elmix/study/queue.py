@@ -6,10 +6,11 @@ import time
 from collections import Counter, deque
 from contextlib import ExitStack
 
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.settings import check_record, is_missing
 from hf_elmix.study.shared_prefixes import Branch, Outcome, roots, share
 from hf_elmix.study.spec import Block, RunKey, RunRecord, Study
-from hf_elmix.study.store import Store, claim_name
+from hf_elmix.study.store import Store
 
 __all__ = ["GridState", "Queue"]
 
@@ -148,7 +149,7 @@ class Queue:
     def _start(self, block: Block) -> None:
         """Claim a block and add its branches, or put it back if another process is working on it."""
         claim = ExitStack()
-        if not claim.enter_context(self.store.claim(claim_name(block))):
+        if not claim.enter_context(self.store.claims.hold(claim_name(block))):
             self.waiting.append(block)
             return
         missing = []
