@@ -34,7 +34,7 @@ SHOWN: dict[str, dict[str, tuple[str | None, str]]] = {
         "eval_strategy": ("WHEN", "when to evaluate: epoch, steps or no"),
         "logging_steps": ("N", "optimizer steps between logs"),
         "seed": ("N", "seed of fresh weights, the order of rows and dropout"),
-        "bf16": (None, "compute in bfloat16"),
+        "precision": ("PRECISION", "fp32 (the default), bf16, or auto: bf16 where the machine is faster in it"),
         "report_to": ("TRACKER", "trackers: tensorboard, trackio, wandb, …"),
         "resume_from_checkpoint": ("FOLDER", "continue from a checkpoint; last: the newest of --output_dir"),
         "push_to_hub": (None, "publish the model, with a card"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,7 +111,7 @@ def _demo(args: argparse.Namespace) -> int:
     study = demo_study(folder)
     parser = argparse.ArgumentParser()
     add_arguments(parser, seeds=study.seeds, losses=())
-    options = ["--output_dir", str(folder / "runs"), "--workers", str(os.cpu_count() or 1)]
+    options = ["--output_dir", str(folder / "runs"), "--workers", "auto"]
     code = run_study(study, parser.parse_args(options, argparse.Namespace(typed=args.typed)))
     title = "Comparison of 4 methods on 7 tasks (demo, synthetic data)"
     report.report(str(folder / "runs"), args.typed, output_dir=str(folder / "report"), title=title)

@@ -73,6 +73,8 @@ def finetune(data: DataArguments, model: ModelArguments, args: FinetuneArguments
     Raises:
         UsageError: If an argument, the data or the model cannot be used.
     """
+    if args.precision is not None and args.process_index == 0:
+        print(args.precision_note)
     hub = _hub_target(args)
     _check_output(args, Path(model.model_name_or_path))
     checkpoint = find_checkpoint(args)

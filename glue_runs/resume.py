@@ -25,8 +25,8 @@ LAST = ("true", "last")  # values of --resume_from_checkpoint for the newest che
 NO_EFFECT = (
     *("activation_checkpointing", "auto_find", "batch_eval", "bf16_full", "dataloader_", "ddp_", "debug"),
     *("disable_tqdm", "do_", "enable_jit", "eval_", "fp16_full", "gradient_checkpointing", "hub_", "ignore_data"),
-    *("include_", "length_", "local_rank", "log", "output_dir", "per_device_eval", "prediction_loss", "project"),
-    *("push_", "remove_unused", "report_to", "restore_", "resume_", "run_name", "save_", "skip_memory"),
+    *("include_", "length_", "local_rank", "log", "output_dir", "per_device_eval", "precision", "prediction_loss"),
+    *("project", "push_", "remove_unused", "report_to", "restore_", "resume_", "run_name", "save_", "skip_memory"),
     *("torch_empty", "trackio", "use_c"),
 )
 

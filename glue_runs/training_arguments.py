@@ -12,8 +12,11 @@ from transformers.trainer_utils import IntervalStrategy
 from glue_runs.arguments import flag
 from glue_runs.flags import STOCK, UNUSABLE, chosen_loss
 from hf_elmix.cli.help import add_flags_of
+from hf_elmix.cli.study import PRECISIONS
 from hf_elmix.cli.training_flags import FlagParser
+from hf_elmix.errors import UsageError
 from hf_elmix.training.arguments import MixedLossArguments
+from hf_elmix.training.precision import choose_precision, has_accelerator
 
 __all__ = ["FinetuneArguments", "add_all_flags"]
 
@@ -31,8 +34,17 @@ class FinetuneArguments(MixedLossArguments):
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "Trackers, such as tensorboard, trackio or wandb."}
     )
+    precision: str | None = flag(
+        None, "bf16, fp32, or auto: bf16 where matrix products are faster in it.", choices=PRECISIONS
+    )
 
     def __post_init__(self) -> None:
+        self.use_cpu |= not has_accelerator()  # else bf16 would be refused
+        if self.precision is not None:
+            if self.bf16 or self.fp16:
+                raise UsageError("Expected --precision, --bf16 or --fp16, but got two of them. Leave one out.")
+            self.precision, self.precision_note = choose_precision(self.precision)
+            self.bf16 = self.precision == "bf16"
         self.mixing, self.loss = None, chosen_loss(self.mixing, self.loss, self.class_weights)
         if self.loss == STOCK:
             TrainingArguments.__post_init__(self)

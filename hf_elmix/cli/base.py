@@ -24,6 +24,7 @@ from hf_elmix import __version__
 from hf_elmix.cli.help import SHELLS, AllHelp, Help, completion, sort_groups
 from hf_elmix.errors import UsageError, did_you_mean, how_to_install, in_one_line, not_one_of
 from hf_elmix.interrupt import EXIT_INTERRUPTED, interruptible
+from hf_elmix.machine import prepare_process
 from hf_elmix.terminal import printable
 
 __all__ = [
@@ -162,6 +163,7 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe that may not know all characters
             stream.reconfigure(errors="backslashreplace")
+    prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = partial(_format_warning, prog)
     command = _named(words, commands)
@@ -271,13 +273,16 @@ def name_of_flag(word: str) -> str:
     return word.removeprefix("--").split("=")[0].replace("-", "_")
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers in a range."""
+def whole_number(least: int, most: int | None = None, *, word: str | None = None) -> Callable[[str], int | str]:
+    """Return an argparse type for whole numbers in a range, or a word in place of one."""
 
-    def number(text: str) -> int:
+    def number(text: str) -> int | str:
+        if text == word:
+            return text
         if not text.removeprefix("-").isdigit() or int(text) < least or (most is not None and int(text) > most):
             end = "or more" if most is None else f"to {most}"
-            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}, but got {text!r}")
+            other = f", or {word}" if word else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} {end}{other}, but got {text!r}")
         return int(text)
 
     return number

@@ -18,6 +18,7 @@ from hf_elmix.cli.study import (
     check_execution,
     check_inputs,
     executor_of,
+    precision_arguments,
     study_training_arguments,
 )
 from hf_elmix.errors import UsageError
@@ -101,6 +102,7 @@ def _run(args: argparse.Namespace) -> int:
     task, usual = _task(args)
     # Again, since some arguments have no effect with the optimizer of tables.
     typed = study_training_arguments(args.rest, PROG, usual, given)
+    typed |= precision_arguments(args, typed)
     methods, _ = rules_for(parse_methods(given, args.method, args.sweep, usual), args.baseline, args.margin)
     from hf_elmix.study.spec import Study
     from hf_elmix.study.store import Store
@@ -199,7 +201,7 @@ def _training(study: Study) -> str:
 
 def _execution(study: Study, args: argparse.Namespace) -> dict[str, Any]:
     """The options of `run_grid` that say how runs are trained."""
-    options: dict[str, Any] = {"executor": executor_of(args)}
+    options: dict[str, Any] = {"executor": executor_of(args, study)}
     if args.executor == "stacked":
         from hf_elmix.study.executors.stacked import check_stackable, run_stack
 

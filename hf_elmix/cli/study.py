@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from hf_elmix.cli.base import EXIT_FAILED, check_folder, check_installed, name_of_flag, whole_number
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import EXAMPLES, expand_losses, parse_loss
+from hf_elmix.machine import usable_cores
 from hf_elmix.study.spec import DEFAULTS, KEEP, MAX_SEED, TRACKERS
+from hf_elmix.terminal import printable
 
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Executor
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERRUPTED",
+    "PRECISIONS",
     "add_arguments",
     "add_execution",
     "add_training_flags",
@@ -29,10 +32,13 @@ __all__ = [
     "check_inputs",
     "executor_of",
     "losses_and_arguments",
+    "precision_arguments",
     "run_study",
     "study_training_arguments",
 ]
 
+AUTO = "auto"
+PRECISIONS = ("fp32", "bf16", AUTO)
 INTERRUPTED = "Completed runs are kept; run the same command again to continue."
 
 # Training arguments that the study sets, and what to do instead.
@@ -98,8 +104,10 @@ def add_execution(
     how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
     how += f" (default: {chosen})" if chosen else ""
     add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
-    workers = "number of local processes; each gets one GPU, if available"
-    add("--workers", type=whole_number(1), metavar="N", help=f"{workers} (default: 1)")
+    workers = "number of local processes; each gets one GPU, if available; auto: one for each GPU, else for each core"
+    add("--workers", type=whole_number(1, word=AUTO), metavar="N", help=f"{workers} (default: 1)")
+    precision = "bf16: matrix products in bfloat16; auto: only where they are faster (default: fp32)"
+    add("--precision", choices=PRECISIONS, help=precision)
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
 
 
@@ -143,7 +151,41 @@ def losses_and_arguments(
     chosen = [*(args.mixings or ()), *(args.losses or ())] or list(losses)
     for loss in expand_losses(chosen):
         parse_loss(loss)
-    return chosen, study_training_arguments(args.rest, prog, defaults, chosen, args.parser.flags)
+    arguments = study_training_arguments(args.rest, prog, defaults, chosen, args.parser.flags)
+    return chosen, {**arguments, **precision_arguments(args, arguments)}
+
+
+def precision_arguments(args: argparse.Namespace, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The training arguments that ``--precision`` stands for; says what ``auto`` has chosen.
+
+    Args:
+        args: With the arguments of `add_execution`, ``output_dir`` and ``overwrite``.
+        arguments: The training arguments that were given.
+
+    Raises:
+        UsageError: If one of those is a precision, too.
+    """
+    if args.precision is None:
+        return {}
+    if both := [name for name in ("bf16", "fp16") if name in arguments]:
+        raise UsageError(f"Expected --precision or --{both[0]}, but got both. Leave one out.")
+    from hf_elmix.training.precision import choose_precision
+
+    kept = None if args.overwrite else _precision_of(args.output_dir)
+    if args.precision == AUTO and args.executor == "stacked":
+        chosen, sentence = "fp32", "Precision: fp32, in which stacks are trained"
+    else:
+        chosen, sentence = choose_precision(args.precision, kept)
+    print(printable(sentence), file=sys.stderr, flush=True)
+    return {"bf16": True} if chosen == "bf16" else {}
+
+
+def _precision_of(folder: str) -> str | None:
+    """The precision that the study of a folder was declared with, or None if there is none."""
+    from hf_elmix.study.store import Store
+
+    declared = [settings.get("arguments", {}) for settings in Store(folder).declaration()["settings"].values()]
+    return ("bf16" if any(arguments.get("bf16") for arguments in declared) else "fp32") if declared else None
 
 
 def study_training_arguments(
@@ -237,7 +279,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
             study,
             store,
             run,
-            executor=executor_of(args),
+            executor=executor_of(args, study),
             sharing=not args.no_sharing and args.executor != "stacked",
             keep=args.keep,
             retry_failed=args.retry_failed,
@@ -260,7 +302,7 @@ def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
     return connected(args.ray_address)
 
 
-def executor_of(args: argparse.Namespace) -> Executor:
+def executor_of(args: argparse.Namespace, study: Study) -> Executor:
     """The executor that the arguments of `add_execution` ask for."""
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
@@ -268,8 +310,11 @@ def executor_of(args: argparse.Namespace) -> Executor:
         return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
     from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
-    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     workers = args.workers or 1
+    if workers == AUTO:
+        gpus = 0 if study.arguments.get("use_cpu") else len(visible_gpus())
+        workers = min(gpus or usable_cores(), len(study.runs()))
+    # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     in_process = workers == 1 and len(visible_gpus()) < 2
     local = run_in_process if in_process else partial(run_in_workers, workers=workers)
     if args.executor != "stacked":

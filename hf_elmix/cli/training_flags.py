@@ -15,6 +15,7 @@ from hf_elmix.cli.base import OneLineParser, check_installed, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import MAX_SEED, TRACKERS
+from hf_elmix.training.precision import has_accelerator
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -119,7 +120,8 @@ def training_arguments(
     if "logging_steps" in arguments and defaults.get("logging_strategy") == "epoch":
         arguments.setdefault("logging_strategy", "steps")
     try:
-        args = TrainingArguments(**{**defaults, "output_dir": "unused", **arguments})
+        here = {"output_dir": "unused", "use_cpu": not has_accelerator()}
+        args = TrainingArguments(**{**defaults, **here, **arguments})
     except Exception as error:  # libraries that it configures raise errors of any type
         raise UsageError(in_one_line(error)) from error
     check_training(args, arguments, losses)

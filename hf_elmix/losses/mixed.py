@@ -105,7 +105,7 @@ def loss_terms(
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
     """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term with weight 0 is left out, because 0 * inf is NaN."""
     if not beta:
-        return alpha * ce
+        return ce if alpha == 1 else alpha * ce
     return alpha * ce + beta * el if alpha else beta * el
 
 

@@ -38,7 +38,6 @@ class Samples:
     Attributes:
         logits: Shape (N, C), in float32 or wider.
         labels: Shape (N,); ignored samples keep their label.
-        index: Shape (N,), the labels for indexing; ignored samples are mapped to class 0.
         counts: Shape (N,), the weight of each sample in a mean; 0 if it is ignored.
         counted: Shape (N,), False for ignored samples.
         shape: Shape of the labels before flattening.
@@ -46,10 +45,14 @@ class Samples:
 
     logits: Tensor
     labels: Tensor
-    index: Tensor
     counts: Tensor
     counted: Tensor
     shape: torch.Size
+
+    @property
+    def index(self) -> Tensor:
+        """The labels, with class 0 in place of those that are ignored."""
+        return self.labels.where(self.counted, 0)
 
 
 def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Tensor | None = None) -> Samples:
@@ -70,10 +73,10 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     counted = labels.ne(ignore_index)
-    index, counts = labels.where(counted, 0), counted.to(logits.dtype)
+    counts = counted.to(logits.dtype)
     if weight is not None:
-        counts = counts * weight.to(counts)[index]
-    return Samples(logits, labels, index, counts, counted, shape)
+        counts = counts * weight.to(counts)[labels.where(counted, 0)]
+    return Samples(logits, labels, counts, counted, shape)
 
 
 def reduced(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
@@ -168,8 +167,17 @@ def _arguments(rest: str, accepted: Iterable[str], spec: str) -> dict[str, float
     return numbers
 
 
+def _entry_points() -> Any:
+    """The losses of other packages; looking for them loads much, which the losses here need not wait for."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
 def _from_entry_point(name: str, spec: str) -> Callable[..., Tensor]:
-    for point in entry_points(group=GROUP, name=name):
+    for point in _entry_points():
+        if point.name != name:
+            continue
         try:
             return point.load()
         except Exception as error:  # the package can raise anything
@@ -178,7 +186,7 @@ def _from_entry_point(name: str, spec: str) -> Callable[..., Tensor]:
 
 
 def _refuse(spec: str, reason: str = "") -> NoReturn:
-    names = [*KNOWN, *_registered, *(point.name for point in entry_points(group=GROUP))]
+    names = [*KNOWN, *_registered, *(point.name for point in _entry_points())]
     name = spec.strip().partition(":")[0].lower()
     hint = "" if name in names else did_you_mean(name, [*names, *REGIMES])
     why = f" ({reason})" if reason else ""

@@ -30,6 +30,7 @@ from hf_elmix.study.spec import DEFAULTS, SPEED, TRAINING, Method, RunKey, RunRe
 from hf_elmix.study.store import MODEL, Store
 from hf_elmix.training.callback import MixingCallback
 from hf_elmix.training.complement import trainer_for
+from hf_elmix.training.precision import has_accelerator
 from hf_elmix.training.trainer import MixedLossTrainer
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
@@ -151,6 +152,7 @@ def build_trainer(
         **{
             **DEFAULTS,
             "dataloader_pin_memory": torch.cuda.is_available(),
+            "use_cpu": not has_accelerator(),  # else bf16 would be refused, and no setting that records must agree on
             **study.settings(task, method)["arguments"],
             **{"seed": seed, "output_dir": str(scratch / "trainer")},
         }
@@ -158,6 +160,8 @@ def build_trainer(
     trainer_class = with_whole_evaluation(trainer_for(method.loss))
     trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
     trainer.remove_callback(PrinterCallback)
+    if inputs.prepare is not None:
+        inputs.prepare(trainer)
     return trainer, {**inputs.provenance, "device": device_name(trainer.args.device)}
 
 

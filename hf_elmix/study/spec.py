@@ -15,7 +15,6 @@ from typing import Any
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.registry import parse_loss
-from hf_elmix.study.schema import FORMAT, Record, parse
 from hf_elmix.study.select import Select
 
 KEEP = ("models", "best", "none")  # which trained models stay beside their records
@@ -85,10 +84,12 @@ class TrainerInputs:
     Attributes:
         trainer: Keyword arguments of the Trainer: model, datasets, collator, metrics.
         provenance: Where data and model come from: ids, revisions, fingerprints.
+        prepare: Called with the Trainer when it is built, before it makes its optimizer.
     """
 
     trainer: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,8 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values, as `schema.Record` describes them."""
+        from hf_elmix.study.schema import FORMAT  # loads pydantic, which help and errors need not wait for
+
         return {**asdict(self), "format": FORMAT}
 
     @classmethod
@@ -276,6 +279,8 @@ class RunRecord:
             NewerFormat: If it was written by a later version of the package.
             ValueError: If it is not a record.
         """
+        from hf_elmix.study.schema import Record, parse
+
         values: dict[str, Any] = {**parse(Record, data)}
         values.pop("format", None)
         record = cls(**{**values, "key": RunKey(**values["key"])})

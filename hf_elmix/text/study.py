@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
+from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_elmix.errors import UsageError, not_one_of
@@ -20,6 +21,7 @@ from hf_elmix.text.padding_free import can_drop_padding, drop_padding
 from hf_elmix.text.rows import digest, revision, warn_of_unseen
 from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
 from hf_elmix.text.tokens import count_tokens
+from hf_elmix.text.used_tokens import keep_used_tokens, used_tokens
 
 __all__ = ["collator_for", "possible_padding", "text_task"]
 
@@ -43,7 +45,8 @@ def text_task(
         model: Model id or folder, or a model that has been found.
         origin: Settings that say where the rows come from: ``dataset``, and limits such as ``max_train_samples``.
         max_length: Tokens to which a row is truncated; the settings record fewer if the model reads fewer.
-        padding: One of `PADDINGS`; the settings record the padding that is used (see `possible_padding`).
+        padding: One of `PADDINGS`; the settings record the padding that is used (see `possible_padding`). With
+            ``free``, only embeddings of tokens that occur are trained (see `used_tokens`).
         in_memory: Hold the rows in memory, so that a pickled task contains them.
         kinds: Values of the column ``kind`` of the training rows, each with a description. The model is also evaluated
             on the training rows of each kind, and the score on them becomes a secondary metric.
@@ -72,7 +75,8 @@ def text_task(
     select = Select(metric := task.metrics[0], scored_on=None if len(rows) == 2 else _evaluation_set(task.splits[0]))
     collator = collator_for(tokenizer, padding, max_length)
     check_model(load_model(source, task, 0), tokens, collator)
-    inputs = partial(_inputs, task, source, tokens, collator, padding, provenance)
+    used = used_tokens(tokens.values(), tokenizer.pad_token_id) if padding == "free" else None
+    inputs = partial(_inputs, task, source, tokens, collator, used, provenance)
     secondary = {f"train_{kind}_{metric}": description for kind, description in kinds.items()}
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 
@@ -100,12 +104,12 @@ def _inputs(
     source: ModelSource,
     tokens: DatasetDict,
     collator: DataCollatorWithPadding,
-    padding: str,
+    used: Tensor | None,
     provenance: Mapping[str, Any],
     seed: int,
 ) -> TrainerInputs:
     model = load_model(source, task, seed)
-    if padding == "free":
+    if used is not None:
         drop_padding(model)
     evaluated = {_evaluation_set(split): part for split, part in tokens.items() if split != "train"}
     trainer = {
@@ -116,7 +120,7 @@ def _inputs(
         "compute_metrics": compute_metrics_for(task, count_classes=True),
         "preprocess_logits_for_metrics": predicted_classes,
     }
-    return TrainerInputs(trainer, dict(provenance))
+    return TrainerInputs(trainer, dict(provenance), None if used is None else partial(keep_used_tokens, used))
 
 
 def _of_kind(rows: Dataset, kind: str, task: TextTask) -> Dataset:

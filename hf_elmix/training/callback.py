@@ -122,7 +122,7 @@ class MixingCallback(TrainerCallback):
             el: Expectation loss of each sample, of the same shape.
             denominator: Number of labels by which the sums are divided, a scalar.
         """
-        terms = torch.stack((ce.sum(), el.sum())).detach() / denominator
+        terms = torch.stack((ce.detach().sum(), el.detach().sum())) / denominator
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:

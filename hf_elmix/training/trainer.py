@@ -88,6 +88,8 @@ class MixedLossMixin(_Base):
     # The loss is already divided by the number of labels in the whole step, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
 
+    _unwrapped_of: tuple[Any, Any] = None, None  # the model, and what is left of it without wrappers
+
     def __init__(
         self,
         *args: Any,
@@ -229,7 +231,8 @@ class MixedLossMixin(_Base):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
         """See the Trainer. With class weights, labels count as much as they weigh."""
-        self.model_wrapped.train()  # as in each training step; the labels are counted for it
+        if not self.model_wrapped.training:
+            self.model_wrapped.train()  # as in each training step; the labels are counted for it
         batches, count = super().get_batch_samples(*args, **kwargs)
         if self.class_weights is None or count is None:
             return batches, count
@@ -290,16 +293,19 @@ class MixedLossMixin(_Base):
         if not self._training:
             denominator = scalar_sum(count, ce)  # 0 if all are ignored: the Trainer leaves the NaN out of its means
             self._el = (el.sum() / denominator).detach() * self._device_scale
-            return loss.sum() / denominator + self._router_loss(outputs, loss)
+            return self._with_router_loss(loss.sum() / denominator, outputs)
         denominator = divisor(count, ce)
         self.mixing_callback.add_terms(ce, el, denominator)
         # The router loss is averaged over accumulated batches, because it is not a sum over labels.
         batches = getattr(self, "current_gradient_accumulation_steps", 1)
-        return loss.sum() / denominator + self._router_loss(outputs, loss) / batches
+        return self._with_router_loss(loss.sum() / denominator, outputs, batches)
 
-    def _router_loss(self, outputs: Any, like: Tensor) -> Tensor:
-        """The load-balancing loss of a mixture of experts, averaged over devices."""
-        return torch.as_tensor(router_loss(self._model, outputs)).to(like.device).mean() / self._device_scale
+    def _with_router_loss(self, loss: Tensor, outputs: Any, batches: int = 1) -> Tensor:
+        """A loss and the load-balancing loss of a mixture of experts, averaged over devices and batches."""
+        router = router_loss(self._model, outputs)
+        if isinstance(router, float) and not router:
+            return loss
+        return loss + torch.as_tensor(router).to(loss.device).mean() / self._device_scale / batches
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels at the positions of the logits that predict them."""
@@ -319,7 +325,9 @@ class MixedLossMixin(_Base):
     @property
     def _unwrapped(self) -> nn.Module:
         """The model without wrappers of compilation and distributed training."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self._unwrapped_of[0] is not self.model:  # looking for wrappers takes milliseconds, and each step asks
+            self._unwrapped_of = self.model, self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return self._unwrapped_of[1]
 
     @property
     def _model(self) -> nn.Module:

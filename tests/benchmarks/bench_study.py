@@ -3,16 +3,18 @@
     python tests/benchmarks/bench_study.py --dataset_name FOLDER_OR_ID --tasks cola mrpc sst2
 
 The loop trains every regime from scratch in one process, each row padded to 64 tokens, and evaluates once an epoch.
-The study then gets one improvement after the other, so that each rung shows what the last one contributes. A further
-line says how much of the machine's measured matrix-multiplication rate goes into tokens that are text.
+The study then gets one improvement after the other, so that each rung shows what the last one contributes. The share
+after each time is that of the machine's measured rate of matrix products, in the precision of the rung, that went into
+tokens that are text. --profile says where the time of the last rung goes, by operation, in a process of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import functools
 import itertools
-import os
+import pstats
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from glue_runs.protocol import ARGUMENTS, GLUE, MIXINGS
 from glue_runs.study import glue_study
 from glue_runs.tasks import find_task
+from hf_elmix.machine import prepare_process, usable_cores
 from hf_elmix.study.executors.local import Executor, run_in_process, run_in_workers
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.runner import run_branch
@@ -32,6 +35,7 @@ from hf_elmix.text.metrics import compute_metrics_for
 from hf_elmix.text.models import load_config, load_model, load_tokenizer
 from hf_elmix.text.rows import load_task
 from hf_elmix.text.tokens import tokenise
+from hf_elmix.training.precision import KINDS, has_accelerator
 
 LENGTH = 64
 
@@ -111,15 +115,25 @@ def useful_work(task: str, args: argparse.Namespace, epochs: float) -> tuple[flo
     return len(args.seeds) * len(MIXINGS) * operations, sum(lengths) / (LENGTH * len(lengths))
 
 
-def gemm_rate(pause: float = 4.0) -> float:
+def gemm_rate(dtype: torch.dtype, pause: float = 4.0) -> float:
     """Floating-point operations per second of matrix products with all threads: the best of some sizes, many times."""
     best, until = 0.0, time.perf_counter() + pause
     while time.perf_counter() < until:
         for rows, inner, columns in ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 384, 1536), (512, 1536, 384)):
-            a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+            a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
             took = min(seconds(lambda a=a, b=b: torch.mm(a, b)) for _ in range(5))  # type: ignore[misc]
             best = max(best, 2 * rows * inner * columns / took)
     return best
+
+
+def profile(task: str, args: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    """Print where the time of the last rung without workers goes, by operation and by what the Trainer does."""
+    rung = max(number for number in args.rungs if not RUNGS[number][3])
+    calls = cProfile.Profile(time.process_time)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as operations:
+        calls.runcall(study, task, args, arguments, rung)
+    print(operations.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
+    pstats.Stats(calls).sort_stats("cumulative").print_stats(60)
 
 
 def seconds(function: Callable[[], None]) -> float:
@@ -137,17 +151,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=192, help="training rows of each task")
     parser.add_argument("--eval_rows", type=int, default=96)
     parser.add_argument("--epochs", type=float, default=4)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--rungs", type=int, nargs="+", default=list(range(len(RUNGS))))
+    parser.add_argument("--precision", choices=KINDS, default="fp32")
+    parser.add_argument("--profile", action="store_true", help="only say where the time goes, without the stock loop")
     args = parser.parse_args()
-    arguments = {**ARGUMENTS, "num_train_epochs": args.epochs}
+    prepare_process()
+    arguments = {**ARGUMENTS, "num_train_epochs": args.epochs, "use_cpu": not has_accelerator()}
+    arguments |= {"bf16": True} if args.precision == "bf16" else {}
     print(f"{args.rows} rows, {args.epochs:g} epochs, {len(args.seeds)} seeds, {len(MIXINGS)} regimes")
     print(f"{args.workers} workers, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for task in args.tasks:
-        rate = gemm_rate()
+        if args.profile:
+            profile(task, args, arguments)
+            continue
+        rates = {kind: gemm_rate(dtype) for kind, dtype in KINDS.items()}
+        rate = rates[args.precision]
         work, text = useful_work(task, args, args.epochs)
         peer = seconds(lambda task=task: stock_loop(task, args, arguments))  # type: ignore[misc]
-        print(f"{task}: {text:.0%} of the tokens are text; matrix products: {rate / 1e9:.0f} GFLOP/s")
+        shown = " and ".join(f"{value / 1e9:.0f} GFLOP/s in {kind}" for kind, value in rates.items())
+        print(f"{task}: {text:.0%} of the tokens are text; matrix products: {shown}; here: {args.precision}")
         before = peer
         print(f"  {'stock Trainer, padded to 64, every regime':45} {peer:7.1f} s   1.00x  {work / peer / rate:6.1%}")
         for rung in args.rungs:

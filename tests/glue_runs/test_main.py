@@ -143,7 +143,7 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
     ("more", "message"),
     [
         (["--keep", "all"], "'all'"),
-        (["--workers", "0"], "1 or more, but got '0'"),
+        (["--workers", "0"], "1 or more, or auto, but got '0'"),
         (["--ray_address", "auto"], "--executor ray"),
         (["--engine", "ray"], "--engine cannot be used in a study: type --executor"),
         (["--prediction_loss_only"], "--prediction_loss_only cannot be used in a study"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from accelerate.utils import patch_environment
 
+from hf_elmix.machine import usable_cores
 from hf_elmix.study.executors.worker import work
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
@@ -168,7 +169,6 @@ def _ignore_ctrl_c() -> Iterator[None]:
 
 def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
     """Environment variables to set for a worker; numbers of threads that the user has set stay."""
-    # Threads that wait passively leave the processor to others; spinning ones make a busy machine many times slower.
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
-    missing = {name: value for name, value in threads.items() if not os.environ.get(name)}
-    return {**missing, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
+    given = os.environ.get("OMP_NUM_THREADS")
+    threads = {} if given else {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
+    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}

@@ -13,6 +13,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
+from hf_elmix.machine import prepare_process
+
 if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Run
     from hf_elmix.study.shared_prefixes import Branch
@@ -28,6 +30,7 @@ def work(connection: Connection, pickled: bytes) -> None:
         pickled: The function, a `Run`. To unpickle it imports PyTorch and more, which takes seconds.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what happens.
+    prepare_process()
     ready = threading.Event()
     threading.Thread(target=_end_with_driver, args=(ready,), daemon=True).start()
     run = pickle.loads(pickled)

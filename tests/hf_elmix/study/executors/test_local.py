@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from hf_elmix.study.executors import local as workers_module
-from hf_elmix.study.executors.local import Logs, Progress, Take, run_in_process, run_in_workers, visible_gpus
+from hf_elmix.study.executors.local import (
+    Logs,
+    Progress,
+    Take,
+    run_in_process,
+    run_in_workers,
+    visible_gpus,
+)
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import RunRecord
 
@@ -145,7 +152,7 @@ def gpus(monkeypatch) -> Callable[..., None]:
 @pytest.mark.slow
 def test_workers_are_other_processes_that_share_the_processors(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(workers_module, "usable_cores", lambda: 8)
     outcomes = list(run_in_workers(taken(SIX), run, ignore, workers=2))
     said = [one.records[0].provenance for one in outcomes]
     assert 1 <= len({one["process"] for one in said}) <= 2
