@@ -67,8 +67,9 @@ SUITES = {
     ),
     "peft": Suite(
         "`Trainer`",
-        ("tests/test_cpt.py", "tests/test_decoder_models.py"),
-        "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient",
+        tuple(f"tests/test_{part}.py" for part in ("cpt", "decoder_models", "helpers", "torch_compile")),
+        "training_random or training_text or prefix_tuning_mistral or prompt_learning_with_gradient or "
+        "variational_loss_to_trainer or trainer_compile",  # all that use a Trainer without a GPU
         {"test_cpt": "CPT also trains on the labels of its prompt, which is refused"},
     ),
 }
