@@ -90,11 +90,6 @@ DAMAGE = [
     ("trainer_state.json", cut, "its trainer_state.json cannot be read"),
     ("trainer_state.json", emptied, "its trainer_state.json cannot be read"),
     ("trainer_state.json", state_of(), "its trainer_state.json says that no step was done"),
-    (
-        "trainer_state.json",
-        lambda path: path.write_text(path.read_text().replace("TrainerControl", "x")),
-        "no TrainerC",
-    ),
     ("config.json", cut, "its config.json cannot be read"),
     ("trainer_state.json", state_of(global_step=3, log_history=5), "its trainer_state.json cannot be read"),
     ("trainer_state.json", state_of(other=3), "its trainer_state.json cannot be read"),
