@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from hf_elmix.analysis.sequential import Rules
 from hf_elmix.reviews.protocol import ARCHITECTURES, LOSSES, SEEDS
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
@@ -127,9 +130,46 @@ def test_table_3_of_the_paper_is_typed_as_it_is_printed(evidence):
 
 
 def test_reviews_come_onto_the_page_with_their_records(evidence, reviews, table):
-    page = evidence.remade({"tables": table, "reviews": evidence.take_over("reviews", reviews)})[evidence.PAGE]
+    page = evidence.remade({**evidence.taken_over(), "reviews": evidence.take_over("reviews", reviews)})[evidence.PAGE]
     assert page.index("## Tables") < page.index("## Reviews") < page.index("## What this does not show")
-    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 3
+    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 4
+
+
+@pytest.fixture
+def compared(tmp_path) -> Path:
+    """A comparison of six seeds, in which the mixed loss is one point above CE with an sd of a tenth, focal at CE."""
+    store, gains = Store(tmp_path / "compared"), {"ce": 0.0, "0-0.5": 0.01, "focal:gamma=2": 0.0}
+    command = "elmix compare --train_file mine.csv --max_train_samples 9000 --output_dir compared --workers 1"
+    grid = {"tasks": ["mine"], "methods": list(gains), "seeds": list(range(6))}
+    store.declare({"grids": [grid], "methods": {}, "settings": {}, "commands": [command]})
+    for key in [RunKey("mine", method, seed) for method in gains for seed in range(6)]:
+        noise = {"ce": 0.0, "0-0.5": 0.001, "focal:gamma=2": 0.02}[key.method] * (-1) ** key.seed
+        score = 0.6 + key.seed / 50 + gains[key.method] + noise
+        scores = {"accuracy": {"last": score, "best": score, "epochs": [score], "steps": [1]}}
+        settings = {"model": "org/tiny", "select": {"metric": "accuracy", "epoch": "last"}}
+        cost = {"seconds": 0.0, "steps_trained": 1, "steps_inherited": 0}
+        store.write(RunRecord(key, "done", scores, [], settings, {}, cost))
+    (tmp_path / "compared" / "comparison.json").write_text(json.dumps(Rules("ce", tuple(gains)[1:]).to_dict()))
+    return tmp_path / "compared"
+
+
+def test_the_table_of_comparisons_is_that_of_scipy_and_of_the_verdicts(evidence, compared):
+    lines = evidence.text_section(evidence.take_over("text", compared)).splitlines()
+    mixed, focal = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:4])
+    assert mixed[:5] == ["mine, first 9,000", "tiny", "F = 0-0.5 (ramp)", "6", "65.00"]
+    assert mixed[5].startswith("+1.00 ")
+    assert (mixed[6], focal[6]) == ("better", "not yet")
+    # Four differences of 1.1, 0.9, 1.1 and 0.9 points.
+    low, high = stats.t.interval(0.95, 3, 1.0, stats.sem([1.1, 0.9, 1.1, 0.9]))
+    assert mixed[7] == f"+1.00 \\[{low:.2f}, {high:.2f}\\]: better"
+    assert focal[7].endswith(": no difference shown")
+    assert lines.count("elmix compare --train_file mine.csv --max_train_samples 9000") == 1
+
+
+def test_another_comparison_is_not_taken_over(evidence, compared):
+    (compared / "comparison.json").write_text(json.dumps(Rules("ce", ("0-0.5",)).to_dict()))
+    with pytest.raises(SystemExit, match="Expected a comparison of 0-0.5, focal:gamma=2 with ce in "):
+        evidence.take_over("text", compared)
 
 
 def test_an_unfinished_study_is_not_taken_over(evidence, reviews, tmp_path):
@@ -153,7 +193,7 @@ def test_pictures_come_onto_the_page_with_their_records(evidence, table, tmp_pat
             store.write(RunRecord(key, "done", scores, [], settings, {}, {**cost, "steps_inherited": 0}))
     evidence.take_over("images", tmp_path).to_parquet(tmp_path / "images.parquet")
     images = pd.read_parquet(tmp_path / "images.parquet")
-    page = evidence.remade({"tables": table, "images": images})[evidence.PAGE]
+    page = evidence.remade({**evidence.taken_over(), "images": images})[evidence.PAGE]
     (row,) = [line for line in page.splitlines() if line.startswith("| F = 0-0.5") and "68.48 ± 0.14" in line]
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["44.00 ± 1.00", "+3.00 \\[3.00, 3.00\\]"]
     assert page.index("## Tables") < page.index("## Pictures") < page.index("## What this does not show")

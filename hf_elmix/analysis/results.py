@@ -18,12 +18,11 @@ from hf_elmix.analysis.ranks import FriedmanResult, conover, friedman, groups, i
 from hf_elmix.analysis.sequential import Rules, looks, read_comparison
 from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
+from hf_elmix.predictions.class_counts import PREDICTED_CLASSES, constant_accuracy_of
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.store import Store
 
-__all__ = ["PREDICTED_CLASSES", "StudyResults", "read_study"]
-
-PREDICTED_CLASSES = "predicted_classes"  # metric: how many classes a run predicts for some row
+__all__ = ["StudyResults", "learned", "read_study"]
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
 MANY = 20  # methods in a figure, or with a column in a table, at most
 LARGE = 2_000_000  # numbers in a performance profile, at most
@@ -122,8 +121,7 @@ class StudyResults:
     @cached_property
     def collapsed(self) -> pd.Series:
         """Whether each run predicts the same class for all rows, indexed by (task, seed, method)."""
-        names = [name for name in self.runs_df if str(name).endswith(PREDICTED_CLASSES)]
-        return self.runs_df.set_index(["task", "seed", "method"])[names].eq(1).any(axis=1)
+        return _one_class(self.runs_df.set_index(["task", "seed", "method"]))
 
     @cached_property
     def profile(self) -> pd.DataFrame:
@@ -210,6 +208,38 @@ class StudyResults:
         """The results of the same runs with another column of ``runs_df`` as the score of those that are done."""
         values = self.runs_df[metric].where(self.runs_df["status"] == "done")
         return StudyResults(self.runs_df.assign(score=values), self.curves_df, baseline=self.baseline, seed=self.seed)
+
+
+def learned(runs_df: pd.DataFrame) -> pd.DataFrame:
+    """How many runs of a comparison have learned anything, by method.
+
+    Args:
+        runs_df: From `runs_table`, of a single task.
+
+    Returns:
+        Indexed by ``method``: ``runs`` that are done, those that predict ``one_class`` only for all rows of an
+        evaluation set, and the ``trivial`` ones, which are no more accurate than always predicting the most frequent
+        class; ``constant`` is the accuracy of that, in percent, and missing if the score is another metric.
+    """
+    done = runs_df[runs_df["status"] == "done"].set_index("method")
+    metric = next(iter(runs_df.attrs.get("score_metrics", {}).values()), "")
+    constant = done.get(constant_accuracy_of(metric), pd.Series(np.nan, done.index))
+    kinds = {
+        "runs": 1,
+        "one_class": _one_class(done),
+        "trivial": done["score"] <= constant,
+        "constant": 100 * constant,
+    }
+    return (
+        pd.DataFrame(kinds, done.index)
+        .groupby(level=0, sort=False)
+        .agg({"runs": "sum", "one_class": "sum", "trivial": "sum", "constant": "mean"})
+    )
+
+
+def _one_class(runs_df: pd.DataFrame) -> pd.Series:
+    """Whether each run predicts a single class for all rows of an evaluation set."""
+    return runs_df[[name for name in runs_df if str(name).endswith(PREDICTED_CLASSES)]].eq(1).any(axis=1)
 
 
 def read_study(store: Store, baseline: str | None = None) -> StudyResults:

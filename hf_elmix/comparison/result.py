@@ -16,10 +16,10 @@ from rich.jupyter import JupyterMixin
 from rich.table import Table
 from rich.text import Text
 
-from hf_elmix.analysis.frames import scale_of
+from hf_elmix.analysis.frames import runs_table, scale_of
 from hf_elmix.analysis.numbers import gain_text, number
 from hf_elmix.analysis.report import PAGE, write_report
-from hf_elmix.analysis.results import PREDICTED_CLASSES, read_study
+from hf_elmix.analysis.results import learned, read_study
 from hf_elmix.analysis.sections.sequential import interval_of, sequential_verdict
 from hf_elmix.analysis.sequential import COMPARISON, OPEN, Rules, looks, verdicts
 from hf_elmix.plotting import method_label
@@ -45,7 +45,7 @@ class Comparison(JupyterMixin):
         seeds: Number of seeds trained.
         stopped: Why no more seeds are trained: ``decided``, ``max_seeds``, ``budget`` or ``failed``; empty before.
         looks_df: The comparison after every seed (see `hf_elmix.analysis.sequential.looks`).
-        collapsed_df: How many runs of each method predict a single class, and of how many runs that is known.
+        learned_df: How many runs of each method have learned anything (see `hf_elmix.analysis.results.learned`).
         test_df: Mean score on the test set of each method, in points, with the numbers of seeds and rows; only at the
             end.
     """
@@ -56,7 +56,7 @@ class Comparison(JupyterMixin):
     seeds: int
     stopped: str
     looks_df: pd.DataFrame
-    collapsed_df: pd.DataFrame
+    learned_df: pd.DataFrame
     test_df: pd.DataFrame | None = None
 
     @classmethod
@@ -76,11 +76,12 @@ class Comparison(JupyterMixin):
         asked = [key for key in store.asked() if key.task == task]
         runs = {key: run for key, run in choose_runs(records, asked).items() if run and key.seed < seeds}
         scores = _table({key: run.score for key, run in runs.items()}, names)
+        known_df = learned(runs_table([one for one in records if one.key.seed < seeds], runs))
         test = {key: score for key, run in runs.items() if (score := _test_score(run)) is not None} if stopped else {}
         test_df = _means(_table(test, names)) if test else None
         if test_df is not None:
             test_df["rows"] = next((run.provenance.get("data_rows", {}).get(TEST) for run in runs.values()), None)
-        return cls(store, task, rules, seeds, stopped, looks(scores, rules), _collapsed(runs, names), test_df)
+        return cls(store, task, rules, seeds, stopped, looks(scores, rules), known_df, test_df)
 
     @cached_property
     def verdicts_df(self) -> pd.DataFrame:
@@ -102,7 +103,7 @@ class Comparison(JupyterMixin):
     @property
     def sentences(self) -> list[str]:
         """What is known of each method, the best first, and with what confidence."""
-        return sequential_verdict(self.looks_df, self.rules, self.collapsed_df, self.test_df)
+        return sequential_verdict(self.looks_df, self.rules, self.learned_df, self.test_df)
 
     def to_frame(self) -> pd.DataFrame:
         """The comparison after every seed, with one row per method and seed (see `looks`)."""
@@ -113,8 +114,8 @@ class Comparison(JupyterMixin):
         found = self.verdicts_df.reset_index().to_dict("records")
         test = None if self.test_df is None else self.test_df.reset_index().to_dict("records")
         results = {"task": self.task, "seeds": self.seeds, "stopped": self.stopped, "verdicts": found, "test": test}
-        collapsed = {"runs_of_one_class": self.collapsed_df["sum"].to_dict()}
-        return _finite({**self.rules.to_dict(), **results, **collapsed, "sentences": self.sentences})
+        learned = {f"runs_{name}": self.learned_df[name].to_dict() for name in ("one_class", "trivial")}
+        return _finite({**self.rules.to_dict(), **results, **learned, "sentences": self.sentences})
 
     def save(self) -> None:
         """Write the rules and the verdicts to the folder, from where a report reads the rules."""
@@ -165,16 +166,6 @@ def _test_score(record: RunRecord) -> float | None:
     if record.status != "done" or select is None or select.scored_on is None:
         return None
     return replace(select, chosen_on=select.scored_on, scored_on=TEST).score(record.scores)
-
-
-def _collapsed(runs: Mapping[RunKey, RunRecord], names: tuple[str, ...]) -> pd.DataFrame:
-    """How many runs predict a single class for all rows of an evaluation set, by method, and how many say so."""
-    rows = []
-    for key, run in runs.items():
-        counts = [values["last"] for name, values in run.scores.items() if name.endswith(PREDICTED_CLASSES)]
-        rows += [(key.method, 1 in counts)] if run.status == "done" else []
-    table = pd.DataFrame(rows, columns=["method", "one"]).astype({"one": bool})
-    return table.groupby("method")["one"].agg(["sum", "count"]).reindex(list(names), fill_value=0)
 
 
 def _means(scores: pd.DataFrame) -> pd.DataFrame:

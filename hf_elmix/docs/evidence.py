@@ -1,9 +1,10 @@
-"""What the page *Does it work?* says of the studies of tables, reviews and pictures, from their records.
+"""What the page *Does it work?* says of the studies of tables, text, reviews and pictures, from their records.
 
-    python hf_elmix/docs/evidence.py tables RUNS    # take over the records of: elmix study tables --output_dir RUNS
-    python hf_elmix/docs/evidence.py reviews RUNS   # the same for: elmix study reviews --output_dir RUNS
-    python hf_elmix/docs/evidence.py images RUNS    # the same for the study that IMAGES names
-    python hf_elmix/docs/evidence.py                # write the page's numbers and the figure again
+    python hf_elmix/docs/evidence.py tables RUNS     # take over the records of: elmix study tables --output_dir RUNS
+    python hf_elmix/docs/evidence.py text RUNS ...   # the same for: elmix compare --output_dir RUNS, one or more
+    python hf_elmix/docs/evidence.py reviews RUNS    # the same for: elmix study reviews --output_dir RUNS
+    python hf_elmix/docs/evidence.py images RUNS     # the same for the study that IMAGES names
+    python hf_elmix/docs/evidence.py                 # write the page's numbers and the figure again
 
 A study is on the page once its records have been taken over, which needs all of them. A test fails if the page or the
 figure differs from what the records give.
@@ -11,6 +12,7 @@ figure differs from what the records give.
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -26,6 +28,9 @@ from hf_elmix.analysis.formats import markdown_table
 from hf_elmix.analysis.frames import runs_table
 from hf_elmix.analysis.numbers import difference_text, gain_text, number, p_equals
 from hf_elmix.analysis.ranks import conover, friedman, wins
+from hf_elmix.analysis.results import read_study
+from hf_elmix.analysis.sections.sequential import interval_of
+from hf_elmix.analysis.sequential import Rules, looks, verdicts
 from hf_elmix.losses.registry import LOSS_SETS
 from hf_elmix.plotting import drawn_name, method_label
 from hf_elmix.reviews.protocol import ARCHITECTURES, LOSSES
@@ -33,13 +38,14 @@ from hf_elmix.study.spec import RunKey, RunRecord, Select
 from hf_elmix.study.store import Store
 
 DOCS = Path(__file__).parent
-RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "reviews", "images")}
+RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "text", "reviews", "images")}
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
 FIGURE = DOCS / "pages" / "figures" / "tables.png"
 
 SIX = LOSS_SETS["table4"]
 RESCALED = "ce-rescaled:0-0.5"
 MODELS = {"linear": "Linear classifier", "hidden": "One hidden layer"}
+COMPARED = Rules("ce", ("0-0.5", "focal:gamma=2"))  # of the comparisons on text
 SELECT = Select("accuracy", "best", chosen_on="validation", scored_on="test")
 
 # The paper's Table 4: wins of 121 tables, mean gain in points, mean rank.
@@ -71,8 +77,11 @@ IMAGES = (
 )
 
 
-def take_over(study: str, runs: Path) -> pd.DataFrame:
-    """The records of a study as a table: of tables from a folder for each model, of the others from one folder."""
+def take_over(study: str, *folders: Path) -> pd.DataFrame:
+    """The records of a study as a table: of text from one or more folders, of the others from one folder."""
+    if study == "text":
+        return pd.concat([comparison(folder) for folder in folders], ignore_index=True)
+    (runs,) = folders
     if study != "tables":
         return compact(runs)
     return pd.concat([compact(runs / model).assign(model=model) for model in MODELS]).astype({"model": "category"})
@@ -92,6 +101,17 @@ def compact(folder: Path) -> pd.DataFrame:
         rows.append((key.task, key.method, key.seed, record.status, choice, score))
     table = pd.DataFrame(rows, columns=["task", "method", "seed", "status", "validation", "test"])
     return table.astype({"task": "category", "method": "category", "status": "category"})
+
+
+def comparison(folder: Path) -> pd.DataFrame:
+    """One row for each run of a comparison with a score: the command, task, model, method, seed and score."""
+    store, results = Store(folder), read_study(Store(folder))
+    if results.rules != COMPARED:
+        raise SystemExit(f"Expected a comparison of {', '.join(COMPARED.methods)} with ce in {folder}.")
+    command = re.sub(r" --(output_dir|workers) \S+", "", store.declaration()["commands"][0])
+    model = next(iter(store.records())).settings["model"].rpartition("/")[2]
+    scores = results.scores.stack().rename("score").reset_index()
+    return scores.assign(command=command, model=model)[["command", "task", "model", "method", "seed", "score"]]
 
 
 def scores_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -206,6 +226,26 @@ def table3(scores: pd.DataFrame) -> str:
     return markdown_table(header, rows)
 
 
+def text_section(table: pd.DataFrame) -> str:
+    """The section on text: what each comparison found, and what four seeds fixed in advance would have said."""
+    rows = []
+    for (command, task, model), found in table.groupby(["command", "task", "model"], sort=False, observed=True):
+        scores = 100 * found.pivot(index="seed", columns="method", values="score")
+        four = compare(scores.head(4).set_index(pd.MultiIndex.from_product([[task], scores.index[:4]])), "ce")
+        first = re.search(r"--max_train_samples (\d+)", command)
+        name = f"{task}, first {int(first[1]):,}" if first else task
+        for row in verdicts(looks(scores, COMPARED), COMPARED).itertuples():
+            early = four.loc[str(row.Index)]
+            said = "better" if early["low"] > 0 else "worse" if early["high"] < 0 else "no difference shown"
+            fixed = f"{difference_text(early, 1)}: {said}" if early["pairs"] == 4 else ""
+            gain = f"{gain_text(row.difference, 1)} {interval_of(row.low, row.high) or '(no interval yet)'}"
+            level = [str(row.seeds), number(scores["ce"].mean()), gain]
+            rows.append([name, model, method_label(str(row.Index)), *level, str(row.verdict), fixed])
+    header = ["rows", "model", "", "seeds", "CE", "points above CE", "verdict", "four seeds, t interval"]
+    commands = "\n".join(table["command"].unique())
+    return f"{markdown_table(header, rows)}\n```text\n{commands}\n```"
+
+
 def reviews_section(table: pd.DataFrame) -> str:
     """The section on reviews, or nothing before there are records."""
     scores = scores_of(table)[list(LOSSES)]
@@ -253,6 +293,7 @@ def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     scores = {model: of_model(tables["tables"], model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
     page = _with(page, "tables", "\n\n".join(parts))
+    page = _with(page, "text", text_section(tables["text"]))
     if "reviews" in tables:
         page = _with(page, "reviews", reviews_section(tables["reviews"]))
     if "images" in tables:
@@ -274,8 +315,8 @@ def taken_over() -> dict[str, pd.DataFrame]:
 def main(words: list[str]) -> None:
     """Take over records if a study and its folder are given; then write the texts and the figure."""
     if words:
-        study, folder = words
-        take_over(study, Path(folder)).to_parquet(RECORDS[study], compression="zstd", index=False)
+        study, *folders = words
+        take_over(study, *map(Path, folders)).to_parquet(RECORDS[study], compression="zstd", index=False)
     tables = taken_over()
     for path, text in remade(tables).items():
         path.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_elmix.analysis.results import PREDICTED_CLASSES
+from hf_elmix.predictions.class_counts import PREDICTED_CLASSES
 from hf_elmix.study.select import best_first
 from hf_elmix.study.spec import RunRecord
 

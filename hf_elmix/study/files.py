@@ -29,8 +29,10 @@ __all__ = [
     "below",
     "component",
     "fresh",
+    "is_linked",
     "local_path",
     "naming_storage_faults",
+    "no_link",
     "put_folder",
     "read_bytes",
     "remove",
@@ -163,6 +165,26 @@ def below(folder: P, name: str) -> P:
 def local_path(path: Path | UPath) -> Path | None:
     """A path on the file system of this machine, or None for a URL."""
     return Path(str(path)) if isinstance(path, Path) else None
+
+
+def is_linked(path: UPath, folder: UPath) -> bool:
+    """Whether a path below a folder is a symbolic link, or leads through one."""
+    here = local_path(folder)
+    if here is None:
+        return False
+    parts = path.relative_to(folder).parts
+    return any(os.path.islink(here.joinpath(*parts[: k + 1])) for k in range(len(parts)))
+
+
+def no_link(path: UPath, folder: UPath) -> UPath:
+    """A path below a folder, to write to.
+
+    Raises:
+        StorageError: If it is a link, or leads through one.
+    """
+    if is_linked(path, folder):
+        raise StorageError(f"A link has taken the place of {str(path)!r} or of a folder above it. Remove it.")
+    return path
 
 
 def fresh(path: UPath) -> UPath:

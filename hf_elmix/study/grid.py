@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_elmix.errors import not_one_of
 from hf_elmix.interrupt import interruptible
-from hf_elmix.study.checkpoints import Checkpoints
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.executors.local import BranchProgress, Executor, Logs, Run, run_in_process
 from hf_elmix.study.progress import View
 from hf_elmix.study.queue import Queue
@@ -19,7 +19,7 @@ from hf_elmix.study.select import best_first, choose_runs
 from hf_elmix.study.settings import check_plain, check_record, declare, is_missing, withdraw
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import KEEP, RunKey, RunRecord, Study
-from hf_elmix.study.store import Store, claim_name
+from hf_elmix.study.store import Store
 
 if TYPE_CHECKING:
     from hf_elmix.study.trackers import Tracking
@@ -107,7 +107,7 @@ def _prepare(
         raise not_one_of("keep", KEEP, keep)
     check_plain(study)
     store.check_no_links(study.runs())
-    with store.claim("study", wait=True):
+    with store.claims.hold("study", wait=True):
         if overwrite:
             withdraw(study, store)
             for task in study.tasks:
@@ -117,12 +117,12 @@ def _prepare(
     # A process that was killed after its last record may have left checkpoints of a complete block.
     incomplete = {key.block for key, state in states.items() if state == "missing"}
     for block in dict.fromkeys(key.block for key in states):
-        segments = store.segments_of(*block)
+        checkpoints = store.checkpoints(block)
         # Asking for the holder ends a claim that nobody holds any more.
-        if block not in incomplete and store.holder(claim_name(block)) is None and segments.exists():
-            with store.claim(claim_name(block)) as free:
+        if block not in incomplete and store.claims.holder(claim_name(block)) is None and checkpoints.folder.exists():
+            with store.claims.hold(claim_name(block)) as free:
                 if free:
-                    Checkpoints(segments).clear()
+                    checkpoints.clear()
     for key in {(key.task, key.reported.method): key for key in study.runs() if keep == "best"}.values():
         keep_best(store, _same_method(study, key))
     return states

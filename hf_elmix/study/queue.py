@@ -6,11 +6,11 @@ import time
 from collections import Counter, deque
 from contextlib import ExitStack
 
-from hf_elmix.study.checkpoints import Checkpoints
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.settings import check_record, is_missing
 from hf_elmix.study.shared_prefixes import Branch, Outcome, roots, share
 from hf_elmix.study.spec import Block, RunKey, RunRecord, Study
-from hf_elmix.study.store import Store, claim_name
+from hf_elmix.study.store import Store
 
 __all__ = ["GridState", "Queue"]
 
@@ -114,16 +114,16 @@ class Queue:
         """Note a completed optimizer step of a branch.
 
         Raises:
-            OSError: If another process may be working on its block.
+            OSError: If another process may be working on its block, or its checkpoints lie elsewhere now.
         """
-        self.store.check_claim(claim_name((branch.task, branch.seed)))
+        self.store.check_block((branch.task, branch.seed))
         self.state.step(branch, step, steps, self.task_work[branch.task])
 
     def end(self, outcome: Outcome) -> tuple[RunRecord, ...]:
         """Write and return the records of a branch that has ended, and add the branches that continue from it."""
         branch = outcome.branch
         block = branch.task, branch.seed
-        self.store.check_claim(claim_name(block))
+        self.store.check_block(block)
         self.attempts[branch] += 1
         if outcome.died is not None and self.attempts[branch] < ATTEMPTS:
             self.ready.append(branch)
@@ -137,7 +137,7 @@ class Queue:
         self.ready += reversed(outcome.children)
         self.parents |= {child: outcome.checkpoint for child in outcome.children if outcome.checkpoint is not None}
         self.open[block] += len(outcome.children) - 1
-        checkpoints = Checkpoints(self.store.segments_of(*block))
+        checkpoints = self.store.checkpoints(block)
         continued_from = self.parents.pop(branch, None)
         if not self.open[block]:
             checkpoints.clear()
@@ -149,7 +149,7 @@ class Queue:
     def _start(self, block: Block) -> None:
         """Claim a block and add its branches, or put it back if another process is working on it."""
         claim = ExitStack()
-        if not claim.enter_context(self.store.claim(claim_name(block))):
+        if not claim.enter_context(self.store.claims.hold(claim_name(block))):
             self.waiting.append(block)
             return
         missing = []
@@ -162,7 +162,7 @@ class Queue:
                 self.state.runs[key] = record.status
         branches = self._roots(block, missing)
         if not branches:
-            Checkpoints(self.store.segments_of(*block)).clear()
+            self.store.checkpoints(block).clear()
             claim.close()
             return
         self.claims[block] = claim

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.callback import CohortCallback
-from hf_elmix.study.checkpoints import Checkpoints, checkpoint_name, is_intact
+from hf_elmix.study.checkpoints import checkpoint_name, is_intact
 from hf_elmix.study.executors.local import Progress
 from hf_elmix.study.files import naming_storage_faults, storage_fault, to_json
 from hf_elmix.study.provenance import device_name, software
@@ -185,7 +185,7 @@ class _Training:
         self.task = next(task for task in study.tasks if task.name == branch.task)
         methods = {method.name: method for method in study.candidates}
         self.methods = {name: methods[name] for name in branch.among}
-        self.checkpoints = Checkpoints(store.segments_of(branch.task, branch.seed))
+        self.checkpoints = store.checkpoints((branch.task, branch.seed))
         self.provenance = dict(software())
         self.costs: list[dict[str, Any]] = []  # of each segment so far: the method that trained it, steps, seconds
         self.counter, self.start = _StepCounter(progress), time.perf_counter()

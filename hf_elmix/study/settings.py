@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_elmix.errors import UsageError
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.schema import Settings, parse
 from hf_elmix.study.spec import Method, RunRecord, Study
-from hf_elmix.study.store import Store, claim_name
+from hf_elmix.study.store import Store
 
 __all__ = ["check_plain", "check_record", "declare", "is_missing", "withdraw"]
 
@@ -92,7 +93,7 @@ def withdraw(study: Study, store: Store) -> None:
 def _holder(store: Store, task: str, grids: Iterable[Mapping[str, Any]]) -> str | None:
     """The process that is working on a block of a task, or None."""
     seeds = {seed for grid in grids if task in grid["tasks"] for seed in grid["seeds"]}
-    return next((holder for seed in sorted(seeds) if (holder := store.holder(claim_name((task, seed))))), None)
+    return next((holder for seed in sorted(seeds) if (holder := store.claims.holder(claim_name((task, seed))))), None)
 
 
 def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from hf_elmix.errors import UsageError
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.spec import RunKey, RunRecord
-from hf_elmix.study.store import DECLARATION, Store, claim_name
+from hf_elmix.study.store import DECLARATION, Store
 
 __all__ = ["status_of"]
 
@@ -28,7 +29,7 @@ def status_of(store: Store) -> dict[RunKey, tuple[str, str]]:
     asked = store.asked()
     if not ended and not asked:
         raise UsageError(f"{store.folder} holds neither run records nor {DECLARATION}: no study was started here.")
-    holder = cache(lambda block: store.holder(claim_name(block)))
+    holder = cache(lambda block: store.claims.holder(claim_name(block)))
     states: dict[RunKey, tuple[str, str]] = {}
     for key in dict.fromkeys([*asked, *ended]):
         if key in ended:

@@ -6,7 +6,7 @@ Layout below the folder, which may be local or any fsspec URL (``s3://bucket/run
   if it is kept, and its predictions on the evaluation rows in ``predictions.safetensors`` if they were recorded;
 - ``study.json``: the declared runs, the settings of each task, and the commands of the study;
 - ``.segments/``: shared prefixes of training, while they are needed (see `hf_elmix.study.checkpoints`);
-- ``.locks/``: which blocks are being worked on, by which process (local folders only).
+- ``.locks/``: which blocks are being worked on, by which process (see `hf_elmix.study.claims`).
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from filelock import FileLock, Timeout
 from upath import UPath
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.predictions.records import FILE, LARGEST, Predictions, from_bytes, to_bytes
+from hf_elmix.study.checkpoints import Checkpoints
+from hf_elmix.study.claims import Claims, claim_name
 from hf_elmix.study.files import (
     below,
     component,
     fresh,
+    is_linked,
     local_path,
+    no_link,
     put_folder,
     read_bytes,
     remove,
@@ -41,10 +43,10 @@ from hf_elmix.study.files import (
     write_bytes,
     write_json,
 )
-from hf_elmix.study.schema import FORMAT, Claim, Declaration, NewerFormat, parse
+from hf_elmix.study.schema import FORMAT, Declaration, NewerFormat, parse
 from hf_elmix.study.spec import Block, RunKey, RunRecord
 
-__all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "claim_name", "read_record"]
+__all__ = ["DECLARATION", "MODEL", "RECORD", "Store", "read_record"]
 
 T = TypeVar("T")
 
@@ -85,7 +87,7 @@ class Store:
             raise UsageError(f"Cannot use {str(folder)!r}: {in_one_line(error)}") from error
         if self.local and self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"Expected a folder of runs, but {str(self.folder)!r} is a file.")
-        self._claims: dict[str, tuple[int, int] | None] = {}  # the lock file of each claim of this process
+        self.claims = Claims(self._folder)
 
     def check_writable(self) -> None:
         """Write a file and delete it again, as at a URL nothing else tells whether that is possible.
@@ -115,14 +117,23 @@ class Store:
         """The folder for the shared prefixes of a block."""
         return self.folder / ".segments" / component(task) / component(f"seed{seed}")
 
+    def checkpoints(self, block: Block) -> Checkpoints:
+        """The shared prefixes of a block.
+
+        Raises:
+            StorageError: If a link has taken the place of their folder.
+        """
+        return Checkpoints(no_link(self.segments_of(*block), self.folder))
+
     def check_no_links(self, keys: Iterable[RunKey]) -> None:
-        """Refuse folders of runs that are links or are reached through one: a study writes below its folder only.
+        """Refuse folders of a study that are links or are reached through one: it writes below its folder only.
 
         Raises:
             UsageError: If there is one.
         """
         places = {place for key in keys for place in (self.folder_of(key), self.segments_of(*key.block))}
-        if linked := next(filter(self._is_linked, sorted(places)), None):
+        places.add(self.claims.folder)
+        if linked := next((path for path in sorted(places) if is_linked(path, self.folder)), None):
             raise UsageError(f"Expected folders below {str(self.folder)!r}, but {str(linked)!r} is a link. Remove it.")
 
     def read(self, key: RunKey) -> RunRecord | None:
@@ -143,7 +154,7 @@ class Store:
 
     def write(self, record: RunRecord) -> UPath:
         """Write a record atomically, and return its path; an earlier one of the same run stays unless it is failed."""
-        path = self.folder_of(record.key) / RECORD
+        path = no_link(self.folder_of(record.key), self.folder) / RECORD
         if self.has_result(record.key):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +170,8 @@ class Store:
 
     def put_model(self, key: RunKey, source: Path) -> None:
         """Move a model beside the record of its run, in place of an earlier one; other files there stay."""
-        folder = self.folder_of(key) / MODEL
+        folder = no_link(self.folder_of(key) / MODEL, self.folder)
         self.delete_model(key)
-        if folder.is_symlink():
-            raise FileExistsError(f"Cannot save a model as {str(folder)!r}, which is a link. Remove it.")
         if not folder.exists():
             put_folder(source, folder)
             return
@@ -188,7 +197,7 @@ class Store:
         ours = [name for file in (RECORD, FILE) for name in (file, f".{file}.*.new")]
         for parts in (parts for parts in made if parts[0] == _task_folder(task)):
             folder = self.folder.joinpath(*parts)
-            if self._is_linked(folder) or not folder.is_dir():
+            if is_linked(folder, self.folder) or not folder.is_dir():
                 continue
             models = self._model_files(folder)
             for path in [*models, *(path for path in folder.iterdir() if _is_among(path, ours))]:
@@ -197,24 +206,16 @@ class Store:
                 remove(left)
             self._remove_empty(folder / MODEL)
             self._remove_empty(folder)
-        if not self._is_linked(segments := self.folder / ".segments" / component(task)):
+        if not is_linked(segments := self.folder / ".segments" / component(task), self.folder):
             remove(segments)
 
     def _model_files(self, folder: UPath) -> list[UPath]:
         """The files of the model in the folder of a run."""
         place = folder / MODEL
-        if self._is_linked(place) or not place.is_dir():
+        if is_linked(place, self.folder) or not place.is_dir():
             return []
         saved = [path for path in place.iterdir() if _is_among(path, MODEL_FILES)]
-        return [path for path in saved if path.is_file() and not self._is_linked(path)]
-
-    def _is_linked(self, path: UPath) -> bool:
-        """Whether a path below the folder is a symbolic link, or leads through one."""
-        here = local_path(self.folder)
-        if here is None:
-            return False
-        below = path.relative_to(self.folder).parts
-        return any(os.path.islink(here.joinpath(*below[: k + 1])) for k in range(len(below)))
+        return [path for path in saved if path.is_file() and not is_linked(path, self.folder)]
 
     def _remove_empty(self, path: UPath) -> None:
         """Remove a folder below that of the study, and those above it, as far as they are empty."""
@@ -248,7 +249,7 @@ class Store:
 
     def write_predictions(self, key: RunKey, sets: Mapping[str, Predictions]) -> None:
         """Write the predictions of a run atomically, as `read_predictions` returns them."""
-        path = self.folder_of(key) / FILE
+        path = no_link(self.folder_of(key), self.folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, to_bytes(sets))
 
@@ -298,61 +299,15 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / DECLARATION, {**declaration, "format": FORMAT})
 
-    @contextmanager
-    def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:
-        """Claim what only one process may work on, by its `claim_name`, and yield whether it was free.
-
-        The claim ends with the process, however that ends. At a URL there are no locks: everything can be claimed.
-        With `wait`, wait until it is free.
-        """
-        if not self.local:
-            yield True
-            return
-        path = self.folder / ".locks" / component(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock, about = FileLock(self._lock_file(name)), path.with_name(path.name + ".json")
-        try:
-            lock.acquire(blocking=wait)
-        except Timeout:
-            yield False
-            return
-        try:
-            self._claims[name] = _identity(self._lock_file(name))
-            write_json(about, {"host": socket.gethostname(), "process": os.getpid()})
-            yield True
-        finally:
-            if self._claims.pop(name) == _identity(self._lock_file(name)):  # else it may be another's by now
-                about.unlink(missing_ok=True)
-            lock.release()
-
-    def check_claim(self, name: str) -> None:
-        """Make sure that a claim of this process still keeps others out.
+    def check_block(self, block: Block) -> None:
+        """Make sure that a block that this process has claimed is still its own, and in the folder of the study.
 
         Raises:
             OSError: If its lock file was deleted, so that another process may be doing the same work.
+            StorageError: If a link has taken the place of the folder of its checkpoints.
         """
-        path = self._lock_file(name)
-        if name in self._claims and self._claims[name] != _identity(path):
-            raise OSError(
-                f"The lock file {path} was deleted during the study. Run the same command again to continue."
-            )
-
-    def _lock_file(self, name: str) -> str:
-        return str(self.folder / ".locks" / component(name)) + ".lock"
-
-    def holder(self, name: str) -> str | None:
-        """The process that holds a claim, as text, or None if it is free."""
-        about = self.folder / ".locks" / f"{component(name)}.json"
-        if not self.local or not (about.exists() or about.is_symlink()):
-            return None
-        with self.claim(name) as free:
-            if free:
-                return None  # left behind by a process that was killed
-        try:
-            values = parse(Claim, read_bytes(about))
-        except (OSError, ValueError):
-            return "another process"
-        return f"process {values['process']} on {values['host']}"
+        no_link(self.segments_of(*block), self.folder)
+        self.claims.check(claim_name(block))
 
     def _read_record(self, path: Path | UPath) -> RunRecord:
         """The record in a file, which must be in the place of its run."""
@@ -377,22 +332,8 @@ class Store:
                     yield parts[0], parts[1], parts[2]
 
 
-def claim_name(block: Block) -> str:
-    """The name by which a block is claimed."""
-    return f"{block[0]} seed{block[1]}"
-
-
 def _is_among(path: UPath, patterns: Iterable[str]) -> bool:
     return any(fnmatch(path.name, pattern) for pattern in patterns)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from another one in its place, or None if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def read_record(path: Path | UPath) -> RunRecord:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from hf_elmix.losses.registry import expand_losses
+from hf_elmix.predictions.class_counts import class_counts
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.tables.data import Table
 from hf_elmix.tables.models import TableClassifier
@@ -79,12 +80,9 @@ def table_task(table: Table, model: str) -> Task:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose largest logit is that of their class, and how many classes are predicted at all."""
-    classes = prediction.predictions
-    return {
-        "accuracy": float(np.mean(classes == prediction.label_ids)),
-        "predicted_classes": float(len(np.unique(classes))),
-    }
+    """The share of rows whose largest logit is that of their class, and what `class_counts` gives."""
+    classes, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"accuracy": float(np.mean(classes == labels)), **class_counts(classes, labels)}
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:

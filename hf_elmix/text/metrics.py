@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_sq
 from transformers import EvalPrediction
 
 from hf_elmix.errors import not_one_of
+from hf_elmix.predictions.class_counts import class_counts
 from hf_elmix.text.tasks import TextTask
 
 __all__ = [
@@ -76,15 +77,14 @@ def compute_metrics_for(
 
     Args:
         task: The task.
-        count_classes: Add ``predicted_classes``, the number of different classes that were predicted. A model that
-            predicts a single class has learned nothing, whatever its score.
+        count_classes: Add what `class_counts` gives.
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         outputs = as_rows(prediction.predictions)
         predictions = outputs if outputs.ndim == 1 else outputs.argmax(-1)
-        metrics = measure(task, predictions, as_rows(prediction.label_ids))
-        return {**metrics, "predicted_classes": float(len(np.unique(predictions)))} if count_classes else metrics
+        metrics = measure(task, predictions, labels := as_rows(prediction.label_ids))
+        return {**metrics, **class_counts(predictions, labels)} if count_classes else metrics
 
     return compute_metrics
 

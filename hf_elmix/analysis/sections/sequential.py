@@ -76,20 +76,19 @@ def sequential_section(results: StudyResults) -> Section | None:
 
 
 def sequential_verdict(
-    looks_df: pd.DataFrame, rules: Rules, collapsed: pd.DataFrame | None = None, test_df: pd.DataFrame | None = None
+    looks_df: pd.DataFrame, rules: Rules, known: pd.DataFrame | None = None, test_df: pd.DataFrame | None = None
 ) -> list[str]:
     """Say what to do, what is known of each method, the best first, and with what confidence.
 
     Args:
         looks_df: From `looks`.
         rules: The rules.
-        collapsed: How many runs of each method predict a single class (``sum``) and how many there are (``count``),
-            indexed by method.
+        known: How many runs of each method have learned anything (see `hf_elmix.analysis.results.learned`).
         test_df: The test scores (see `read_comparison`).
     """
     base = method_label(rules.baseline)
     found = verdicts(looks_df, rules).sort_values("difference", ascending=False, kind="stable", na_position="last")
-    sentences = [_advice(found, base)]
+    sentences = [_advice(found, base, known)]
     for row in found.itertuples():
         label, interval = method_label(str(row.Index)), interval_of(row.low, row.high)
         evidence = f"{gain_text(row.difference, 1)} points {interval}".rstrip() + f" over {counted(row.seeds, 'seed')}"
@@ -103,8 +102,11 @@ def sequential_verdict(
         else:
             said = f"It is not known yet whether {label} is better or worse than {base}"
         sentences.append(f"{said} ({evidence}).")
-    if collapsed is not None and collapsed["sum"].any():
-        sentences.append(_one_class(collapsed))
+    if known is not None and known["trivial"].any():
+        share = f", which gives {number(known['constant'].max(), 1)} %"
+        sentences.append(_doubt(known, "trivial", f"are no more accurate than always predicting one class{share}"))
+    elif known is not None and known["one_class"].any():
+        sentences.append(_doubt(known, "one_class", "predict one class only"))
     each = f", {100 * (1 - rules.alpha):.4g} % for each of {len(rules.methods)} methods" if len(found) > 1 else ""
     sentences.append(
         f"Everything above holds with {100 * rules.level:g} % confidence{each}, although the scores were looked at "
@@ -117,11 +119,16 @@ def sequential_verdict(
     return sentences
 
 
-def _advice(found: pd.DataFrame, base: str) -> str:
+def _advice(found: pd.DataFrame, base: str, known: pd.DataFrame | None) -> str:
     """What to do, for someone who reads nothing else; `found` is from `verdicts`, the best first."""
     better = found[found["verdict"] == BETTER]
     if len(better):
         best = better.iloc[0]
+        if known is not None and known.loc[best.name, "trivial"] > known.loc[best.name, "runs"] / 2:
+            return (
+                f"Use none of these models yet: {method_label(str(best.name))} is better than {base}, but always "
+                "predicting one class is at least as accurate."
+            )
         gain = (
             f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"
         )
@@ -131,13 +138,13 @@ def _advice(found: pd.DataFrame, base: str) -> str:
     return f"Stay with {base}: no other method is better."
 
 
-def _one_class(collapsed: pd.DataFrame) -> str:
-    """Say which runs predict a single class, as a model does that has learned nothing."""
-    named = [f"{method_label(str(name))} {count}" for name, count in collapsed["sum"].items() if count]
+def _doubt(known: pd.DataFrame, kind: str, what: str) -> str:
+    """Say how many runs of each method are of a kind that has learned nothing."""
+    named = [f"{method_label(str(name))} {count}" for name, count in known[kind].items() if count]
     return (
-        f"{collapsed['sum'].sum()} of {counted(int(collapsed['count'].sum()), 'run')} predict one class only "
-        f"({', '.join(named)}), as a model does that has learned nothing: do not rely on the verdict. Try other "
-        "learning rates, as with --sweep learning_rate=…, or more epochs."
+        f"{known[kind].sum()} of {counted(int(known['runs'].sum()), 'run')} {what} ({', '.join(named)}), as if they "
+        "had learned nothing: do not rely on the verdict. Try other learning rates, as with --sweep learning_rate=…, "
+        "or more epochs."
     )
 
 

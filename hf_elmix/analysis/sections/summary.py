@@ -13,7 +13,7 @@ from hf_elmix.analysis.formats import Cell, Table
 from hf_elmix.analysis.numbers import counted, difference_text, gain_text, interval_text, number, p_equals, pvalue_text
 from hf_elmix.analysis.plots import CROWD, ROWS, plot_differences, plot_profile, plot_ranks
 from hf_elmix.analysis.profile import performance_profile, profile_bands
-from hf_elmix.analysis.results import StudyResults
+from hf_elmix.analysis.results import StudyResults, learned
 from hf_elmix.analysis.sections.base import PERCENT, FigureSpec, Section
 from hf_elmix.analysis.sections.sequential import sequential_verdict
 from hf_elmix.errors import UsageError
@@ -125,9 +125,8 @@ def verdict(results: StudyResults) -> list[str]:
     if not results.others:
         return [f"{method_label(results.baseline)} is the only method: there is nothing to compare.", _runs(results)]
     if results.looks_df is not None and results.rules is not None:
-        done = results.runs_df["status"].eq("done").to_numpy()
-        collapsed = results.collapsed[done].groupby(level="method", sort=False).agg(["sum", "count"])
-        return [*sequential_verdict(results.looks_df, results.rules, collapsed, results.test_df), _runs(results)]
+        known = learned(results.runs_df)
+        return [*sequential_verdict(results.looks_df, results.rules, known, results.test_df), _runs(results)]
     best = [method for method in results.best_first if method in results.shown]
     sentences = [*(_comparison(results, method) for method in best), *_left_out(results), *_chance(results)]
     sentences += [_detectable(results, best[0]), _ranks(results), _runs(results), *_collapsed(results)]

@@ -23,14 +23,19 @@ def no_inputs(seed: int) -> TrainerInputs:
 
 class Stub:
     """Stands in for `run_branch`; `scores` gives the score of a method at a seed, or None if the run fails. Runs in
-    `one_class` predict a single class.
+    `one_class` predict a single class. `constant` is the accuracy of always predicting the most frequent one.
 
     Attributes:
         trained: The runs, in order.
     """
 
-    def __init__(self, scores: Callable[[str, int], float | None], one_class: Container[tuple[str, int]] = ()) -> None:
-        self.scores, self.one_class = scores, one_class
+    def __init__(
+        self,
+        scores: Callable[[str, int], float | None],
+        one_class: Container[tuple[str, int]] = (),
+        constant: float = 0.0,
+    ) -> None:
+        self.scores, self.one_class, self.constant = scores, one_class, constant
         self.trained: list[RunKey] = []
         self.said: list[str] = []
 
@@ -42,9 +47,9 @@ class Stub:
     def record(self, study: Study, method: Method, key: RunKey) -> RunRecord:
         score = self.scores(key.method, key.seed)
         values = {} if score is None else {"validation_accuracy": score, "test_accuracy": score - 0.1}
-        values |= (
-            {"validation_predicted_classes": 1 if (key.method, key.seed) in self.one_class else 2} if values else {}
-        )
+        classes = 1 if (key.method, key.seed) in self.one_class else 2
+        counts = {"validation_predicted_classes": classes, "validation_constant_accuracy": self.constant}
+        values |= counts if values else {}
         scores = {name: {"last": x, "best": x, "epochs": [x], "steps": [1]} for name, x in values.items()}
         status, error = ("failed", "boom") if score is None else ("done", None)
         cost = {"seconds": 1.0, "steps_trained": 1, "steps_inherited": 0}

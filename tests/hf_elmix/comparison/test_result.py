@@ -43,12 +43,36 @@ def test_the_test_scores_are_in_the_report_at_the_end(stub, tmp_path):
 
 def test_runs_that_predict_one_class_are_named_in_the_verdict(stub, tmp_path, capsys):
     found = stub(scores, one_class={("ce", 0), ("0-0.5", 0), ("ce", 1)}).compare(tmp_path, "0-0.5", max_seeds=3)
-    said = "3 of 6 runs predict one class only (CE 2, F = 0-0.5 (ramp) 1), as a model does that has learned nothing"
+    said = "3 of 6 runs predict one class only (CE 2, F = 0-0.5 (ramp) 1), as if they had learned nothing"
     assert found.sentences[2].startswith(said)
-    assert found.to_dict()["runs_of_one_class"] == {"ce": 2, "0-0.5": 1}
+    assert found.to_dict()["runs_one_class"] == {"ce": 2, "0-0.5": 1}
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
     assert said in capsys.readouterr().out
+
+
+def test_runs_that_a_constant_prediction_beats_are_named_and_not_recommended(stub, tmp_path, capsys):
+    """CE scores 70 and more, the mixed loss 73.5 and more (see `scores`)."""
+    level = 0.01 + max(scores(method, seed) for method in ("ce", "0-0.5") for seed in range(8))
+    found = stub(scores, constant=level).compare(tmp_path, "0-0.5", max_seeds=8)
+    count = found.seeds
+    assert found.verdict == {"0-0.5": "better"}
+    advice = (
+        "Use none of these models yet: F = 0-0.5 (ramp) is better than CE, but always predicting one class is at "
+        "least as accurate."
+    )
+    said = (
+        f"{2 * count} of {2 * count} runs are no more accurate than always predicting one class, which gives "
+        f"{100 * level:.1f} % (CE {count}, F = 0-0.5 (ramp) {count}), as if they had learned nothing: do not rely"
+    )
+    assert found.sentences[0] == advice
+    assert found.sentences[2].startswith(said)
+    assert found.to_dict()["runs_trivial"] == {"ce": count, "0-0.5": count}
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert advice in out
+    assert said in out
 
 
 def test_a_damaged_file_of_rules_is_one_line(stub, tmp_path, capsys):

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from hf_elmix.errors import UsageError
 from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.executors.local import run_in_workers
 from hf_elmix.study.grid import keep_best, run_grid, run_states
 from hf_elmix.study.progress import View
@@ -26,7 +28,7 @@ from hf_elmix.study.queue import Queue
 from hf_elmix.study.runner import run_branch
 from hf_elmix.study.shared_prefixes import Branch, Outcome, plan
 from hf_elmix.study.spec import KEEP, Method, RunKey, RunRecord, Study, Task, TrainerInputs
-from hf_elmix.study.store import Store, claim_name
+from hf_elmix.study.store import Store
 
 STEPS = 20
 PAPER = ("ce", "0", "0,0.5", "0-0.5")
@@ -399,7 +401,7 @@ def test_a_block_is_claimed_while_it_is_done_and_no_longer(store, stub):
 
     def run(study: Study, store: Store, branch: Branch, progress: Any, **given: Any) -> Outcome:
         names = [(task, seed) for task in "ab" for seed in (0, 1)]
-        held.append([name for name in names if store.holder(claim_name(name)) is not None])
+        held.append([name for name in names if store.claims.holder(claim_name(name)) is not None])
         assert held[-1] == [(branch.task, branch.seed)]
         return stub(study, store, branch, progress)
 
@@ -418,7 +420,7 @@ def test_claims_end_with_the_study_however_it_ends(store, stub, error):
     with pytest.raises(type(error)):
         run_grid(study(methods=PAPER), store, run)
     assert [path for path in left(store) if ".locks" in path.parts] == []
-    with store.claim(claim_name(("a", 0))) as free:
+    with store.claims.hold(claim_name(("a", 0))) as free:
         assert free
     assert [record.key.method for record in store.records()] == ["ce"]
 
@@ -527,7 +529,7 @@ def test_overwrite_leaves_what_no_study_made_and_follows_no_link(store, stub, tm
     assert not (store.folder / ".segments/a").exists()
 
 
-@pytest.mark.parametrize("place", ["a", "a/ce", "a/ce/seed0", ".segments", ".segments/a"])
+@pytest.mark.parametrize("place", ["a", "a/ce", "a/ce/seed0", ".segments", ".segments/a", ".locks"])
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_study_writes_through_no_link(store, stub, tmp_path, place, overwrite):
     elsewhere = tmp_path / "elsewhere"
@@ -538,6 +540,26 @@ def test_a_study_writes_through_no_link(store, stub, tmp_path, place, overwrite)
     with pytest.raises(UsageError, match="is a link. Remove it"):
         run_grid(study("a", ("ce", "0"), (0,)), store, stub, overwrite=overwrite)
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a", "a/0", "a/0/seed0", ".segments", ".segments/a", ".segments/a/seed0", ".locks"])
+@pytest.mark.parametrize("branches", [0, 1])
+def test_a_link_that_takes_the_place_of_a_folder_stops_the_study(store, stub, tmp_path, place, branches):
+    elsewhere, link = tmp_path / "elsewhere", Path(store.folder) / place
+    elsewhere.mkdir()
+
+    def attacked(*given: Any, **more: Any) -> Outcome:
+        if len(stub.branches) == branches:
+            shutil.rmtree(link, ignore_errors=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(elsewhere, target_is_directory=True)
+        return stub(*given, **more)
+
+    with pytest.raises(OSError, match="A link has taken the place of|lock file .* was deleted"):
+        run_grid(study("a", ("ce", "0-0.5", "0"), (0, 1)), store, attacked)
+    assert list(elsewhere.iterdir()) == []
+    link.unlink()
+    assert run_grid(study("a", ("ce", "0-0.5", "0"), (0, 1)), store, stub) == Counter(done=6)
 
 
 def test_a_saved_model_leaves_other_files_in_its_folder(store, tmp_path):
@@ -585,7 +607,7 @@ def test_overwrite_is_refused_while_another_process_is_at_work_there(store, stub
     run_grid(study("ab"), store, stub)
     before = contents(store)
     with (
-        store.claim(claim_name(("a", 1))),
+        store.claims.hold(claim_name(("a", 1))),
         pytest.raises(UsageError, match="process .* is working on a in .* Stop it first"),
     ):
         run_grid(study("a"), store, stub, overwrite=True)
@@ -666,7 +688,7 @@ def test_leftovers_of_complete_blocks_are_tidied_away(store, stub):
         folder = store.segments_of(task, seed)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "file").write_text("")
-    with store.claim(claim_name(("b", 1))):
+    with store.claims.hold(claim_name(("b", 1))):
         run_grid(study(methods=PAPER), store, stub)
         assert [path.parent.name for path in left(store) if path.name == "file"] == ["seed1"]
     run_grid(study(methods=PAPER), store, stub)
@@ -739,8 +761,9 @@ def test_a_run_done_elsewhere_is_shown_as_what_it_is(store, record_of, impatient
 
 HOLD = """
 import sys, time
-from hf_elmix.study.store import Store, claim_name
-with Store(sys.argv[1]).claim(claim_name(("a", 0))) as mine:
+from hf_elmix.study.claims import claim_name
+from hf_elmix.study.store import Store
+with Store(sys.argv[1]).claims.hold(claim_name(("a", 0))) as mine:
     print(mine, flush=True)
     time.sleep(600)
 """

@@ -5,9 +5,10 @@ import os
 import pytest
 
 from hf_elmix.errors import UsageError
+from hf_elmix.study.claims import claim_name
 from hf_elmix.study.spec import RunKey
 from hf_elmix.study.status import status_of
-from hf_elmix.study.store import DECLARATION, claim_name
+from hf_elmix.study.store import DECLARATION
 
 
 def asked(store, tasks="ab", methods=("ce", "0"), seeds=(0, 1)) -> None:
@@ -21,7 +22,7 @@ def test_every_state_with_its_reason(store, record_of):
     store.write(record_of(RunKey("a", "ce", 0)))
     store.write(record_of(RunKey("a", "0", 0), status="failed", error="RuntimeError: no memory\nTraceback"))
     store.write(record_of(RunKey("a", "ce", 1), status="diverged"))
-    with store.claim(claim_name(("a", 1))):
+    with store.claims.hold(claim_name(("a", 1))):
         states = status_of(store)
     assert list(states) == [RunKey(p, m, s) for p in "ab" for s in (0, 1) for m in ("ce", "0")]
     assert states[RunKey("a", "ce", 0)] == ("done", "")
@@ -37,7 +38,7 @@ def test_every_state_with_its_reason(store, record_of):
 
 def test_a_claim_that_has_ended_is_not_shown_as_running(store):
     asked(store)
-    with store.claim(claim_name(("a", 0))):
+    with store.claims.hold(claim_name(("a", 0))):
         pass
     assert {state for state, _ in status_of(store).values()} == {"missing"}
 

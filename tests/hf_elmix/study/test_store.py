@@ -3,13 +3,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,7 +22,6 @@ from hf_elmix.study.store import (
     DECLARATION,
     RECORD,
     Store,
-    claim_name,
 )
 
 KEY = RunKey("cola", "0,0.5", 3)
@@ -362,7 +356,7 @@ def test_a_url_of_this_machine_is_a_folder(tmp_path, record_of):
     store.write(record_of(KEY))
     assert store.local
     assert Store(tmp_path / "runs").read(KEY) == record_of(KEY)
-    with store.claim("x"), Store(tmp_path / "runs").claim("x") as free:
+    with store.claims.hold("x"), Store(tmp_path / "runs").claims.hold("x") as free:
         assert not free
 
 
@@ -382,90 +376,12 @@ def test_training_that_is_shared_lies_beside_the_records_and_is_none(anywhere, r
     assert len(anywhere.segments_of("a/b", 3).parts) == len(folder.parts)
 
 
-def test_a_claim_is_exclusive_until_it_ends(store):
-    with store.claim("a seed0") as mine:
-        assert mine
-        with Store(store.folder).claim("a seed0") as theirs, store.claim("a seed1") as other:
-            assert (theirs, other) == (False, True)
-        with store.claim("a seed0") as again:  # one that failed has taken nothing away
-            assert not again
-        assert store.holder("a seed0") == f"process {os.getpid()} on {socket.gethostname()}"
-        assert store.holder("a seed0") is not None  # to ask has taken nothing away either
-    assert store.holder("a seed0") is None
-    with store.claim("a seed0") as later:
-        assert later
-
-
-def test_a_claim_ends_with_an_error(store):
-    with pytest.raises(RuntimeError), store.claim("x"):
-        raise RuntimeError
-    with store.claim("x") as free:
-        assert free
-
-
-def test_claims_of_different_blocks_are_different(store):
-    names = [claim_name((task, seed)) for task in ("a", "b", "a/b", "a seed1") for seed in (0, 1, 10)]
-    assert len(set(names)) == len(names)
-    with store.claim(claim_name(("a/b", 0))) as one, store.claim(claim_name(("a", 0))) as other:
-        assert (one, other) == (True, True)
-
-
 def test_a_name_of_more_digits_than_a_number_may_have_is_that_of_no_run():
     store = Store(f"memory://{uuid.uuid4().hex}/runs")
     path = store.folder / "a" / "ce" / f"seed{'9' * 5000}" / RECORD
     path.fs.pipe_file(path.path, b"{}")
     with pytest.raises(UsageError, match="seed9+.record.json is not a run record"):
         list(store.records())
-
-
-def test_behind_a_url_everything_can_be_claimed():
-    store = Store(f"memory://{uuid.uuid4().hex}/runs")
-    with store.claim("x") as one, store.claim("x") as other:
-        assert (one, other) == (True, True)
-        assert store.holder("x") is None
-
-
-HOLD = """
-import sys, time
-from hf_elmix.study.store import Store
-with Store(sys.argv[1]).claim(sys.argv[2]) as mine:
-    print(mine, flush=True)
-    time.sleep(600)
-"""
-
-
-@contextmanager
-def held_elsewhere(store: Store, name: str) -> Iterator[subprocess.Popen[str]]:
-    """A claim that another process holds."""
-    command = [sys.executable, "-c", HOLD, str(store.folder), name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline() == "True\n"
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.slow
-def test_a_claim_of_another_process_ends_when_that_is_killed(store):
-    with held_elsewhere(store, "a seed0") as process:
-        with store.claim("a seed0") as free:
-            assert not free
-        assert store.holder("a seed0") == f"process {process.pid} on {socket.gethostname()}"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert store.holder("a seed0") is None
-        with store.claim("a seed0") as free:
-            assert free
-        assert [path.name for path in (store.folder / ".locks").iterdir() if path.suffix == ".json"] == []
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
-def test_a_holder_that_cannot_be_read_is_still_one(store, text):
-    with store.claim("x"):
-        (about,) = (store.folder / ".locks").glob("*.json")
-        about.write_text(text)
-        assert store.holder("x") == "another process"
 
 
 def test_clearing_a_task_removes_what_killed_processes_left_of_its_files(store, record_of):

@@ -48,8 +48,16 @@ def test_three_class_accuracy_and_extra_outputs():
     compute = compute_metrics_for(TASKS["mnli"])
     assert compute(EvalPrediction((logits, np.zeros((4, 7))), np.array([0, 2, 1, 1]))) == {"accuracy": 0.75}
     counted = compute_metrics_for(TASKS["mnli"], count_classes=True)
-    assert counted(EvalPrediction(logits, np.array([0, 2, 1, 1]))) == {"accuracy": 0.75, "predicted_classes": 3}
-    assert counted(EvalPrediction(np.array([1, 1]), np.array([0, 1]))) == {"accuracy": 0.5, "predicted_classes": 1}
+    assert counted(EvalPrediction(logits, np.array([0, 2, 1, 1]))) == {
+        "accuracy": 0.75,
+        "predicted_classes": 3,
+        "constant_accuracy": 0.5,
+    }
+    assert counted(EvalPrediction(np.array([1, 1]), np.array([0, 1]))) == {
+        "accuracy": 0.5,
+        "predicted_classes": 1,
+        "constant_accuracy": 0.5,
+    }
 
 
 @pytest.mark.parametrize("name", TASKS)
