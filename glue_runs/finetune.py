@@ -44,7 +44,7 @@ from hf_elmix.text.study import collator_for, possible_padding
 from hf_elmix.text.tasks import TextTask
 from hf_elmix.training.class_weights import parse_class_weights
 from hf_elmix.training.complement import trainer_for
-from hf_elmix.training.resumable import check_weights, is_half_written
+from hf_elmix.training.resumable import CheckedResume, check_weights, is_half_written
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
 __all__ = ["finetune"]
@@ -241,9 +241,13 @@ def _summary(task: TextTask, rows: DatasetDict) -> str:
     return f"{task.name}: {counts} rows; text from {' and '.join(task.columns)}; label: {labels}"
 
 
+class StockTrainer(CheckedResume, Trainer):
+    """The Trainer with the model's own loss."""
+
+
 def _trainer(args: FinetuneArguments, task: TextTask, tokens: DatasetDict, **parts: Any) -> Trainer:
     """The Trainer, which chooses the best epoch on the first evaluation split alone, as run_glue does."""
-    kind = with_whole_evaluation(Trainer if args.loss == STOCK else trainer_for(parse_loss(args.loss)))
+    kind = with_whole_evaluation(StockTrainer if args.loss == STOCK else trainer_for(parse_loss(args.loss)))
     try:
         return kind(
             args=args,

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+NO_PATH = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)  # what the system says of a path that leads nowhere
 FORMAT_WARNING = warnings.formatwarning
 
 HELP = {"-h", "--help", "--help_all"}
@@ -206,7 +207,7 @@ def _last_words(error: BaseException, prog: str, command: Command | type[Command
     if isinstance(error, KeyboardInterrupt):
         return f"{prog}: stopped. {command.interrupted}".rstrip(), EXIT_INTERRUPTED
     if isinstance(error, OSError):  # such as a full disk or a missing permission: the system's message is clear
-        return f"{prog}: {error}", EXIT_FAILED
+        return f"{prog}: {error}", EXIT_USAGE if error.errno in NO_PATH else EXIT_FAILED
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     ours = (__name__, getattr(command, "run", run_program).__module__)
     package = frame.f_globals.get("__name__", "").partition(".")[0]

@@ -19,7 +19,7 @@ from hf_elmix.text.custom import custom_task, find_splits
 from hf_elmix.text.files import read_files
 from hf_elmix.text.labels import for_model, model_classes
 from hf_elmix.text.limits import tokens_for
-from hf_elmix.text.models import find_model, load_config, load_tokenizer, load_trained
+from hf_elmix.text.models import check_model, find_model, load_config, load_tokenizer, load_trained
 from hf_elmix.text.rows import digest, first_rows, load_task, read_dataset
 from hf_elmix.text.tasks import MAX_LENGTH, TextTask
 
@@ -99,13 +99,14 @@ def open_checkpoint(target: str, wanted: Rows, *, batch_size: int) -> Checkpoint
     settings = {} if record is None else record.settings
     length = settings.get("max_length", MAX_LENGTH) if wanted.max_seq_length is None else wanted.max_seq_length
     tokens = tokens_for(source, tokenizer, task, rows, length)[0][split]
-    model: nn.Module = load_trained(source)
+    model, collator = load_trained(source), DataCollatorWithPadding(tokenizer)
+    check_model(model, DatasetDict({split: tokens}), collator)
     # Arguments that a study does not set have the Trainer's defaults.
     arguments = {"per_device_train_batch_size": 32} if record is None else settings.get("arguments", {})
     return Checkpoint(
         # In half precision, second derivatives and probabilities near 1 would have no correct digits.
         model.float().to("cuda" if torch.cuda.is_available() else "cpu"),
-        DataLoader(tokens, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)),
+        DataLoader(tokens, batch_size, collate_fn=collator),
         f"{target}: {len(tokens)} rows of {task.name} ({split}); text from {' and '.join(task.columns)}; "
         f"classes: {', '.join(f'{index} {name}' for index, name in enumerate(task.labels))}",
         arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1),

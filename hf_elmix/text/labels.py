@@ -24,6 +24,7 @@ __all__ = ["class_names", "for_model", "model_classes", "with_ids"]
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
 WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+DIGITS = re.compile(r"\d+")
 SIGNED = re.compile(r"[+-]?\d{1,30}")
 FEW = 10  # numbers that may be classes
 UNKNOWN = -1  # as datasets mark the labels of test rows
@@ -103,7 +104,8 @@ def with_ids(
         found = f"row {row} has {'no label' if words[row] is None else repr(words[row])} ({len(unknown)} such rows)"
         if strict:
             wanted = f"among {listed(labels)}" if labels else "numbers"
-            hint = " Write the labels as the model does, or as its class ids, from 0." if ids and labels else ""
+            by_id = ", or as its class ids, from 0" if _ids_are_clear(labels) else ""
+            hint = f" Write the labels as the model does{by_id}." if ids and labels else ""
             raise UsageError(f"Expected the labels of {where} to be {wanted}, but {found}.{hint}")
         warnings.warn(f"The labels of {where} are not used: {found}.", stacklevel=2)
     rest = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
@@ -114,11 +116,22 @@ def model_classes(config: PreTrainedConfig) -> tuple[str, ...] | None:
     """Names of the classes of a trained classifier in the order of its logits; empty for a regression.
 
     None for a model without a trained head: it names no classes, and was not saved as a classifier.
+
+    Raises:
+        UsageError: If it does not say which logit belongs to which class.
     """
-    names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
+    given = {place: str(name) for place, name in sorted((config.id2label or {}).items())}
+    names = tuple(given.values())
     trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if not trained and _numbered(names):
         return None
+    back = config.label2id or {}
+    otherwise = any(str(back.get(name, place)) != str(place) for place, name in given.items())
+    if list(given) != list(range(len(names))) or len(set(names)) < len(names) or otherwise:
+        raise UsageError(
+            "Expected the model's config.json to name each class once, from 0, but it has the "
+            f"id2label {given} and the label2id {back}. Correct them."
+        )
     return () if len(names) == 1 or config.problem_type == "regression" else names
 
 
@@ -139,7 +152,13 @@ def for_model(
     Raises:
         UsageError: If the model is not trained on the rows, and does not have their classes, one for each row.
     """
-    theirs = model_classes(config)
+    try:
+        theirs = model_classes(config)
+    except UsageError as error:
+        if not trains:
+            raise
+        warnings.warn(f"{error} The head is trained further.", stacklevel=2)
+        return task, rows
     if config.problem_type == "multi_label_classification" and not trains:
         raise UsageError("Expected a model with one class for each row, but it was trained for several (multi-label).")
     if theirs is None or theirs == task.labels:
@@ -192,7 +211,7 @@ def _ids(words: set[str], labels: Sequence[str], *, numbers: bool) -> dict[str, 
     folded = {_folded(name): place for name, place in ids.items()}
     if len(folded) == len(labels) and not words <= ids.keys():
         ids = {word: folded[_folded(word)] for word in words if _folded(word) in folded}
-    if numbers and not words & ids.keys() and not any(map(NUMBER.fullmatch, labels)):
+    if numbers and not words & ids.keys() and _ids_are_clear(labels):
         ids = {str(place): place for place in range(len(labels))}
     return {word: ids[word] for word in words if word in ids}
 
@@ -242,6 +261,13 @@ def _folded(name: str) -> str:
     """The same for all spellings of a word or a whole number."""
     name = unicodedata.normalize("NFKC", name).strip().casefold()
     return str(int(name)) if SIGNED.fullmatch(name) else name
+
+
+def _ids_are_clear(names: Sequence[str]) -> bool:
+    """Whether numbers can only mean places among classes: 1 may also mean "1 star", which may have another place."""
+    return all(digits in ([], [str(place)]) for place, digits in enumerate(map(DIGITS.findall, names))) and not any(
+        map(NUMBER.fullmatch, names)
+    )
 
 
 def _numbered(names: Sequence[str]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +34,7 @@ __all__ = ["check_model", "find_model", "load_config", "load_model", "load_token
 T = TypeVar("T")
 
 LAYER = re.compile(r"(.+?)\.(\d+)\.")  # the list of layers, and the number of one, in the name of a weight
+ROUNDING = 1e-3  # of logits, relative
 EXPECTED = "Expected a model id such as 'google-bert/bert-base-uncased', or a folder with a model and its tokenizer."
 
 
@@ -142,14 +146,20 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
 
 
 def _with_padding(network: PreTrainedModel, model: str | ModelSource) -> PreTrainedModel:
-    """The model, which knows what its tokenizer pads with: decoders classify at the last token before the padding."""
-    if getattr(network.config, "pad_token_id", None) is None:
+    """The model, which knows what its tokenizer pads with: decoders classify at the last token before the padding.
+
+    Others may have another number there, which their tables of positions begin behind (RoBERTa).
+    """
+    reads_it = "pad_token_id" in inspect.unwrap(type(network).forward).__code__.co_names
+    if reads_it or getattr(network.config, "pad_token_id", None) is None:
         network.config.pad_token_id = load_tokenizer(model).pad_token_id
     return network
 
 
-def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callable[[list[Any]], Any]) -> None:
+def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: DataCollatorWithPadding) -> None:
     """Try a model on the shortest and the longest row of each split, before anything is trained.
+
+    If the padding of the shortest changes what the model says of it, its tokenizer is made to pad on the other side.
 
     Args:
         network: The model, as it was loaded: in evaluation mode.
@@ -162,20 +172,43 @@ def check_model(network: PreTrainedModel, tokens: DatasetDict, collator: Callabl
     for split, rows in tokens.items():
         lengths = list_value_length(rows.with_format("arrow")[:].column("input_ids")).to_numpy()
         ends = [rows[int(lengths.argmin())], rows[int(lengths.argmax())]]
+        ends = [{name: row[name] for name in row if name not in ("label", "labels")} for row in ends]
         try:
-            batch = collator([{name: row[name] for name in row if name not in ("label", "labels")} for row in ends])
-            with torch.no_grad():
-                logits = network(**batch).logits
+            logits = _logits(network, collator(ends))
         except Exception as error:  # a model can raise anything
             reason = in_one_line(error)
         else:
             if logits.shape == (2, network.config.num_labels) and logits.isfinite().all():
+                _choose_side(network, ends, collator)
                 continue
             reason = f"it gives {logits.flatten()[:4].tolist()}, shape {tuple(logits.shape)}."
         raise UsageError(
             f"Expected the model {network.name_or_path!r} to give {network.config.num_labels} finite numbers for each "
             f"row of the split {split!r}, but: {reason} Check that its config, weights and tokenizer belong together."
         )
+
+
+def _choose_side(network: PreTrainedModel, rows: list[dict[str, Any]], collator: DataCollatorWithPadding) -> None:
+    """Pad on the side on which padding does not change the logits of the first row; warn if it does on both."""
+    tokenizer: Any = collator.tokenizer
+    given = tokenizer.padding_side
+    alone = _logits(network, {name: torch.tensor([value]) for name, value in rows[0].items()})[0]
+    allowed = max(ROUNDING, 16 * torch.finfo(alone.dtype).eps) * (1 + alone.abs().max())
+    for side in (given, *({"left", "right"} - {given})):
+        tokenizer.padding_side = side
+        if (_logits(network, collator(rows))[0] - alone).abs().max() <= allowed:
+            if side != given:
+                warnings.warn(
+                    f"Rows are padded on the {side}: on the {given}, predictions would change.", stacklevel=3
+                )
+            return
+    tokenizer.padding_side = given
+    warnings.warn(f"Padding changes the predictions of {network.name_or_path!r}.", stacklevel=3)
+
+
+def _logits(network: PreTrainedModel, batch: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return network(**batch).logits
 
 
 def _check_pretrained(network: PreTrainedModel, found: Mapping[str, Iterable[Any]]) -> None:

@@ -11,19 +11,28 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from hf_elmix.disk import digest_of, read_regular, write_whole
 from hf_elmix.errors import UsageError, in_one_line
 
-__all__ = ["RunSettings", "changes", "check_checkpoint", "check_weights", "is_half_written", "settings_in"]
+__all__ = [
+    "CheckedResume",
+    "RunSettings",
+    "changes",
+    "check_checkpoint",
+    "check_weights",
+    "is_half_written",
+    "settings_in",
+]
 
 STATE, CONFIG, DIGESTS = "trainer_state.json", "config.json", "digests.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -31,6 +40,13 @@ ADAPTER = "adapter_model.safetensors"  # of PEFT, one in each folder
 # The files with the state of training, and a key that each of them must have.
 STATES = {"optimizer.pt": "param_groups", "scheduler.pt": "last_epoch"}
 MADE_WITH = "it was made with"
+LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")  # of an optimizer
+UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what is raised by a state of another kind
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
 
 
 class RunSettings(TrainerCallback, ExportableState):
@@ -58,6 +74,58 @@ class RunSettings(TrainerCallback, ExportableState):
             folder = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
             digests = {path.relative_to(folder).as_posix(): digest_of(path) for path in _files(folder)}
             write_whole(folder / DIGESTS, json.dumps(digests, indent=1).encode())
+
+
+class CheckedResume(_Base):
+    """Put before a Trainer, refuses a checkpoint with the state of another optimizer or scheduler than the Trainer's.
+
+    PyTorch loads such a state without a word, and then fails, or trains on with fresh or misplaced moments.
+    """
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                _check_optimizer(self.optimizer)
+                skips = self.accelerator.scaler is not None  # steps whose gradients overflow
+                _check_scheduler(self.lr_scheduler, 1 if skips else _state_in(Path(checkpoint)).global_step)
+        except UNFIT as error:
+            raise UsageError(
+                f"Cannot continue from {checkpoint!r}: its optimizer or scheduler is not that of this run "
+                f"({in_one_line(error).rstrip('.')}). Continue from another checkpoint, or start again."
+            ) from error
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raise a ValueError if an optimizer has a state that is not its own, or not finite."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # as accelerate wraps it
+    wanted = {"exp_avg"} if isinstance(optimizer, torch.optim.Adam) else set()
+    if wanted and not optimizer.state:
+        raise ValueError("it has no moments")
+    for group in optimizer.param_groups:
+        if absent := optimizer.defaults.keys() - group.keys():
+            raise ValueError(f"it has no {min(absent)}")
+        for weight in group["params"]:
+            state = optimizer.state.get(weight) or dict.fromkeys(wanted)  # none for a weight that had no gradient
+            if absent := wanted - state.keys():
+                raise ValueError(f"it has no {min(absent)}")
+            for name, value in state.items():
+                if name in LIKE_WEIGHTS and value is not None and value.shape != weight.shape:
+                    raise ValueError(f"{name} of a weight {tuple(weight.shape)} is {tuple(value.shape)}")
+                if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                    raise ValueError(f"{name} is not finite")
+
+
+def _check_scheduler(scheduler: Any, steps: int) -> None:
+    """Raise a ValueError if a schedule of learning rates, called once a step, has another step or other rates."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    if not isinstance(scheduler, LambdaLR):
+        return
+    if scheduler.last_epoch % steps:
+        raise ValueError(f"the scheduler is at step {scheduler.last_epoch}, not {steps}")
+    rates = [group.get("initial_lr") for group in scheduler.optimizer.param_groups]
+    if scheduler.base_lrs != rates:
+        raise ValueError(f"the scheduler has the rates {scheduler.base_lrs}, and the optimizer {rates}")
 
 
 def settings_in(checkpoint: Path) -> dict[str, Any] | None:
@@ -129,6 +197,8 @@ def _reason_against(checkpoint: Path, settings: dict[str, Any], processes: int) 
         return str(error)
     if state.global_step < 1:
         return f"its {STATE} says that no step was done"
+    if not isinstance(state.stateful_callbacks, dict) or "TrainerControl" not in state.stateful_callbacks:
+        return f"its {STATE} has no TrainerControl"
     if _step(checkpoint) not in (None, state.global_step):
         return f"its {STATE} is that of step {state.global_step}"
     if file := _changed_file(checkpoint):
@@ -174,7 +244,10 @@ def _state_in(checkpoint: Path) -> TrainerState:
 def _check_files(checkpoint: Path, processes: int) -> None:
     """Raise a ValueError with the name of a file that is missing, cut short or empty."""
     for path in _weight_files(checkpoint):
-        _shapes_in(path)
+        names = _shapes_in(path)
+        with safe_open(path, "pt") as file:
+            if any(not file.get_tensor(name).isfinite().all() for name in names):
+                raise ValueError(f"its {path.name} has weights that are not finite")
     if (config := checkpoint / CONFIG).exists():  # not beside the weights of every model
         _json_in(config)
     random = [f"rng_state{'' if processes == 1 else f'_{rank}'}.pth" for rank in range(processes)]

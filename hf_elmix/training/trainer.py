@@ -36,7 +36,7 @@ from hf_elmix.training.model_support import (
     without_loss,
 )
 from hf_elmix.training.own_loss import LabelUse, try_labels
-from hf_elmix.training.resumable import check_checkpoint
+from hf_elmix.training.resumable import CheckedResume, check_checkpoint
 
 __all__ = ["MixedLossMixin", "MixedLossTrainer"]
 
@@ -46,7 +46,7 @@ else:
     _Base = object
 
 
-class MixedLossMixin(_Base):
+class MixedLossMixin(CheckedResume, _Base):
     """Gives any Trainer the mixed loss ``alpha * CE + beta * EL`` (Eq. 12) on a schedule, or another loss.
 
     Put it before the Trainer: ``class MyTrainer(MixedLossMixin, Seq2SeqTrainer): ...``. It changes the Trainer as

@@ -1,4 +1,4 @@
-"""A small part of PEFT's tests, on ours; the sources of other libraries are named by HF_ELMIX_PEERS."""
+"""A small part of other libraries' tests, on ours."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("run_peer_tests.py")
-SOURCES = Path(os.environ.get("HF_ELMIX_PEERS", ""))  # a folder with a folder of sources for each library
+PARTS = [
+    ("sentence-transformers", "test_trainer_prompts and None", "4 of 4 pass"),
+    ("peft", "training_random", "0 of 1 pass; {'CPT"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("library", "only", "line"),
-    [
-        ("sentence-transformers", "test_trainer_prompts and None", "4 of 4 pass"),
-        ("peft", "training_random", "0 of 1 pass; {'CPT"),
-    ],
-)
+@pytest.mark.parametrize(("library", "only", "line"), PARTS)
 def test_a_part_of_another_librarys_tests(tmp_path, library, only, line):
-    sources = SOURCES / library
-    if not os.environ.get("HF_ELMIX_PEERS") or not (sources / "tests").is_dir():
-        pytest.skip(f"no sources of {library}; set HF_ELMIX_PEERS to a folder that has them")
-    command = [sys.executable, SCRIPT, f"--{library}", sources, "-k", only, "--folder", tmp_path]
+    sources = os.environ.get("HF_ELMIX_PEERS", "")
+    if not sources or not Path(sources, library, "tests").is_dir():
+        pytest.skip(
+            f"no sources of {library}: set HF_ELMIX_PEERS to a folder, and type "
+            f"git clone --depth 1 https://github.com/huggingface/{library} $HF_ELMIX_PEERS/{library}"
+        )
+    command = [sys.executable, SCRIPT, sources, "--libraries", library, "-k", only, "--folder", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert line in done.stdout

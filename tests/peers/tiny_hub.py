@@ -25,15 +25,18 @@ from sweep_models import tiny  # noqa: E402
 COMMIT = "0" * 40
 # The class of a model is part of most names; these are the others.
 CLASSES = {
+    "bert-base-cased": "BertForSequenceClassification",
+    "bert-base-uncased": "BertForSequenceClassification",
     "cross-encoder-testing/reranker-bert-tiny-gooaq-bce": "BertForSequenceClassification",
     "google-bert/bert-base-cased-finetuned-mrpc": "BertForSequenceClassification",
+    "google-bert/bert-base-uncased": "BertForSequenceClassification",
     "google-t5/t5-small": "T5ForConditionalGeneration",
     "hf-internal-testing/tiny-random-gpt2": "GPT2LMHeadModel",
     "nickypro/tinyllama-15M": "LlamaForCausalLM",
     "openai-community/gpt2": "GPT2LMHeadModel",
     "peft-internal-testing/opt-125m": "OPTForCausalLM",
     "peft-internal-testing/tiny-dummy-qwen2": "Qwen2ForCausalLM",
-    "roneneldan/TinyStories-33M": "GPTNeoForCausalLM",
+    "roneneldan/TinyStories-33M": "LlamaForCausalLM",
 }
 IN_NAME = re.compile(r"/tiny-(?:random-)?([A-Za-z0-9_]+(?:ForCausalLM|LMHeadModel))")
 CHATML = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -37,6 +38,7 @@ def run_ending_with(end: BaseException | int) -> int:
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, f"pip install -e '{CHECKOUT}[ray]'"),
         (UsageError("Expected \x1b[2Ja\nb."), 2, r"me: Expected \x1b[2Ja\nb."),
         (OSError(28, "No space left on device"), 1, "me: [Errno 28] No space left on device"),
+        (OSError(errno.ELOOP, "Too many links", "x"), 2, "Too many links: 'x'"),
         (KeyboardInterrupt(), 130, "me: stopped. Go on."),
     ],
 )

@@ -167,7 +167,7 @@ def test_labels_are_the_models_names_or_its_class_ids(kept_run, tmp_path, config
 )
 def test_names_that_the_model_does_not_have_are_not_guessed(kept_run, tmp_path, config, labels, row):
     model = with_names(kept_run / MODEL, tmp_path, **config)
-    with pytest.raises(UsageError, match=f"{row}.*Write the labels as the model does, or as its class ids"):
+    with pytest.raises(UsageError, match=f"{row}.*Write the labels as the model does"):
         open_checkpoint(model, rows_with(labels, tmp_path), batch_size=4)
 
 

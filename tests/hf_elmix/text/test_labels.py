@@ -146,6 +146,29 @@ def test_labels_that_are_no_names(labels, classes, found):
         with_ids(rows(labels), "label", classes, "rows")
 
 
+@pytest.mark.parametrize("classes", [("1 star", "2 stars", "3 stars"), ("LABEL_2", "LABEL_0", "LABEL_1")])
+def test_numbers_that_may_mean_a_name_are_not_class_ids(classes):
+    with pytest.raises(UsageError, match=r"Write the labels as the model does\.$"):
+        with_ids(rows([1, 2]), "label", classes, "rows", ids=True)
+
+
+ODD_CLASSES = [
+    {"id2label": {0: "a", 1: "b", 3: "c"}},
+    {"id2label": {1: "a", 2: "b"}},
+    {"id2label": {0: "a", 1: "a", 2: "b"}},
+    {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}},
+]
+
+
+@pytest.mark.parametrize("settings", ODD_CLASSES)
+def test_classes_of_which_a_model_does_not_say_the_logit(settings):
+    config = BertConfig(architectures=["BertForSequenceClassification"], **settings)
+    with pytest.raises(UsageError, match="name each class once, from 0, but it has the id2label "):
+        model_classes(config)
+    with pytest.warns(UserWarning, match="trained further"):  # their order no longer counts
+        assert for_model(config, MNLI, DatasetDict(train=rows([0, 1, 2])), trains=True)[0] is MNLI
+
+
 def test_declared_ids_stand_for_themselves_where_a_model_has_no_names():
     dataset = rows([0, 1]).cast_column("label", ClassLabel(names=["bad", "good"]))
     assert with_ids(dataset, "label", ("LABEL_0", "LABEL_1"), "rows", ids=True)["label"][:] == [0, 1]

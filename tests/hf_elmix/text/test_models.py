@@ -3,16 +3,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    DataCollatorWithPadding,
+    GPT2Config,
+)
 from transformers.utils import logging
 
 from glue_runs.tasks import TASKS
 from hf_elmix import UsageError
-from hf_elmix.text.models import find_model, load_model, load_tokenizer
+from hf_elmix.text.models import check_model, find_model, load_model, load_tokenizer, load_trained
 from hf_elmix.text.rows import load_task
 from hf_elmix.text.study import text_task
 
@@ -131,3 +141,55 @@ def test_a_damaged_or_unfitting_model_is_one_line_before_training(kind, encoder,
     with pytest.raises(UsageError, match=message) as raised:
         text_task(TASKS["cola"], rows, folder, origin={})
     assert len(str(raised.value).splitlines()) == 1
+
+
+def alone(network, rows):
+    """Logits of each row, which is a batch of its own and so is not padded."""
+    with torch.no_grad():
+        return torch.cat([network(**{name: torch.tensor([row[name]]) for name in row}).logits for row in rows])
+
+
+DECODER = GPT2Config(
+    vocab_size=99, n_embd=8, n_layer=1, n_head=2, n_positions=16, initializer_range=1.0, pad_token_id=7
+)
+ENCODER = BertConfig(
+    vocab_size=99,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    initializer_range=1.0,
+)
+
+
+@pytest.mark.parametrize("config", [DECODER, ENCODER])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_change_what_a_model_says(config, side, encoder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(encoder, padding_side=side)  # which pads with 0
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    network, collator = load_trained(tmp_path), DataCollatorWithPadding(load_tokenizer(tmp_path))
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in ([9, 8], [5, 6, 9, 10, 11])]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_model(network, DatasetDict(train=Dataset.from_list([{**row, "label": 0} for row in rows])), collator)
+    assert [str(each.message) for each in caught] == (
+        ["Rows are padded on the right: on the left, predictions would change."] if side == "left" else []
+    )
+    with torch.no_grad():
+        assert torch.allclose(network(**collator(rows)).logits, alone(network, rows), atol=1e-5)
+
+
+class Mean(torch.nn.Module):
+    """A classifier that also reads the padding."""
+
+    config, name_or_path = SimpleNamespace(num_labels=2), "mean"
+
+    def forward(self, input_ids, attention_mask):
+        return SimpleNamespace(logits=input_ids.float().mean(1)[:, None].expand(-1, 2))
+
+
+def test_a_model_that_reads_padding_is_named(encoder):
+    rows = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in ([9, 8], [5, 6, 9])])
+    with pytest.warns(UserWarning, match="^Padding changes the predictions of 'mean'"):
+        check_model(Mean(), DatasetDict(train=rows), DataCollatorWithPadding(load_tokenizer(encoder)))

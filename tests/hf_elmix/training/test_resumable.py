@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 from hf_elmix import UsageError
 from hf_elmix.training.resumable import (
+    CheckedResume,
     RunSettings,
     changes,
     check_checkpoint,
@@ -107,6 +108,57 @@ def test_damaged_checkpoint_is_refused_with_the_reason_and_the_nearest_good_one(
     assert said.endswith(f"--resume_from_checkpoint {run / 'checkpoint-2'}.")
     assert "\n" not in said
     assert is_half_written(run / "checkpoint-3") == (name == "trainer_state.json")
+
+
+def test_a_state_without_that_of_the_control_is_refused(run):
+    path = run / "checkpoint-3/trainer_state.json"
+    path.write_text(path.read_text().replace('"TrainerControl"', '"Other"'))
+    with pytest.raises(UsageError, match="its trainer_state.json has no TrainerControl. The nearest"):
+        check_checkpoint(run / "checkpoint-3", SETTINGS)
+
+
+def test_weights_that_are_not_finite_are_refused(run):
+    path = run / "checkpoint-3/model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[-1] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(UsageError, match="its model.safetensors has weights that are not finite. The nearest"):
+        check_checkpoint(run / "checkpoint-3", SETTINGS)
+
+
+class Checked(CheckedResume, Trainer):
+    pass
+
+
+def moments(change):
+    return lambda kept: [change(state) for state in kept["state"].values()]
+
+
+UNFIT = [
+    ("optimizer.pt", moments(lambda state: state.update(exp_avg=torch.zeros(3, 3))), r"exp_avg of .* is \(3, 3\)"),
+    ("optimizer.pt", moments(lambda state: state["exp_avg"].fill_(torch.inf)), "exp_avg is not finite"),
+    ("optimizer.pt", lambda kept: kept["state"].clear(), "no moments"),
+    ("optimizer.pt", moments(lambda state: state.pop("exp_avg")), "no exp_avg"),
+    ("optimizer.pt", lambda kept: kept["param_groups"][0].pop("betas"), "no betas"),
+    ("optimizer.pt", lambda kept: kept["param_groups"].pop(), "number of parameter groups"),
+    ("scheduler.pt", lambda kept: kept.pop("lr_lambdas"), "lr_lambdas"),
+    ("scheduler.pt", lambda kept: kept.update(last_epoch=1), "at step 1, not 2"),
+    ("scheduler.pt", lambda kept: kept.update(last_epoch="x"), "not all arguments"),
+    ("scheduler.pt", lambda kept: kept.update(base_lrs=[9.0]), r"the rates \[9.0\]"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), UNFIT)
+def test_the_state_of_another_optimizer_or_scheduler_is_refused(run, name, change, reason):
+    path = run / "checkpoint-2" / name
+    kept = torch.load(path, weights_only=True)
+    change(kept)
+    torch.save(kept, path)
+    rows = Dataset.from_dict({"input_ids": [[1, 2]] * 6, "labels": [0, 1] * 3})
+    args = TrainingArguments(str(run), max_steps=3, per_device_train_batch_size=2, report_to="none", use_cpu=True)
+    trainer = Checked(BertForSequenceClassification(BertConfig(**SIZE)), args, train_dataset=rows)
+    with pytest.raises(UsageError, match=f"is not that of this run .*{reason}.*another checkpoint, or start again"):
+        trainer.train(resume_from_checkpoint=str(run / "checkpoint-2"))
 
 
 KEPT = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"]
