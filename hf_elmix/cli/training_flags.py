@@ -15,7 +15,6 @@ from hf_elmix.cli.base import OneLineParser, check_installed, name_of_flag
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.study.spec import MAX_SEED, TRACKERS
-from hf_elmix.training.precision import has_accelerator
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -108,6 +107,8 @@ def training_arguments(
         UsageError: If a flag is unknown or its value is not valid.
     """
     from transformers import TrainingArguments
+
+    from hf_elmix.training.precision import has_accelerator
 
     words, parser = list(words), FlagParser(TrainingArguments, prog)
     parsed, unknown = parser.parse_known_args([*words, "--output_dir", "unused"])
