@@ -206,7 +206,7 @@ def figure(table: pd.DataFrame) -> Figure:
         ax.set_xticks([-5, -2, -1, -0.5, 0, 0.5, 1], ["−5", "−2", "−1", "−0.5", "0", "0.5", "1"])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(loc="upper left", fontsize=8, frameon=False)
+    axes[1].legend(loc="upper left", fontsize=7, frameon=False, borderpad=0)
     return drawn
 
 
