@@ -39,11 +39,7 @@ SPLIT_FLAGS = (
     "shuffle_train_dataset",
 )
 LESS = {"train": "only --do_eval or --do_predict", "validation": "only --do_train", "test": "leave --do_predict out"}
-EVALUATES = (
-    "eval_strategy",
-    "eval_steps",
-    "load_best_model_at_end",
-)  # flags that ask for it, like do_eval
+EVALUATES = ("eval_strategy", "eval_steps", "load_best_model_at_end")  # flags that ask for an evaluation
 
 LANGUAGE = "type --dataset_name facebook/xnli --dataset_config_name LANGUAGE"
 

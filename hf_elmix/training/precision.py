@@ -58,13 +58,14 @@ def product_rates(cache: Path | None = None) -> dict[str, float]:
     """
     path = cache or Path(HF_HOME, "hf_elmix", "product_rates.json")
     machine = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    known: dict[str, Any] = {}
     with suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
-        known: Any = json.loads(read_regular(path))
+        known = dict(json.loads(read_regular(path)))
         return {kind: float(known[machine][kind]) for kind in KINDS}
     rates = {kind: _rate(dtype) for kind, dtype in KINDS.items()}
     with suppress(OSError):  # a cache that cannot be written to costs a fraction of a second each time
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({machine: rates}).encode())
+        write_whole(path, json.dumps({**known, machine: rates}).encode())
     return rates
 
 
