@@ -73,6 +73,14 @@ def test_nothing_is_loaded_from_elsewhere(site):
     assert 'src="katex/katex.min.js"' in (site / "loss.html").read_text(encoding="utf-8")
 
 
+def test_lists_are_lists(site):
+    """An item that follows an indented block without an empty line is text."""
+    found = {
+        path.name: re.findall(r"^(?:[-*]|\d+\.) .*", path.read_text(encoding="utf-8"), re.M) for path in pages(site)
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("words", SOUGHT)
 def test_search_finds(chromium: Any, served, words):
