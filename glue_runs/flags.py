@@ -159,7 +159,9 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     if "shuffle_seed" in names and not data.shuffle_train_dataset:
         raise UsageError("--shuffle_seed has no effect here: it needs --shuffle_train_dataset. Leave it out.")
     _check_rows(data, actions)
-    check_folder(early.output_dir or "")
+    if early.output_dir is None:
+        raise UsageError("Expected --output_dir with a folder for the model and its scores.")
+    check_folder(early.output_dir)
 
     from transformers.trainer_utils import IntervalStrategy
 
@@ -168,7 +170,7 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     kinds = (DataArguments, ModelArguments, FinetuneArguments)
     data, model, args, unknown = _parsed(kinds, words)
     if unknown:
-        FlagParser(kinds, PROG).refuse(unknown[0])
+        FlagParser(kinds, PROG).refuse(unknown[0], words)
     for action in ACTIONS:
         setattr(args, action, action in actions)
     if "do_eval" not in actions:

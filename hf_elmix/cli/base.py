@@ -102,9 +102,22 @@ class OneLineParser(argparse.ArgumentParser):
         """All flags that the parser knows."""
         return list(self._option_string_actions)
 
-    def refuse(self, word: str, others: Iterable[str] = ()) -> NoReturn:
-        """Raise a `UsageError` about an unknown argument; it may have been meant as one of other flags."""
-        hint = did_you_mean(word.split("=")[0], [*others, *self.flags])
+    def refuse(self, word: str, words: Sequence[str], others: Iterable[str] = ()) -> NoReturn:
+        """Raise a `UsageError` about an unknown argument.
+
+        Args:
+            word: The argument.
+            words: The command line: the argument may have been meant as a value of the flag before it.
+            others: Other flags, one of which it may have been meant as.
+        """
+        flag = next((given for given in reversed(words[: words.index(word)]) if given.startswith("--")), "")
+        action = self._option_string_actions.get(flag)
+        if action is None or word.startswith("-"):
+            hint = did_you_mean(word.split("=")[0], [*others, *self.flags])
+        elif action.nargs == 0:
+            hint = f" {flag} takes no value."
+        else:
+            hint = f" {flag} takes one value, {action.metavar or action.dest.upper()}."
         raise UsageError(f"Unknown argument {word!r}.{hint} See {self.prog} --help.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -174,10 +187,10 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
                 return command.run(argparse.Namespace(rest=words[1:]))
             parser = make_parser(prog, description, commands)
             if words and words[0].startswith("-") and words[0].partition("=")[0] not in parser.flags:
-                parser.refuse(words[0])
+                parser.refuse(words[0], words)
             args, rest = parser.parse_known_args(words)
-            if rest and args.command.more is None:
-                args.parser.refuse(rest[0])
+            if rest and (args.command.more is None or not rest[0].startswith("-")):
+                args.parser.refuse(rest[0], words)
             args.rest, args.typed = rest, shlex.join([prog, *words])
             return args.command.run(args)
     except (Exception, KeyboardInterrupt) as error:

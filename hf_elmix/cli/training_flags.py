@@ -113,7 +113,7 @@ def training_arguments(
     words, parser = list(words), FlagParser(TrainingArguments, prog)
     parsed, unknown = parser.parse_known_args([*words, "--output_dir", "unused"])
     if unknown:
-        parser.refuse(unknown[0], known)
+        parser.refuse(unknown[0], words, known)
     names = [name_of_flag(word) for word in words if word.startswith("--")]
     # A field that is true by default has a flag --no_NAME.
     fields = [name if hasattr(parsed, name) else name.removeprefix("no_") for name in names]

@@ -219,6 +219,7 @@ def test_a_shell_completes_commands_flags_losses_and_files(capsys, tmp_path, mon
         (["count", "--cuont", "3"], "me: Unknown argument '--cuont'. Did you mean '--count'? See me count --help."),
         (["--vers"], "me: Unknown argument '--vers'. Did you mean '--version'? See me --help."),
         (["count", "stray"], "me: Unknown argument 'stray'. See me count --help."),
+        (["count", "--count", "3", "4"], "Unknown argument '4'. --count takes one value, COUNT. See me count --help."),
         (["count", "--count", "10"], "--count: expected a whole number, 1 to 9, but got '10'. See me count --help."),
         ([], "me: the following arguments are required: COMMAND. See me --help."),
     ],
