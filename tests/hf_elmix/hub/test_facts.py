@@ -132,7 +132,7 @@ def test_paths_and_secrets_are_not_published(run_of):
     record.provenance.update(model_revision=None, data_revision=None)
     text = card_files(facts_of(record), "org/x")[CARD].decode()
     assert "secret" not in text
-    assert "encoder (a local folder)" in text
+    assert "encoder (local)" in text
     assert "learning\\_rate" in text
 
 

@@ -195,8 +195,10 @@ def test_local_folder_is_not_linked():
     folders = with_settings(model="/home/me/encoder", dataset="/home/me/rows")
     text = card(with_provenance(folders, model_revision=None, data_revision=None))
     assert metadata(text).keys() & {"base_model", "datasets"} == set()
-    assert "encoder (a local folder)" in text
+    assert "encoder (local), fine-tuned on the task mrpc of rows (local) with" in text
     assert "huggingface.co/" not in text
+    file = with_settings(dataset="/home/me/mrpc.csv")
+    assert "fine-tuned on mrpc.csv (local) with" in card(with_provenance(file, data_revision=None))
 
 
 @pytest.mark.parametrize(
