@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hf_elmix import parquet_files
 from hf_elmix.analysis.formats import text_of
 from hf_elmix.csv_files import read_table
 from hf_elmix.errors import UsageError, in_one_line
@@ -253,7 +254,7 @@ def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None
 def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return parquet_files.read_table(path).to_pandas()
         # All cells as text, since a method may be called '0' or 'NA'.
         header, rows = read_table(path)
         cells = (list(map(text_of, row)) for row in rows)

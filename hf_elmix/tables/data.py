@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hf_elmix import csv_files
+from hf_elmix import csv_files, parquet_files
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
@@ -22,7 +22,7 @@ __all__ = ["Table", "as_numbers", "class_ids", "feature_values", "read_table", "
 LABEL, SPLIT = "label", "split"
 TRUTH = {"true": True, "false": False}
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".parquet": pd.read_parquet,
+    ".parquet": lambda path: parquet_files.read_table(path).to_pandas(),
     ".csv": lambda path: _read_csv(path),
 }
 

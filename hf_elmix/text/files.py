@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hf_elmix import parquet_files
 from hf_elmix.csv_files import decoded, read_table
 from hf_elmix.errors import UsageError
 
@@ -96,12 +96,6 @@ def _read_tsv(path: str) -> pa.Table:
     return _read_csv(path, "\t")
 
 
-def _read_parquet(path: str) -> pa.Table:
-    table = pq.read_table(path)
-    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    return table.cast(pa.schema(plain, table.schema.metadata))  # pandas' categories as the words they are
-
-
 def _read_json(path: str) -> pa.Table:
     with fsspec.open(path, "rb") as file:
         text = decoded(file.read())
@@ -179,5 +173,5 @@ READERS: dict[str, Callable[[str], pa.Table]] = {
     ".tsv": _read_tsv,
     ".json": _read_json,
     ".jsonl": _read_json,
-    ".parquet": _read_parquet,
+    ".parquet": parquet_files.read_table,
 }

@@ -18,6 +18,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.hub.client import with_retries
+from hf_elmix.parquet_files import check_cells
 from hf_elmix.text.files import read_rows
 from hf_elmix.text.labels import with_ids
 from hf_elmix.text.loading import loading
@@ -90,11 +91,14 @@ def read_dataset(name: str, config: str | None = None) -> DatasetDict:
     folder = Path(name).expanduser()
     with loading(what, expected):
         if folder.is_dir():
-            return _read_folder(folder, config)
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            rows = _read_folder(folder, config)
+        elif name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"{name} is not a folder.")
-        # Offline, a file that is not in the cache now will not be there later either.
-        return _load(name, config) if HF_HUB_OFFLINE else with_retries(partial(_load, name, config))
+        else:  # offline, a file that is not in the cache now will not be there later either
+            rows = _load(name, config) if HF_HUB_OFFLINE else with_retries(partial(_load, name, config))
+        for part in rows.values():
+            check_cells(part.data.table)
+        return rows
 
 
 def first_rows(rows: DatasetDict, split: str, limit: int | None, name: str, hint: str = "") -> Dataset:

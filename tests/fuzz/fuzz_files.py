@@ -87,9 +87,11 @@ def _for_a_model(
     ids = [names.index(label) for label in labels]
     case = rng.choice([str, str.upper, str.title, None])
     if case is None:
-        return tuple(f"not {name}" for name in names), None if set(labels) - set(map(str, range(len(names)))) else [
-            int(label) for label in labels
-        ]
+        # A number is a class id, unless a name holds another one: then it may mean the class of that name.
+        unclear = any(name.isdigit() and name != str(place) for place, name in enumerate(names))
+        known = set(labels) <= set(map(str, range(len(names))))
+        ids = [int(label) for label in labels] if known and not unclear else None
+        return tuple(f"not {name}" for name in names), ids
     return tuple(map(case, names)), ids
 
 
