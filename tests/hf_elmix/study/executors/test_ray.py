@@ -473,7 +473,7 @@ def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website,
 
 
 STUDY = """
-import faulthandler, pathlib, sys, time
+import faulthandler, itertools, pathlib, sys, time
 from hf_elmix.interrupt import interruptible
 from hf_elmix.study.executors.ray import run_on_ray
 from hf_elmix.study.shared_prefixes import Branch, Outcome
@@ -481,18 +481,19 @@ from hf_elmix.study.shared_prefixes import Branch, Outcome
 faulthandler.dump_traceback_later(120, exit=True)  # to see where it hangs, if it does
 
 def run(branch, progress):
-    progress(1, 2)
     try:
-        while True:
+        for step in itertools.count(1):
+            progress(step, 10**6)
             time.sleep(0.1)
     finally:
         pathlib.Path(sys.argv[1], f"tidied{branch.seed}").touch()
 
-def progress(branch, step, steps):
+def progress(branch, step, steps, logs=()):
     print("at work", flush=True)
+    check()
 
 branches = [Branch("toy", seed, ("ce",), ("ce",)) for seed in range(9)]
-with interruptible():  # as every command: Python may drop a KeyboardInterrupt
+with interruptible() as check:  # as in a study: Python or Ray may drop a KeyboardInterrupt
     list(run_on_ray(lambda: branches.pop() if branches else None, run, progress, folder=sys.argv[1]))
 """
 
