@@ -11,17 +11,21 @@ __all__ = ["check_cells", "read_table"]
 
 
 def read_table(path: str | Path) -> pa.Table:
-    """Read a file; categories of pandas become the words that they are.
+    """Read a file; categories of pandas, and views of texts, become the words that they are.
 
     Raises:
         ValueError: If it is damaged, or a text is not UTF-8.
         OSError: If it cannot be read.
     """
     table = pq.read_table(path)
-    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    table = table.cast(pa.schema(plain, table.schema.metadata))
+    table = table.cast(pa.schema(map(_plain, table.schema), table.schema.metadata))
     check_cells(table)
     return table
+
+
+def _plain(column: pa.Field) -> pa.Field:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return column.with_type(pa.string() if pa.types.is_string_view(kind) else kind)
 
 
 def check_cells(table: pa.Table) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,8 +43,10 @@ def test_text_that_is_not_utf_8_is_refused_where_it_is_read(read, folder):
     assert "\n" not in str(raised.value)
 
 
-def test_categories_are_words(tmp_path):
-    pd.DataFrame({"label": pd.Categorical(["b", "a", None]), "x": [1, 2, 3]}).to_parquet(tmp_path / "rows.parquet")
+def test_categories_and_views_are_words(tmp_path):
+    words = ["b", "a", None]
+    columns = {"label": pa.array(words).dictionary_encode(), "text": pa.array(words, pa.string_view()), "x": [1, 2, 3]}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     table = parquet_files.read_table(tmp_path / "rows.parquet")
-    assert table.column("label").to_pylist() == ["b", "a", None]
-    assert table.schema.field("label").type in (pa.string(), pa.large_string())
+    assert table["label"].to_pylist() == table["text"].to_pylist() == words
+    assert table.schema.field("label").type == table.schema.field("text").type == pa.string()
