@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_elmix.cli.base import EXIT_FAILED, Command, whole_number
-from hf_elmix.cli.methods import PROG, parse_methods
+from hf_elmix.cli.methods import PROG, parse_methods, parse_sweeps
 from hf_elmix.cli.study import (
     INTERRUPTED,
     add_execution,
@@ -95,15 +95,14 @@ def _run(args: argparse.Namespace) -> int:
     check_execution(args)
     given = args.losses or ([] if args.method else LOSSES)
     typed = study_training_arguments(args.rest, PROG, {}, given, args.parser.flags)
-    for name in (text.partition("=")[0].strip() for text in args.sweep):
-        if name in typed:
-            raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
-    methods, rules = rules_for(parse_methods(given, args.method, args.sweep), args.baseline, args.margin)
+    candidates = parse_sweeps(args.sweep, typed)
+    methods, rules = rules_for(parse_methods(given, args.method, candidates), args.baseline, args.margin)
     task, usual = _task(args)
     # Again, since some arguments have no effect with the optimizer of tables.
     typed = study_training_arguments(args.rest, PROG, usual, given)
     typed |= precision_arguments(args, typed)
-    methods, _ = rules_for(parse_methods(given, args.method, args.sweep, usual), args.baseline, args.margin)
+    candidates = parse_sweeps(args.sweep, typed, usual)
+    methods, _ = rules_for(parse_methods(given, args.method, candidates, usual), args.baseline, args.margin)
     from hf_elmix.study.spec import Study
     from hf_elmix.study.store import Store
 

@@ -14,20 +14,23 @@ from hf_elmix.errors import UsageError
 if TYPE_CHECKING:
     from hf_elmix.study.spec import Method
 
-__all__ = ["PROG", "parse_methods"]
+__all__ = ["PROG", "parse_methods", "parse_sweeps"]
 
 PROG = "elmix compare"
 
 
 def parse_methods(
-    losses: Iterable[str], methods: Iterable[str], sweeps: Iterable[str], defaults: Mapping[str, Any] | None = None
+    losses: Iterable[str],
+    methods: Iterable[str],
+    candidates: tuple[Mapping[str, Any], ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[Method]:
     """The methods that a command line names.
 
     Args:
         losses: Losses, each a method of the same name; sets such as ``table4`` are expanded.
         methods: ``name:argument=value,…`` or paths of YAML files.
-        sweeps: ``argument=value,value``; every combination is a candidate of every method.
+        candidates: Training arguments to try in every method, from `parse_sweeps`.
         defaults: Training arguments that apply where a method has no others.
 
     Raises:
@@ -36,16 +39,36 @@ def parse_methods(
     from hf_elmix.losses.registry import expand_losses
     from hf_elmix.study.spec import Method
 
-    axes = [_sweep(text, defaults or {}) for text in sweeps]
-    candidates = tuple(dict(pairs) for pairs in itertools.product(*axes)) if axes else ()
     described = [(name, {"loss": name}) for name in expand_losses(losses)]
     for text in methods:
         described += _in_file(text) if Path(text).suffix in (".yaml", ".yml") else [_in_words(text)]
-    swept = {name for pairs in axes for name, _ in pairs}
     for name, values in described:
-        if both := sorted(swept & set(values)):
+        if both := sorted({swept for candidate in candidates for swept in candidate} & set(values)):
             raise UsageError(f"Expected {both[0]} in --sweep or in the method {name!r}, but got both. Leave one out.")
     return [Method(name, _typed(values, defaults or {}), values["loss"], candidates) for name, values in described]
+
+
+def parse_sweeps(
+    sweeps: Iterable[str], given: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], ...]:
+    """Every combination of the values of ``argument=value,value``, each as training arguments; none without sweeps.
+
+    Args:
+        sweeps: An argument with its values, each.
+        given: Names of the training arguments that are given by other flags.
+        defaults: Training arguments that apply where no other is given.
+
+    Raises:
+        UsageError: If an argument does not exist, a value is not valid, or an argument is given by another flag, too.
+    """
+    axes = [_sweep(text, defaults or {}) for text in sweeps]
+    names = [pairs[0][0] for pairs in axes]
+    for name in names:
+        if name in given:
+            raise UsageError(f"Expected --{name} or --sweep {name}=…, but got both. Leave one out.")
+        if names.count(name) > 1:
+            raise UsageError(f"Expected --sweep {name}=… once, with all values, but got it {names.count(name)} times.")
+    return tuple(dict(pairs) for pairs in itertools.product(*axes)) if axes else ()
 
 
 def _sweep(text: str, defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -55,6 +78,7 @@ def _sweep(text: str, defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
         raise UsageError(f"Expected --sweep with a training argument, but got {text!r}. Type --losses instead.")
     if not equals or not all(values.split(",")):
         raise UsageError(f"Expected --sweep like learning_rate=1e-5,2e-5, but got {text!r}.")
+    name = name.strip()
     return [(name, _typed({name: value}, defaults)[name]) for value in dict.fromkeys(values.split(","))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hf_elmix.cli.base import Command
+from hf_elmix.cli.methods import parse_sweeps
 from hf_elmix.cli.study import (
     INTERRUPTED,
     add_arguments,
@@ -27,6 +28,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split_column_name", default="split", metavar="COLUMN", help="column of train, validation and test")
     scale = "scale each feature to mean 0 and standard deviation 1 over the training rows"
     add("--standardize", action="store_true", help=scale)
+    sweep = "try each value, in every method; the best on the validation rows counts"
+    rates = ",".join(map(str, protocol.LEARNING_RATES))
+    add(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="ARGUMENT=VALUE,…",
+        help=f"{sweep} (default: learning_rate={rates})",
+    )
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.LOSSES, executors=("stacked", "local", "ray"))
 
 
@@ -38,12 +48,13 @@ def _run(args: argparse.Namespace) -> int:
     --num_train_epochs, are also accepted; --learning_rate replaces the choice among 0.01, 0.005 and 0.001.
     """
     losses, arguments = losses_and_arguments(args, "elmix study tables", protocol.ARGUMENTS, protocol.LOSSES)
+    sweep = parse_sweeps(args.sweep, arguments, protocol.ARGUMENTS)
     check_inputs(args.output_dir, data=args.data)
     from hf_elmix.tables.data import read_tables
     from hf_elmix.tables.study import tables_study
 
     tables = read_tables(args.data, args.tables, split_column=args.split_column_name, standardize=args.standardize)
-    studies = {model: tables_study(tables, args.seeds, losses, model, arguments) for model in args.models}
+    studies = {model: tables_study(tables, args.seeds, losses, model, arguments, sweep) for model in args.models}
     folder, codes = args.output_dir, []
     for model, study in studies.items():
         args.output_dir = f"{folder.rstrip('/')}/{model}"

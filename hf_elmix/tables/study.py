@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ def tables_study(
     losses: Iterable[str],
     model: str,
     arguments: Mapping[str, Any] | None = None,
+    sweep: Sequence[Mapping[str, Any]] = (),
 ) -> Study:
     """The paper's study of tables with one of its models.
 
@@ -54,13 +55,15 @@ def tables_study(
         model: ``linear`` or ``hidden``.
         arguments: Training arguments that override the paper's. With a learning rate, there is no choice among the
             paper's three.
+        sweep: Training arguments to choose among by validation accuracy, in place of the paper's learning rates.
 
     Raises:
         UsageError: If a loss does not exist or a name is given twice.
     """
     own = {**ARGUMENTS, **(arguments or {})}
-    sweep = () if "learning_rate" in own else tuple({"learning_rate": rate} for rate in LEARNING_RATES)
-    methods = tuple(Method(loss, sweep=sweep) for loss in expand_losses(losses))
+    if not sweep and "learning_rate" not in own:
+        sweep = [{"learning_rate": rate} for rate in LEARNING_RATES]
+    methods = tuple(Method(loss, sweep=tuple(sweep)) for loss in expand_losses(losses))
     tasks = sorted((table_task(table, model) for table in tables), key=lambda task: task.work)  # results come early
     return Study(tuple(tasks), methods, tuple(seeds), own)
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from hf_elmix.cli.methods import parse_methods
+from hf_elmix.cli.methods import parse_methods, parse_sweeps
 from hf_elmix.errors import UsageError
 
 
 def described(*words: str, losses: tuple[str, ...] = (), sweeps: tuple[str, ...] = ()) -> list[tuple]:
     return [
         (method.name, str(method.loss), dict(method.arguments), [dict(one) for one in method.sweep])
-        for method in parse_methods(losses, words, sweeps)
+        for method in parse_methods(losses, words, parse_sweeps(sweeps))
     ]
 
 
@@ -57,6 +57,19 @@ def test_methods_in_a_file(tmp_path):
     path.write_text("- wd\n")
     with pytest.raises(UsageError, match="to map each method to its arguments, as in 'wd: {weight_decay: 0.1}'"):
         described(str(path))
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "given", "message"),
+    [
+        (["learning_rate=1,2"], ["learning_rate"], "Expected --learning_rate or --sweep learning_rate=…, but got"),
+        (["learning_rate=1", " learning_rate =2"], [], "Expected --sweep learning_rate=… once, with all values"),
+        (["learning_rate"], [], "Expected --sweep like learning_rate=1e-5,2e-5, but got 'learning_rate'"),
+    ],
+)
+def test_sweeps_that_contradict_something(sweeps, given, message):
+    with pytest.raises(UsageError, match=message):
+        parse_sweeps(sweeps, given)
 
 
 def test_a_swept_argument_is_not_that_of_a_method_too():

@@ -52,6 +52,16 @@ def test_a_study_of_ones_own_tables(data, tmp_path, capsys):
     assert "on 2 tables" not in capsys.readouterr().err
 
 
+def test_a_sweep_replaces_the_papers_learning_rates(data, tmp_path, capsys):
+    words = ("--models", "linear", "--losses", "ce", "--seeds", "0", "--num_train_epochs", "1", "--tables", "pears")
+    assert study(data, tmp_path / "runs", *words, "--sweep", "learning_rate=0.3,1") == 0
+    keys = {record.key.method for record in Store(tmp_path / "runs" / "linear").records()}
+    assert keys == {"ce [learning_rate=0.3]", "ce [learning_rate=1.0]"}
+    both = ("--sweep", "learning_rate=0.3,1", "--learning_rate", "1")
+    assert study(data, tmp_path / "more", *words, *both) == 2
+    assert "Expected --learning_rate or --sweep learning_rate=…, but got both" in capsys.readouterr().err
+
+
 def test_one_learning_rate_replaces_the_choice(data, tmp_path):
     words = ("--models", "linear", "--losses", "ce", "--seeds", "0", "--num_train_epochs", "1")
     assert study(data, tmp_path / "runs", *words, "--learning_rate", "0.1", "--tables", "pears") == 0
