@@ -116,7 +116,14 @@ def with_lora(config: Any) -> nn.Module:
 
 
 def masking(model: nn.Module) -> Any:
-    return DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(encoder_path()), seed=0)
+    collator = DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(encoder_path()))
+
+    def mask(rows: list[dict[str, Any]]) -> Any:
+        with torch.random.fork_rng(devices=[]):  # the collator's own seed does not count in its first batch everywhere
+            torch.manual_seed(0)
+            return collator(rows)
+
+    return mask
 
 
 def seq2seq(model: nn.Module) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,7 +126,8 @@ def test_a_manifest_that_names_a_file_elsewhere_is_damaged(checkpoints, source, 
             other = place.joinpath(*there.split("/"))
             other.parent.mkdir(parents=True, exist_ok=True)
             other.write_bytes(CONTENT["a.bin"])
-    place.fs.pipe_file(f"{place.path}/{name}", CONTENT["a.bin"])
+    if not name.startswith("/") or fsspec.__version__ >= "2026.9":  # older memory cannot delete it again
+        place.fs.pipe_file(f"{place.path}/{name}", CONTENT["a.bin"])
     said = json.loads((place / MANIFEST).read_text())
     (place / MANIFEST).write_text(json.dumps({**said, "files": {name: said["files"]["a.bin"]}}))
     scratch = tmp_path / "deep" / "er" / "scratch"
