@@ -473,11 +473,12 @@ def test_a_wrong_address_is_said_at_once_and_in_one_line(address, task, website,
 
 
 STUDY = """
-import faulthandler, itertools, pathlib, sys, time
+import faulthandler, itertools, pathlib, signal, sys, time
 from hf_elmix.interrupt import interruptible
 from hf_elmix.study.executors.ray import run_on_ray
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 faulthandler.dump_traceback_later(120, exit=True)  # to see where it hangs, if it does
 
 def run(branch, progress):
