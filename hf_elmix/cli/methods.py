@@ -49,7 +49,10 @@ def parse_methods(
 
 
 def parse_sweeps(
-    sweeps: Iterable[str], given: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+    sweeps: Iterable[str],
+    given: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    prog: str = PROG,
 ) -> tuple[dict[str, Any], ...]:
     """Every combination of the values of ``argument=value,value``, each as training arguments; none without sweeps.
 
@@ -57,11 +60,12 @@ def parse_sweeps(
         sweeps: An argument with its values, each.
         given: Names of the training arguments that are given by other flags.
         defaults: Training arguments that apply where no other is given.
+        prog: Name of the command.
 
     Raises:
         UsageError: If an argument does not exist, a value is not valid, or an argument is given by another flag, too.
     """
-    axes = [_sweep(text, defaults or {}) for text in sweeps]
+    axes = [_sweep(text, defaults or {}, prog) for text in sweeps]
     names = [pairs[0][0] for pairs in axes]
     for name in names:
         if name in given:
@@ -71,7 +75,7 @@ def parse_sweeps(
     return tuple(dict(pairs) for pairs in itertools.product(*axes)) if axes else ()
 
 
-def _sweep(text: str, defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _sweep(text: str, defaults: Mapping[str, Any], prog: str) -> list[tuple[str, Any]]:
     """The values of an argument, from ``learning_rate=1e-5,2e-5``."""
     name, equals, values = text.partition("=")
     if name.strip() == "loss":
@@ -79,7 +83,7 @@ def _sweep(text: str, defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if not equals or not all(values.split(",")):
         raise UsageError(f"Expected --sweep like learning_rate=1e-5,2e-5, but got {text!r}.")
     name = name.strip()
-    return [(name, _typed({name: value}, defaults)[name]) for value in dict.fromkeys(values.split(","))]
+    return [(name, _typed({name: value}, defaults, prog)[name]) for value in dict.fromkeys(values.split(","))]
 
 
 def _in_words(text: str) -> tuple[str, dict[str, str]]:
@@ -127,7 +131,7 @@ def _in_file(path: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, {"loss": "ce", **values}) for name, values in texts.items()]
 
 
-def _typed(values: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(values: Mapping[str, str], defaults: Mapping[str, Any], prog: str = PROG) -> dict[str, Any]:
     """Training arguments with values of their types, without the loss."""
     words = [word for name, value in values.items() if name != "loss" for word in (f"--{name}", value)]
-    return study_training_arguments(words, PROG, defaults)
+    return study_training_arguments(words, prog, defaults)

@@ -18,6 +18,8 @@ from hf_elmix.tables import protocol
 
 __all__ = ["COMMAND"]
 
+PROG = "elmix study tables"
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tables").add_argument
@@ -47,8 +49,8 @@ def _run(args: argparse.Namespace) -> int:
     model. The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
     --num_train_epochs, are also accepted; --learning_rate replaces the choice among 0.01, 0.005 and 0.001.
     """
-    losses, arguments = losses_and_arguments(args, "elmix study tables", protocol.ARGUMENTS, protocol.LOSSES)
-    sweep = parse_sweeps(args.sweep, arguments, protocol.ARGUMENTS)
+    losses, arguments = losses_and_arguments(args, PROG, protocol.ARGUMENTS, protocol.LOSSES)
+    sweep = parse_sweeps(args.sweep, arguments, protocol.ARGUMENTS, PROG)
     check_inputs(args.output_dir, data=args.data)
     from hf_elmix.tables.data import read_tables
     from hf_elmix.tables.study import tables_study

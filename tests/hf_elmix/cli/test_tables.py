@@ -57,6 +57,8 @@ def test_a_sweep_replaces_the_papers_learning_rates(data, tmp_path, capsys):
     assert study(data, tmp_path / "runs", *words, "--sweep", "learning_rate=0.3,1") == 0
     keys = {record.key.method for record in Store(tmp_path / "runs" / "linear").records()}
     assert keys == {"ce [learning_rate=0.3]", "ce [learning_rate=1.0]"}
+    assert study(data, tmp_path / "more", *words, "--sweep", "learning_rat=1") == 2
+    assert "See elmix study tables --help." in capsys.readouterr().err
     both = ("--sweep", "learning_rate=0.3,1", "--learning_rate", "1")
     assert study(data, tmp_path / "more", *words, *both) == 2
     assert "Expected --learning_rate or --sweep learning_rate=…, but got both" in capsys.readouterr().err
