@@ -66,8 +66,8 @@ class Loss(ABC):
         batch = samples(logits, labels, ignore_index, weight)
         loss = self.per_sample(batch.logits, batch.labels.masked_fill(~batch.counted, IGNORED))
         loss = loss.where(batch.counted, 0)
-        loss = (loss if weight is None else loss * batch.counts).reshape(batch.shape)
-        return reduced(loss, batch.counts.reshape(batch.shape), reduction=reduction, num_items=num_items)
+        loss = batch.unflatten(loss if weight is None else loss * batch.counts)
+        return reduced(loss, batch.counts, reduction=reduction, num_items=num_items)
 
     @property
     def learning_rate_factor(self) -> float:
@@ -172,7 +172,10 @@ class Schedule(ABC, Generic[AnyLoss]):
         """
         if step < 0 or max_steps <= 0:
             raise ValueError(f"Expected step >= 0 and max_steps > 0, but got step={step}, max_steps={max_steps}.")
-        return next(loss for start, loss in reversed(self.parts) if step >= start * max_steps)
+        # In whole numbers, because every step asks, and a product of fractions takes longer than a small loss.
+        return next(
+            loss for start, loss in reversed(self.parts) if step * start.denominator >= start.numerator * max_steps
+        )
 
     def empty_parts(self, max_steps: int) -> list[int]:
         """Indices of the parts into which none of a training's `max_steps` falls; the first is never among them."""

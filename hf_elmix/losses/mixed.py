@@ -99,7 +99,7 @@ def loss_terms(
         smoothed = ce if weight is None else ce * batch.counts
     el = -torch.expm1(-ce)
     el = el if weight is None else el * batch.counts
-    return smoothed.reshape(batch.shape), el.reshape(batch.shape), batch.counts.reshape(batch.shape)
+    return batch.unflatten(smoothed), batch.unflatten(el), batch.unflatten(batch.counts)
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:

@@ -54,6 +54,10 @@ class Samples:
         """The labels, with class 0 in place of those that are ignored."""
         return self.labels.where(self.counted, 0)
 
+    def unflatten(self, values: Tensor) -> Tensor:
+        """Values (N,) of the samples in the shape of the labels."""
+        return values if len(self.shape) == 1 else values.reshape(self.shape)  # a view takes time in small models
+
 
 def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Tensor | None = None) -> Samples:
     """Check a batch and flatten it; the arguments and errors are those of `hf_elmix.losses.mixed_loss`."""
@@ -68,8 +72,10 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
             f"Expected weight to have one entry for each of the {logits.shape[-1]} classes, but got shape "
             f"{tuple(weight.shape)}."
         )
-    shape, labels = labels.shape, labels.reshape(-1).long()
-    logits = logits.reshape(-1, logits.shape[-1])
+    shape = labels.shape
+    if len(shape) != 1:
+        labels, logits = labels.reshape(-1), logits.reshape(-1, logits.shape[-1])
+    labels = labels.long()
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     counted = labels.ne(ignore_index)
@@ -86,7 +92,7 @@ def reduced(
 
     Args:
         loss: Losses of samples, of any shape; weighted, and 0 for ignored samples.
-        counts: Weight of each sample in a mean, of the same shape.
+        counts: Weight of each sample in a mean, of any shape.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         num_items: Divisor of a mean in place of the sum of `counts`.
 

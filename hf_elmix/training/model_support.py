@@ -163,8 +163,10 @@ def logits_of(outputs: Any) -> Tensor:
     """
     if not isinstance(outputs, Mapping):
         return without_loss(outputs)[0]
+    if isinstance(logits := outputs.get("logits"), Tensor):
+        return logits
     given = [name for name, value in outputs.items() if name != "loss" and value is not None]
-    for names in (["logits"], [name for name in given if name.endswith("logits")], given):
+    for names in ([name for name in given if name.endswith("logits")], given):
         if len(names) == 1 and isinstance(outputs.get(names[0]), Tensor):
             return outputs[names[0]]
     raise UsageError(
@@ -191,9 +193,9 @@ def without_loss(outputs: Any) -> tuple[Any, ...]:
 def router_loss(model: nn.Module, outputs: Any) -> Tensor | float:
     """The load-balancing loss of a mixture of experts, which a model adds to its loss only if it is given labels."""
     loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
-    config: Any = getattr(base_model(model), "config", None)
-    if loss is None or config is None:
+    if loss is None:
         return 0.0
+    config: Any = getattr(base_model(model), "config", None)
     parts = (config, config.get_text_config()) if hasattr(config, "get_text_config") else (config,)
     names = ("router_aux_loss_coef", "aux_loss_coef")
     found = [value for part in parts for name in names if (value := getattr(part, name, None)) is not None]

@@ -302,7 +302,7 @@ class MixedLossMixin(CheckedResume, _Base):
 
     def _with_router_loss(self, loss: Tensor, outputs: Any, batches: int = 1) -> Tensor:
         """A loss and the load-balancing loss of a mixture of experts, averaged over devices and batches."""
-        router = router_loss(self._model, outputs)
+        router = router_loss(self._unwrapped, outputs)
         if isinstance(router, float) and not router:
             return loss
         return loss + torch.as_tensor(router).to(loss.device).mean() / self._device_scale / batches
