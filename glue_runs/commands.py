@@ -62,7 +62,9 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_train_samples", type=whole_number(1), metavar="N", help="use the first N training rows of each task")
     add("--max_eval_samples", type=whole_number(1), metavar="N", help="use the first N rows of each evaluation split")
-    padding = "what batches are padded to: nothing (free), their longest row, or --max_seq_length"
+    padding = (
+        "what batches are padded to: nothing (free), their longest row, a multiple of 16 tokens, --max_seq_length"
+    )
     add("--padding", choices=PADDINGS, default=PADDINGS[0], help=padding)
     add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.MIXINGS)
 

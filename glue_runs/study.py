@@ -47,7 +47,8 @@ def glue_study(
         max_length: Tokens to which a row is truncated.
         max_train_samples: Keep the first N training rows of each task.
         max_eval_samples: Keep the first N rows of each evaluation split.
-        padding: One of `PADDINGS`; ``free`` becomes ``longest`` with ``torch_compile``, or for an unknown model.
+        padding: One of `PADDINGS`; ``free`` becomes ``multiple_of_16`` with ``torch_compile``, and ``longest`` for an
+            unknown model.
         in_memory: Hold the rows in memory, for workers that share no disk with this process.
         arguments: Training arguments that override the protocol's.
         kinds: Kinds of training rows to score separately (see `hf_elmix.text.study.text_task`).
@@ -60,7 +61,7 @@ def glue_study(
     _check_complement(methods, chosen)
     arguments = {**ARGUMENTS, **(arguments or {})}
     if arguments.get("torch_compile") and padding == "free":  # which would compile for each number of tokens
-        padding = "longest"
+        padding = "multiple_of_16"
     limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     options: dict[str, Any] = {"max_length": max_length, "padding": padding, "in_memory": in_memory, "kinds": kinds}
     rows = [load_task(task, dataset, **limits) for task in chosen]  # a mistake shows before a model is downloaded

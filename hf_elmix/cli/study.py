@@ -106,6 +106,10 @@ def add_execution(
     add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
     workers = "number of local processes; each gets one GPU, if available; auto: one for each GPU, else for each core"
     add("--workers", type=whole_number(1, word=AUTO), metavar="N", help=f"{workers} (default: 1)")
+    shared = (
+        "number of runs at a time on each GPU, local or of a Ray cluster; auto: as many as its memory has room for"
+    )
+    add("--workers_per_gpu", type=whole_number(1, word=AUTO), metavar="N", help=f"{shared} (default: 1)")
     precision = "bf16: matrix products in bfloat16; auto: only where they are faster (default: fp32)"
     add("--precision", choices=PRECISIONS, help=precision)
     add("--ray_address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)")
@@ -132,6 +136,12 @@ def check_execution(args: argparse.Namespace) -> None:
         raise UsageError("--ray_address needs --executor ray.")
     if args.workers is not None and args.executor == "ray":
         raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
+    if args.workers is not None and args.workers_per_gpu is not None:
+        raise UsageError(
+            "--workers counts those of all GPUs, and --workers_per_gpu those of each. Leave one of them out."
+        )
+    if args.workers_per_gpu == AUTO and args.executor == "ray":
+        raise UsageError("--workers_per_gpu auto needs --executor local. For a Ray cluster, type a number.")
     if args.executor == "ray":
         from hf_elmix.study.executors.cluster import check_address
 
@@ -307,16 +317,25 @@ def executor_of(args: argparse.Namespace, study: Study) -> Executor:
     if args.executor == "ray":
         from hf_elmix.study.executors.ray import run_on_ray
 
-        return partial(run_on_ray, address=args.ray_address, folder=args.output_dir)
+        options = {"address": args.ray_address, "folder": args.output_dir, "tasks_per_gpu": args.workers_per_gpu or 1}
+        return partial(run_on_ray, **options)
     from hf_elmix.study.executors.local import run_in_process, run_in_workers, visible_gpus
 
-    workers = args.workers or 1
-    if workers == AUTO:
-        gpus = 0 if study.arguments.get("use_cpu") else len(visible_gpus())
+    gpus = 0 if study.arguments.get("use_cpu") else len(visible_gpus())
+    workers, each = args.workers or 1, args.workers_per_gpu
+    if each is not None and not gpus:
+        raise UsageError(
+            "--workers_per_gpu needs a GPU, and there is none for this study. Type --workers auto instead."
+        )
+    if each == AUTO:
+        workers = min(max(gpus, usable_cores()), len(study.runs()))  # each needs a core, too
+    elif each is not None:
+        workers = gpus * each
+    elif workers == AUTO:
         workers = min(gpus or usable_cores(), len(study.runs()))
     # With several GPUs, the Trainer would spread each batch over them in this process, which changes the training.
     in_process = workers == 1 and len(visible_gpus()) < 2
-    local = run_in_process if in_process else partial(run_in_workers, workers=workers)
+    local = run_in_process if in_process else partial(run_in_workers, workers=workers, fill_gpus=each == AUTO)
     if args.executor != "stacked":
         return local
     from hf_elmix.study.executors.stacked import run_stacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -95,8 +96,11 @@ def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTok
 
 def collator_for(tokenizer: PreTrainedTokenizerBase, padding: str, max_length: int) -> DataCollatorWithPadding:
     """The collator for a padding; with ``free`` the model removes the padding again (see `drop_padding`)."""
-    whole = padding == "max_length"
-    return DataCollatorWithPadding(tokenizer, "max_length" if whole else True, max_length if whole else None)
+    if padding == "max_length":
+        return DataCollatorWithPadding(tokenizer, "max_length", max_length)
+    # No row is padded beyond the maximum length, which may be all that the model reads.
+    multiple = math.gcd(16, max_length) if padding == "multiple_of_16" else None
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
 
 
 def _inputs(

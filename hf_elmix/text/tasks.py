@@ -9,9 +9,10 @@ from typing import Any
 __all__ = ["MAX_LENGTH", "PADDINGS", "TextTask"]
 
 MAX_LENGTH = 64  # tokens to which a row is truncated by default
-# What a batch is padded to: nothing (the default, see `padding_free`), its longest row, or the maximum length.
-# Training is the same with all three, up to rounding and the random numbers for dropout.
-PADDINGS = ("free", "longest", "max_length")
+# What a batch is padded to: nothing (the default, see `padding_free`), its longest row, the next multiple of 16 (few
+# lengths, for compiled models), or the maximum length. Training is the same with each, up to rounding and the random
+# numbers for dropout.
+PADDINGS = ("free", "longest", "multiple_of_16", "max_length")
 
 
 @dataclass(frozen=True)

@@ -56,4 +56,4 @@ def test_complement_training_of_two_classes_is_refused(pocket, encoder):
 
 def test_compiled_models_are_padded(glue, encoder):
     study = glue_study(["cola"], model=encoder, dataset=glue("cola"), arguments={"torch_compile": True})
-    assert study.tasks[0].settings["padding"] == "longest"
+    assert study.tasks[0].settings["padding"] == "multiple_of_16"

@@ -65,24 +65,28 @@ def run_in_process(take: Take, run: Run, progress: BranchProgress) -> Iterator[O
         gc.unfreeze()
 
 
-def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: int) -> Iterator[Outcome]:
+def run_in_workers(
+    take: Take, run: Run, progress: BranchProgress, *, workers: int, fill_gpus: bool = False
+) -> Iterator[Outcome]:
     """Train branches in several processes, 1 or more; otherwise like `run_in_process`.
 
     Each process gets a pickle of `run` and of everything it refers to. The processors are divided between the
-    processes; on a machine with GPUs each process has one of them. A process that dies loses only its own branch and
-    is replaced. No process is left behind, even after an error.
+    processes; on a machine with GPUs each process has one of them, and more processes than GPUs share them. A process
+    that dies loses only its own branch and is replaced. No process is left behind, even after an error.
+
+    With `fill_gpus`, each GPU begins with one process. When its first branch has ended, it gets as many of the others
+    as its memory has room for.
     """
     pool: dict[int, _Worker] = {}
     gpus = visible_gpus()
+    room: dict[str, int] = {}  # number of further processes for which a GPU has memory
     try:
         while True:
             for place in range(workers):
-                busy = place in pool and pool[place].branch is not None
-                branch = None if busy else take()
-                if branch is not None:
-                    if place not in pool:
-                        pool[place] = _Worker(run, _environment(place, workers, gpus))
-                    pool[place].assign(branch)
+                gpu = gpus[place % len(gpus)] if gpus else ""
+                if fill_gpus and gpu and place // len(gpus) > room.get(gpu, 0):
+                    continue
+                _give_work(pool, place, take, partial(_Worker, run, _environment(workers, gpu)))
             at_work = {worker.connection: place for place, worker in pool.items() if worker.branch is not None}
             if not at_work:
                 return
@@ -91,10 +95,12 @@ def run_in_workers(take: Take, run: Run, progress: BranchProgress, *, workers: i
                 message = pool[place].receive()
                 if isinstance(message, tuple):
                     progress(*message)
-                    continue
-                if message.died is not None:
-                    pool.pop(place).end()
-                yield message
+                elif isinstance(message, int):
+                    room.setdefault(gpus[place % len(gpus)], message)
+                else:
+                    if message.died is not None:
+                        pool.pop(place).end()
+                    yield message
     finally:
         for worker in pool.values():
             worker.end()
@@ -107,6 +113,17 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return given[:count] if given else [str(index) for index in range(count)]
+
+
+def _give_work(pool: dict[int, _Worker], place: int, take: Take, start: Callable[[], _Worker]) -> None:
+    """Give a branch, if there is one, to the worker of a place that has none; it is started for its first one."""
+    if place in pool and pool[place].branch is not None:
+        return
+    branch = take()
+    if branch is not None:
+        if place not in pool:
+            pool[place] = start()
+        pool[place].assign(branch)
 
 
 class _Worker:
@@ -128,8 +145,8 @@ class _Worker:
         with suppress(OSError):  # It may have died; `receive` reports it.
             self.connection.send(branch)
 
-    def receive(self) -> Outcome | tuple[Branch, int, int, Logs]:
-        """The branch and its progress, or its outcome, which may be that the process died."""
+    def receive(self) -> Outcome | int | tuple[Branch, int, int, Logs]:
+        """The branch and its progress, the room on the GPU (see `room_on_gpu`), or the outcome, such as a death."""
         assert self.branch is not None, "a worker without a branch sends nothing"
         try:
             message = self.connection.recv()
@@ -140,6 +157,8 @@ class _Worker:
             raise message
         if isinstance(message, tuple):
             return self.branch, *message
+        if isinstance(message, int):
+            return message
         self.branch = None
         return message
 
@@ -167,8 +186,8 @@ def _ignore_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _environment(place: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """Environment variables to set for a worker; numbers of threads that the user has set stay."""
+def _environment(workers: int, gpu: str) -> dict[str, str]:
+    """Environment variables to set for one of several workers; numbers of threads that the user has set stay."""
     given = os.environ.get("OMP_NUM_THREADS")
     threads = {} if given else {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
-    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})}
+    return {**threads, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}

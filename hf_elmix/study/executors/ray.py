@@ -38,11 +38,13 @@ def run_on_ray(
     *,
     address: str | None = None,
     folder: str | os.PathLike[str] | None = None,
+    tasks_per_gpu: int = 1,
 ) -> Iterator[Outcome]:
     """Train branches as tasks of a Ray cluster.
 
-    A task has a GPU to itself if the cluster has any, else one processor. A task whose process or machine dies ends in
-    an outcome that says so. No task is left behind, nor a cluster that was started here, even after an error.
+    A task has a processor and, if the cluster has any, a GPU or an equal share of one. A task whose process or machine
+    dies ends in an outcome that says so. No task is left behind, nor a cluster that was started here, even after an
+    error.
 
     Args:
         take: Returns the next branch, or None.
@@ -52,6 +54,7 @@ def run_on_ray(
         address: Of the cluster, as ``host:port``, ``ray://host:port`` or ``auto``; by default ``$RAY_ADDRESS``, and
             without that a cluster is started on this machine.
         folder: Where `run` writes. Unless that is a URL, machines that cannot see it are refused.
+        tasks_per_gpu: Number of tasks that share each GPU.
 
     Yields:
         The outcome of each branch when it ends.
@@ -67,7 +70,7 @@ def run_on_ray(
     with connected(address) as (ray, guard), _marker(folder) as marker:
         if guard is not None and marker is not None:
             guard.rubbish.append(marker)
-        tasks = _Tasks(ray, run, progress, marker, _head(ray, address), guard)
+        tasks = _Tasks(ray, run, progress, marker, _head(ray, address), guard, tasks_per_gpu)
         try:
             while True:
                 while len(tasks.submitted) < tasks.limit() and (branch := waiting.pop() if waiting else take()):
@@ -99,14 +102,17 @@ class _Tasks:
         marker: Path | None,
         head: tuple[str, int],
         guard: Guard | None,
+        tasks_per_gpu: int = 1,
     ) -> None:
         self.ray, self.progress, self.head, self.guard = ray, progress, head, guard
         self.submitted: dict[Any, _Task] = {}  # by the reference to their results
         self.count, self.looked = 0, time.monotonic()
         self.room, self.asked = 0, float("-inf")  # when the head last answered
-        self.needs = {"CPU": 1, **({"GPU": 1} if ray.cluster_resources().get("GPU") else {})}
+        # Number of tasks on one of each
+        self.shared_by = {"CPU": 1, **({"GPU": tasks_per_gpu} if ray.cluster_resources().get("GPU") else {})}
         # The grid repeats a branch whose process died, and counts the attempts.
-        options = {"num_cpus": 1, "num_gpus": self.needs.get("GPU", 0), "max_retries": 0}
+        gpus = 1 / self.shared_by["GPU"] if "GPU" in self.shared_by else 0
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
         self.remote = ray.remote(**options)(_work)
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(_board_class()).remote()
         self.given = ray.put(run), self.board, marker, Path.cwd()
@@ -138,7 +144,8 @@ class _Tasks:
             resources = self.ray.cluster_resources()
             if self.guard is not None and not resources:  # its only machine is dead
                 raise self.gone()
-            self.room = AHEAD * max(1, min(int(resources.get(name, 0) // need) for name, need in self.needs.items()))
+            at_once = min(int(resources.get(name, 0)) * tasks for name, tasks in self.shared_by.items())
+            self.room = AHEAD * max(1, at_once)
             self.asked = time.monotonic()
         return self.room
 

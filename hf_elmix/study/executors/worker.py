@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from hf_elmix.study.executors.local import Run
     from hf_elmix.study.shared_prefixes import Branch
 
-__all__ = ["picklable", "serve", "work"]
+__all__ = ["picklable", "room_on_gpu", "serve", "work"]
+
+CONTEXT = 600 << 20  # bytes that a process takes on a GPU besides its tensors
+SHARE = 0.8  # of the free memory that is given to further processes; their branches may need more than the first
 
 
 def work(connection: Connection, pickled: bytes) -> None:
@@ -49,11 +52,23 @@ def serve(connection: Connection, run: Run) -> None:
         while True:
             branch: Branch = connection.recv()
             try:
-                connection.send(run(branch, lambda step, steps, logs=(): connection.send((step, steps, logs))))
+                outcome = run(branch, lambda step, steps, logs=(): connection.send((step, steps, logs)))
+                if (room := room_on_gpu()) is not None:
+                    connection.send(room)
+                connection.send(outcome)
             except BrokenPipeError:
                 raise
             except OSError as error:
                 connection.send(picklable(error))
+
+
+def room_on_gpu() -> int | None:
+    """How many further processes like this one fit into the free memory of its GPU; None if it has used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    free, _ = torch.cuda.mem_get_info()
+    return int(SHARE * free // (torch.cuda.max_memory_reserved() + CONTEXT))
 
 
 def picklable(error: OSError) -> OSError:

@@ -13,10 +13,11 @@ from hf_elmix import UsageError
 from hf_elmix.study.spec import Task
 from hf_elmix.text import study as text_study
 from hf_elmix.text.custom import custom_task
+from hf_elmix.text.models import find_model, load_tokenizer
 from hf_elmix.text.padding_free import NAME
 from hf_elmix.text.rows import load_task
-from hf_elmix.text.study import text_task
-from hf_elmix.text.tasks import MAX_LENGTH, TextTask
+from hf_elmix.text.study import collator_for, text_task
+from hf_elmix.text.tasks import MAX_LENGTH, PADDINGS, TextTask
 
 
 def made(task: TextTask, encoder: str, folder: str, length: int, **options: Any) -> Task:
@@ -125,7 +126,7 @@ def test_work_is_the_number_of_training_tokens(glue, encoder):
     assert long.work > short.work
 
 
-@pytest.mark.parametrize("padding", ["free", "longest", "max_length"])
+@pytest.mark.parametrize("padding", PADDINGS)
 def test_padding(glue, encoder, padding):
     task = made(TASKS["cola"], encoder, glue("cola"), 17, padding=padding)
     assert task.settings["padding"] == padding
@@ -135,9 +136,18 @@ def test_padding(glue, encoder, padding):
     assert (width == 17) == (padding == "max_length")
 
 
+@pytest.mark.parametrize(
+    ("max_length", "widths"), [(64, [16, 16, 48, 64]), (40, [8, 16, 40, 40]), (39, [5, 16, 33, 39])]
+)
+def test_a_compiled_model_sees_few_lengths(encoder, max_length, widths):
+    collator = collator_for(load_tokenizer(find_model(encoder)), "multiple_of_16", max_length)
+    rows = [{"input_ids": [1] * min(length, max_length)} for length in (5, 16, 33, 64)]
+    assert [collator([rows[0], row])["input_ids"].shape[1] for row in rows] == widths
+
+
 def test_padding_falls_back_where_it_must(glue, encoder, monkeypatch):
     folder = glue("cola")
-    with pytest.raises(UsageError, match="one of free, longest, max_length, but got 'none'"):
+    with pytest.raises(UsageError, match="one of free, longest, multiple_of_16, max_length, but got 'none'"):
         made(TASKS["cola"], encoder, folder, 17, padding="none")
     monkeypatch.setattr(text_study, "can_drop_padding", lambda config: False)
     task = made(TASKS["cola"], encoder, folder, 17)
@@ -147,8 +157,8 @@ def test_padding_falls_back_where_it_must(glue, encoder, monkeypatch):
 
 def test_padding_makes_no_difference_to_an_evaluation(glue, encoder):
     losses = []
-    for padding in ("free", "longest", "max_length"):
+    for padding in PADDINGS:
         trainer = made(TASKS["rte"], encoder, glue("rte"), 32, padding=padding).inputs(0).trainer
         model = trainer["model"].eval()
         losses.append(model(**trainer["data_collator"](list(trainer["train_dataset"]))).loss.item())
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * len(PADDINGS), rel=1e-5)

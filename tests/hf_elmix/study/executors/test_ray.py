@@ -351,22 +351,24 @@ def guard() -> Guard:
 
 
 @pytest.mark.parametrize(
-    ("resources", "gpus", "at_a_time"),
+    ("resources", "tasks_per_gpu", "gpus", "at_a_time"),
     [
-        ({"CPU": 6.0}, 0, 12),
-        ({"CPU": 64.0, "GPU": 8.0}, 1, 16),
-        ({"CPU": 2.0, "GPU": 8.0}, 1, 4),
-        ({"memory": 1.0}, 0, 2),
+        ({"CPU": 6.0}, 1, 0, 12),
+        ({"CPU": 6.0}, 4, 0, 12),
+        ({"CPU": 64.0, "GPU": 8.0}, 1, 1, 16),
+        ({"CPU": 64.0, "GPU": 2.0}, 3, 1 / 3, 12),
+        ({"CPU": 2.0, "GPU": 8.0}, 1, 1, 4),
+        ({"memory": 1.0}, 1, 0, 2),
     ],
-    ids=["processors", "GPUs", "few processors", "nothing yet"],
+    ids=["processors", "no GPUs to share", "GPUs", "shared GPUs", "few processors", "nothing yet"],
 )
 def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_any(
-    resources, gpus, at_a_time, head, monkeypatch
+    resources, tasks_per_gpu, gpus, at_a_time, head, monkeypatch
 ):
     now = [0.0]
     monkeypatch.setattr(executor.time, "monotonic", lambda: now[0])
     ray = Cluster(**resources)
-    tasks = executor._Tasks(ray, steps_of, ignore, None, head.getsockname(), guard())
+    tasks = executor._Tasks(ray, steps_of, ignore, None, head.getsockname(), guard(), tasks_per_gpu)
     assert (ray.asked["num_gpus"], ray.asked["max_retries"]) == (gpus, 0)
     assert tasks.limit() == at_a_time
     ray.resources = {name: 2 * count for name, count in resources.items()}
