@@ -47,9 +47,12 @@ def batch(kind: str, lengths: tuple[int, ...] = LENGTHS, width: int = 11) -> dic
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(len(lengths)) % 3, **types}
 
 
+@pytest.mark.parametrize("multiple", [1, 32])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", LAST_INPUT)
-def test_logits_and_gradients_are_the_padded_batchs(kind, checkpointing):
+def test_logits_and_gradients_are_the_padded_batchs(kind, checkpointing, multiple, monkeypatch):
+    layout_of = Layout.of
+    monkeypatch.setattr(Layout, "of", lambda mask, _: layout_of(mask, multiple))
     padded = classifier(kind).double().eval()
     free = copy.deepcopy(padded)
     drop_padding(free)
@@ -130,9 +133,13 @@ def test_autocast():
     model = classifier("bert").eval()
     drop_padding(model)
     exact = model(**batch("bert")).logits
+    seen: list[tuple[int, ...]] = []
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda layer, args: seen.append(tuple(args[0].shape[:-1])))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(**batch("bert"))
     output.loss.backward()
+    assert sum(LENGTHS) < 32
+    assert seen == [(1, 32)]  # one of few numbers of tokens
     torch.testing.assert_close(output.logits.float(), exact, atol=0.1, rtol=0.1)
 
 
@@ -143,6 +150,13 @@ def test_layout():
     values = torch.arange(1, 10).view(3, 3)
     assert rows.select(values).tolist() == [[1, 2, 4, 7, 8, 9]]
     assert rows.pad(rows.select(values)[0]).tolist() == [[1, 2, 0], [4, 0, 0], [7, 8, 9]]
+
+
+def test_a_layout_that_is_filled_up():
+    filled = Layout.of(torch.tensor([[1, 1, 0], [1, 0, 0]]), 4)
+    assert filled.tokens.tolist() == [0, 1, 3, 0]
+    assert filled.pad(torch.tensor([5, 6, 7, 8])).tolist() == [[5, 6, 0], [7, 0, 0]]
+    assert Layout.of(torch.ones(2, 2), 4).tokens.tolist() == [0, 1, 2, 3]
 
 
 def test_other_models_are_refused():
