@@ -28,8 +28,8 @@ NAME = "padding_free"
 LAYOUT = "padding_free_layout"  # keyword argument of the layers with the layout of the batch
 PER_TOKEN = ("input_ids", "token_type_ids", "position_ids")
 EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions")
-# The number of tokens is a multiple of this under autocast: in bfloat16, a CPU makes its kernels anew for each number of
-# tokens, which takes a fifth of the time of a small encoder.
+# The number of tokens is a multiple of this under autocast: in bfloat16, a CPU makes its kernels anew for each number
+# of tokens, which takes a fifth of the time of a small encoder.
 MULTIPLE = 32
 
 # The part of the last layer that needs only the first tokens, by model type; the classifier reads no other.
