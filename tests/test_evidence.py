@@ -61,6 +61,56 @@ def test_the_numbers_are_those_of_plain_pandas(evidence, table):
         np.testing.assert_allclose(found, same[found.columns], rtol=0, atol=1e-9)
 
 
+def cells_of(markdown: str) -> list[list[str]]:
+    """The cells of the tables in a text, without their headers."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|--")]
+    return [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in lines][1:]
+
+
+def test_the_rates_are_those_of_plain_pandas(evidence, table):
+    for model in evidence.MODELS:
+        runs = table[table["model"] == model].copy()
+        name, _, rate = (
+            runs["method"].astype(str).str.removesuffix("]").str.partition(" [learning_rate=")[k] for k in range(3)
+        )
+        runs["loss"], runs["rate"] = name, rate.astype(float)
+        scores = runs.pivot(index=["task", "seed", "loss"], columns="rate", values="validation")[[0.01, 0.005, 0.001]]
+        chosen = scores.dropna(how="all").idxmax(axis=1)
+        tests = 100 * runs.pivot(index=["task", "seed", "rate"], columns="loss", values="test")
+        rows = {row[0]: row[1:] for row in cells_of(evidence.rates_table(table, model))}
+        for place, rate in enumerate((0.001, 0.005, 0.01)):
+            for loss, label in (("ce", "CE"), ("0-0.5", "F = 0-0.5 (ramp)"), ("el", "EL")):
+                share = (chosen.xs(loss, level="loss") == rate).mean()
+                assert rows[label][place].startswith(f"{100 * share:.0f} %")
+            means = tests.xs(rate, level="rate").groupby("task").agg(lambda column: column.mean(skipna=False)).dropna()
+            gain = (means["0-0.5"] - means["ce"]).mean()
+            assert f"{gain:+.2f} [".replace("-", "−") in rows["F = 0-0.5 (ramp)"][place]
+
+
+def test_each_third_of_the_tables_has_its_own_gain(evidence, table):
+    sizes = evidence.taken_over()["uci121"]
+    rows = cells_of(evidence.by_property(table, sizes))
+    assert [row[0] for row in rows if row[0]] == list(evidence.PROPERTIES.values())
+    means = evidence.by_table(evidence.of_model(table, "hidden")).droplevel("seed")
+    small = sizes[sizes["rows"] <= np.quantile(sizes["rows"], 1 / 3)]["task"]
+    assert rows[0][2] == str(len(small)) == "40"
+    gains = (means["ce-rescaled:0-0.5"] - means["ce"])[small]
+    low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains))
+    assert rows[0][6] == f"{gains.mean():+.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    for name in evidence.PROPERTIES:
+        first = next(k for k, row in enumerate(rows) if row[0] == evidence.PROPERTIES[name])
+        last = next((k for k in range(first + 1, len(rows)) if rows[k][0]), len(rows))
+        assert sum(int(row[2]) for row in rows[first:last]) == 120
+
+
+def test_the_sizes_of_tables(evidence, tmp_path):
+    splits = ["train"] * 4 + ["validation", "test"]
+    data = pd.DataFrame({"x": range(6), "y": range(6), "label": list("aaabab"), "split": splits})
+    data.to_csv(tmp_path / "one.csv", index=False)
+    (row,) = evidence.take_over("uci121", tmp_path).itertuples(index=False)
+    assert tuple(row) == ("one", 4, 2, 2, 75.0)
+
+
 def test_records_are_taken_over_as_they_are(evidence, tmp_path):
     scores = {
         "validation_accuracy": {"last": 0.2, "best": 0.5, "epochs": [0.5, 0.5, 0.2], "steps": [1, 2, 3]},
@@ -132,7 +182,7 @@ def test_table_3_of_the_paper_is_typed_as_it_is_printed(evidence):
 def test_reviews_come_onto_the_page_with_their_records(evidence, reviews, table):
     page = evidence.remade({**evidence.taken_over(), "reviews": evidence.take_over("reviews", reviews)})[evidence.PAGE]
     assert page.index("## Tables") < page.index("## Reviews") < page.index("## What this does not show")
-    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 4
+    assert page.count("<!-- end -->") == page.count("<!-- made: ") == 6
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the page *Does it work?* says of the studies of tables, text, reviews and pictures, from their records.
 
     python hf_elmix/docs/evidence.py tables RUNS     # take over the records of: elmix study tables --output_dir RUNS
+    python hf_elmix/docs/evidence.py uci121 DATA     # the sizes of the tables that it was given
     python hf_elmix/docs/evidence.py text RUNS ...   # the same for: elmix compare --output_dir RUNS, one or more
     python hf_elmix/docs/evidence.py reviews RUNS    # the same for: elmix study reviews --output_dir RUNS
     python hf_elmix/docs/evidence.py images RUNS     # the same for the study that IMAGES names
@@ -22,11 +23,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 from hf_elmix.analysis.comparison import compare, task_gains
 from hf_elmix.analysis.formats import markdown_table
 from hf_elmix.analysis.frames import runs_table
-from hf_elmix.analysis.numbers import difference_text, gain_text, number, p_equals
+from hf_elmix.analysis.numbers import difference_text, gain_text, interval_text, number, p_equals
 from hf_elmix.analysis.ranks import conover, friedman, wins
 from hf_elmix.analysis.results import read_study
 from hf_elmix.analysis.sections.sequential import interval_of
@@ -36,9 +38,11 @@ from hf_elmix.plotting import drawn_name, method_label
 from hf_elmix.reviews.protocol import ARCHITECTURES, LOSSES
 from hf_elmix.study.spec import RunKey, RunRecord, Select
 from hf_elmix.study.store import Store
+from hf_elmix.tables.data import read_tables
 
 DOCS = Path(__file__).parent
-RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in ("tables", "text", "reviews", "images")}
+STUDIES = ("tables", "uci121", "text", "reviews", "images")
+RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in STUDIES}
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
 FIGURE = DOCS / "pages" / "figures" / "tables.png"
 
@@ -61,6 +65,12 @@ PAPER = {
 }
 
 
+# What may predict which tables gain, with a name for it.
+PROPERTIES = {
+    "rows": "training rows", "features": "features", "classes": "classes", "largest": "share of the largest class, %",
+    "accuracy": "test accuracy of CE, linear, %",
+}  # fmt: skip
+
 # The paper's Table 3: test accuracy with its standard deviation over eight seeds, of each method by architecture.
 PAPER_REVIEWS = {
     "ce": [(61.08, 0.83), (60.46, 1.50), (60.07, 1.34), (63.26, 0.54), (63.14, 0.81)],
@@ -82,9 +92,21 @@ def take_over(study: str, *folders: Path) -> pd.DataFrame:
     if study == "text":
         return pd.concat([comparison(folder) for folder in folders], ignore_index=True)
     (runs,) = folders
+    if study == "uci121":
+        return properties(runs)
     if study != "tables":
         return compact(runs)
     return pd.concat([compact(runs / model).assign(model=model) for model in MODELS]).astype({"model": "category"})
+
+
+def properties(folder: Path) -> pd.DataFrame:
+    """One row for each table of a folder: the number of its training rows, features and classes, and their balance."""
+    rows = []
+    for table in read_tables(str(folder)):
+        labels, features = table.labels["train"], table.features["train"]
+        largest = 100 * np.bincount(labels).max() / len(labels)
+        rows.append((table.name, *features.shape, table.classes, largest))
+    return pd.DataFrame(rows, columns=["task", "rows", "features", "classes", "largest"])
 
 
 def compact(folder: Path) -> pd.DataFrame:
@@ -168,6 +190,64 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
         f"(Friedman {p_equals(test.pvalue)}); those that differ from CE (Conover, p < 0.05): "
         f"{', '.join(apart) or 'none'}."
     )
+
+
+def with_rates(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The runs of the study of tables with a model, with the loss and the learning rate of each."""
+    runs = table[table["model"] == model]
+    names = runs["method"].astype(str)
+    rates = names.str.extract(r"learning_rate=([^,\]]+)")[0].astype(float)
+    return runs.assign(loss=names.str.partition(" [")[0], rate=rates)
+
+
+def rates_table(table: pd.DataFrame, model: str) -> str:
+    """How often each method chooses each learning rate, and its gain over CE where both have it, in Markdown."""
+    runs = with_rates(table, model)
+    valid = runs.dropna(subset="validation")
+    chosen = valid.loc[valid.groupby(["task", "loss", "seed"], observed=True)["validation"].idxmax()]
+    shares = pd.crosstab(chosen["loss"], chosen["rate"], normalize="index")
+    rates = sorted(runs["rate"].unique())
+    gains = {}
+    for rate in rates:
+        scores = runs[runs["rate"] == rate].pivot(index=["task", "seed"], columns="loss", values="test")
+        gains[rate] = compare(by_table(scores), "ce")
+    rows = []
+    for method in (*SIX, RESCALED):
+        cells = [f"{100 * shares.loc[method, rate]:.0f} %" for rate in rates]
+        if method != "ce":
+            found = [difference_text(gains[rate].loc[method], 1) for rate in rates]
+            cells = [f"{cell}; {gain}" for cell, gain in zip(cells, found, strict=True)]
+        rows.append([method_label(method), *cells])
+    return f"**{MODELS[model]}**:\n\n{markdown_table(['', *[f'at {rate:g}' for rate in rates]], rows)}"
+
+
+def by_property(table: pd.DataFrame, sizes: pd.DataFrame) -> str:
+    """Gains over CE on thirds of the tables by each of their properties, and rank correlations with it."""
+    means = {model: by_table(of_model(table, model)).droplevel("seed") for model in MODELS}
+    known = sizes.set_index("task").assign(accuracy=means["linear"]["ce"])
+    gains = {(m, name): means[m][name] - means[m]["ce"] for name in ("0-0.5", RESCALED) for m in MODELS}
+    rows = []
+    for name, title in PROPERTIES.items():
+        edges = np.unique(np.quantile(known[name], [0, 1 / 3, 2 / 3, 1]))
+        third = pd.cut(known[name], edges, include_lowest=True)
+        for place, tables in enumerate(third.cat.categories):
+            part = known.index[third == tables]
+            span = f"{number(edges[0], 0) + ' ' if not place else ''}to {number(edges[place + 1], 0)}"
+            found = [_mean_gain(gain[part]) for gain in gains.values()]
+            rows.append([title if not place else "", span, str(len(part)), *found])
+    head = [f"{method}, {model}" for method in ("F = 0-0.5", "rescaled CE") for model in MODELS]
+    correlations = [stats.spearmanr(gains[m, "0-0.5"], known[name]) for m in MODELS for name in PROPERTIES]
+    largest = max(correlations, key=lambda found: abs(found.statistic))
+    return (
+        f"{markdown_table(['', '', 'tables', *head], rows)}\n"
+        f"Of the {len(correlations)} rank correlations of these properties with the gain of F = 0-0.5 (Spearman), the "
+        f"largest is {number(abs(largest.statistic))} ({p_equals(largest.pvalue)}, not corrected for their number)."
+    )
+
+
+def _mean_gain(gains: pd.Series) -> str:
+    reach = stats.t.ppf(0.975, len(gains) - 1) * gains.sem()
+    return f"{gain_text(gains.mean(), 1)} {interval_text(gains.mean() - reach, gains.mean() + reach, 1)}"
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -293,6 +373,8 @@ def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     scores = {model: of_model(tables["tables"], model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
     page = _with(page, "tables", "\n\n".join(parts))
+    page = _with(page, "rates", "\n".join(rates_table(tables["tables"], model) for model in MODELS))
+    page = _with(page, "properties", by_property(tables["tables"], tables["uci121"]))
     page = _with(page, "text", text_section(tables["text"]))
     if "reviews" in tables:
         page = _with(page, "reviews", reviews_section(tables["reviews"]))
