@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pictures import same_picture
 from scipy import stats
 
 from hf_elmix.analysis.sequential import Rules
@@ -37,6 +38,15 @@ def table(evidence) -> pd.DataFrame:
 def test_the_texts_say_what_the_records_give(evidence):
     for path, text in evidence.remade(evidence.taken_over()).items():
         assert path.read_text() == text, f"{path.name}: type python hf_elmix/docs/evidence.py"
+
+
+def test_the_figures_show_what_the_records_give(evidence, tmp_path):
+    tables = evidence.taken_over()
+    for name, figure in (("overview", evidence.overview(tables)), ("tables", evidence.figure(tables["tables"]))):
+        figure.savefig(tmp_path / f"{name}.png", dpi=150)
+        assert same_picture(tmp_path / f"{name}.png", evidence.FIGURES / f"{name}.png"), (
+            "python hf_elmix/docs/evidence.py"
+        )
 
 
 def test_the_choice_of_a_schedule_quotes_the_page():
@@ -141,7 +151,7 @@ def reviews(evidence, tmp_path_factory) -> Path:
         epochs = {name: rng.uniform(0.6, 0.65, size=3).tolist() for name in ("validation_accuracy", "test_accuracy")}
         scores = {name: {"last": x[-1], "best": max(x), "epochs": x, "steps": [1, 2, 3]} for name, x in epochs.items()}
         settings = {"select": evidence.SELECT.to_settings()}
-        cost = {"seconds": 0.0, "steps_trained": 3, "steps_inherited": 0}
+        cost = {"seconds": 90.0, "steps_trained": 3, "steps_inherited": 0}
         store.write(RunRecord(key, "done", scores, [], settings, {}, cost))
     return folder
 
@@ -168,6 +178,7 @@ def test_table_3_is_that_of_the_records(evidence, reviews):
             assert paper_gain[0] in "+−"
     ramp = (scores["0-0.5"] - scores["ce"]).mean()
     assert f"F = 0-0.5 (ramp) {ramp:+.2f} [".replace("-0.", "−0.").replace("F = 0−0.5", "F = 0-0.5") in lines[-1]
+    assert "The 160 runs took 4.0 hours of one core" in lines[-1]
 
 
 def test_table_3_of_the_paper_is_typed_as_it_is_printed(evidence):
@@ -177,6 +188,19 @@ def test_table_3_of_the_paper_is_typed_as_it_is_printed(evidence):
     beaten = {k for k in range(5) if all(means[method][k] > means["ce"][k] for method in LOSSES[1:])}
     assert beaten == {1, 2, 4}
     assert all(means["0-0.5"][k] > means["ce"][k] for k in range(5))
+
+
+def test_every_study_has_a_row_in_the_overview(evidence, reviews):
+    tables = {**evidence.taken_over(), "reviews": evidence.take_over("reviews", reviews)}
+    rows = dict(evidence.overview_rows(tables))
+    assert len(rows) == 2 + tables["text"].groupby(["command", "task", "model"]).ngroups + 1
+    scores = evidence.scores_of(tables["reviews"])
+    gain = 100 * (scores["0-0.5"] - scores["ce"]).mean()
+    assert rows["reviews, five LSTMs"]["0-0.5"]["difference"] == pytest.approx(gain)
+    linear = evidence.by_table(evidence.of_model(tables["tables"], "linear"))
+    expected = stats.ttest_rel(linear["0-0.5"], linear["ce"]).confidence_interval(0.95)
+    found = rows["UCI tables, linear classifier"]["0-0.5"]
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_reviews_come_onto_the_page_with_their_records(evidence, reviews, table):

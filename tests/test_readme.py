@@ -8,9 +8,8 @@ import re
 import shlex
 from pathlib import Path
 
-import matplotlib.image
-import numpy as np
 import pytest
+from pictures import same_picture
 
 from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.commands import COMMANDS as GLUE_RUNS
@@ -77,14 +76,6 @@ LEFT_OUT = ("slow", "ray", "hub", "browser")
 
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-
-
-def same_picture(one: Path, other: Path) -> bool:
-    """Up to what fonts and versions of Matplotlib change at the edges of lines; before 3.11 it drew otherwise."""
-    if matplotlib.__version_info__ < (3, 11):
-        return one.exists() and other.exists()
-    first, second = (matplotlib.image.imread(path) for path in (one, other))
-    return first.shape == second.shape and float(np.abs(first - second).mean()) < 0.01
 
 
 PROGRAMS = [
