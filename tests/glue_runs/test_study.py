@@ -6,6 +6,10 @@ from glue_runs.protocol import ARGUMENTS, MIXINGS, SEEDS, TASK_NAMES
 from glue_runs.study import glue_study
 from hf_elmix import UsageError
 from hf_elmix.losses.registry import LOSS_SETS
+from hf_elmix.study.executors.local import run_in_process
+from hf_elmix.study.grid import run_grid
+from hf_elmix.study.runner import run_branch
+from hf_elmix.study.store import Store
 
 
 def test_the_papers_grid(pocket, encoder):
@@ -57,3 +61,19 @@ def test_complement_training_of_two_classes_is_refused(pocket, encoder):
 def test_compiled_models_are_padded(glue, encoder):
     study = glue_study(["cola"], model=encoder, dataset=glue("cola"), arguments={"torch_compile": True})
     assert study.tasks[0].settings["padding"] == "multiple_of_16"
+
+
+@pytest.mark.slow
+def test_compiled_runs_share_training(glue, encoder, tmp_path):
+    """Runs of a compiled model end with the same scores, to the last bit, whether they share training or not."""
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager", "num_train_epochs": 2, "use_cpu": True}
+    study = glue_study(["cola"], [0], ["ce", "0", "0-0.5"], model=encoder, dataset=glue("cola"), arguments=compiled)
+    scores, inherited = [], []
+    for sharing in (True, False):
+        store = Store(tmp_path / str(sharing))
+        assert run_grid(study, store, run_branch, executor=run_in_process, sharing=sharing) == {"done": 3}
+        records = sorted(store.records(), key=lambda record: record.key.method)
+        scores.append([record.scores["loss"]["epochs"] for record in records])
+        inherited.append(sum(record.cost["steps_inherited"] for record in records))
+    assert scores[0] == scores[1]
+    assert inherited[0] > inherited[1] == 0
