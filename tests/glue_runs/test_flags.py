@@ -170,7 +170,7 @@ def test_the_stock_loss():
         ("--hub_strategy end", "--hub_strategy cannot be used here"),
         ("--prediction_loss_only", "--prediction_loss_only cannot be used here"),
         ("--eval_steps 5", "it needs --eval_strategy steps"),
-        ("--padding zzz", "--padding to be one of free, longest, max_length"),
+        ("--padding zzz", "--padding to be one of free, longest, multiple_of_16, max_length"),
         ("--task_name cloa", "Did you mean 'cola'"),
         ("--output_dir s3://bucket/out", "the URL 's3://bucket/out'"),
         ("--output_dir /proc/out", "that can be written to, but got '/proc/out'"),
