@@ -44,9 +44,8 @@ def test_the_figures_show_what_the_records_give(evidence, tmp_path):
     tables = evidence.taken_over()
     for name, figure in (("overview", evidence.overview(tables)), ("tables", evidence.figure(tables["tables"]))):
         figure.savefig(tmp_path / f"{name}.png", dpi=150)
-        assert same_picture(tmp_path / f"{name}.png", evidence.FIGURES / f"{name}.png"), (
-            "python hf_elmix/docs/evidence.py"
-        )
+        # Half a point more for all methods changes a picture by 0.005 on average.
+        assert same_picture(tmp_path / f"{name}.png", evidence.FIGURES / f"{name}.png", within=0.0005), name
 
 
 def test_the_choice_of_a_schedule_quotes_the_page():

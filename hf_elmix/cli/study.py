@@ -138,7 +138,7 @@ def check_execution(args: argparse.Namespace) -> None:
         raise UsageError("--workers needs --executor local: a Ray cluster trains as many runs at a time as it can.")
     if args.workers is not None and args.workers_per_gpu is not None:
         raise UsageError(
-            "--workers counts those of all GPUs, and --workers_per_gpu those of each. Leave one of them out."
+            "--workers is the number for all GPUs, and --workers_per_gpu that for each. Leave one of them out."
         )
     if args.workers_per_gpu == AUTO and args.executor == "ray":
         raise UsageError("--workers_per_gpu auto needs --executor local. For a Ray cluster, type a number.")

@@ -5,9 +5,9 @@
     python hf_elmix/docs/evidence.py text RUNS ...   # the same for: elmix compare --output_dir RUNS, one or more
     python hf_elmix/docs/evidence.py reviews RUNS    # the same for: elmix study reviews --output_dir RUNS
     python hf_elmix/docs/evidence.py images RUNS     # the same for the study that IMAGES names
-    python hf_elmix/docs/evidence.py                 # write the page's numbers and the figure again
+    python hf_elmix/docs/evidence.py                 # write the page's numbers and figures again
 
-A study is on the page once its records have been taken over, which needs all of them. A test fails if the page or the
+A study is on the page once its records have been taken over, which needs all of them. A test fails if the page or a
 figure differs from what the records give.
 """
 

@@ -181,7 +181,7 @@ def test_input_in_the_output_folder_is_refused_before_anything_is_made(
         (["--dataloader_drop_last"], "Cannot train cola with ce: there are fewer rows than in a batch"),
         (["--metric_for_best_model", "f1"], "each task says which number is its score"),
         (["--executor", "ray", "--workers", "2"], "--workers needs --executor local"),
-        (["--workers", "2", "--workers_per_gpu", "2"], "--workers_per_gpu those of each. Leave one of them out."),
+        (["--workers", "2", "--workers_per_gpu", "2"], "--workers_per_gpu that for each. Leave one of them out."),
         (["--executor", "ray", "--workers_per_gpu", "auto"], "--workers_per_gpu auto needs --executor local"),
         (["--output_dir", "/proc/runs"], "folder that can be written to, but got '/proc/runs'"),
         (["--output_dir", "a" * 300], "name too long"),

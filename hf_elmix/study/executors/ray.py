@@ -54,7 +54,7 @@ def run_on_ray(
         address: Of the cluster, as ``host:port``, ``ray://host:port`` or ``auto``; by default ``$RAY_ADDRESS``, and
             without that a cluster is started on this machine.
         folder: Where `run` writes. Unless that is a URL, machines that cannot see it are refused.
-        tasks_per_gpu: Number of tasks that share each GPU.
+        tasks_per_gpu: Number of tasks that share each GPU; more than one needs a cluster with GPUs.
 
     Yields:
         The outcome of each branch when it ends.
@@ -108,11 +108,12 @@ class _Tasks:
         self.submitted: dict[Any, _Task] = {}  # by the reference to their results
         self.count, self.looked = 0, time.monotonic()
         self.room, self.asked = 0, float("-inf")  # when the head last answered
-        # Number of tasks on one of each
-        self.shared_by = {"CPU": 1, **({"GPU": tasks_per_gpu} if ray.cluster_resources().get("GPU") else {})}
+        has_gpus = bool(ray.cluster_resources().get("GPU"))
+        if tasks_per_gpu > 1 and not has_gpus:
+            raise UsageError(f"Expected GPUs for {tasks_per_gpu} runs on each, but the Ray cluster has none.")
+        self.shared_by = {"CPU": 1, **({"GPU": tasks_per_gpu} if has_gpus else {})}  # tasks on one of each
         # The grid repeats a branch whose process died, and counts the attempts.
-        gpus = 1 / self.shared_by["GPU"] if "GPU" in self.shared_by else 0
-        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
+        options = {"num_cpus": 1, "num_gpus": 1 / tasks_per_gpu if has_gpus else 0, "max_retries": 0}
         self.remote = ray.remote(**options)(_work)
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(_board_class()).remote()
         self.given = ray.put(run), self.board, marker, Path.cwd()

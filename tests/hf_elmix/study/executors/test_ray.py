@@ -354,13 +354,12 @@ def guard() -> Guard:
     ("resources", "tasks_per_gpu", "gpus", "at_a_time"),
     [
         ({"CPU": 6.0}, 1, 0, 12),
-        ({"CPU": 6.0}, 4, 0, 12),
         ({"CPU": 64.0, "GPU": 8.0}, 1, 1, 16),
         ({"CPU": 64.0, "GPU": 2.0}, 3, 1 / 3, 12),
         ({"CPU": 2.0, "GPU": 8.0}, 1, 1, 4),
         ({"memory": 1.0}, 1, 0, 2),
     ],
-    ids=["processors", "no GPUs to share", "GPUs", "shared GPUs", "few processors", "nothing yet"],
+    ids=["processors", "GPUs", "shared GPUs", "few processors", "nothing yet"],
 )
 def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_any(
     resources, tasks_per_gpu, gpus, at_a_time, head, monkeypatch
@@ -374,6 +373,11 @@ def test_twice_as_many_tasks_as_the_cluster_can_do_with_a_gpu_each_if_there_are_
     ray.resources = {name: 2 * count for name, count in resources.items()}
     now[0] += executor.PERIOD
     assert tasks.limit() == (2 * at_a_time if "CPU" in resources else 2), "it has grown"
+
+
+def test_runs_that_share_gpus_need_a_cluster_with_gpus(head):
+    with pytest.raises(UsageError, match="Expected GPUs for 3 runs on each, but the Ray cluster has none."):
+        executor._Tasks(Cluster(CPU=6.0), steps_of, ignore, None, head.getsockname(), guard(), 3)
 
 
 def test_a_head_that_is_gone_is_said_in_one_line_and_asked_nothing_more(head, monkeypatch):
