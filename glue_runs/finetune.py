@@ -94,8 +94,7 @@ def finetune(data: DataArguments, model: ModelArguments, args: FinetuneArguments
             claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
     tokens, data.max_seq_length = tokens_for(source, tokenizer, task, rows, data.max_seq_length)
-    padding = "multiple_of_16" if args.torch_compile and data.padding == "free" else data.padding
-    padding = possible_padding(padding, source, tokenizer)
+    padding = possible_padding(data.padding, source, tokenizer, args.torch_compile)
     network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
     collator = collator_for(tokenizer, padding, data.max_seq_length)
     check_model(network, tokens, collator)

@@ -60,10 +60,9 @@ def glue_study(
     chosen = [find_task(name) for name in tasks]
     _check_complement(methods, chosen)
     arguments = {**ARGUMENTS, **(arguments or {})}
-    if arguments.get("torch_compile") and padding == "free":  # which would compile for each number of tokens
-        padding = "multiple_of_16"
     limits: dict[str, Any] = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
     options: dict[str, Any] = {"max_length": max_length, "padding": padding, "in_memory": in_memory, "kinds": kinds}
+    options["compiled"] = bool(arguments.get("torch_compile"))
     rows = [load_task(task, dataset, **limits) for task in chosen]  # a mistake shows before a model is downloaded
     source, origin = find_model(model), {"dataset": dataset, **limits}
     made = (text_task(task, part, source, origin=origin, **options) for task, part in zip(chosen, rows, strict=True))

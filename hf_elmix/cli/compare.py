@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     typed = study_training_arguments(args.rest, PROG, {}, given, args.parser.flags)
     candidates = parse_sweeps(args.sweep, typed)
     methods, rules = rules_for(parse_methods(given, args.method, candidates), args.baseline, args.margin)
-    task, usual = _task(args)
+    task, usual = _task(args, compiled=bool(typed.get("torch_compile")))
     # Again, since some arguments have no effect with the optimizer of tables.
     typed = study_training_arguments(args.rest, PROG, usual, given)
     typed |= precision_arguments(args, typed)
@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace) -> int:
     return EXIT_FAILED if found.stopped == "failed" else 0
 
 
-def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+def _task(args: argparse.Namespace, compiled: bool) -> tuple[Task, dict[str, Any]]:
     """The task that the data flags describe, and the usual training arguments for such data."""
     from hf_elmix.columns import IMAGES, TABLE, TEXT, columns_of, find_label
     from hf_elmix.comparison.split import named_splits
@@ -154,7 +154,7 @@ def _task(args: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
 
         usual = usual_arguments(args.model_name_or_path)
 
-        options |= {"text_columns": args.text_column_names, "max_length": args.max_seq_length}
+        options |= {"text_columns": args.text_column_names, "max_length": args.max_seq_length, "compiled": compiled}
     task, about = comparison_task(rows, named, args.model_name_or_path, **options)
     _say(about)
     return task, usual

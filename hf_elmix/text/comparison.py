@@ -56,6 +56,7 @@ def comparison_task(
     max_length: int | None = None,
     epoch: str = "last",
     resample: bool = False,
+    compiled: bool = False,
 ) -> tuple[Task, str]:
     """Make the task of a comparison from rows of text, and describe it in one line.
 
@@ -69,6 +70,7 @@ def comparison_task(
         max_length: Tokens to which a row is truncated.
         epoch: Which evaluation counts, ``last`` or ``best``.
         resample: Divide training and validation rows anew for each seed.
+        compiled: See `text_task`.
 
     Raises:
         UsageError: If the rows or the model cannot be used, or the label is a number.
@@ -83,7 +85,7 @@ def comparison_task(
     source = find_model(model)
     task, used = for_model(load_config(source), task, used, trains=True)
     divided = with_validation(used)
-    made = text_task(task, divided, source, origin=origin, max_length=max_length or MAX_LENGTH)
+    made = text_task(task, divided, source, origin=origin, max_length=max_length or MAX_LENGTH, compiled=compiled)
     made = replace(made, select=on_validation(task.metrics[0], epoch, divided))
     read = {find_label(rows[TRAIN], label_column, name), *" + ".join(task.columns).split(" + ")}
     rest = [column for column in rows[TRAIN].column_names if column not in read]

@@ -35,6 +35,7 @@ def text_task(
     origin: Mapping[str, Any],
     max_length: int = MAX_LENGTH,
     padding: str = PADDINGS[0],
+    compiled: bool = False,
     in_memory: bool = False,
     kinds: Mapping[str, str] | None = None,
 ) -> Task:
@@ -48,6 +49,7 @@ def text_task(
         max_length: Tokens to which a row is truncated; the settings record fewer if the model reads fewer.
         padding: One of `PADDINGS`; the settings record the padding that is used (see `possible_padding`). With
             ``free``, only embeddings of tokens that occur are trained (see `used_tokens`).
+        compiled: Whether the model is compiled, which changes the padding.
         in_memory: Hold the rows in memory, so that a pickled task contains them.
         kinds: Values of the column ``kind`` of the training rows, each with a description. The model is also evaluated
             on the training rows of each kind, and the score on them becomes a secondary metric.
@@ -58,7 +60,7 @@ def text_task(
     warn_of_unseen(task, rows)
     source, kinds = find_model(model), kinds or {}
     tokenizer = load_tokenizer(source)
-    padding = possible_padding(padding, source, tokenizer)
+    padding = possible_padding(padding, source, tokenizer, compiled)
     rows = DatasetDict({**rows, **{f"train_{kind}": _of_kind(rows["train"], kind, task) for kind in kinds}})
     tokens, max_length = tokens_for(source, tokenizer, task, rows, max_length, in_memory=in_memory)
     provenance: dict[str, Any] = {"data_rows": {split: len(part) for split, part in rows.items()}}
@@ -82,14 +84,21 @@ def text_task(
     return Task(task.name, select, inputs, settings, work=count_tokens(tokens["train"]), secondary_metrics=secondary)
 
 
-def possible_padding(padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The given padding, or ``longest`` instead of ``free`` if the model is not known to work without padding.
+def possible_padding(
+    padding: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase, compiled: bool = False
+) -> str:
+    """The given padding, or another one instead of ``free``, if that cannot be used.
+
+    It is ``multiple_of_16`` for a compiled model, which would be compiled for each number of tokens, and ``longest``
+    for one that is not known to work without padding.
 
     Raises:
         UsageError: If it is not one of `PADDINGS`.
     """
     if padding not in PADDINGS:
         raise not_one_of("--padding", PADDINGS, padding)
+    if compiled and padding == "free":
+        return "multiple_of_16"
     can = tokenizer.padding_side == "right" and can_drop_padding(load_config(source))
     return padding if can or padding != "free" else "longest"
 

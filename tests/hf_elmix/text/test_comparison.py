@@ -23,6 +23,12 @@ def test_a_fifth_is_held_out_without_validation_rows(encoder):
     )
 
 
+@pytest.mark.parametrize(("compiled", "padding"), [(False, "free"), (True, "multiple_of_16")])
+def test_a_compiled_model_is_padded(encoder, compiled, padding):
+    task, _ = comparison_task(DatasetDict(train=rows(20)), "mood", encoder, origin={}, compiled=compiled)
+    assert task.settings["padding"] == padding
+
+
 def test_a_test_split_is_evaluated_and_never_chosen_on(encoder):
     splits = DatasetDict(train=rows(3), validation=rows(2), test=rows(3))
     task, about = comparison_task(splits, "mood", encoder, origin={}, epoch="best", resample=True)
