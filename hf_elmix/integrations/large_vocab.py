@@ -138,7 +138,7 @@ class LinearLossMixin(MixedLossMixin):
     def _sums(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Sums of the loss, the cross entropy and the expectation loss, and the number of labels, shape (4,)."""
         labels, head = self._aligned(hidden, labels), self._head
-        of = cross_entropy_function(self._objective).of_ce  # in evaluation only the terms are used
+        of = cross_entropy_function(self._objective).of_ce
         sums = linear_loss(hidden, head.weight, labels, of, bias=head.bias, reduction="sum", kernel=self.kernel)
         return torch.stack((*sums, labels.ne(-100).sum().to(sums.loss)))
 
@@ -151,7 +151,7 @@ class LinearLossMixin(MixedLossMixin):
             return super()._mixed_loss(outputs, labels, num_items_in_batch)
         loss, ce, el, counted = logits_of(outputs).unbind()
         count = counted if num_items_in_batch is None else num_items_in_batch
-        return self._over_step(loss if self._training else ce, ce, el, count, outputs)
+        return self._over_step(loss, ce, el, count, outputs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any

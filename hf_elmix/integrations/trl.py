@@ -86,7 +86,7 @@ class MixedSFTTrainer(SFTTrainer):
             return outputs  # with the logits, for `return_outputs`
         ce = -outputs.log_probs
         denominator = divisor(outputs.label_mask if count is None else count, ce)
-        self.mixing_callback.add_terms(ce, -torch.expm1(-ce), denominator)
+        self.mixing_callback.add_terms(ce.sum(), -torch.expm1(-ce).sum(), denominator)
         outputs.log_probs = -cross_entropy_function(self.mixing_callback.current_loss).of_ce(ce)
         return outputs
 

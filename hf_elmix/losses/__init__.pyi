@@ -16,7 +16,7 @@ from .baselines import (
 )
 from .mahalanobis import center_logits, max_mahalanobis_centers, mmc_loss
 from .mixed import cross_entropy, expectation_loss, loss_terms, mix, mixed_loss
-from .reduction import Reduction, Reductions, divisor, scalar_sum
+from .reduction import Reduction, Reductions, Samples, divisor, scalar_sum
 from .schedules import Mixed, MixingSchedule, RescaledCrossEntropy, RescaledSchedule
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Reductions",
     "RescaledCrossEntropy",
     "RescaledSchedule",
+    "Samples",
     "Schedule",
     "TamedCrossEntropy",
     "center_logits",

@@ -70,8 +70,8 @@ def mixed_loss(
         TypeError: If the labels are not integers.
         ValueError: If the shapes do not match, or an argument is outside its range.
     """
-    ce, el, counts = loss_terms(logits, labels, ignore_index, weight, label_smoothing)
-    return reduced(mix(ce, el, alpha, beta), counts, reduction=reduction, num_items=num_items)
+    ce, el, batch = loss_terms(logits, labels, ignore_index, weight, label_smoothing)
+    return reduced(mix(ce, el, alpha, beta), batch.counts, reduction=reduction, num_items=num_items)
 
 
 def loss_terms(
@@ -80,14 +80,14 @@ def loss_terms(
     ignore_index: int = -100,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Samples]:
     """Both terms of the mixed loss for each sample, from one cross-entropy call.
 
     The arguments and errors are those of `mixed_loss`.
 
     Returns:
-        Cross entropy in nats (smoothed, weighted), expectation loss (weighted) and the weight of each sample in a mean
-        (0 if ignored), each of shape (...).
+        Cross entropy in nats (smoothed, weighted) and expectation loss (weighted), each of shape (...); and the
+        flattened batch, whose `counts` are the weights of the samples in a mean.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"Expected label_smoothing to be in [0, 1], but got {label_smoothing}.")
@@ -99,14 +99,14 @@ def loss_terms(
         smoothed = ce if weight is None else ce * batch.counts
     el = -torch.expm1(-ce)
     el = el if weight is None else el * batch.counts
-    return batch.unflatten(smoothed), batch.unflatten(el), batch.unflatten(batch.counts)
+    return batch.unflatten(smoothed), batch.unflatten(el), batch
 
 
 def mix(ce: Tensor, el: Tensor, alpha: float, beta: float) -> Tensor:
     """``alpha * ce + beta * el`` (Eq. 12), of any shape; a term with weight 0 is left out, because 0 * inf is NaN."""
     if not beta:
         return ce if alpha == 1 else alpha * ce
-    return alpha * ce + beta * el if alpha else beta * el
+    return (alpha * ce).add(el, alpha=beta) if alpha else beta * el
 
 
 def _smoothed_cross_entropy(batch: Samples, weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypedDict
 
 import torch
@@ -38,16 +39,28 @@ class Samples:
     Attributes:
         logits: Shape (N, C), in float32 or wider.
         labels: Shape (N,); ignored samples keep their label.
-        counts: Shape (N,), the weight of each sample in a mean; 0 if it is ignored.
-        counted: Shape (N,), False for ignored samples.
+        ignore_index: Label of ignored samples.
+        weight: Shape (C,), a factor for every sample of a class, or None.
         shape: Shape of the labels before flattening.
     """
 
     logits: Tensor
     labels: Tensor
-    counts: Tensor
-    counted: Tensor
+    ignore_index: int
+    weight: Tensor | None
     shape: torch.Size
+
+    # Computed when asked for: a Trainer has counted its labels already.
+    @cached_property
+    def counted(self) -> Tensor:
+        """Shape (N,), False for ignored samples."""
+        return self.labels.ne(self.ignore_index)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Shape (N,), the weight of each sample in a mean; 0 if it is ignored."""
+        counts = self.counted.to(self.logits.dtype)
+        return counts if self.weight is None else counts * self.weight.to(counts)[self.index]
 
     @property
     def index(self) -> Tensor:
@@ -78,11 +91,7 @@ def samples(logits: Tensor, labels: Tensor, ignore_index: int = -100, weight: Te
     labels = labels.long()
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    counted = labels.ne(ignore_index)
-    counts = counted.to(logits.dtype)
-    if weight is not None:
-        counts = counts * weight.to(counts)[labels.where(counted, 0)]
-    return Samples(logits, labels, counts, counted, shape)
+    return Samples(logits, labels, ignore_index, weight, shape)
 
 
 def reduced(
@@ -119,7 +128,8 @@ def divisor(count: int | Tensor, like: Tensor) -> Tensor:
 
 def scalar_sum(count: int | Tensor, like: Tensor) -> Tensor:
     """A number of labels, or the sum of a tensor of numbers, as a scalar of the type and on the device of `like`."""
-    return torch.as_tensor(count, device=like.device).sum().to(like.dtype)
+    total = torch.as_tensor(count, device=like.device)
+    return (total.sum() if total.dim() else total).to(like.dtype)
 
 
 def check_class_ids(labels: Tensor) -> None:

@@ -23,7 +23,7 @@ from hf_elmix.losses.weights import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["REGIMES", "Mixed", "MixingSchedule", "Phase", "RescaledCrossEntropy", "RescaledSchedule"]
+__all__ = ["CROSS_ENTROPY", "REGIMES", "Mixed", "MixingSchedule", "Phase", "RescaledCrossEntropy", "RescaledSchedule"]
 
 # The paper's regimes (section "Scheduling") and the two terms on their own, each as a list of phases.
 REGIMES = {
@@ -75,6 +75,9 @@ class Mixed(CrossEntropyFunction):
 
     def __str__(self) -> str:
         return str(MixingSchedule((Phase(Fraction(0), self.alpha, self.beta),)))
+
+
+CROSS_ENTROPY = Mixed(Fraction(1), Fraction(0))
 
 
 @dataclass(frozen=True)

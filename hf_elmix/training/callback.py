@@ -16,7 +16,7 @@ from hf_elmix.losses.baselines import MaxMahalanobis, NegativeComplementEntropy
 from hf_elmix.losses.registry import parse_loss
 from hf_elmix.losses.schedules import Mixed
 
-__all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "loss_of_terms"]
+__all__ = ["MixingCallback", "cross_entropy_function", "device_scale", "sums_of"]
 
 LOGGER = logging.getLogger(__name__)
 BOUND = (NegativeComplementEntropy, MaxMahalanobis)  # losses that need a special Trainer or head
@@ -118,11 +118,11 @@ class MixingCallback(TrainerCallback):
         """Add a batch's share of both terms; they stay on their device until they are logged.
 
         Args:
-            ce: Cross entropy of each sample, of any shape.
-            el: Expectation loss of each sample, of the same shape.
-            denominator: Number of labels by which the sums are divided, a scalar.
+            ce: Cross entropy, summed over the labels.
+            el: Expectation loss, summed likewise.
+            denominator: Number of labels by which the sums are divided, a scalar like them.
         """
-        terms = torch.stack((ce.detach().sum(), el.detach().sum())) / denominator
+        terms = torch.stack((ce.detach(), el.detach())) / denominator
         self._terms = terms if self._terms is None else self._terms + terms
 
     def pending(self) -> tuple[Tensor | None, int]:
@@ -151,18 +151,20 @@ class MixingCallback(TrainerCallback):
         return {**self.current_loss.logged(), "loss_ce": ce, "loss_el": el}
 
 
-def loss_of_terms(
+def sums_of(
     loss: Loss, ce: Tensor, el: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | None = None
-) -> Tensor:
-    """The loss of each sample, shape (...), from both terms (...) if they suffice, else from logits (..., C).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, cross entropy and expectation loss of a batch, each summed over its labels.
 
-    With class weights (C,) the terms are weighted already, so that only a loss that is linear in them can use them.
+    The loss is computed from both terms, of shape (...), if they suffice, else from logits (..., C). With class
+    weights (C,) the terms are weighted already, so that only a loss that is linear in them can use them.
     """
+    sums = ce.sum(), el.sum()
     if isinstance(loss, Mixed):
-        return loss.of_terms(ce, el)
+        return loss.of_terms(*sums), *sums
     if isinstance(loss, CrossEntropyFunction) and (weight is None or loss.smooths):
-        return loss.of_ce(ce)
-    return loss(logits, labels, reduction="none", weight=weight)
+        return loss.of_ce(ce).sum(), *sums
+    return loss(logits, labels, reduction="sum", weight=weight), *sums
 
 
 def cross_entropy_function(loss: Loss) -> CrossEntropyFunction:

@@ -14,12 +14,11 @@ from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import NegativeComplementEntropy
 from hf_elmix.losses.reduction import divisor
 from hf_elmix.losses.registry import parse_loss
+from hf_elmix.losses.schedules import CROSS_ENTROPY
 from hf_elmix.training.model_support import number_of_labels
 from hf_elmix.training.trainer import MixedLossTrainer
 
 __all__ = ["ComplementTrainer", "trainer_for"]
-
-CROSS_ENTROPY = parse_loss("ce").at(0, 1)
 
 
 class ComplementTrainer(MixedLossTrainer):
@@ -76,7 +75,7 @@ class ComplementTrainer(MixedLossTrainer):
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
         if self._second:  # the terms and the load-balancing loss belong to the first step
-            return loss.sum() / divisor(count, ce)
+            return loss / divisor(count, ce)
         return super()._over_step(loss, ce, el, count, outputs)
 
     def second_pass(self) -> None:

@@ -13,7 +13,7 @@ from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, scalar_sum
 from hf_elmix.losses.registry import DEFAULT_MIXING
-from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
+from hf_elmix.training.callback import MixingCallback, device_scale, sums_of
 from hf_elmix.training.model_support import (
     base_model,
     check_class_logits,
@@ -111,13 +111,14 @@ class MixedLossFunction(MixingCallback):
         use = self._label_use(labels, training)
         logits, labels = two_classes(logits_of(outputs), labels)
         labels = use.align(logits, labels)
-        ce, el, counts = loss_terms(logits, labels, label_smoothing=self.smoothing)
-        count = counts if num_items_in_batch is None else num_items_in_batch
+        ce, el, batch = loss_terms(logits, labels, label_smoothing=self.smoothing)
+        count = batch.counts if num_items_in_batch is None else num_items_in_batch
         if not training:
             return ce.sum() / scalar_sum(count, ce)  # NaN if all are ignored; the Trainer leaves it out of its mean
         denominator = divisor(count, ce)
+        loss, ce, el = sums_of(self.current_loss, ce, el, logits, labels)
         self.add_terms(ce, el, denominator)
-        return loss_of_terms(self.current_loss, ce, el, logits, labels).sum() / denominator
+        return loss / denominator
 
     def _label_use(self, labels: Tensor, training: bool) -> LabelUse:
         """What the model does with labels; it is tried on the first batch in training and on the first in evaluation.

@@ -79,13 +79,13 @@ class _Own:
         """How far this is from the mean cross entropy of labels (...), in units of rounding; and that mean."""
         with torch.enable_grad():
             logits = self.logits.float().requires_grad_()
-            ce, _, counts = loss_terms(*two_classes(logits, labels), weight=weight)
-            mean = ce.sum() / counts.sum()
+            ce, _, batch = loss_terms(*two_classes(logits, labels), weight=weight)
+            mean = ce.sum() / batch.counts.sum()
             gradient = torch.autograd.grad(mean, logits)[0]
         ours = (mean + self.router).item()
         distance = abs(self.loss.item() - ours) / (1 + abs(ours))
         if self.gradient is not None:
-            scale = gradient.norm() + counts.count_nonzero() ** -0.5  # the latter is that of an untrained model
+            scale = gradient.norm() + batch.counts.count_nonzero() ** -0.5  # the latter is that of an untrained model
             distance = max(distance, ((self.gradient.float() - gradient).norm() / scale).item())
         return distance / self.rounding, ours
 

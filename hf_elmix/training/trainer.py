@@ -19,8 +19,8 @@ from hf_elmix.losses.baselines import MaxMahalanobis
 from hf_elmix.losses.mixed import loss_terms
 from hf_elmix.losses.reduction import divisor, scalar_sum
 from hf_elmix.losses.registry import choose_loss
-from hf_elmix.losses.schedules import MixingSchedule
-from hf_elmix.training.callback import MixingCallback, device_scale, loss_of_terms
+from hf_elmix.losses.schedules import CROSS_ENTROPY, MixingSchedule
+from hf_elmix.training.callback import MixingCallback, device_scale, sums_of
 from hf_elmix.training.class_weights import ClassWeights, parse_class_weights
 from hf_elmix.training.mahalanobis_head import use_mahalanobis_head
 from hf_elmix.training.model_support import (
@@ -276,29 +276,29 @@ class MixedLossMixin(CheckedResume, _Base):
         labels = self._aligned(logits, labels)
         weight = self.class_weights if self._training else None
         try:
-            ce, el, counts = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
+            ce, el, batch = loss_terms(logits, labels, weight=weight, label_smoothing=self._smoothing)
         except IndexError:
             check_label_ids(labels, self._model)
             raise
-        loss = loss_of_terms(self._objective, ce, el, logits, labels, weight) if self._training else ce
-        return self._over_step(loss, ce, el, counts if num_items_in_batch is None else num_items_in_batch, outputs)
+        count = batch.counts if num_items_in_batch is None else num_items_in_batch
+        return self._over_step(*sums_of(self._objective, ce, el, logits, labels, weight), count, outputs)
 
     def _over_step(self, loss: Tensor, ce: Tensor, el: Tensor, count: Tensor | int, outputs: Any) -> Tensor:
         """Normalise a batch's summed loss: by the whole step's label count in training, by the batch's in evaluation.
 
-        The arguments are values per sample or their sums. Also records both terms for the logs.
+        `loss`, `ce` and `el` are sums over the labels of the batch. Both terms are kept for the logs.
         """
         # Under DataParallel there is one count per GPU, and the Trainer multiplies the loss by the number of GPUs, so
         # dividing by the sum of the counts is correct there and everywhere else.
         if not self._training:
             denominator = scalar_sum(count, ce)  # 0 if all are ignored: the Trainer leaves the NaN out of its means
-            self._el = (el.sum() / denominator).detach() * self._device_scale
-            return self._with_router_loss(loss.sum() / denominator, outputs)
+            self._el = (el / denominator).detach() * self._device_scale
+            return self._with_router_loss(loss / denominator, outputs)
         denominator = divisor(count, ce)
         self.mixing_callback.add_terms(ce, el, denominator)
         # The router loss is averaged over accumulated batches, because it is not a sum over labels.
         batches = getattr(self, "current_gradient_accumulation_steps", 1)
-        return self._with_router_loss(loss.sum() / denominator, outputs, batches)
+        return self._with_router_loss(loss / denominator, outputs, batches)
 
     def _with_router_loss(self, loss: Tensor, outputs: Any, batches: int = 1) -> Tensor:
         """A loss and the load-balancing loss of a mixture of experts, averaged over devices and batches."""
@@ -319,8 +319,8 @@ class MixedLossMixin(CheckedResume, _Base):
 
     @property
     def _objective(self) -> Loss:
-        """The loss of the current optimizer step."""
-        return self.mixing_callback.current_loss
+        """The loss of the current optimizer step; in evaluation, cross entropy."""
+        return self.mixing_callback.current_loss if self._training else CROSS_ENTROPY
 
     @property
     def _unwrapped(self) -> nn.Module:

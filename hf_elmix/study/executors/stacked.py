@@ -21,6 +21,7 @@ from transformers import EvalPrediction, TrainingArguments, set_seed
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
 from hf_elmix.losses.baselines import NegativeComplementEntropy
+from hf_elmix.losses.schedules import CROSS_ENTROPY
 from hf_elmix.study.executors.local import BranchProgress, Logs, Progress, Take, run_in_process
 from hf_elmix.study.files import storage_fault, to_json
 from hf_elmix.study.provenance import software
@@ -30,7 +31,6 @@ from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task
 from hf_elmix.study.store import Store
 from hf_elmix.training.callback import BOUND
-from hf_elmix.training.complement import CROSS_ENTROPY
 from hf_elmix.training.stacked import Objective, StackedModel, stacking_key
 from hf_elmix.training.trainer import MixedLossTrainer
 

@@ -162,9 +162,9 @@ def test_other_ignore_index_and_label_types():
 def test_bounds(logits, data):
     """0 <= 1 - p_y <= min(1, -log p_y): the inequality under Eq. 11, for any logits and label."""
     label = torch.tensor([data.draw(st.integers(0, len(logits) - 1))])
-    ce, el, counts = loss_terms(torch.tensor([logits], dtype=torch.float64), label)
+    ce, el, batch = loss_terms(torch.tensor([logits], dtype=torch.float64), label)
     assert 0 <= el.item() <= min(1, ce.item())
-    assert counts.item() == 1
+    assert batch.counts.item() == 1
 
 
 @pytest.mark.parametrize(

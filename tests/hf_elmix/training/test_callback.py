@@ -29,8 +29,8 @@ def test_weights_depend_on_the_state_alone():
 
 
 def add(callback: MixingCallback, ce: float) -> None:
-    """A batch of two samples with one non-ignored label, in a step of two."""
-    callback.add_terms(torch.tensor([2.0 * ce, 0]), torch.tensor([0, 2.0]), torch.tensor(2))
+    """The terms of a batch with one label, in a step of two."""
+    callback.add_terms(torch.tensor(2.0 * ce), torch.tensor(2.0), torch.tensor(2))
 
 
 @pytest.mark.parametrize("given", [{"num_train_epochs": 3}, {"max_steps": 11}, {"gradient_accumulation_steps": 4}])
