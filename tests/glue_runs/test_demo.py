@@ -49,15 +49,15 @@ def test_it_says_what_its_rows_are():
     assert "memorise" in ABOUT
 
 
-# The demo with half of its seeds: the others would test the same again.
-HALF = """
+# The demo with one of its seeds: the others would test the same again.
+ONE_SEED = """
 import sys
 from dataclasses import replace
 from glue_runs import demo
 from glue_runs.commands import main
 
 whole = demo.demo_study
-demo.demo_study = lambda folder: replace(whole(folder), seeds=(0, 1))
+demo.demo_study = lambda folder: replace(whole(folder), seeds=(0,))
 sys.exit(main())
 """
 
@@ -69,11 +69,11 @@ def test_the_demo_runs_without_a_network(tmp_path):
         name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")
     }
     environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    command = [sys.executable, "-c", HALF, "demo", "--output_dir", str(tmp_path / "demo")]
+    command = [sys.executable, "-c", ONE_SEED, "demo", "--output_dir", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert ABOUT.strip() in done.stdout
-    assert "56 done" in done.stdout
+    assert "28 done" in done.stdout
     assert "Traceback" not in done.stderr
     report = tmp_path / "demo/report"
     assert done.stdout.endswith(f"{report / 'report.html'}\nOpen it: {(report / 'report.html').as_uri()}\n")
@@ -82,7 +82,7 @@ def test_the_demo_runs_without_a_network(tmp_path):
     for name, task in TASKS.items():
         rows = pd.read_parquet(next((tmp_path / "demo/rows" / name).glob(f"{task.splits[0]}-*")))
         assert rows["label"].value_counts(normalize=True).max() + 0.1 < means[name] < 0.97, name
-    assert (runs_df.groupby("task")["score"].nunique() > 2).all()
+    assert (runs_df.groupby("task")["score"].nunique() > 1).all()
     page = html.unescape((report / "report.html").read_text()).replace("\N{NO-BREAK SPACE}", " ")
     assert "glue-runs demo --output_dir" in page
     for kind, label in SCORED_KINDS.items():

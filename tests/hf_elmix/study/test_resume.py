@@ -244,7 +244,7 @@ def test_a_pause_after_any_step_changes_nothing(toy, tmp_path, name, every):
     training = Training(toy, tmp_path, name)
     whole = training.until()
     steps = whole.state.max_steps
-    for stops in [(7,), (10,), (steps - 1,), tuple(range(1, steps))] if every else [(5, 6, 11, steps - 1)]:
+    for stops in [(7,), tuple(range(1, steps))] if every else [(5, 6, 11, steps - 1)]:
         again = training.until(*stops)
         assert logs_of(again) == logs_of(whole), stops
         for one, other in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
