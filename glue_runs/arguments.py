@@ -38,7 +38,7 @@ SHOWN: dict[str, dict[str, tuple[str | None, str]]] = {
         "report_to": ("TRACKER", "trackers: tensorboard, trackio, wandb, …"),
         "resume_from_checkpoint": ("FOLDER", "continue from a checkpoint; last: the newest of --output_dir"),
         "push_to_hub": (None, "publish the model, with a card"),
-        "hub_model_id": ("ID", "under this id, such as name/model"),
+        "hub_model_id": ("ID", "Hub id to publish under, such as name/model"),
     },
 }
 DEFAULTS = {**ARGUMENTS, "eval_strategy": "epoch", "logging_steps": 50, "seed": 42, "gradient_accumulation_steps": 1}
@@ -60,7 +60,7 @@ class DataArguments:
     validation_file: str | None = flag(None, "the same with evaluation rows", metavar="FILE")
     test_file: str | None = flag(None, "the same with rows to predict", metavar="FILE")
     text_column_names: str | None = flag(
-        None, "the text column, the two of a pair, or three to join", metavar="COLUMN[,COLUMN]"
+        None, "one text column, a pair, or three or more to join", metavar="COLUMN[,COLUMN]"
     )
     text_column_delimiter: str | None = flag(
         None, "join all text columns, with this text between them", metavar="TEXT"
@@ -71,7 +71,7 @@ class DataArguments:
     test_split_name: str | None = flag(None, "split of the dataset to predict", metavar="SPLIT")
     metric_name: str | None = flag(None, "metric, instead of accuracy (mse for a regression)", metavar="METRIC")
     max_seq_length: int = flag(MAX_LENGTH, "truncate each row to N tokens", metavar="N")
-    padding: str = flag(PADDINGS[0], "what batches are padded to; free: nothing", choices=PADDINGS)
+    padding: str = flag(PADDINGS[0], "how to pad batches; free: not at all", choices=PADDINGS)
     pad_to_max_length: bool | None = flag(
         None, "run_glue's name for --padding max_length; false: longest", metavar="BOOL"
     )

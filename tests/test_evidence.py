@@ -269,4 +269,4 @@ def test_pictures_come_onto_the_page_with_their_records(evidence, table, tmp_pat
     page = evidence.remade({**evidence.taken_over(), "images": images})[evidence.PAGE]
     (row,) = [line for line in page.splitlines() if line.startswith("| F = 0-0.5") and "68.48 ± 0.14" in line]
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["44.00 ± 1.00", "+3.00 \\[3.00, 3.00\\]"]
-    assert page.index("## Tables") < page.index("## Pictures") < page.index("## What this does not show")
+    assert page.index("## Tables") < page.index("## Images") < page.index("## What this does not show")

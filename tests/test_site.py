@@ -25,7 +25,7 @@ SOUGHT = {
     "fp16": "scale.html#one-gpu-bf16-and-fp16",
     "class weights": "trainer.html#class-weights",
     "out of memory": "faq.html#out-of-memory",
-    "resume": "faq.html#resume-a-training-that-was-stopped",
+    "resume": "faq.html#resume-training-that-was-stopped",
     "gradient accumulation": "trainer.html#gradient-accumulation-and-several-processes",
 }
 BROKEN_WORDS = """

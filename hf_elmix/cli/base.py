@@ -131,7 +131,7 @@ def make_parser(prog: str, description: str, commands: Commands) -> OneLineParse
     parser = OneLineParser(prog=prog, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {__version__}", help="show the version and exit")
-    add("--completion", choices=SHELLS, action=_Completion, help="print a script for a shell that completes words")
+    add("--completion", choices=SHELLS, action=_Completion, help="print a shell completion script")
     _add_commands(parser, commands)
     sort_groups(parser)
     return parser
@@ -141,7 +141,7 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Commands) -> None:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, command in commands.items():
         if not isinstance(command, Command):
-            about = f"Train a study of {', '.join(command)}"
+            about = f"Compare losses on {', '.join(command)}"
             _add_commands(subparsers.add_parser(name, allow_abbrev=False, help=about, description=about), command)
             continue
         about = inspect.cleandoc(command.run.__doc__ or "")

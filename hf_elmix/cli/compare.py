@@ -47,7 +47,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--validation_split_name", metavar="SPLIT", help="split to compare methods on (default: validation, if any)")
     add("--test_split_name", metavar="SPLIT", help="split whose score is shown once, at the end")
-    text = "the text column, the two of a pair, or three to join: rows are text"
+    text = "one text column, a pair, or three or more to join"
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help=text)
     add("--image_column_name", metavar="COLUMN", help="the column of images")
     add("--label_column_name", metavar="COLUMN", help="the column of labels (default: label or labels)")
@@ -64,13 +64,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     method = "a method: 'NAME:ARGUMENT=VALUE,…', with loss=LOSS among the arguments; or a YAML file of methods"
     add("--method", action="append", default=[], metavar="METHOD", help=method)
     add("--baseline", metavar="METHOD", help="method that the others are compared with (default: ce, always trained)")
-    sweep = "try each value, in every method and for every seed; the best on the validation rows counts"
+    sweep = "try each value for every method and seed; the best validation score counts"
     add("--sweep", action="append", default=[], metavar="ARGUMENT=VALUE,…", help=sweep)
     epoch = "which evaluation counts: that of the last epoch, or the best on the validation rows"
     add("--epoch", choices=("last", "best"), default="last", help=epoch)
 
     add = parser.add_argument_group("comparison").add_argument
-    add("--margin", type=float, default=0.2, metavar="POINTS", help="differences below it do not matter, in points")
+    margin = "smallest difference that matters, in points, which are hundredths of the score (default: 0.2)"
+    add("--margin", type=float, default=0.2, metavar="POINTS", help=margin)
     add("--max_seeds", type=whole_number(2, MAX_SEED), default=20, metavar="N", help="stop after N seeds at most")
     add("--budget", metavar="TIME", help="such as 30m or 2h: begin no seed that would probably end later")
     add("--resample", action="store_true", help="divide training and validation rows anew for every seed")
@@ -84,10 +85,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Find out whether a loss or a training argument helps on your data, at the least cost.
 
-    Trains every method with one seed after the other, and looks after each: better, practically equal, worse, or not
-    yet known. Stops as soon as every method is decided. The intervals hold although they are looked at after every
-    seed. The same command continues, also with a larger --max_seeds; flags of transformers.TrainingArguments are also
-    accepted.
+    Trains all methods seed by seed. After each seed, every method is better, practically equal, worse, or not yet
+    decided; stops as soon as every one is. The intervals stay valid although they are checked after every seed. The
+    same command continues, also with a larger --max_seeds; flags of transformers.TrainingArguments are also accepted.
     """
     from hf_elmix.comparison.loop import rules_for, run_comparison, seconds_in
 

@@ -30,7 +30,7 @@ def add_rows(parser: argparse.ArgumentParser, split: str, samples: int | None = 
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     add("--file", metavar="FILE", help="CSV, TSV, JSON or Parquet file with rows")
     add("--split", metavar="SPLIT", help=f"split of the dataset (default: {split})")
-    columns = "the text column, both columns of a text pair, or three and more to join"
+    columns = "one text column, a pair, or three or more to join"
     add("--text_column_names", metavar="COLUMN[,COLUMN]", help=columns)
     add("--text_column_delimiter", metavar="TEXT", help="join all these columns, with this text between them")
     add("--label_column_name", metavar="COLUMN", help="the column with the labels")

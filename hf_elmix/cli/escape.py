@@ -31,8 +31,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Measure the escaping efficiency of losses at a trained model.
 
-    It is Tr(H Sigma), with the Hessian H and the covariance Sigma of the gradient noise: a measure of how quickly SGD
-    noise escapes the current minimum (larger is faster).
+    It is Tr(H Sigma), with the Hessian H and the covariance Sigma of the gradient noise: a measure of how
+    fast gradient noise drives SGD out of a minimum (larger is faster).
     """
     from hf_elmix.diagnostics.escape import escape, plot_escape, to_text
     from hf_elmix.diagnostics.hessian import constant_losses, top_eigenvalues

@@ -1,4 +1,4 @@
-"""``elmix study images``: the paper's studies of pictures, on any dataset of them."""
+"""``elmix study images``: the paper's studies of images, on any dataset of them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["COMMAND"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("pictures").add_argument
-    data = "dataset id, or a folder: like a dataset on the Hub, or with a folder of pictures for each class"
+    add = parser.add_argument_group("images").add_argument
+    data = "dataset id, or a folder: like a dataset on the Hub, or with a folder of images for each class"
     add("--dataset_name", required=True, metavar="DATASET", help=data)
     add("--dataset_config_name", metavar="NAME", help="configuration of the dataset")
     split = "split to score (default: validation, valid, val or test; without any, a fifth of the training rows)"
     add("--validation_split_name", metavar="SPLIT", help=split)
-    add("--image_column_name", metavar="COLUMN", help="the column of pictures")
+    add("--image_column_name", metavar="COLUMN", help="the column of images")
     add("--label_column_name", metavar="COLUMN", help="the column of classes (default: label, labels or fine_label)")
-    add("--image_size", type=whole_number(8, 4096), metavar="N", help="make pictures N x N pixels")
-    recipe = "the paper's training: epochs, learning rates, changes of pictures, architectures (default: cifar100)"
+    add("--image_size", type=whole_number(8, 4096), metavar="N", help="make images N x N pixels")
+    recipe = "the paper's training: epochs, learning rates, augmentation, architectures (default: cifar100)"
     add("--recipe", choices=recipes.RECIPES, default="cifar100", help=recipe)
     models = f"architectures, each a task: {', '.join(recipes.ARCHITECTURES)} (default: those of the recipe)"
     add("--models", nargs="+", choices=recipes.ARCHITECTURES, metavar="MODEL", help=models)
@@ -39,7 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Compare losses on pictures, with the paper's recipes and architectures.
+    """Compare losses on images, with the paper's recipes and architectures.
 
     Each architecture is a task. The same command continues a study that was stopped. Flags of
     transformers.TrainingArguments, such as --num_train_epochs and --bf16, are also accepted: the drops of the learning

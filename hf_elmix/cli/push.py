@@ -26,9 +26,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Publish the kept models or all runs of a study, or a single model, on the Hugging Face Hub.
 
-    Publishes the models that the study kept (--keep), each with a card, with --results the runs as a dataset, or the
-    model that `finetune` left in a folder. The same command again uploads what has changed since. The access token is
-    that of `hf auth login`, or HF_TOKEN.
+    Publishes a study's kept models (--keep), its runs as a dataset (--results), or the model that `finetune` left in a
+    folder, each with a card. The same command again uploads what has changed since. The access token is that of `hf
+    auth login`, or HF_TOKEN.
     """
     if (args.hub_id is None) == (args.hub_id_template is None) or (args.results and args.hub_id is None):
         raise UsageError(

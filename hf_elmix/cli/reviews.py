@@ -40,8 +40,8 @@ def _run(args: argparse.Namespace) -> int:
     """Compare losses on reviews, with the paper's five LSTM classifiers.
 
     Predicts the class of a text, by default the rating of a review in the Women's Clothing E-Commerce Reviews. The
-    vocabulary are the words of the training rows. The best epoch by validation counts, scored on the test rows. The
-    same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
+    vocabulary is made of the words of the training rows. Each run is scored on the test rows at its best validation
+    epoch. The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
     --num_train_epochs, are also accepted.
     """
     losses, arguments = losses_and_arguments(args, "elmix study reviews", protocol.ARGUMENTS, protocol.LOSSES)

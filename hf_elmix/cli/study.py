@@ -74,7 +74,7 @@ def add_arguments(
     add = parser.add_argument_group("loss", "Each task is trained with each loss and each seed.").add_argument
     schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
     add("--mixings", nargs="+", metavar="MIXING", help=schedules)
-    losses_help = f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
+    losses_help = f"any losses, added to --mixings, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
     add("--losses", nargs="+", metavar="LOSS", help=losses_help)
     add = parser.add_argument_group("runs").add_argument
     add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
@@ -106,9 +106,7 @@ def add_execution(
     add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
     workers = "number of local processes; each gets one GPU, if available; auto: one for each GPU, else for each core"
     add("--workers", type=whole_number(1, word=AUTO), metavar="N", help=f"{workers} (default: 1)")
-    shared = (
-        "number of runs at a time on each GPU, local or of a Ray cluster; auto: as many as its memory has room for"
-    )
+    shared = "runs at a time on each GPU, local or on Ray; auto (local only): as many as fit into its memory"
     add("--workers_per_gpu", type=whole_number(1, word=AUTO), metavar="N", help=f"{shared} (default: 1)")
     precision = "bf16: matrix products in bfloat16; auto: only where they are faster (default: fp32)"
     add("--precision", choices=PRECISIONS, help=precision)

@@ -1,4 +1,4 @@
-"""What the page *Does it work?* says of the studies of tables, text, reviews and pictures, from their records.
+"""What the page *Does it work?* says of the studies of tables, text, reviews and images, from their records.
 
     python hf_elmix/docs/evidence.py tables RUNS     # take over the records of: elmix study tables --output_dir RUNS
     python hf_elmix/docs/evidence.py uci121 DATA     # the sizes of the tables that it was given
@@ -186,8 +186,8 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
     apart = [method_label(method) for method in SIX[1:] if pvalues.loc["ce", method] < 0.05]
     return (
         f"F = 0-0.5 gains {difference_text(against_ce.loc['0-0.5'], 1)} points over CE, and CE with the learning rate "
-        f"scaled to the same step sizes gains {difference_text(against_ce.loc[RESCALED], 1)}; the difference between "
-        f"the two is {difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ "
+        f"scaled to the same gradient area gains {difference_text(against_ce.loc[RESCALED], 1)}; the difference "
+        f"between the two is {difference_text(against_rescaled.loc['0-0.5'], 1)}. The ranks of the six methods differ "
         f"(Friedman {p_equals(test.pvalue)}); those that differ from CE (Conover, p < 0.05): "
         f"{', '.join(apart) or 'none'}."
     )
@@ -258,12 +258,14 @@ def caption(tables: dict[str, pd.DataFrame]) -> str:
     count, seeds = int(pairs["linear"].loc["0-0.5", "pairs"]), table["seed"].nunique()
     mixed, rescaled = ([difference_text(pairs[m].loc[name], 1) for m in MODELS] for name in ("0-0.5", RESCALED))
     said = [verdicts(looks(scores, COMPARED), COMPARED).loc["0-0.5"] for *_, scores in comparisons(tables["text"])]
+    better = sum(row["verdict"] == "better" for row in said)
+    decided = f"{better} {'shows' if better == 1 else 'show'}"
     text = (
         f"*Points of accuracy above cross entropy (CE), with 95 % intervals. On {count} UCI tables, {seeds} seeds "
         f"each, the mixed loss F = 0-0.5 gains {mixed[0]} with a linear classifier and {mixed[1]} with a hidden "
-        f"layer. CE with learning rates scaled to the same step sizes gains {rescaled[0]} and {rescaled[1]}, so a "
-        f"larger step may explain it. On text, {sum(row['verdict'] != 'not yet' for row in said)} of {len(said)} "
-        "comparisons is decided. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
+        f"layer. CE with learning rates scaled to the same gradient area (`{RESCALED}`) gains {rescaled[0]} and "
+        f"{rescaled[1]}, so step size alone may explain it. Of {len(said)} comparisons on text, {decided} a gain. "
+        "Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
     )
     return "\n".join(textwrap.wrap(text, 119, break_on_hyphens=False, break_long_words=False))
 
@@ -309,12 +311,12 @@ def overview_rows(tables: dict[str, pd.DataFrame]) -> list[tuple[str, dict[str, 
 
 
 def overview(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Difference of the mixed loss from CE in each study, and of CE with the same step sizes where it was trained."""
+    """Difference of the mixed loss from CE in each study, and of CE with rescaled steps where it was trained."""
     rows = overview_rows(tables)
     drawn, ax = plt.subplots(figsize=(9, 0.8 + 0.32 * len(rows)), layout="constrained")
     shown = {
         "0-0.5": ("o", "#0072B2", 0.0, "mixed loss, F = 0-0.5"),
-        RESCALED: ("s", "#E69F00", 0.25, "CE, learning rates scaled to the same step sizes"),
+        RESCALED: ("s", "#E69F00", 0.25, "CE, learning rates scaled to the same gradient area"),
     }
     for method, (marker, colour, below, label) in shown.items():
         found = [(place + below, row[method]) for place, (_, row) in enumerate(rows) if method in row]
@@ -372,7 +374,7 @@ def text_section(table: pd.DataFrame) -> str:
             gain = f"{gain_text(row.difference, 1)} {interval_of(row.low, row.high) or '(no interval yet)'}"
             level = [str(row.seeds), number(scores["ce"].mean()), gain]
             rows.append([name, model, method_label(str(row.Index)), *level, str(row.verdict), fixed])
-    header = ["rows", "model", "", "seeds", "CE", "points above CE", "verdict", "four seeds, t interval"]
+    header = ["rows", "model", "", "seeds", "CE", "points above CE", "verdict", "fixed study of four seeds"]
     commands = "\n".join(table["command"].unique())
     return f"{markdown_table(header, rows)}\n```text\n{commands}\n```"
 
@@ -385,8 +387,8 @@ def reviews_section(table: pd.DataFrame) -> str:
     count, done = scores.index.get_level_values("seed").nunique(), int(scores.notna().all(axis=1).sum())
     return (
         "## Reviews\n\n"
-        "The paper's five LSTM classifiers on its reviews ([values and whose they "
-        "are](paper.md#the-study-of-reviews)): test accuracy in percent, mean ± standard deviation over "
+        "The paper's five LSTM classifiers on its reviews ([which settings are "
+        "ours](paper.md#the-study-of-reviews)): test accuracy in percent, mean ± standard deviation over "
         f"{count} seeds.\n\n```text\nelmix study reviews --data womens-clothing --output_dir runs\n```\n\n"
         f"{table3(scores)}\n"
         f"Points above CE, mean of the five classifiers with 95 % intervals over seeds ({done} of {len(scores)} "
@@ -403,7 +405,7 @@ def cost(table: pd.DataFrame) -> str:
 
 
 def images_section(table: pd.DataFrame) -> str:
-    """The section on pictures: the paper's Table 1 beside ours, with paired differences from CE."""
+    """The section on images: the paper's Table 1 beside ours, with paired differences from CE."""
     scores = 100 * table.pivot(index=["task", "seed"], columns="method", values="test").astype(float)
     pairs, seeds = compare(scores, "ce"), scores.index.get_level_values("seed").nunique()
     rows = [
@@ -414,9 +416,9 @@ def images_section(table: pd.DataFrame) -> str:
         for method, paper in PAPER_IMAGES.items()
     ]
     return (
-        "## Pictures\n\n"
+        "## Images\n\n"
         "One row of the paper's Table 1, **reduced**: ResNet20 on 20,000 training and 5,000 test images of CIFAR-100, "
-        "30 epochs instead of 240, in bfloat16 ([values and whose they are](paper.md#the-studies-of-pictures)). "
+        "30 epochs instead of 240, in bfloat16 ([which settings are ours](paper.md#the-studies-of-images)). "
         f"Accuracies in percent, mean ± standard deviation over {seeds} seeds, are lower than on the whole data set "
         f"and not comparable with the paper's.\n\n```text\n{IMAGES}\n```\n\n"
         f"{markdown_table(['', 'accuracy (paper, whole)', 'accuracy', 'points above CE'], rows)}\n"

@@ -127,7 +127,7 @@ def labelled_rows(
     train = rows["train"]
     pictures, labels = _image_column(train, image_column, name), _label_column(train, label_column, name)
     if pictures == labels:
-        raise UsageError(f"Expected pictures and labels in different columns, but {labels!r} is given for both.")
+        raise UsageError(f"Expected images and labels in different columns, but {labels!r} is given for both.")
     classes = class_names(train, labels, f"split 'train' of {name}")
     if not classes:
         raise UsageError(f"Expected classes in the column {labels!r} of {name}, but it holds numbers.")
@@ -195,10 +195,10 @@ class _Decoded(Sequence[Tensor]):
                 raise ValueError("it is missing.")
             return decode(cell["bytes"] or Path(cell["path"]).read_bytes(), self.size)
         except Exception as error:  # Pillow raises errors of any type
-            what = "it is no picture." if isinstance(error, UnidentifiedImageError) else in_one_line(error)
+            what = "it is not an image." if isinstance(error, UnidentifiedImageError) else in_one_line(error)
             path = cell.get("path") if cell else None
             raise UsageError(
-                f"Cannot read the picture in row {row}{f' ({path})' if path else ''} of {self.where}: {what} Replace "
+                f"Cannot read the image in row {row}{f' ({path})' if path else ''} of {self.where}: {what} Replace "
                 "it, or leave the row out."
             ) from error
 
@@ -214,7 +214,7 @@ def _image_column(rows: Dataset, given: str | None, name: str) -> str:
     wanted = found if given is None else [column for column in found if column == given]
     if len(wanted) != 1:
         raise UsageError(
-            f"Expected one column of pictures in {name}, but it has {', '.join(found) or 'none'} (all columns: "
+            f"Expected one column of images in {name}, but it has {', '.join(found) or 'none'} (all columns: "
             f"{', '.join(rows.column_names)}). Name it with --image_column_name."
         )
     return wanted[0]
@@ -225,7 +225,7 @@ def _label_column(rows: Dataset, given: str | None, name: str) -> str:
     found = [column for column in wanted if column in rows.column_names]
     if not found and len(rows.column_names) == 1:  # so `datasets` reads a folder of pictures without classes
         raise UsageError(
-            f"Expected a column of classes or, in a folder, a folder of pictures for each of two or more classes, but "
+            f"Expected a column of classes or, in a folder, a folder of images for each of two or more classes, but "
             f"{name} has only {rows.column_names[0]}."
         )
     if not found:
@@ -255,7 +255,7 @@ def _pictures(rows: Dataset, where: str, size: int | None, progress: bool) -> Pi
     if np.mean(sample) * len(rows) > MEMORY:
         return Pictures(decoded, labels, _digest(labels, [str(len(rows)).encode()]))
     shown = tqdm(
-        decoded, f"Decoding {where}", unit=" pictures", leave=False, disable=None if progress else True, delay=1.0
+        decoded, f"Decoding {where}", unit=" images", leave=False, disable=None if progress else True, delay=1.0
     )
     pixels: Sequence[Tensor] | Tensor = list(shown)
     if len({picture.shape for picture in pixels}) == 1:

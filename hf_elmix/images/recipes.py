@@ -137,6 +137,6 @@ def recipe_of(name: str, *, regularization: Iterable[str] = (), size: int | None
             raise UsageError(f"Expected one of {', '.join(names)}, but got {given!r}.{did_you_mean(given, names)}")
     recipe = RECIPES[name]
     if "no_rotation" in wanted and not recipe.rotation:
-        raise UsageError(f"The recipe {name!r} turns no pictures. Leave no_rotation out.")
+        raise UsageError(f"The recipe {name!r} rotates no images. Leave no_rotation out.")
     changes: dict[str, Any] = {key: value for each in wanted for key, value in REGULARIZATION[each].items()}
     return replace(recipe, **changes, size=recipe.size if size is None else size)

@@ -212,7 +212,7 @@ def _check_sizes(parts: Mapping[str, Pictures], recipe: Recipe) -> None:
     if len(sizes) > 1:
         found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1]))
         raise UsageError(
-            f"Expected pictures of one size, but got {found} pixels. Type --image_size to make them square, such as "
+            f"Expected images of one size, but got {found} pixels. Type --image_size to make them square, such as "
             "--image_size 32."
         )
 
@@ -225,7 +225,7 @@ def _operations(network: ImageClassifier, shape: Sequence[int], model: str) -> f
             network.eval()(torch.empty((1, *shape), device="meta"))
     except RuntimeError as error:
         raise UsageError(
-            f"Expected pictures that are large enough for {model}, but they have {shape[2]} x {shape[1]} pixels. Type "
+            f"Expected images that are large enough for {model}, but they have {shape[2]} x {shape[1]} pixels. Type "
             "--image_size to enlarge them."
         ) from error
     return float(counter.get_total_flops())

@@ -301,11 +301,10 @@ PAGE = """# Which models train as in the Trainer
 
 One step of `Trainer` beside one of `MixedLossTrainer(mixing="ce")`, for the model classes of transformers {version}
 that take labels (`{first}` to `{last}`), each built tiny, with random weights and inputs.
-*Equal* means the same `eval_loss`, logged loss and weights, up to 1e-3 of the step. No class is trained on another
-loss without a word: a line *different* would be a bug. The table is written by
-`tests/sweeps/sweep_models.py`, which builds models and inputs by general rules; it is silent
-about classes that need more care (*not built*, *not fed*), for which the check on the first batch
-([why](trainer.md#supported-models)) is the safeguard.
+*Equal* means the same `eval_loss`, logged loss and weights, up to 1e-3 of the step. A number in the column
+*different* would be a bug: a class that is trained on another loss without an error. The table is written by
+`tests/sweeps/sweep_models.py`, which builds models and inputs by general rules. Where that fails (*not built*,
+*not fed*), nothing is known, and the [check on the first batch](trainer.md#supported-models) is the safeguard.
 """
 OUTCOMES = {
     "equal": "",

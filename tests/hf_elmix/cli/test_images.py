@@ -52,7 +52,7 @@ def test_a_study_of_ones_own_pictures(folder, tmp_path, capsys):
         (["--dataset_name", "./nowhere"], "Cannot load './nowhere'"),
         (["--models", "resnet21"], "Did you mean"),
         (["--recipe", "cifar10"], "Did you mean 'cifar100'?"),
-        (["--regularization", "no_rotation"], "The recipe 'cifar100' turns no pictures. Leave no_rotation out."),
+        (["--regularization", "no_rotation"], "The recipe 'cifar100' rotates no images. Leave no_rotation out."),
         (["--validation_split_name", "dev"], "but got 'dev'. It has none besides train."),
         (["--image_column_name", "photo"], "Expected a column 'photo' in pets"),
         (["--image_size", "4"], "--image_size"),
@@ -78,5 +78,5 @@ def test_pictures_of_different_sizes_need_one(folder, tmp_path, capsys):
     few = ("--models", "resnet20", "--losses", "ce", "--seeds", "0", "--max_steps", "1", "--use_cpu")
     assert study(odd, tmp_path / "runs", *few) == 2
     said = capsys.readouterr().err
-    assert "Expected pictures of one size, but got 8 x 8 and 8 x 13 pixels. Type --image_size" in said
+    assert "Expected images of one size, but got 8 x 8 and 8 x 13 pixels. Type --image_size" in said
     assert study(odd, tmp_path / "runs", *few, "--image_size", "8") == 0

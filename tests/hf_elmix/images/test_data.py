@@ -106,7 +106,7 @@ def test_a_picture_that_does_not_decode_is_named(pictures, cell):
     data = plain[33]["image"]["bytes"][:200] if cell == "cut" else cell
     rows = changed(pictures["train"], 33, image=None if data is None else {"bytes": data, "path": None})
     broken = DatasetDict({"train": rows.cast_column("image", Image()), "test": pictures["test"]})
-    with pytest.raises(UsageError, match="Cannot read the picture in row 33 of split 'train' of colours: ") as caught:
+    with pytest.raises(UsageError, match="Cannot read the image in row 33 of split 'train' of colours: ") as caught:
         read_images(broken, "colours")
     assert "\n" not in str(caught.value)
 
@@ -128,14 +128,14 @@ def test_what_cannot_be_used_is_refused(pictures):
         ({"test": train}, {}, "to have the split 'train', but it has only test"),
         ({"train": train}, {"split": "dev"}, "but got 'dev'. It has none besides train."),
         (dict(pictures), {"split": "train"}, "but got 'train'. It has test."),
-        ({"train": words}, {}, r"one column of pictures in colours, but it has none \(all columns: label, im"),
-        (dict(pictures), {"image_column": "label"}, "Expected one column of pictures.*--image_column_name"),
+        ({"train": words}, {}, r"one column of images in colours, but it has none \(all columns: label, im"),
+        (dict(pictures), {"image_column": "label"}, "Expected one column of images.*--image_column_name"),
         (dict(pictures), {"image_column": "photo"}, "Expected a column 'photo' in colours, but it has image, label"),
         (dict(pictures), {"label_column": "kind"}, "Expected a column 'kind' in colours.*--label_column_name"),
         (
             {"train": train.remove_columns("label")},
             {},
-            "a folder of pictures for each of two .*, but colours has only image",
+            "a folder of images for each of two .*, but colours has only image",
         ),
         ({"train": train.rename_column("label", "kind")}, {}, "Expected a column 'label' or 'labels' or 'fine_label'"),
         (dict(pictures), {"label_column": "image"}, "'image' is given for both"),
@@ -155,5 +155,5 @@ def test_a_file_that_is_no_picture_is_named(tmp_path, pictures):
         for row in range(5):
             pictures["train"][2 * row + keep]["image"].save(tmp_path / name / f"{row}.png")
     (tmp_path / "dog" / "3.png").write_text("not found")
-    with pytest.raises(UsageError, match=r"row 8 \(.*dog.3.png\) of split 'train' of pets: it is no picture. Repl"):
+    with pytest.raises(UsageError, match=r"row 8 \(.*dog.3.png\) of split 'train' of pets: it is not an image. Repl"):
         read_images(read_dataset(str(tmp_path)), "pets")

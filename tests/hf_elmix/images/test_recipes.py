@@ -33,7 +33,7 @@ def test_table_6_is_the_recipe_of_cinic10_and_more():
     [
         ("cifar10", (), "Did you mean 'cifar100'?"),
         ("cinic10", ("jiter",), "Did you mean 'jitter'?"),
-        ("cifar100", ("no_rotation",), "turns no pictures. Leave no_rotation out."),
+        ("cifar100", ("no_rotation",), "rotates no images. Leave no_rotation out."),
     ],
 )
 def test_what_does_not_exist_is_refused(name, more, message):
