@@ -14,7 +14,7 @@ from hf_elmix.errors import UsageError, did_you_mean
 __all__ = ["IMAGES", "PANDAS_INDEX", "TABLE", "TEXT", "Columns", "columns_of", "find_label", "listed"]
 
 TEXT, TABLE, IMAGES = "text", "a table", "images"
-LABELS = ("label", "labels")
+LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
 PANDAS_INDEX = "__index_level_0__"  # in Parquet
 IDS = ("id", "idx", "index")  # of rows: a model could learn the order of the file from them
 
@@ -52,7 +52,7 @@ class Columns:
 
 
 def find_label(dataset: Dataset, given: str | None, name: str) -> str:
-    """The column of labels: the given one, otherwise ``label`` or ``labels``.
+    """The column of labels: the given one, otherwise ``label``, ``labels`` or ``fine_label``.
 
     Args:
         dataset: The rows.
@@ -65,6 +65,11 @@ def find_label(dataset: Dataset, given: str | None, name: str) -> str:
     wanted = LABELS if given is None else (given,)
     found = [column for column in wanted if column in dataset.column_names]
     if not found:
+        if dataset.column_names == ["image"]:  # so `datasets` reads a folder of images without classes
+            raise UsageError(
+                f"Expected a column of classes or, in a folder, a folder of images for each class, but {name} has "
+                "only images."
+            )
         raise UsageError(
             f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
             f"{', '.join(dataset.column_names)}. Name the column of labels with --label_column_name."

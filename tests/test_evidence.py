@@ -270,3 +270,6 @@ def test_pictures_come_onto_the_page_with_their_records(evidence, table, tmp_pat
     (row,) = [line for line in page.splitlines() if line.startswith("| F = 0-0.5") and "68.48 ± 0.14" in line]
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["44.00 ± 1.00", "+3.00 \\[3.00, 3.00\\]"]
     assert page.index("## Tables") < page.index("## Images") < page.index("## What this does not show")
+    name, differences = evidence.overview_rows({**evidence.taken_over(), "images": images})[-1]
+    assert name.startswith("CIFAR-100")
+    assert differences["0-0.5"]["difference"] == pytest.approx(3)

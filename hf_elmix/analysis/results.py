@@ -218,10 +218,12 @@ def learned(runs_df: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Indexed by ``method``: ``runs`` that are done, those that predict ``one_class`` only for all rows of an
-        evaluation set, and the ``trivial`` ones, which are no more accurate than always predicting the most frequent
-        class; ``constant`` is the accuracy of that, in percent, and missing if the score is another metric.
+        evaluation set, the ``trivial`` ones, which are no more accurate than always predicting the most frequent
+        class, and the ``lost`` ones, which failed or diverged; ``constant`` is the accuracy of always predicting that
+        class, in percent, and missing if the score is another metric.
     """
     done = runs_df[runs_df["status"] == "done"].set_index("method")
+    lost = runs_df.loc[runs_df["status"].isin(("failed", "diverged")), "method"].value_counts()
     metric = next(iter(runs_df.attrs.get("score_metrics", {}).values()), "")
     constant = done.get(constant_accuracy_of(metric), pd.Series(np.nan, done.index))
     kinds = {
@@ -230,11 +232,11 @@ def learned(runs_df: pd.DataFrame) -> pd.DataFrame:
         "trivial": done["score"] <= constant,
         "constant": 100 * constant,
     }
-    return (
-        pd.DataFrame(kinds, done.index)
-        .groupby(level=0, sort=False)
-        .agg({"runs": "sum", "one_class": "sum", "trivial": "sum", "constant": "mean"})
-    )
+    of_method = pd.DataFrame(kinds, done.index).groupby(level=0, sort=False)
+    counted = of_method.agg({"runs": "sum", "one_class": "sum", "trivial": "sum", "constant": "mean"})
+    counted = counted.reindex(dict.fromkeys(runs_df["method"])).rename_axis("method")
+    counts = {name: counted[name].fillna(0).astype(int) for name in ("runs", "one_class", "trivial")}
+    return counted.assign(**counts, lost=lost.reindex(counted.index, fill_value=0).astype(int))
 
 
 def _one_class(runs_df: pd.DataFrame) -> pd.Series:

@@ -43,7 +43,7 @@ BETTER, EQUAL, WORSE, OPEN = "better", "practically equal", "worse", "not yet"
 # 0.1 the intervals are within 15 % of the narrowest for 4 to 20 seeds.
 PRECISION = 0.1
 
-TESTED = ["score", "seeds", "rows"]  # of the test scores
+TESTED = ["score", "difference", "seeds", "rows"]  # of the test scores
 COLUMNS = ["method", "seed", "seeds", "difference", "low", "high", "verdict"]
 
 
@@ -92,7 +92,7 @@ class Rules:
         """The rules with the values of `to_dict`; other values are ignored.
 
         Raises:
-                KeyError: If one is missing.
+            KeyError: If one is missing.
             UsageError: If one is out of its range.
         """
         methods = tuple(map(str, values["methods"]))
@@ -192,8 +192,9 @@ def read_comparison(store: Store) -> tuple[Rules | None, pd.DataFrame | None]:
     """The rules of the comparison that a study's folder holds, and its test scores once they may be seen.
 
     Returns:
-        The rules, and a table indexed by ``method`` with ``score`` (mean, in points), ``seeds`` and ``rows``, which is
-        None before the end and without a test set; both are None for any other study.
+        The rules, and a table indexed by ``method`` with ``score`` (mean, in points), ``difference`` (from the
+        baseline with the same seeds), ``seeds`` and ``rows``. It is None before the end and without a test set; both
+        are None for any other study.
 
     Raises:
         UsageError: If the file is damaged.

@@ -17,6 +17,7 @@ from hf_elmix.cli.study import (
     add_training_flags,
     check_execution,
     check_inputs,
+    cluster_of,
     executor_of,
     precision_arguments,
     study_training_arguments,
@@ -103,23 +104,27 @@ def _run(args: argparse.Namespace) -> int:
     typed |= precision_arguments(args, typed)
     candidates = parse_sweeps(args.sweep, typed, usual)
     methods, _ = rules_for(parse_methods(given, args.method, candidates, usual), args.baseline, args.margin)
+    from hf_elmix.study.runner import check_study
     from hf_elmix.study.spec import Study
     from hf_elmix.study.store import Store
 
-    study = Study((task,), tuple(methods), (0,), {**usual, **typed})
+    study, store = Study((task,), tuple(methods), (0,), {**usual, **typed}), Store(args.output_dir)
     _say(_training(study))
-    found = run_comparison(
-        study,
-        Store(args.output_dir),
-        rules,
-        max_seeds=args.max_seeds,
-        budget=budget,
-        show=lambda _, line: _say(line),
-        retry_failed=args.retry_failed,
-        overwrite=args.overwrite,
-        command=args.typed,
-        **_execution(study, args),
-    )
+    options = _execution(study, args)
+    check_study(study, store)
+    with cluster_of(args):
+        found = run_comparison(
+            study,
+            store,
+            rules,
+            max_seeds=args.max_seeds,
+            budget=budget,
+            show=lambda _, line: _say(line),
+            retry_failed=args.retry_failed,
+            overwrite=args.overwrite,
+            command=args.typed,
+            **options,
+        )
     _print_verdict(found, args)
     return EXIT_FAILED if found.stopped == "failed" else 0
 
@@ -131,6 +136,8 @@ def _task(args: argparse.Namespace, compiled: bool) -> tuple[Task, dict[str, Any
 
     named = Path(args.dataset_config_name or args.dataset_name or args.train_file or "").expanduser().resolve().stem
     rows = _rows(args)
+    if args.test_file and args.test_split_name:
+        raise UsageError("--test_file and --test_split_name both name the test rows. Leave one of them out.")
     test = "test" if args.test_file else args.test_split_name
     rows = named_splits(rows, named, args.validation_split_name, test, args.max_train_samples)
     options = {
@@ -224,6 +231,7 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(found)
     ends = {
         "decided": "nothing is left to decide.",
+        "no_scores": f"nobody has scores of what is not decided; elmix status {args.output_dir} says why.",
         "max_seeds": f"--max_seeds {args.max_seeds} is reached; a larger one continues.",
         "budget": f"--budget {args.budget} is used up; the same command continues.",
         "failed": f"a run failed; elmix status {args.output_dir} says why, and --retry_failed repeats it.",

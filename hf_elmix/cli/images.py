@@ -59,7 +59,6 @@ def _run(args: argparse.Namespace) -> int:
         image_column=args.image_column_name,
         label_column=args.label_column_name,
         size=None if recipe.resized_crop else args.image_size,
-        progress=True,
     )
     return run_study(images_study(images, recipe, args.seeds, losses, args.models or (), arguments), args)
 

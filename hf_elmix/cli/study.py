@@ -30,6 +30,7 @@ __all__ = [
     "add_training_flags",
     "check_execution",
     "check_inputs",
+    "cluster_of",
     "executor_of",
     "losses_and_arguments",
     "precision_arguments",
@@ -147,9 +148,11 @@ def check_execution(args: argparse.Namespace) -> None:
 
 
 def losses_and_arguments(
-    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any], losses: Sequence[str]
+    args: argparse.Namespace, prog: str, defaults: Mapping[str, Any], losses: Sequence[str], parts: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
     """The losses of a study and its training arguments, as typed after `add_arguments`; its execution is checked, too.
+
+    `parts` are folders in the output folder, if it holds several studies.
 
     Raises:
         UsageError: As `check_execution` and `study_training_arguments`.
@@ -160,15 +163,18 @@ def losses_and_arguments(
     for loss in expand_losses(chosen):
         parse_loss(loss)
     arguments = study_training_arguments(args.rest, prog, defaults, chosen, args.parser.flags)
-    return chosen, {**arguments, **precision_arguments(args, arguments)}
+    return chosen, {**arguments, **precision_arguments(args, arguments, parts)}
 
 
-def precision_arguments(args: argparse.Namespace, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def precision_arguments(
+    args: argparse.Namespace, arguments: Mapping[str, Any], parts: Sequence[str] = ()
+) -> dict[str, Any]:
     """The training arguments that ``--precision`` stands for; says what ``auto`` has chosen.
 
     Args:
         args: With the arguments of `add_execution`, ``output_dir`` and ``overwrite``.
         arguments: The training arguments that were given.
+        parts: Folders in `output_dir`, if it holds several studies.
 
     Raises:
         UsageError: If one of those is a precision, too.
@@ -179,7 +185,9 @@ def precision_arguments(args: argparse.Namespace, arguments: Mapping[str, Any]) 
         raise UsageError(f"Expected --precision or --{both[0]}, but got both. Leave one out.")
     from hf_elmix.training.precision import choose_precision
 
-    kept = None if args.overwrite else _precision_of(args.output_dir)
+    folders = [args.output_dir, *(f"{args.output_dir.rstrip('/')}/{part}" for part in parts)]
+    known = [] if args.overwrite else [found for folder in folders if (found := _precision_of(folder))]
+    kept = known[0] if known else None
     if args.precision == AUTO and args.executor == "stacked":
         chosen, sentence = "fp32", "Precision: fp32, in which stacks are trained"
     else:
@@ -282,7 +290,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
 
         options["tracking"] = Tracking(check_trackers(args.report_to, store), study, store)
     check_study(study, store)
-    with _cluster(args):
+    with cluster_of(args):
         counts = run_grid(
             study,
             store,
@@ -301,7 +309,7 @@ def run_study(study: Study, args: argparse.Namespace) -> int:
     return EXIT_FAILED if counts["failed"] else 0
 
 
-def _cluster(args: argparse.Namespace) -> AbstractContextManager[Any]:
+def cluster_of(args: argparse.Namespace) -> AbstractContextManager[Any]:
     """Connect to the Ray cluster with an address, before the study is declared; its own is started when needed."""
     if args.executor != "ray" or not (args.ray_address or os.environ.get("RAY_ADDRESS")):
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Train seed after seed, look after each, and stop when every method is decided."""
+"""Train seed after seed, compare after each, and stop when every method is decided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from hf_elmix.analysis.numbers import gain_text
 from hf_elmix.analysis.sections.sequential import interval_of
-from hf_elmix.analysis.sequential import Rules
+from hf_elmix.analysis.sequential import OPEN, Rules, read_comparison
 from hf_elmix.comparison.result import Comparison
 from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
@@ -56,10 +56,13 @@ def run_comparison(
         options: See `run_grid`.
 
     Raises:
-        UsageError: If two methods are trained alike, or as `run_grid`.
+        UsageError: If two methods are trained alike, or the folder holds a comparison of other methods or with another
+            sweep; or as `run_grid`.
         OSError: As `run_grid`.
     """
     _check_different(study)
+    if not overwrite:
+        _check_same(study, store, rules)
     (task,), named = study.tasks, {method.name: method for method in study.methods}
     start, stopped = time.monotonic(), ""
     took: list[float] = []  # seconds for each seed
@@ -78,7 +81,8 @@ def run_comparison(
             took.append(time.monotonic() - begun)
             stopped = "failed" if counts["failed"] else ""
         show(found, _look(found, max_seeds, budget - (time.monotonic() - start), took))
-    why = stopped or ("max_seeds" if found.open else "decided")
+    left = "no_scores" if OPEN in found.verdict.values() else "decided"
+    why = stopped or ("max_seeds" if found.open else left)
     found = Comparison.read(store, task.name, rules, found.seeds, why)
     found.save()
     return found
@@ -102,6 +106,31 @@ def _check_different(study: Study) -> None:
                 f"({method.loss}) and the same arguments. Leave one out."
             )
         seen.append((method, trained))
+
+
+def _check_same(study: Study, store: Store, rules: Rules) -> None:
+    """Refuse to go on with fewer methods or with other candidates of one, with a `UsageError`.
+
+    The methods share the error probability, so leaving some out after a look would make the others' intervals too
+    narrow; and a seed must be compared by the best of the same candidates as every other.
+    """
+    before, _ = read_comparison(store)
+    if before is None:
+        return
+    ours, theirs = {rules.baseline, *rules.methods}, {before.baseline: None, **dict.fromkeys(before.methods)}
+    if before.baseline != rules.baseline or set(theirs) - ours:
+        raise UsageError(
+            f"Expected the methods that were compared in {str(store.folder)!r}, the baseline {before.baseline} and "
+            f"{', '.join(before.methods)}, but got {rules.baseline} and {', '.join(rules.methods)}. Name them all, or "
+            "another folder."
+        )
+    candidates = {candidate.name for candidate in study.candidates}
+    for key in store.asked():
+        if key.task == study.tasks[0].name and key.reported.method in ours and key.method not in candidates:
+            raise UsageError(
+                f"Expected the sweep with which {str(store.folder)!r} was begun, which has {key.method!r}. Give the "
+                "same, or another folder."
+            )
 
 
 def rules_for(methods: Iterable[Method], baseline: str | None, margin: float) -> tuple[list[Method], Rules]:

@@ -22,15 +22,15 @@ from hf_elmix.analysis.report import PAGE, write_report
 from hf_elmix.analysis.results import learned, read_study
 from hf_elmix.analysis.sections.sequential import interval_of, sequential_verdict
 from hf_elmix.analysis.sequential import COMPARISON, OPEN, Rules, looks, verdicts
+from hf_elmix.comparison.split import TEST
 from hf_elmix.plotting import method_label
 from hf_elmix.study.files import write_json
 from hf_elmix.study.select import choose_runs
 from hf_elmix.study.spec import RunKey, RunRecord
 from hf_elmix.study.store import Store
 
-__all__ = ["TEST", "Comparison"]
+__all__ = ["Comparison"]
 
-TEST = "test"  # the evaluation set whose score is shown at the end
 PATIENCE = 3  # seeds without a score after which a method is no longer waited for
 
 
@@ -42,12 +42,13 @@ class Comparison(JupyterMixin):
         store: Folder of the study.
         task: Name of its task.
         rules: The rules.
-        seeds: Number of seeds trained.
-        stopped: Why no more seeds are trained: ``decided``, ``max_seeds``, ``budget`` or ``failed``; empty before.
+        seeds: Number of seeds that are compared.
+        stopped: Why no more seeds are trained: ``decided``, ``no_scores`` (what is open has none), ``max_seeds``,
+            ``budget`` or ``failed``; empty before.
         looks_df: The comparison after every seed (see `hf_elmix.analysis.sequential.looks`).
         learned_df: How many runs of each method have learned anything (see `hf_elmix.analysis.results.learned`).
-        test_df: Mean score on the test set of each method, in points, with the numbers of seeds and rows; only at the
-            end.
+        test_df: Mean score on the test set of each method and its difference from the baseline with the same seeds,
+            in points, with the numbers of seeds and rows; only at the end.
     """
 
     store: Store
@@ -76,9 +77,9 @@ class Comparison(JupyterMixin):
         asked = [key for key in store.asked() if key.task == task]
         runs = {key: run for key, run in choose_runs(records, asked).items() if run and key.seed < seeds}
         scores = _table({key: run.score for key, run in runs.items()}, names)
-        known_df = learned(runs_table([one for one in records if one.key.seed < seeds], runs))
+        known_df = learned(runs_table(runs.values()))
         test = {key: score for key, run in runs.items() if (score := _test_score(run)) is not None} if stopped else {}
-        test_df = _means(_table(test, names)) if test else None
+        test_df = _means(_table(test, names), rules.baseline) if test else None
         if test_df is not None:
             test_df["rows"] = next((run.provenance.get("data_rows", {}).get(TEST) for run in runs.values()), None)
         return cls(store, task, rules, seeds, stopped, looks(scores, rules), known_df, test_df)
@@ -95,7 +96,7 @@ class Comparison(JupyterMixin):
 
     @property
     def open(self) -> list[str]:
-        """The methods to train with another seed: those without a verdict that have scores."""
+        """The methods to train with another seed: those without a verdict, but for those that got no score so far."""
         found = self.verdicts_df
         waited_for = (found["seeds"] > 0) | (self.seeds < PATIENCE)
         return found.index[(found["verdict"] == OPEN) & waited_for].to_list()
@@ -114,7 +115,7 @@ class Comparison(JupyterMixin):
         found = self.verdicts_df.reset_index().to_dict("records")
         test = None if self.test_df is None else self.test_df.reset_index().to_dict("records")
         results = {"task": self.task, "seeds": self.seeds, "stopped": self.stopped, "verdicts": found, "test": test}
-        learned = {f"runs_{name}": self.learned_df[name].to_dict() for name in ("one_class", "trivial")}
+        learned = {f"runs_{name}": self.learned_df[name].to_dict() for name in ("one_class", "trivial", "lost")}
         return _finite({**self.rules.to_dict(), **results, **learned, "sentences": self.sentences})
 
     def save(self) -> None:
@@ -165,13 +166,15 @@ def _test_score(record: RunRecord) -> float | None:
     select = record.select
     if record.status != "done" or select is None or select.scored_on is None:
         return None
-    return replace(select, chosen_on=select.scored_on, scored_on=TEST).score(record.scores)
+    return replace(select, scored_on=TEST).score(record.scores)
 
 
-def _means(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each method in points and number of seeds, indexed by method."""
+def _means(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Mean of each method in points, its difference from the baseline and number of seeds, indexed by method."""
     points = scores * scale_of(scores)
-    return pd.DataFrame({"score": points.mean(), "seeds": points.count()}).rename_axis("method")
+    gains = points.sub(points[baseline], axis=0)  # a decided method has fewer seeds than the baseline
+    means = {"score": points.mean(), "difference": gains.mean(), "seeds": points.count()}
+    return pd.DataFrame(means).rename_axis("method")
 
 
 def _finite(values: Any) -> Any:

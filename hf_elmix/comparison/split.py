@@ -43,7 +43,7 @@ def named_splits(
         max_train_samples: Keep the first N training rows.
 
     Raises:
-        UsageError: If a split is missing, or is also that of training.
+        UsageError: If a split is missing, or is named for two purposes.
     """
     validation = validation or (VALIDATION if VALIDATION in rows else None)
     splits = {ours: theirs for ours, theirs in ((TRAIN, TRAIN), (VALIDATION, validation), (TEST, test)) if theirs}
@@ -53,6 +53,11 @@ def named_splits(
         raise UsageError(
             "Expected other rows than those of train, on which methods are trained, to compare them on. Name another "
             "split, or leave it out."
+        )
+    if validation is not None and validation == test:
+        raise UsageError(
+            f"Expected other rows to test on than those to compare methods on, but both are the split {test!r}. Name "
+            "another, or leave one out."
         )
     named = DatasetDict({ours: rows[theirs] for ours, theirs in splits.items()})
     if max_train_samples is not None:

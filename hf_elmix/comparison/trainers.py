@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from datasets import Dataset
 from rich.console import Console
 from transformers import (
     DefaultFlowCallback,
@@ -21,8 +23,10 @@ from transformers import (
 
 from hf_elmix.comparison.loop import MAX_SEEDS, rules_for, run_comparison, seconds_in
 from hf_elmix.comparison.result import Comparison
-from hf_elmix.comparison.split import resampled
+from hf_elmix.comparison.split import TEST, resampled
 from hf_elmix.errors import UsageError
+from hf_elmix.losses.registry import parse_loss
+from hf_elmix.study.runner import check_study
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
 from hf_elmix.training.callback import MixingCallback
@@ -36,6 +40,7 @@ PARTS = (
     *("model", "train_dataset", "eval_dataset", "data_collator", "processing_class", "compute_metrics"),
     "preprocess_logits_for_metrics",
 )
+SAMPLE = 1000  # rows by which data that has changed is noticed
 OWN_CALLBACKS = (DefaultFlowCallback, MixingCallback, PrinterCallback, ProgressCallback)  # every Trainer has its own
 
 # Training arguments, or how their names begin, that a study sets by itself or that do not change the weights.
@@ -92,15 +97,20 @@ def compare(
         UsageError: If the Trainer is of a class of its own or lacks metrics, a loss or an argument cannot be used, or
             the folder holds another study.
     """
-    methods = [loss if isinstance(loss, Method) else Method(str(loss), loss=loss) for loss in losses]
+    methods = [loss if isinstance(loss, Method) else Method(_name(loss), loss=loss) for loss in losses]
     methods, rules = rules_for(methods, baseline, margin)
     limit = math.inf if budget is None else seconds_in(budget) if isinstance(budget, str) else float(budget)
     first = _built(make_trainer, 0)
     task = _task(make_trainer, first, metric, name)
     study = Study((resampled(task) if resample else task,), tuple(methods), (0,), _arguments(first.args))
-    return run_comparison(
-        study, Store(output_dir), rules, max_seeds=max_seeds, budget=limit, show=_in_notebook() or _print
-    )
+    store, show = Store(output_dir), _in_notebook() or _print
+    check_study(study, store)
+    return run_comparison(study, store, rules, max_seeds=max_seeds, budget=limit, show=show)
+
+
+def _name(loss: Any) -> str:
+    """The name of a method: a loss as it was written, or as it is read back."""
+    return loss if isinstance(loss, str) else str(parse_loss(loss))
 
 
 def _built(make_trainer: Callable[[int], Trainer], seed: int) -> Trainer:
@@ -112,7 +122,8 @@ def _built(make_trainer: Callable[[int], Trainer], seed: int) -> Trainer:
             f"Expected make_trainer to return a Trainer or MixedLossTrainer, but got {type(trainer).__name__}, whose "
             "own methods would be lost. Write a study with hf_elmix.study instead."
         )
-    lost = [name for name in ("compute_loss_func", "optimizer", "lr_scheduler") if getattr(trainer, name) is not None]
+    unused = ("compute_loss_func", "optimizer", "lr_scheduler", "optimizer_cls_and_kwargs")
+    lost = [name for name in unused if getattr(trainer, name) is not None]
     if isinstance(trainer, MixedLossTrainer):
         lost = [name for name in lost if name != "compute_loss_func"]
     if lost:
@@ -125,23 +136,45 @@ def _built(make_trainer: Callable[[int], Trainer], seed: int) -> Trainer:
 def _task(make_trainer: Callable[[int], Trainer], first: Trainer, metric: str | Select, name: str) -> Task:
     sets = first.eval_dataset if isinstance(first.eval_dataset, dict) else {}
     if isinstance(metric, str) and sets:
-        scored = next(iter(sets))
+        scored = next((each for each in sets if each != TEST), None)
+        if scored is None:
+            raise UsageError(f"Expected an evaluation set beside {TEST!r}, on which methods are compared.")
         metric = Select(metric, chosen_on=scored, scored_on=scored)
     model: Any = first.model
     settings = {
         "model": getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__,
         "parameters": sum(part.numel() for part in model.parameters()),
         "rows": _row_counts(first),
+        "data": {split: digest for split, rows in _splits(first).items() if (digest := _digest(rows))},
+        **{part: str(value) for part, value in _of_mixed_loss(first).items()},
     }
     return Task(name, metric, partial(_inputs, make_trainer), settings)
 
 
-def _row_counts(trainer: Trainer) -> dict[str, int]:
-    """Number of rows of each split, as far as they have one."""
+def _splits(trainer: Trainer) -> dict[str, Any]:
+    """The data of a Trainer by split."""
     evaluated = trainer.eval_dataset
     sets = evaluated if isinstance(evaluated, dict) else {"validation": evaluated}
-    splits = {"train": trainer.train_dataset, **sets}
-    return {split: len(rows) for split, rows in splits.items() if hasattr(rows, "__len__")}
+    return {"train": trainer.train_dataset, **sets}
+
+
+def _row_counts(trainer: Trainer) -> dict[str, int]:
+    """Number of rows of each split, as far as they have one."""
+    return {split: len(rows) for split, rows in _splits(trainer).items() if hasattr(rows, "__len__")}
+
+
+def _digest(rows: Any) -> str:
+    """A fingerprint of a sample of rows of `datasets`; empty for other data, which may change whenever it is read."""
+    if not isinstance(rows, Dataset):
+        return ""
+    sample: Any = rows.with_format("arrow").select(range(0, len(rows), max(1, len(rows) // SAMPLE)))
+    return hashlib.sha256(repr(sample[:].to_pylist()).encode()).hexdigest()[:16]
+
+
+def _of_mixed_loss(trainer: Trainer) -> dict[str, Any]:
+    """What a MixedLossTrainer was given beside its loss and the parts of every Trainer."""
+    given = {part: getattr(trainer, part, None) for part in ("class_weights", "replace_loss")}
+    return {part: value for part, value in given.items() if value is not None and value is not False}
 
 
 def _inputs(make_trainer: Callable[[int], Trainer], seed: int) -> TrainerInputs:
@@ -152,7 +185,8 @@ def _inputs(make_trainer: Callable[[int], Trainer], seed: int) -> TrainerInputs:
         if not isinstance(callback, OWN_CALLBACKS)
         and not any(part in type(callback).__module__ for part in ("transformers.integrations", "notebook"))
     ]
-    parts = {**{part: getattr(trainer, part) for part in PARTS}, **({"callbacks": own} if own else {})}
+    parts = {**{part: getattr(trainer, part) for part in PARTS}, **_of_mixed_loss(trainer)}
+    parts |= {"callbacks": own} if own else {}
     return TrainerInputs(parts, {"data_rows": _row_counts(trainer)})
 
 

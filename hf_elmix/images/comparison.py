@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ def comparison_task(
     if size is None and (len(sizes) > 1 or max(max(each) for each in sizes) > LARGEST):
         size = LARGEST
     divided = with_validation(used)
-    parts = read_pictures(divided, name, size, True)
+    parts = read_pictures(divided, name, size)
     select = on_validation("accuracy", epoch, divided)
     task = image_task(name, parts, len(classes), model, RECIPE, select=select)
     task = replace(task, settings={**task.settings, **origin})
@@ -91,8 +91,23 @@ def _divided_anew(parts: Mapping[str, Pictures], task: Task, seed: int) -> Train
 
 def _chosen(parts: list[Pictures], places: list[int]) -> Pictures:
     """The rows of two splits at places in both together."""
-    first = len(parts[0])
-    pixels = [parts[place >= first].pixels[place - first * (place >= first)] for place in places]
     labels = torch.cat([part.labels for part in parts])[places]
-    stacked: Any = torch.stack(pixels) if all(isinstance(part.pixels, Tensor) for part in parts) else pixels
-    return Pictures(stacked, labels, "")
+    pixels = [part.pixels for part in parts]
+    if all(isinstance(part, Tensor) for part in pixels):
+        return Pictures(torch.cat(pixels)[places], labels, "")  # type: ignore[arg-type]
+    return Pictures(_Places(pixels, places), labels, "")
+
+
+class _Places(Sequence[Tensor]):
+    """Pictures at places in several sequences together, read whenever they are needed."""
+
+    def __init__(self, parts: Sequence[Sequence[Tensor] | Tensor], places: Sequence[int]) -> None:
+        self.places = places
+        self.found = [(part, row) for part in parts for row in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: Any) -> Any:
+        part, place = self.found[self.places[row]]
+        return part[place]

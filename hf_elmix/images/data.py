@@ -18,13 +18,13 @@ from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_elmix.columns import find_label
 from hf_elmix.comparison.split import HELD_OUT, hold_out
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.labels import class_names, with_ids
 
 __all__ = ["Images", "Pictures", "labelled_rows", "picture_sizes", "read_images", "read_pictures"]
 
-LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
 EVALUATION = ("validation", "valid", "val", "test")
 MEMORY = 4 * 2**30  # bytes of pictures that are decoded once; more are decoded whenever they are needed
 HELD = "held out"  # split of the training rows that are held out where there is no other
@@ -77,7 +77,6 @@ def read_images(
     image_column: str | None = None,
     label_column: str | None = None,
     size: int | None = None,
-    progress: bool = False,
 ) -> Images:
     """The pictures and classes of a dataset.
 
@@ -89,7 +88,6 @@ def read_images(
         image_column: The column of pictures; by default the one that is declared to hold some.
         label_column: The column of classes; by default ``label``, ``labels`` or ``fine_label``.
         size: Reduce or enlarge pictures so that their shorter side has this many pixels, and keep the central square.
-        progress: Show how many pictures are decoded, and the time left.
 
     Raises:
         UsageError: If a split or a column is missing, a label is missing or unknown, there is only one class, or a
@@ -106,7 +104,7 @@ def read_images(
     if split is None:
         split = HELD
         parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
-    read = read_pictures(parts, name, size, progress)
+    read = read_pictures(parts, name, size)
     return Images(name, read["train"], read[split], split, classes)
 
 
@@ -125,7 +123,7 @@ def labelled_rows(
         UsageError: If a column is missing, a label is missing or unknown, or there is only one class.
     """
     train = rows["train"]
-    pictures, labels = _image_column(train, image_column, name), _label_column(train, label_column, name)
+    pictures, labels = _image_column(train, image_column, name), find_label(train, label_column, name)
     if pictures == labels:
         raise UsageError(f"Expected images and labels in different columns, but {labels!r} is given for both.")
     classes = class_names(train, labels, f"split 'train' of {name}")
@@ -140,13 +138,13 @@ def labelled_rows(
     return parts, classes
 
 
-def read_pictures(rows: DatasetDict, name: str, size: int | None, progress: bool) -> dict[str, Pictures]:
+def read_pictures(rows: DatasetDict, name: str, size: int | None) -> dict[str, Pictures]:
     """The pictures of each split of `labelled_rows`; for the arguments see `read_images`.
 
     Raises:
         UsageError: If a picture cannot be decoded.
     """
-    return {each: _pictures(part, _where(each, name), size, progress) for each, part in rows.items()}
+    return {each: _pictures(part, _where(each, name), size) for each, part in rows.items()}
 
 
 def picture_sizes(rows: Dataset, name: str) -> set[tuple[int, int]]:
@@ -189,6 +187,12 @@ class _Decoded(Sequence[Tensor]):
             found = self.rows[start : start + TOGETHER]
             yield from map(self._decode, found["row"], found["image"])
 
+    def files(self) -> Iterator[bytes]:
+        """What identifies each picture without decoding it: its bytes, or its path, size and time of change."""
+        for start in range(0, len(self), TOGETHER):
+            for cell in self.rows[start : start + TOGETHER]["image"]:
+                yield cell["bytes"] or repr((cell["path"], Path(cell["path"]).stat()[-4:])).encode()
+
     def _decode(self, row: int, cell: Any) -> Tensor:
         try:
             if cell is None:
@@ -220,22 +224,6 @@ def _image_column(rows: Dataset, given: str | None, name: str) -> str:
     return wanted[0]
 
 
-def _label_column(rows: Dataset, given: str | None, name: str) -> str:
-    wanted = LABELS if given is None else (given,)
-    found = [column for column in wanted if column in rows.column_names]
-    if not found and len(rows.column_names) == 1:  # so `datasets` reads a folder of pictures without classes
-        raise UsageError(
-            f"Expected a column of classes or, in a folder, a folder of images for each of two or more classes, but "
-            f"{name} has only {rows.column_names[0]}."
-        )
-    if not found:
-        raise UsageError(
-            f"Expected a column {' or '.join(map(repr, wanted))} in {name}, but it has "
-            f"{', '.join(rows.column_names)}. Name the column of classes with --label_column_name."
-        )
-    return found[0]
-
-
 def _labelled(rows: Dataset, pictures: str, labels: str, classes: Sequence[str], where: str) -> Dataset:
     """The rows with only the columns ``image``, not decoded, ``label``, with class ids, and ``row``, their numbers."""
     if not len(rows):
@@ -248,15 +236,13 @@ def _labelled(rows: Dataset, pictures: str, labels: str, classes: Sequence[str],
     return kept.add_column("row", list(range(len(rows))))
 
 
-def _pictures(rows: Dataset, where: str, size: int | None, progress: bool) -> Pictures:
+def _pictures(rows: Dataset, where: str, size: int | None) -> Pictures:
     decoded = _Decoded(rows, where, size)
     labels = torch.tensor(rows["label"][:])
     sample = [decoded[row].numel() for row in range(0, len(rows), max(1, len(rows) // SAMPLE))]
     if np.mean(sample) * len(rows) > MEMORY:
-        return Pictures(decoded, labels, _digest(labels, [str(len(rows)).encode()]))
-    shown = tqdm(
-        decoded, f"Decoding {where}", unit=" images", leave=False, disable=None if progress else True, delay=1.0
-    )
+        return Pictures(decoded, labels, _digest(labels, decoded.files()))
+    shown = tqdm(decoded, f"Decoding {where}", unit=" images", leave=False, disable=None, delay=1.0)
     pixels: Sequence[Tensor] | Tensor = list(shown)
     if len({picture.shape for picture in pixels}) == 1:
         pixels = torch.stack(list(pixels))

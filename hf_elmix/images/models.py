@@ -6,16 +6,16 @@ import importlib
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from hf_elmix.errors import UsageError, did_you_mean
 from hf_elmix.images.recipes import ARCHITECTURES
+from hf_elmix.study.models import StudyModel
 
 __all__ = ["ImageClassifier"]
 
 
-class ImageClassifier(nn.Module, PyTorchModelHubMixin):
+class ImageClassifier(StudyModel):
     """A classifier of pictures, with the initial weights of pytorchcv.
 
     Args:
@@ -43,13 +43,6 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin):
         """The logits (B, C) of pictures (B, 3, H, W)."""
         # In this order of memory, convolutions take half as long, on processors as well as on graphics cards.
         return {"logits": self.network(pixel_values.contiguous(memory_format=torch.channels_last))}
-
-    @staticmethod
-    def seeded(seed: int, *args: Any, **kwargs: Any) -> ImageClassifier:
-        """A model whose initial weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return ImageClassifier(*args, **kwargs)
 
 
 def _network(model: str) -> Any:

@@ -81,8 +81,8 @@ class LinearLossMixin(MixedLossMixin):
 
     Raises:
         UsageError: As for `MixedLossMixin`; and if the loss is not a function of the cross entropy, the model does not
-            predict the next token, its logits are not those of a linear head, labels are smoothed, or the model is
-            compiled, sharded, or replicated in one process.
+            predict the next token, its logits are not those of a linear head, labels are smoothed or classes weighted,
+            or the model is compiled, sharded, or replicated in one process.
     """
 
     def __init__(self, *args: Any, kernel: Kernel | None = None, **kwargs: Any) -> None:
@@ -91,6 +91,7 @@ class LinearLossMixin(MixedLossMixin):
         untested = {
             "a model that does not predict the next token": not self._predicts_next_token(),
             "label_smoothing_factor": self.label_smoother is not None,
+            "class_weights": self.class_weights is not None,
             "torch_compile": self.args.torch_compile,
             "DeepSpeed or FSDP": self.is_deepspeed_enabled or self.is_fsdp_enabled,
             "several GPUs in one process": self.args.n_gpu > 1,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_elmix.errors import UsageError, did_you_mean, in_one_line
 from hf_elmix.losses.base import ConstantSchedule, FunctionLoss, Loss, Schedule
 from hf_elmix.losses.baselines import BASELINES
-from hf_elmix.losses.schedules import REGIMES, Mixed, MixingSchedule, Phase, RescaledSchedule
+from hf_elmix.losses.schedules import REGIMES, Mixed, MixingSchedule, Phase, RescaledCrossEntropy, RescaledSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +58,8 @@ def parse_loss(spec: Any) -> Schedule:
     """
     if isinstance(spec, Schedule):
         return spec
-    if isinstance(spec, Mixed):
-        return MixingSchedule((Phase(0, spec.alpha, spec.beta),))  # type: ignore[arg-type]
     if isinstance(spec, Loss):
-        return ConstantSchedule(spec)
+        return _constant(spec)
     if callable(spec):
         return _custom(getattr(spec, "__name__", type(spec).__name__), spec, "", "")
     if not isinstance(spec, str):
@@ -101,6 +100,14 @@ def choose_loss(mixing: Any, loss: Any) -> Schedule:
     if mixing is not None and chosen != MixingSchedule.parse(mixing):
         raise UsageError(f"Expected mixing or loss, but got mixing {mixing!r} and loss {loss!r}. Leave one out.")
     return chosen
+
+
+def _constant(loss: Loss) -> Schedule:
+    """One loss throughout, as the schedule that its string reads back to."""
+    if isinstance(loss, Mixed | RescaledCrossEntropy):
+        mixing = MixingSchedule((Phase(Fraction(0), loss.alpha, loss.beta),))
+        return mixing if isinstance(loss, Mixed) else RescaledSchedule(mixing, loss.logit)
+    return ConstantSchedule(loss)
 
 
 def register_loss(name: str, function: Callable[..., Tensor]) -> None:

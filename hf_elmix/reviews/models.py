@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+
+from hf_elmix.study.models import StudyModel
 
 __all__ = ["PAD", "LSTMClassifier"]
 
 PAD = 0  # the token id that fills up short rows of a batch
 
 
-class LSTMClassifier(nn.Module, PyTorchModelHubMixin):
+class LSTMClassifier(StudyModel):
     """An embedding, LSTM layers and a linear layer on the last state, with PyTorch's initial weights.
 
     Args:
@@ -36,10 +37,3 @@ class LSTMClassifier(nn.Module, PyTorchModelHubMixin):
         states, _ = self.lstm(self.embedding(input_ids))
         last = (input_ids != PAD).sum(1) - 1
         return {"logits": self.classifier(states[torch.arange(len(states), device=states.device), last])}
-
-    @staticmethod
-    def seeded(seed: int, *args: int) -> LSTMClassifier:
-        """A model whose initial weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return LSTMClassifier(*args)

@@ -17,7 +17,7 @@ from hf_elmix.columns import Columns, columns_of, find_label, listed
 from hf_elmix.comparison.split import TRAIN, VALIDATION, counted_rows, on_validation, resampled, with_validation
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Task, TrainerInputs
-from hf_elmix.tables.data import as_numbers, class_ids, feature_values
+from hf_elmix.tables.data import as_numbers, check_labelled, class_ids, feature_values, scaled
 from hf_elmix.tables.models import TableClassifier
 from hf_elmix.tables.protocol import ARGUMENTS as PAPER
 from hf_elmix.tables.protocol import LEARNING_RATES, MODELS
@@ -97,14 +97,16 @@ def _in_words(columns: Columns) -> str:
 
 def _encoded(rows: DatasetDict, name: str, label: str, columns: Columns) -> tuple[DatasetDict, list[str]]:
     """The splits with the columns ``features`` (I,) and ``label``, a class id, and the names of the classes."""
-    frames = {split: _frame(part) for split, part in rows.items()}
-    classes = class_ids(frames[TRAIN][label], f"{name} (train)")[1]
+    train = _frame(rows[TRAIN])
+    frames = {split: train if split == TRAIN else _frame(part, train) for split, part in rows.items()}
+    classes = class_ids(train[label], f"{name} (train)")[1]
     values = {column: sorted(frames[TRAIN][column].dropna().unique()) for column in columns.categories}
     used = DatasetDict()
     for split, frame in frames.items():
         where = f"{name} ({split})"
         if absent := [column for column in (label, *columns.numbers, *values) if column not in frame]:
             raise UsageError(f"Expected the columns of {name} (train) in {where}, but it has no {absent[0]!r}.")
+        check_labelled(frame[label], where)
         ids = frame[label].astype(str).map({known: place for place, known in enumerate(classes)})
         if len(unknown := np.flatnonzero(ids.isna())):
             raise UsageError(
@@ -113,20 +115,24 @@ def _encoded(rows: DatasetDict, name: str, label: str, columns: Columns) -> tupl
             )
         # A value that the training rows do not have is a row of zeros.
         encoded = {f"{column}={one}": frame[column] == one for column, known in values.items() for one in known}
-        features = feature_values(frame[list(columns.numbers)].assign(**encoded), where).astype(np.float32)
+        features = feature_values(frame[list(columns.numbers)].assign(**encoded), where)
         used[split] = Dataset.from_dict({"features": features, "label": ids.astype(int)})
     return used, classes
 
 
-def _frame(rows: Dataset) -> pd.DataFrame:
-    """Columns of text as numbers where they are such, and declared classes as their names."""
+def _frame(rows: Dataset, like: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Columns of text as numbers, if they are such in these rows and those `like` them; declared classes by name."""
     frame = rows.to_pandas()
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
             frame[name] = [None if pd.isna(k) or k < 0 else feature.names[int(k)] for k in frame[name]]
-        elif feature.dtype in ("string", "large_string"):
+        elif feature.dtype in ("string", "large_string") and (like is None or not _is_text(like.get(name))):
             frame[name] = as_numbers([None if pd.isna(cell) else cell for cell in frame[name]])
     return frame
+
+
+def _is_text(column: pd.Series | None) -> bool:
+    return column is not None and not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 
 def _digest(rows: Dataset) -> str:
@@ -136,9 +142,9 @@ def _digest(rows: Dataset) -> str:
 
 
 def _arrays(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The features, float32 of shape (rows, I), and the class ids (rows,)."""
-    table = rows.with_format("numpy")[:]
-    return np.asarray(table["features"], np.float32), np.asarray(table["label"], np.int64)
+    """The features, float64 of shape (rows, I), and the class ids (rows,)."""
+    table = rows.with_format("numpy", dtype=np.float64)[:]
+    return np.asarray(table["features"], np.float64), np.asarray(table["label"], np.int64)
 
 
 def _splits(rows: DatasetDict, seed: int) -> TrainerInputs:
@@ -153,10 +159,9 @@ def _inputs(splits: Callable[[int], TrainerInputs], width: int, classes: int, mo
     given = splits(seed).trainer
     sets = given["eval_dataset"] if isinstance(given["eval_dataset"], dict) else {VALIDATION: given["eval_dataset"]}
     arrays = {split: _arrays(part) for split, part in {TRAIN: given["train_dataset"], **sets}.items()}
-    mean, spread = arrays[TRAIN][0].mean(0), arrays[TRAIN][0].std(0)
-    scale = np.where(spread > 0, spread, 1)
+    train = arrays[TRAIN][0]
     parts = {
-        split: Rows(torch.from_numpy((features - mean) / scale), torch.from_numpy(labels))
+        split: Rows(torch.from_numpy(scaled(features, train)).float(), torch.from_numpy(labels))
         for split, (features, labels) in arrays.items()
     }
     return trainer_inputs(parts, width, classes, model, seed)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.preprocessing import StandardScaler
 
 from hf_elmix import csv_files, parquet_files
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
@@ -112,15 +113,21 @@ def read_table(path: Path, *, split_column: str = SPLIT, standardize: bool = Fal
     names = [name for name in rows.columns if name != LABEL and not _is_split(str(name)) and name != split_column]
     features = feature_values(rows[names], path.name)
     if standardize:
-        train = features[splits == SPLITS[0]]
-        spread = train.std(0)
-        features = (features - train.mean(0)) / np.where(spread > 0, spread, 1)
+        features = scaled(features, features[splits == SPLITS[0]])
     return Table(
         path.stem,
         {split: np.ascontiguousarray(features[splits == split], np.float32) for split in SPLITS},
         {split: labels[splits == split] for split in SPLITS},
         len(classes),
     )
+
+
+def scaled(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Features (rows, I) scaled to mean 0 and standard deviation 1 over training rows, in float64.
+
+    Columns that are constant there, up to rounding, are only shifted.
+    """
+    return StandardScaler().fit(train.astype(np.float64)).transform(features.astype(np.float64))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -156,15 +163,19 @@ def class_ids(labels: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
     Raises:
         UsageError: If a row has no label or one that is no class, or there is only one class.
     """
-    missing = np.flatnonzero(labels.isna())
-    if len(missing):
-        raise UsageError(f"Expected a label in each row of {where}, but row {missing[0]} has none.")
+    check_labelled(labels, where)
     values = labels.to_numpy()
     _check_classes(values, where)
     ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
     if len(names) < 2:
         raise UsageError(f"Expected two classes or more in {where}, but got {len(names)}.")
     return ids.astype(np.int64), list(map(str, names))
+
+
+def check_labelled(labels: pd.Series, where: str) -> None:
+    """Refuse rows without a label."""
+    if len(missing := np.flatnonzero(labels.isna())):
+        raise UsageError(f"Expected a label in each row of {where}, but row {missing[0]} has none.")
 
 
 def _check_classes(labels: np.ndarray, where: str) -> None:

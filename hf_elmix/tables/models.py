@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from hf_elmix.errors import not_one_of
+from hf_elmix.study.models import StudyModel
 from hf_elmix.tables.protocol import MODELS
 
 __all__ = ["TableClassifier"]
 
 
-class TableClassifier(nn.Module, PyTorchModelHubMixin):
+class TableClassifier(StudyModel):
     """A classifier of rows of numbers, with PyTorch's initial weights.
 
     Args:
@@ -36,10 +35,3 @@ class TableClassifier(nn.Module, PyTorchModelHubMixin):
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """The logits (..., C) of features (..., I)."""
         return {"logits": self.layers(features)}
-
-    @staticmethod
-    def seeded(seed: int, features: int, classes: int, model: str) -> TableClassifier:
-        """A model whose initial weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return TableClassifier(features, classes, model)

@@ -55,14 +55,15 @@ def tables_study(
         model: ``linear`` or ``hidden``.
         arguments: Training arguments that override the paper's. With a learning rate, there is no choice among the
             paper's three.
-        sweep: Training arguments to choose among by validation accuracy, in place of the paper's learning rates.
+        sweep: Training arguments to choose among by validation accuracy; without learning rates, each is tried with
+            the paper's three.
 
     Raises:
         UsageError: If a loss does not exist or a name is given twice.
     """
     own = {**ARGUMENTS, **(arguments or {})}
-    if not sweep and "learning_rate" not in own:
-        sweep = [{"learning_rate": rate} for rate in LEARNING_RATES]
+    if "learning_rate" not in own and not any("learning_rate" in override for override in sweep):
+        sweep = [{**override, "learning_rate": rate} for override in sweep or ({},) for rate in LEARNING_RATES]
     methods = tuple(Method(loss, sweep=tuple(sweep)) for loss in expand_losses(losses))
     tasks = sorted((table_task(table, model) for table in tables), key=lambda task: task.work)  # results come early
     return Study(tuple(tasks), methods, tuple(seeds), own)

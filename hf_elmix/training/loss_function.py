@@ -68,6 +68,10 @@ class MixedLossFunction(MixingCallback):
             raise UsageError(
                 f"Expected one GPU per process, but got {args.n_gpu}: start it with torchrun. {USE_MIXIN}"
             )
+        if getattr(args, "class_weights", None) is not None:
+            raise UsageError(f"A loss function does not weight classes. {USE_MIXIN}")
+        if hasattr(args, "loss"):  # of MixedLossArguments, whose default would replace the loss of this function
+            args.loss, args.mixing = str(self.schedule), None  # type: ignore[attr-defined]
         self.parts = args.gradient_accumulation_steps * _device_scale(args, kwargs["model"])
         self._watch(kwargs["model"])
 
@@ -75,6 +79,7 @@ class MixedLossFunction(MixingCallback):
         """Keep the inputs of each batch, until the model has been tried on one."""
         if model is self._model:
             return
+        self.label_uses = {}
 
         def keep(model: nn.Module, args: Any, given: dict[str, Any]) -> None:
             self._inputs = {name: part for name, part in given.items() if name != "num_items_in_batch"}

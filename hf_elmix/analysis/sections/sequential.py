@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -55,7 +57,7 @@ def sequential_section(results: StudyResults) -> Section | None:
         f"Practically equal: the interval lies within ±{number(rules.margin)} points."
     )
     if scores:
-        caption += " Test score: the mean over these seeds, in points; it decided nothing."
+        caption += " Test score: the mean over these seeds, in points; it played no part in the verdict."
     header = ["method", "verdict", "difference", "interval", "seeds", *["test score"] * bool(scores)]
     table = Table("looks", "Verdict", caption, header, rows)
     drawn = (
@@ -107,6 +109,12 @@ def sequential_verdict(
         sentences.append(_doubt(known, "trivial", f"are no more accurate than always predicting one class{share}"))
     elif known is not None and known["one_class"].any():
         sentences.append(_doubt(known, "one_class", "predict one class only"))
+    if known is not None and known["lost"].any():
+        named = ", ".join(f"{method_label(str(name))} {count}" for name, count in known["lost"].items() if count)
+        sentences.append(
+            f"{counted(int(known['lost'].sum()), 'run')} failed or diverged and got no score ({named}): their seeds "
+            "do not count."
+        )
     each = f", {100 * (1 - rules.alpha):.4g} % for each of {len(rules.methods)} methods" if len(found) > 1 else ""
     sentences.append(
         f"Everything above holds with {100 * rules.level:g} % confidence{each}, although the scores were looked at "
@@ -114,9 +122,18 @@ def sequential_verdict(
     )
     if test_df is not None:
         rows = f"{test_df['rows'].iloc[0]:,.0f} " if test_df["rows"].notna().all() else ""
-        scores = ", ".join(f"{method_label(str(row.Index))} {number(row.score)}" for row in test_df.itertuples())
-        sentences.append(f"All verdicts are on the validation rows. On the {rows}test rows, seen once: {scores}.")
+        scores = ", ".join(_tested(str(row.Index), row, rules.baseline) for row in test_df.itertuples())
+        sentences.append(
+            f"All verdicts are on the validation rows. On the {rows}test rows, which played no part in them: {scores}."
+        )
     return sentences
+
+
+def _tested(method: str, row: Any, baseline: str) -> str:
+    """A method with its test score and, with the same seeds, its difference from the baseline."""
+    known = method != baseline and np.isfinite(row.difference)
+    gain = f" ({gain_text(row.difference, 1)} with the same {counted(int(row.seeds), 'seed')})" if known else ""
+    return f"{method_label(method)} {number(row.score)}{gain}"
 
 
 def _advice(found: pd.DataFrame, base: str, known: pd.DataFrame | None) -> str:
@@ -128,6 +145,11 @@ def _advice(found: pd.DataFrame, base: str, known: pd.DataFrame | None) -> str:
             return (
                 f"Use none of these models yet: {method_label(str(best.name))} is better than {base}, but always "
                 "predicting one class is at least as accurate."
+            )
+        if known is not None and known.loc[best.name, "lost"] > known.loc[best.name, "runs"] / 10:
+            return (
+                f"Stay with {base} for now: {method_label(str(best.name))} is better where it trains, but "
+                f"{known.loc[best.name, 'lost']} of its runs got no score."
             )
         gain = (
             f"{number(best['difference'], 1)} points (between {number(best['low'], 1)} and {number(best['high'], 1)})"

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
@@ -102,8 +102,15 @@ def run_in_workers(
                         pool.pop(place).end()
                     yield message
     finally:
-        for worker in pool.values():
-            worker.end()
+        _end(pool.values())
+
+
+def _end(workers: Collection[_Worker]) -> None:
+    """End processes, all at the same time."""
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.end()
 
 
 def visible_gpus() -> list[str]:
@@ -162,11 +169,15 @@ class _Worker:
         self.branch = None
         return message
 
-    def end(self) -> None:
-        """Let an idle process exit by itself, and end a busy one."""
+    def stop(self) -> None:
+        """Let an idle process exit by itself, and ask a busy one to."""
         self.connection.close()
         if self.branch is not None:
             self.process.terminate()
+
+    def end(self) -> None:
+        """Wait for the process to end, but not for long."""
+        self.stop()
         self.process.join(timeout=20)
         self.process.kill()
         self.process.join()

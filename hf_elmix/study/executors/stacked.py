@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -107,38 +108,50 @@ def check_stackable(study: Study) -> None:
 def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, keep_models: bool = False) -> Outcome:
     """Train all runs of a stack together, each to the weights that its Trainer alone would give.
 
+    Called as `run_branch` is, but leaves nothing but records: `store` is not used, and models cannot be kept.
+
     Args:
         study: The study.
-        store: Not used: a stack leaves nothing but records.
+        store: Not used.
         stack: The runs.
         progress: Called from time to time with the completed optimizer steps of a run and their total.
-        keep_models: Must be False: models are not kept.
+        keep_models: Must be False.
 
     Returns:
-        The records, ``failed`` for all runs that an error ended.
+        The records, ``failed`` for the runs of a batched model that an error ended.
 
     Raises:
         OSError: If a disk is full, unwritable or out of reach, which is not a result of a run.
     """
     if keep_models:
         raise UsageError("Models of stacked runs cannot be kept.")
-    start, error = time.perf_counter(), None
+    start = time.perf_counter()
+    errors: dict[RunKey, str] = {}
     runs: list[_Run] = []
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
+        with _errors_of(stack.keys, errors):
             runs = _runs(study, stack, Path(scratch))
-            parts = list(_batches(runs))
-            for number, part in enumerate(parts):
+        parts = list(_batches(runs))
+        for number, part in enumerate(parts):
+            with _errors_of([run.key for run in part], errors):
                 _Training(part, _part_of(progress, number, len(parts))).train()
-    except Exception as failure:  # the result of these runs; the other stacks continue
-        if storage_fault(failure) is not None:
-            raise
-        error = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-3)}"
     seconds = round((time.perf_counter() - start) / len(stack.keys), 3)
     trained = {run.key: run for run in runs}
-    records = tuple(_record(study, stack, key, trained.get(key), error, seconds) for key in stack.keys)
+    records = tuple(_record(study, stack, key, trained.get(key), errors.get(key), seconds) for key in stack.keys)
     parse(Record, to_json(records[0].to_dict()))  # may hold what nobody could read, and then they all do
     return Outcome(stack, records)  # type: ignore[arg-type]  # the unit of work that the executor was given
+
+
+@contextmanager
+def _errors_of(keys: Iterable[RunKey], errors: dict[RunKey, str]) -> Iterator[None]:
+    """Keep an error as the result of these runs; others continue. A fault of the storage is nobody's result."""
+    try:
+        yield
+    except Exception as failure:
+        if storage_fault(failure) is not None:
+            raise
+        text = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-3)}"
+        errors.update(dict.fromkeys(keys, text))
 
 
 def _part_of(progress: Progress, number: int, parts: int) -> Progress:

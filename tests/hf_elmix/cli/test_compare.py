@@ -34,7 +34,7 @@ def test_files_to_a_verdict(files, encoder, capsys):
     assert "Training: learning_rate 0.0005, num_train_epochs 1.0, " in shown.err
     assert main(["compare", *words]) == 0  # nothing is trained again
     said = capsys.readouterr().out
-    assert "All verdicts are on the validation rows. On the 16 test rows, seen once: CE " in said
+    assert "On the 16 test rows, which played no part in them: CE " in said
     advice = "Stay with CE for now: no other method is known to be better yet."
     assert said.startswith(f"{advice}\nIt is not known yet whether EL is better or worse than CE (")
     assert "--max_seeds 2 is reached; a larger one continues." in said
@@ -72,6 +72,14 @@ def test_files_to_a_verdict(files, encoder, capsys):
             "Runs cannot be stacked with label_smoothing_factor=0.1. Type --executor local.",
         ),
         (["--train_file", "train.csv", "--losses", "ce"], "Expected a method to compare with ce, but got none"),
+        (
+            ["--train_file", "train.csv", "--losses", "cot"],
+            "Cannot train train with cot: Expected three classes or more",
+        ),
+        (
+            ["--train_file", "train.csv", "--test_file", "train.csv", "--test_split_name", "x"],
+            "both name the test rows",
+        ),
         (["--train_file", "train.csv", "--margin", "0"], "Expected a margin above 0, but got 0.0"),
         (["--train_file", "train.csv", "--budget", "2 hours"], "Expected a duration such as 90s, 30m, 2h"),
         (["--train_file", "train.csv", "--baseline", "el"], "Expected the baseline to be one of ce, 0-0.5"),

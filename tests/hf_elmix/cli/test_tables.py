@@ -52,11 +52,27 @@ def test_a_study_of_ones_own_tables(data, tmp_path, capsys):
     assert "on 2 tables" not in capsys.readouterr().err
 
 
+def test_a_study_goes_on_in_the_precision_it_was_begun_in(data, tmp_path, capsys, monkeypatch):
+    rates = {"fp32": 1.0, "bf16": 10.0}
+    monkeypatch.setattr("hf_elmix.training.precision.has_accelerator", lambda: False)
+    monkeypatch.setattr("hf_elmix.training.precision.product_rates", lambda: rates)
+    words = ("--executor", "local", "--models", "linear", "--losses", "ce", "--seeds", "0", "--num_train_epochs", "1")
+    words = (*words, "--learning_rate", "0.1", "--precision", "auto")
+    assert study(data, tmp_path / "runs", *words, "--tables", "pears") == 0
+    rates["bf16"] = 0.1  # as on another machine
+    assert study(data, tmp_path / "runs", *words) == 0
+    assert capsys.readouterr().err.count("Precision: bf16") == 2
+
+
 def test_a_sweep_replaces_the_papers_learning_rates(data, tmp_path, capsys):
     words = ("--models", "linear", "--losses", "ce", "--seeds", "0", "--num_train_epochs", "1", "--tables", "pears")
     assert study(data, tmp_path / "runs", *words, "--sweep", "learning_rate=0.3,1") == 0
     keys = {record.key.method for record in Store(tmp_path / "runs" / "linear").records()}
     assert keys == {"ce [learning_rate=0.3]", "ce [learning_rate=1.0]"}
+    assert study(data, tmp_path / "both", *words, "--sweep", "weight_decay=0.1,1") == 0  # each with the paper's rates
+    keys = {record.key.method for record in Store(tmp_path / "both" / "linear").records()}
+    assert len(keys) == 6
+    assert "ce [weight_decay=0.1,learning_rate=0.01]" in keys
     assert study(data, tmp_path / "more", *words, "--sweep", "learning_rat=1") == 2
     assert "See elmix study tables --help." in capsys.readouterr().err
     both = ("--sweep", "learning_rate=0.3,1", "--learning_rate", "1")

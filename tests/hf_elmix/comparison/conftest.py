@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -22,8 +23,10 @@ def no_inputs(seed: int) -> TrainerInputs:
 
 
 class Stub:
-    """Stands in for `run_branch`; `scores` gives the score of a method at a seed, or None if the run fails. Runs in
-    `one_class` predict a single class. `constant` is the accuracy of always predicting the most frequent one.
+    """Stands in for `run_branch`.
+
+    `scores` gives the score of a method at a seed: None if the run fails, NaN if it diverges. Runs in `one_class`
+    predict a single class. `constant` is the accuracy of always predicting the most frequent one.
 
     Attributes:
         trained: The runs, in order.
@@ -46,12 +49,14 @@ class Stub:
 
     def record(self, study: Study, method: Method, key: RunKey) -> RunRecord:
         score = self.scores(key.method, key.seed)
-        values = {} if score is None else {"validation_accuracy": score, "test_accuracy": score - 0.1}
+        values = (
+            {} if score is None or math.isnan(score) else {"validation_accuracy": score, "test_accuracy": score - 0.1}
+        )
         classes = 1 if (key.method, key.seed) in self.one_class else 2
         counts = {"validation_predicted_classes": classes, "validation_constant_accuracy": self.constant}
         values |= counts if values else {}
         scores = {name: {"last": x, "best": x, "epochs": [x], "steps": [1]} for name, x in values.items()}
-        status, error = ("failed", "boom") if score is None else ("done", None)
+        status, error = ("failed", "boom") if score is None else ("done" if values else "diverged", None)
         cost = {"seconds": 1.0, "steps_trained": 1, "steps_inherited": 0}
         return RunRecord(key, status, scores, [], study.settings(study.tasks[0], method), ROWS, cost, error)
 

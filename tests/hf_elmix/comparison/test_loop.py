@@ -77,7 +77,7 @@ def test_a_failure_stops_it_and_a_method_without_scores_is_not_waited_for(stub, 
     assert (found.stopped, found.seeds) == ("failed", 1)
     for _ in range(3):
         found = run.compare(tmp_path, "el", "0-0.5")
-    assert found.stopped == "decided"
+    assert found.stopped == "no_scores"
     assert found.verdict == {"el": "not yet", "0-0.5": "better"}
     assert "EL cannot be compared with CE: no seed has a score of both." in found.sentences
     assert max(key.seed for key in run.trained if key.method == "el") == 2
@@ -99,6 +99,52 @@ def test_a_sweep_counts_with_its_best_candidate_and_the_added_baseline_has_it_to
     found = run.compare(tmp_path, Method("el", sweep=rates), max_seeds=3)
     assert len(run.trained) == 12
     assert found.to_frame()["difference"].iloc[0] == pytest.approx(100 * (scores("el", 0) - scores("ce", 0)))
+
+
+def test_a_swept_method_that_wins_is_recommended(stub, tmp_path):
+    sweep = ({"learning_rate": 1e-5}, {"learning_rate": 1e-4})
+    run = stub(lambda method, seed: scores(method.partition(" [")[0], seed), constant=0.5)
+    found = run.compare(tmp_path, Method("0-0.5", sweep=sweep))
+    assert found.verdict == {"0-0.5": "better"}
+    assert found.sentences[0].startswith("Use F = 0-0.5 (ramp): it is better than CE by about")
+    assert found.learned_df["runs"].to_dict() == {"ce": found.seeds, "0-0.5": found.seeds}
+
+
+def test_seeds_that_diverge_are_counted_and_such_a_method_is_not_recommended(stub, tmp_path):
+    run = stub(lambda method, seed: math.nan if method == "0-0.5" and seed % 2 else scores(method, seed))
+    found = run.compare(tmp_path, "0-0.5")
+    lost = found.seeds // 2
+    assert found.verdict == {"0-0.5": "better"}
+    better = "F = 0-0.5 (ramp) is better where it trains"
+    assert found.sentences[0] == f"Stay with CE for now: {better}, but {lost} of its runs got no score."
+    said = f"{lost} runs failed or diverged and got no score (F = 0-0.5 (ramp) {lost}): their seeds do not count."
+    assert said in found.sentences
+    assert found.to_dict()["runs_lost"] == {"ce": 0, "0-0.5": lost}
+
+
+def test_a_comparison_goes_on_with_all_its_methods_and_the_same_sweep(stub, tmp_path):
+    stub(scores).compare(tmp_path / "two", "el", "0", max_seeds=2)
+    run = stub(scores)
+    with pytest.raises(UsageError, match=r"the baseline ce and el, 0, but got ce and el\. Name them all, or another"):
+        run.compare(tmp_path / "two", "el")
+    assert run.compare(tmp_path / "two", "el", overwrite=True, max_seeds=2).rules.methods == ("el",)
+    more = stub(scores).compare(tmp_path / "two", "el", "0-0.5", "0", max_seeds=2)  # further ones may join
+    assert set(more.verdict) == {"el", "0-0.5", "0"}
+    swept = Method("el", sweep=({"learning_rate": 1e-5}, {"learning_rate": 1e-4}))
+    stub(scores).compare(tmp_path / "swept", swept, max_seeds=2)
+    for other in (Method("el"), Method("el", sweep=({"learning_rate": 1e-5}, {"learning_rate": 1e-3}))):
+        with pytest.raises(UsageError, match="Expected the sweep with which .*swept' was begun, which has 'ce "):
+            stub(scores).compare(tmp_path / "swept", other)
+
+
+def test_test_scores_are_compared_with_the_same_seeds(stub, tmp_path):
+    """EL is decided early, and the later seeds of CE are much better."""
+    found = stub(lambda method, seed: scores(method, seed) + 0.1 * (seed > 5)).compare(tmp_path, "el", "0-0.5")
+    seeds = int(found.test_df.loc["el", "seeds"])
+    assert seeds < found.test_df.loc["ce", "seeds"]
+    gains = [scores("el", seed) - scores("ce", seed) for seed in range(seeds)]
+    assert found.test_df.loc["el", "difference"] == pytest.approx(100 * sum(gains) / seeds)
+    assert f"with the same {seeds} seeds)" in found.sentences[-1]
 
 
 def test_methods_and_their_baseline():

@@ -65,6 +65,7 @@ def test_splits_get_the_names_of_a_comparison():
     for splits, message in (
         (("dev", "last"), "to have the split 'last', but it has train, dev"),
         (("train", None), ""),
+        (("dev", "dev"), "both are the split 'dev'"),
     ):
         with pytest.raises(UsageError, match=message or "Expected other rows than those of train"):
             named_splits(given, "mine", *splits, None)

@@ -7,7 +7,7 @@ import pytest
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 import hf_elmix
-from hf_elmix.comparison.trainers import _in_notebook
+from hf_elmix.comparison.trainers import _in_notebook, _inputs
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Method
 from hf_elmix.study.store import Store
@@ -33,7 +33,7 @@ def trainer_of(kit):
 
 def test_any_function_that_builds_a_trainer(trainer_of, tmp_path, capsys):
     pin = Method("pin", {"dataloader_pin_memory": False}, "ce")  # trained like ce, so it is equal bit for bit
-    sets = {"first": trainer_of(0).eval_dataset, "test": trainer_of(0).train_dataset}
+    sets = {"test": trainer_of(0).train_dataset, "first": trainer_of(0).eval_dataset}
     make = lambda seed: trainer_of(seed, eval_dataset=sets)  # noqa: E731
     found = hf_elmix.compare(make, ["el", pin], max_seeds=3, output_dir=tmp_path / "study", name="toy")
     assert set(found.verdict) == {"el", "pin"}
@@ -61,6 +61,7 @@ def test_what_the_study_would_lose_is_refused(trainer_of, kit, tmp_path):
     refused("Expected make_trainer to return a Trainer or MixedLossTrainer, but got Mine", kind=Mine)
     refused("without compute_loss_func", compute_loss_func=lambda *_, **__: 0)
     refused("Expected a Trainer with compute_metrics", compute_metrics=None)
+    refused("an evaluation set beside 'test'", eval_dataset={"test": kit.sequence_rows(8)})
     with pytest.raises(UsageError, match="Expected a duration"):
         hf_elmix.compare(trainer_of, ["el"], budget="2 hours")
     assert not (tmp_path / "study").exists()
@@ -77,6 +78,32 @@ def test_callbacks_and_a_mixed_loss_trainer_are_kept(trainer_of, tmp_path):
     hf_elmix.compare(make, ["ce", "el"], max_seeds=1, output_dir=tmp_path, resample=True)
     assert seen == [0, 0]
     assert all(record.settings["resample"] for record in Store(tmp_path).records())
+
+
+def test_class_weights_are_kept_and_other_data_or_weights_refused(trainer_of, kit, tmp_path):
+    def compare(**given):
+        make = lambda seed: trainer_of(seed, MixedLossTrainer, **given)  # noqa: E731
+        return hf_elmix.compare(make, ["ce", "el"], max_seeds=1, output_dir=tmp_path)
+
+    compare(class_weights=[1.0, 2.0, 3.0])
+    (weights,) = {record.settings["class_weights"] for record in Store(tmp_path).records()}
+    assert weights == "tensor([1., 2., 3.])"
+    given = _inputs(lambda seed: trainer_of(seed, MixedLossTrainer, class_weights=[1.0, 2.0, 3.0]), 0)
+    assert given.trainer["class_weights"].tolist() == [1, 2, 3]
+    for other in ({}, {"class_weights": [1.0, 2.0, 4.0]}):
+        with pytest.raises(UsageError, match="class_weights"):
+            compare(**other)
+    changed = kit.sequence_rows(8).map(lambda row: {"labels": (row["labels"] + 1) % 3})
+    with pytest.raises(UsageError, match="data"):
+        compare(class_weights=[1.0, 2.0, 3.0], train_dataset=changed)
+
+
+def test_a_function_has_the_same_name_in_every_process(trainer_of, tmp_path):
+    def squared(logits, labels):
+        return (1 - logits.softmax(-1).gather(-1, labels[:, None]).squeeze(-1)) ** 2
+
+    found = hf_elmix.compare(trainer_of, ["ce", squared], max_seeds=1, output_dir=tmp_path)
+    assert list(found.verdict) == ["squared"]
 
 
 def test_a_notebook_shows_one_table_that_is_kept_up_to_date(monkeypatch):

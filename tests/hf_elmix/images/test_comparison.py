@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from datasets import DatasetDict
 
 from hf_elmix.errors import UsageError
+from hf_elmix.images import data
 from hf_elmix.images.comparison import comparison_task
 
 
@@ -30,6 +32,18 @@ def test_pictures_are_divided_anew_for_every_seed_and_keep_their_labels(pictures
         assert held_out.pixels.float().mean((2, 3)).argmax(1).tolist() == held_out.labels.tolist()
         drawn.append(held_out.pixels)
     assert not drawn[0].equal(drawn[1])
+
+
+def test_pictures_that_do_not_fit_in_memory_are_divided_alike(pictures, monkeypatch):
+    inputs = []
+    for memory in (data.MEMORY, 1000):
+        monkeypatch.setattr(data, "MEMORY", memory)
+        task, _ = comparison_task(DatasetDict(train=pictures["train"]), "colours", origin={}, resample=True)
+        inputs.append(task.inputs(1).trainer["train_dataset"].pictures)
+    kept, read = inputs
+    assert not isinstance(read.pixels, torch.Tensor)
+    assert read.labels.equal(kept.labels)
+    assert all(torch.equal(one, other) for one, other in zip(read.pixels, kept.pixels, strict=True))
 
 
 def test_an_architecture_that_does_not_exist(pictures):

@@ -91,6 +91,9 @@ def test_pictures_that_do_not_fit_in_memory_are_decoded_when_needed(pictures, mo
     monkeypatch.setattr(data, "MEMORY", 1000)
     read = read_images(pictures, "colours")
     assert not isinstance(read.train.pixels, torch.Tensor)
+    sixth = pictures["train"].cast_column("image", Image(decode=False))[6]["image"]
+    other = changed(pictures["train"], 3, image=sixth)
+    assert read_images(DatasetDict({**pictures, "train": other}), "colours").train.digest != read.train.digest
     assert all(torch.equal(one, other) for one, other in zip(read.train.pixels, kept.train.pixels, strict=True))
 
 
@@ -135,7 +138,7 @@ def test_what_cannot_be_used_is_refused(pictures):
         (
             {"train": train.remove_columns("label")},
             {},
-            "a folder of images for each of two .*, but colours has only image",
+            "a folder of images for each class, but colours has only image",
         ),
         ({"train": train.rename_column("label", "kind")}, {}, "Expected a column 'label' or 'labels' or 'fine_label'"),
         (dict(pictures), {"label_column": "image"}, "'image' is given for both"),

@@ -185,6 +185,8 @@ def test_refuses_what_is_not_supported(kit):
         kit.trainer(LinearLossTrainer)
     with pytest.raises(UsageError, match="does not support label_smoothing_factor"):
         kit.trainer(LinearLossTrainer, **arguments("llama", label_smoothing_factor=0.1))
+    with pytest.raises(UsageError, match="does not support class_weights"):
+        kit.trainer(LinearLossTrainer, **arguments("llama", class_weights=[1.0, 2.0, 3.0]))
 
 
 def test_an_adapter_beside_a_frozen_head(kit, logged):

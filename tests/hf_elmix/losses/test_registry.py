@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from hf_elmix import losses
 from hf_elmix.errors import UsageError
-from hf_elmix.losses import CrossEntropyFunction, Focal, Mixed, registry
+from hf_elmix.losses import CrossEntropyFunction, Focal, Mixed, RescaledCrossEntropy, registry
 from hf_elmix.losses.registry import LOSS_SETS, expand_losses, parse_loss, register_loss
 from hf_elmix.losses.schedules import MixingSchedule
 
@@ -159,4 +159,5 @@ def test_naming_a_loss_needs_no_pytorch():
 def test_a_mixed_loss_from_a_number_or_a_schedule():
     assert parse_loss(0.3) == MixingSchedule.parse("0.3") == parse_loss(MixingSchedule.parse(0.3))
     assert parse_loss(0.3) == parse_loss(Mixed(1, 2.5)) == MixingSchedule.parse("mix:0.3")
+    assert parse_loss(RescaledCrossEntropy(1, 2.5)) == parse_loss("ce-rescaled:0.3")
     assert parse_loss(Focal(gamma=2)) == parse_loss("focal")

@@ -56,6 +56,28 @@ def test_rows_are_divided_and_scaled_anew_for_every_seed():
     assert task.settings["resample"] is True
 
 
+def test_columns_are_scaled_before_they_are_rounded():
+    """A float32 has steps of 128 at 1.7e9, and the deviation of a constant column is not always 0."""
+    times = [str(1_700_000_000 + k) for k in range(50)]
+    late = {"time": [str(1_700_000_000 + 25)] * 4, "constant": ["0.2"] * 4}
+    task, _ = task_of({"train": rows(50, time=times, constant=["0.1"] * 50), "validation": rows(4, 1, **late)})
+    given = task.inputs(0).trainer
+    time = given["train_dataset"].features[:, 1].double().numpy()
+    assert time == pytest.approx((np.arange(50) - 24.5) / np.std(np.arange(50)), abs=1e-6)
+    assert given["eval_dataset"].features[:, 2].numpy() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_the_training_rows_decide_what_a_column_holds():
+    """Of codes such as 01 other rows may happen to have only those that look like numbers."""
+    codes = {"code": ["01", "02", "A1", "A2"] * 5, "bought": ["01", "A1"] * 10}
+    few = {"code": ["01", "02", "01", "02"], "bought": ["01"] * 4}
+    task, _ = task_of({"train": rows(20, **codes), "validation": rows(4, 1, **few)})
+    features = task.inputs(0).trainer["eval_dataset"].features[:, 3:]
+    assert (features > 0).int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]] * 2
+    with pytest.raises(UsageError, match=r"Expected a label in each row of mine \(validation\), but row 2 has none"):
+        task_of({"train": rows(20, bought=["0", "1"] * 10), "validation": rows(4, bought=["0", "1", None, "1"])})
+
+
 @pytest.mark.parametrize(
     ("splits", "model", "message"),
     [
