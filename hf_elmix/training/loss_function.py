@@ -79,7 +79,6 @@ class MixedLossFunction(MixingCallback):
         """Keep the inputs of each batch, until the model has been tried on one."""
         if model is self._model:
             return
-        self.label_uses = {}
 
         def keep(model: nn.Module, args: Any, given: dict[str, Any]) -> None:
             self._inputs = {name: part for name, part in given.items() if name != "num_items_in_batch"}
