@@ -24,7 +24,8 @@ def prepare_process() -> None:
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         with suppress(OSError, AttributeError):  # a system with another C library
             libc = ctypes.CDLL(None)
-            libc.mallopt(MMAP_THRESHOLD, 1 << 30)
+            # Older versions of glibc take 32 MiB at most, and refuse more.
+            _ = libc.mallopt(MMAP_THRESHOLD, 1 << 30) or libc.mallopt(MMAP_THRESHOLD, 1 << 25)
             libc.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
 
 

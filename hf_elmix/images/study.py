@@ -20,8 +20,8 @@ from hf_elmix.images.data import Images, Pictures
 from hf_elmix.images.models import ImageClassifier
 from hf_elmix.images.recipes import Recipe
 from hf_elmix.losses.registry import expand_losses
+from hf_elmix.study.models import accuracy, predicted
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
-from hf_elmix.tables.study import accuracy, predicted
 
 __all__ = ["RecipeCallback", "Rows", "image_task", "images_study"]
 

@@ -1,14 +1,18 @@
-"""Classifiers of our own as models of a study."""
+"""What studies of our own classifiers share: their base class, and how they are scored."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from torch import nn
+from torch import Tensor, nn
+from transformers import EvalPrediction
 
-__all__ = ["StudyModel"]
+from hf_elmix.predictions.class_counts import class_counts
+
+__all__ = ["StudyModel", "accuracy", "predicted"]
 
 
 class StudyModel(nn.Module, PyTorchModelHubMixin):
@@ -22,3 +26,14 @@ class StudyModel(nn.Module, PyTorchModelHubMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(*args, **kwargs)
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of rows whose largest logit is that of their class, and what `class_counts` gives."""
+    classes, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"accuracy": float(np.mean(classes == labels)), **class_counts(classes, labels)}
+
+
+def predicted(logits: Tensor, labels: Tensor) -> Tensor:
+    """The predicted class of each row (rows,)."""
+    return logits.argmax(-1)

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import EvalPrediction
 
 from hf_elmix.losses.registry import expand_losses
-from hf_elmix.predictions.class_counts import class_counts
+from hf_elmix.study.models import accuracy, predicted
 from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 from hf_elmix.tables.data import Table
 from hf_elmix.tables.models import TableClassifier
@@ -81,17 +79,6 @@ def table_task(table: Table, model: str) -> Task:
     inputs = partial(trainer_inputs, parts, width, table.classes, model)
     work = work_of(len(parts["train"]), width, table.classes, model)
     return Task(table.name, select, inputs, settings, work=work)
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of rows whose largest logit is that of their class, and what `class_counts` gives."""
-    classes, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    return {"accuracy": float(np.mean(classes == labels)), **class_counts(classes, labels)}
-
-
-def predicted(logits: Tensor, labels: Tensor) -> Tensor:
-    """The predicted class of each row (rows,)."""
-    return logits.argmax(-1)
 
 
 def trainer_inputs(parts: Mapping[str, Rows], width: int, classes: int, model: str, seed: int) -> TrainerInputs:
