@@ -17,7 +17,7 @@ from upath import UPath
 
 from glue_runs.arguments import DataArguments, ModelArguments
 from glue_runs.flags import STOCK
-from glue_runs.metrics import COMBINED, with_combined_score
+from glue_runs.metrics import COMBINED, PAIRS, with_combined_score
 from glue_runs.protocol import ARGUMENTS, GLUE
 from glue_runs.resume import LAST, affects_training, find_checkpoint, settings_callback
 from glue_runs.tasks import GLUE_TASKS, find_task
@@ -82,6 +82,8 @@ def finetune(data: DataArguments, model: ModelArguments, args: FinetuneArguments
     task, rows = _rows(data, args, find)
     _check_task(task, rows, args)  # before a model is downloaded
     source = find()
+    if not args.do_train:
+        _classes_of(source)
     task, rows = for_model(load_config(source), task, rows, trains=args.do_train)
     warn_of_unseen(task, rows)
     args.run_name = args.run_name or f"{task.name} {(args.loss or '').removeprefix('mix:')} seed {args.seed}"
@@ -91,14 +93,15 @@ def finetune(data: DataArguments, model: ModelArguments, args: FinetuneArguments
     if args.process_index == 0:
         print("\n".join(map(printable, [_summary(task, rows), *changes])))
         if hub is not None:
-            claim_repo(mark=model_mark(facts({})), **hub)
+            hub["repo_id"] = claim_repo(mark=model_mark(facts({})), **hub)
     tokenizer = load_tokenizer(source)
     tokens, data.max_seq_length = tokens_for(source, tokenizer, task, rows, data.max_seq_length)
-    padding = possible_padding(data.padding, source, tokenizer, args.torch_compile)
-    network = load_model(source, task, args.seed, ignore_mismatched_sizes=model.ignore_mismatched_sizes)
-    collator = collator_for(tokenizer, padding, data.max_seq_length)
+    data.padding = possible_padding(data.padding, source, tokenizer, args.torch_compile)
+    options = {"ignore_mismatched_sizes": model.ignore_mismatched_sizes, "trained": not args.do_train}
+    network = load_model(source, task, args.seed, **options)
+    collator = collator_for(tokenizer, data.padding, data.max_seq_length)
     check_model(network, tokens, collator)
-    if padding == "free":
+    if data.padding == "free":
         drop_padding(network)
     trainer = _trainer(args, task, tokens, model=network, processing_class=tokenizer, data_collator=collator)
     trainer.add_callback(kept)
@@ -189,11 +192,22 @@ def _rows(
             text_columns=data.text_column_names,
             text_delimiter=data.text_column_delimiter,
             label_column=data.label_column_name,
-            labels=None if args.do_train else model_classes(load_config(find())),
+            labels=None if args.do_train else _classes_of(find()),
         )
     if data.metric_name is not None:
         task = replace(task, metrics=(check_metric(task, data.metric_name),))
     return task, rows
+
+
+def _classes_of(source: ModelSource) -> tuple[str, ...]:
+    """The classes of a model that is not trained here, and so must have been."""
+    classes = model_classes(load_config(source))
+    if classes is None:
+        raise UsageError(
+            f"Expected a model that was trained as a classifier, but {source.name} was not. Add --do_train, or name a "
+            "fine-tuned one with --model_name_or_path."
+        )
+    return classes
 
 
 def _read(data: DataArguments) -> tuple[str, DatasetDict]:
@@ -224,7 +238,8 @@ def _check_task(task: TextTask, rows: DatasetDict, args: FinetuneArguments) -> N
             "--dataloader_drop_last out, or type a smaller --per_device_train_batch_size."
         )
     name = args.metric_for_best_model
-    known = ("loss", "loss_el", COMBINED, *task.metrics)
+    elmix = ["loss_el"] if args.loss != STOCK else []
+    known = ("loss", *elmix, *([COMBINED] if task.metrics in PAIRS else []), *task.metrics)
     if name is not None and name.removeprefix("eval_") not in known:
         raise not_one_of("--metric_for_best_model", known, name)
     measured = [split for split in rows if split != "train" and "label" in rows[split].column_names]
@@ -336,7 +351,7 @@ def _facts(
         "text": task.to_settings(),
         "model": source.name,
         "dataset": next(iter(data.files.values()), data.dataset_name or GLUE),
-        "config": data.task_name or data.dataset_config_name,
+        "config": task.name if data.task_name else data.dataset_config_name,
         "loss": None if args.loss == STOCK else args.loss,
         "max_length": data.max_seq_length,
         "padding": data.padding,

@@ -31,6 +31,7 @@ ACTIONS = ("do_train", "do_eval", "do_predict")
 SPLIT_FLAGS = (
     "dataset_config_name",
     "text_column_names",
+    "text_column_delimiter",
     "label_column_name",
     "train_split_name",
     "validation_split_name",
@@ -98,6 +99,14 @@ EXCLUSIVE = (
     *((f"{split}_file", "dataset_config_name") for split in ("train", "validation", "test")),
 )
 
+# Flags that have no effect without another.
+NEEDS = {
+    "shuffle_seed": "shuffle_train_dataset",
+    **dict.fromkeys(("test_file", "test_split_name", "max_predict_samples"), "do_predict"),
+    **dict.fromkeys(("hub_model_id", "hub_private_repo"), "push_to_hub"),
+    "class_weights": "do_train",
+}
+
 
 @dataclass
 class EarlyArguments:
@@ -156,8 +165,9 @@ def parse(words: Sequence[str]) -> tuple[DataArguments, ModelArguments, Finetune
     _check_names(names)
     data, _, early, _ = _parsed((DataArguments, ModelArguments, EarlyArguments), words)
     actions = early.actions(names)
-    if "shuffle_seed" in names and not data.shuffle_train_dataset:
-        raise UsageError("--shuffle_seed has no effect here: it needs --shuffle_train_dataset. Leave it out.")
+    for flag, needed in NEEDS.items():
+        if flag in names and needed not in (actions if needed in ACTIONS else names):
+            raise UsageError(f"--{flag} has no effect here: it needs --{needed}. Add that, or leave it out.")
     _check_rows(data, actions)
     if early.output_dir is None:
         raise UsageError("Expected --output_dir with a folder for the model and its scores.")

@@ -10,11 +10,11 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
-from glue_runs.tasks import GLUE_TASKS
+from glue_runs.tasks import GLUE_TASKS, find_task
 from hf_elmix.text.metrics import compute_metrics_for, measure
 from hf_elmix.text.tasks import TextTask
 
-__all__ = ["COMBINED", "GlueMetric", "with_combined_score"]
+__all__ = ["COMBINED", "PAIRS", "GlueMetric", "with_combined_score"]
 
 CITATION = """\
 @inproceedings{wang2018glue,
@@ -39,19 +39,17 @@ class GlueMetric(evaluate.Metric):
         **kwargs: Further arguments of `evaluate.Metric`.
 
     Raises:
-        KeyError: If GLUE has no task of that name.
+        UsageError: If GLUE has no task of that name.
     """
 
     def __init__(self, task: str | TextTask, **kwargs: Any) -> None:
-        if isinstance(task, str) and task not in GLUE_TASKS:
-            raise KeyError(f"Expected one of {', '.join(GLUE_TASKS)}, but got {task!r}.")
-        self.task = GLUE_TASKS[task] if isinstance(task, str) else task
+        self.task = find_task(task, GLUE_TASKS) if isinstance(task, str) else task
         super().__init__(config_name=self.task.name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
         value = datasets.Value("float32" if self.task.regression else "int64")
         return evaluate.MetricInfo(
-            description="Accuracy, and the metric by which GLUE ranks the task if that is another one.",
+            description="The metrics of one text classification task, in GLUE those by which it ranks models.",
             citation=CITATION,
             inputs_description="predictions and references: class ids, or numbers for a regression.",
             features=datasets.Features({"predictions": value, "references": value}),

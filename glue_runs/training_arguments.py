@@ -20,6 +20,8 @@ from hf_elmix.training.precision import choose_precision, has_accelerator
 
 __all__ = ["FinetuneArguments", "add_all_flags"]
 
+SMALLER = ("mse", "loss_el")  # is better, although the name does not end with "loss" as the Trainer expects then
+
 
 @dataclass
 class FinetuneArguments(MixedLossArguments):
@@ -45,6 +47,8 @@ class FinetuneArguments(MixedLossArguments):
                 raise UsageError("Expected --precision, --bf16 or --fp16, but got two of them. Leave one out.")
             self.precision, self.precision_note = choose_precision(self.precision)
             self.bf16 = self.precision == "bf16"
+        if (self.metric_for_best_model or "").removeprefix("eval_") in SMALLER and self.greater_is_better is None:
+            self.greater_is_better = False
         self.mixing, self.loss = None, chosen_loss(self.mixing, self.loss, self.class_weights)
         if self.loss == STOCK:
             TrainingArguments.__post_init__(self)

@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from hf_elmix.csv_files import unnamed
 from hf_elmix.errors import UsageError, did_you_mean
 
-__all__ = ["IMAGES", "PANDAS_INDEX", "TABLE", "TEXT", "Columns", "columns_of", "find_label", "listed"]
+__all__ = ["IMAGES", "PANDAS_INDEX", "TABLE", "TEXT", "Columns", "columns_of", "find_label", "is_no_feature", "listed"]
 
 TEXT, TABLE, IMAGES = "text", "a table", "images"
 LABELS = ("label", "labels", "fine_label")  # the last is that of CIFAR-100
@@ -91,13 +91,20 @@ def columns_of(dataset: Dataset, label: str) -> Columns:
     return Columns(**{name: tuple(columns) for name, columns in kinds.items()})
 
 
+def is_no_feature(dataset: Dataset, column: str, label: str) -> bool:
+    """Whether a model must not read a column: the label, also in words; ids of rows; the index that pandas writes."""
+    name = column.lower()
+    index = column in (unnamed(dataset.column_names.index(column)), PANDAS_INDEX)
+    return column == label or index or name in IDS or "label" in name
+
+
 def _kinds(dataset: Dataset, label: str) -> Iterator[tuple[str, str]]:
-    for place, (name, feature) in enumerate(dataset.features.items()):
+    for name, feature in dataset.features.items():
         if name == label:
             continue
         if isinstance(feature, Image):
             yield name, "images"
-        elif name in (unnamed(place), PANDAS_INDEX) or name.lower() in IDS or "label" in name.lower():
+        elif is_no_feature(dataset, name, label):
             yield name, "rest"
         else:
             yield name, _kind(dataset.with_format("arrow")[:][name].to_pandas())

@@ -41,7 +41,7 @@ def read_table(path: str | Path, delimiter: str = ",") -> tuple[list[str], list[
     marks are often part of the text instead, so with the delimiter ``"\t"`` both readings are tried.
 
     Args:
-        path: The file, or its URL.
+        path: The file.
         delimiter: Between the cells of a line.
 
     Returns:

@@ -222,10 +222,12 @@ def _standard_error(variances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarra
 
     Variances of tasks have the shape (..., tasks), numbers of their blocks (tasks,).
     """
-    parts = variances * sizes / sizes.sum() ** 2
+    weights, several = sizes / sizes.sum() ** 2, sizes > 1
+    if several.any():  # a task with one block has the mean variance of these, which so count for it, too
+        weights = np.where(several, weights + weights[~several].sum() / several.sum(), 0.0)
+    parts = variances * weights
     total = parts.sum(axis=-1)
-    # The variance of a task with one block is that of other tasks and adds no degrees of freedom.
-    lost = np.where(sizes > 1, parts**2 / np.maximum(sizes - 1, 1), 0.0).sum(axis=-1)
+    lost = (parts**2 / np.maximum(sizes - 1, 1)).sum(axis=-1)
     return np.sqrt(total), np.divide(total**2, lost, out=np.full_like(total, np.inf), where=lost > 0)
 
 

@@ -126,7 +126,7 @@ def _quoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 def to_markdown(table: Table) -> str:
     """Format a table, with its title and caption, as GitHub Markdown."""
-    caption = f"**{table.title}.** {markdown_text(table.caption)}"
+    caption = f"**{markdown_text(table.title)}.** {markdown_text(table.caption)}"
     return f"{caption}\n\n{markdown_table(table.header, table.texts())}"
 
 

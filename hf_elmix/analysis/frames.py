@@ -254,7 +254,7 @@ def _points(record: RunRecord) -> Iterator[tuple[float | None, str, float | None
 def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
-            return parquet_files.read_table(path).to_pandas()
+            return parquet_files.read_table(path).to_pandas(ignore_metadata=True)  # an index is a column
         # All cells as text, since a method may be called '0' or 'NA'.
         header, rows = read_table(path)
         cells = (list(map(text_of, row)) for row in rows)
@@ -268,7 +268,7 @@ def _read(path: Path) -> pd.DataFrame:
 def _check_names(table: pd.DataFrame, path: str | Path) -> None:
     """Refuse tasks and methods that are missing or that nobody can tell apart, and cells of several values."""
     for name in ("task", "method"):
-        if (missing := table[name].isna()).any():
+        if (missing := table[name].isna() | (table[name].astype(str).str.strip() == "")).any():
             raise UsageError(f"Expected a {name} in each row of {path}, but row {missing.argmax() + 1} has none.")
         known: dict[str, str] = {}
         for value in table[name].astype(str).unique():

@@ -38,6 +38,10 @@ def plot_profile(
     """
     ax = plt.gca() if ax is None else ax
     blocks, undefined = profile.attrs.get("blocks"), profile.attrs.get("undefined", 0)
+    if profile.index[0] < 0:  # a negative ratio: it solves nothing at the thresholds that are drawn
+        attrs = profile.attrs
+        profile = profile[profile.index >= 0]
+        profile.attrs |= attrs
     start = profile.index[0]
     if profile.attrs.get("complete"):  # constant below the first step: extended so that a flat line can be seen
         start = min(start, 0.95)

@@ -137,5 +137,5 @@ def groups(pvalues: pd.DataFrame, order: Sequence[str], alpha: float = 0.05) -> 
 
 
 def _ranks(scores: pd.DataFrame) -> np.ndarray:
-    """Ranks within the complete blocks, shape (blocks, methods)."""
-    return stats.rankdata(-scores.dropna().to_numpy(dtype=float), axis=1)
+    """Ranks within the complete blocks, shape (blocks, methods); means that differ by rounding alone tie."""
+    return stats.rankdata(-scores.dropna().to_numpy(dtype=float).round(12), axis=1)

@@ -28,6 +28,9 @@ MANY = 20  # methods in a figure, or with a column in a table, at most
 LARGE = 2_000_000  # numbers in a performance profile, at most
 
 
+TAKEN = frozenset(("task", "seed", "method", "tau"))
+
+
 class StudyResults:
     """The results of a study. All sections of a report read them, so they cannot contradict each other.
 
@@ -47,7 +50,7 @@ class StudyResults:
         baseline: The method that the others are compared with.
 
     Raises:
-        UsageError: If no run has a score, or the baseline is not one of the methods.
+        UsageError: If no run has a score, a method is called like a column, or the baseline is not one of the methods.
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class StudyResults:
         self._readers = predictions or {}
         self.scores = scores_table(runs_df)
         self.methods: list[str] = list(self.scores)
+        if taken := sorted(TAKEN.intersection(self.methods)):
+            raise UsageError(
+                f"Expected a method to have another name than {taken[0]!r}, which is that of a column in the tables "
+                "of a report. Rename it."
+            )
         self.rules = rules if rules and rules.baseline in self.methods and runs_df["task"].nunique() == 1 else None
         self.test_df = test_df if self.rules else None
         default = self.rules.baseline if self.rules else "ce" if "ce" in self.methods else self.methods[0]

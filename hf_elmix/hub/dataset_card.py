@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from huggingface_hub import DatasetCard, DatasetCardData
+from matplotlib.axes import Axes
 
 from hf_elmix.analysis.formats import markdown_table, markdown_text
 from hf_elmix.analysis.plots import plot_profile
@@ -38,9 +39,15 @@ def dataset_files(
     written = {name: table.to_parquet(index=False, store_schema=False) for name, table in tables.items()}
     return {
         **{f"{name}.parquet": data for name, data in written.items()},
-        PICTURE: png(lambda ax: plot_profile(results.profile, ax, bands=results.bands), (6.4, 4.2)),
+        PICTURE: png(lambda ax: _profile(results, ax), (6.4, 4.2)),
         CARD: _card(results, repo_id, list(tables), commands, licence).encode(),
     }
+
+
+def _profile(results: StudyResults, ax: Axes) -> Axes:
+    """The profile of the methods that a report shows."""
+    low, high = results.bands
+    return plot_profile(results.profile[results.shown], ax, bands=(low[results.shown], high[results.shown]))
 
 
 def _card(results: StudyResults, repo_id: str, tables: list[str], commands: Sequence[str], licence: str | None) -> str:

@@ -201,8 +201,10 @@ def _notes(record: RunRecord, others: Iterable[RunRecord]) -> list[str]:
     runs = [run for run in {run.key: run for run in (record, *others)}.values() if run.score is not None]
     if len(runs) < 2 or record.select is None:
         return notes
-    name, values = record.select.scored_metric, 100 * np.array([run.score for run in runs], dtype=float)
-    summary = f"{values.mean():.2f} ± {values.std(ddof=1):.2f} % (mean ± standard deviation, n − 1)"
+    name, values = record.select.scored_metric, np.array([run.score for run in runs], dtype=float)
+    scale, unit = (100, " %") if np.abs(values).max() <= 1 else (1, "")
+    mean, spread = scale * values.mean(), scale * values.std(ddof=1)
+    summary = f"{mean:.2f} ± {spread:.2f}{unit} (mean ± standard deviation, n − 1)"
     notes.append(f"Over the {len(runs)} seeds of the study, {name.replace('_', ' ')} is {summary}.")
     if min(runs, key=best_first).key == record.key:
         notes.append(

@@ -90,6 +90,7 @@ class Text(TypedDict):
     metrics: Annotated[list[str], MinLen(1)]
     splits: Annotated[list[str], MinLen(1)]
     test_splits: list[str]
+    positive: NotRequired[str]
 
 
 @_open

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hf_elmix.columns import PANDAS_INDEX, find_label
-from hf_elmix.csv_files import unnamed
+from hf_elmix.columns import find_label, is_no_feature
 from hf_elmix.errors import UsageError
 from hf_elmix.text.labels import NUMBER, class_names, with_ids
 from hf_elmix.text.rows import checked_rows, first_rows
@@ -133,11 +132,10 @@ def _text_columns(dataset: Dataset, label: str, name: str) -> tuple[str, ...]:
     for pair in PAIRS:
         if set(pair) <= set(dataset.column_names):
             return pair
-    # A column such as "label_text" is the label in words: as an input it would give the answer away. A column without
-    # a name is the index that pandas writes.
-    apart = [label, *(name for k, name in enumerate(dataset.column_names) if name in (unnamed(k), PANDAS_INDEX))]
     texts = [
-        name for name in dataset.column_names if "label" not in name and name not in apart and _is_text(dataset, name)
+        column
+        for column in dataset.column_names
+        if not is_no_feature(dataset, column, label) and _is_text(dataset, column)
     ]
     if len(texts) not in (1, 2):
         raise UsageError(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 
 from hf_elmix import parquet_files
@@ -97,8 +96,7 @@ def _read_tsv(path: str) -> pa.Table:
 
 
 def _read_json(path: str) -> pa.Table:
-    with fsspec.open(path, "rb") as file:
-        text = decoded(file.read())
+    text = decoded(Path(path).read_bytes())
     rows = _json_list(text) if text.lstrip().startswith("[") else _json_lines(text)
     names = dict.fromkeys(name for _, row in rows for name in row)
     if not names:

@@ -23,7 +23,7 @@ __all__ = ["class_names", "for_model", "model_classes", "with_ids"]
 
 CLASSES = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
 WHOLE = re.compile(r"-?(0|[1-9]\d*)")
-NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DIGITS = re.compile(r"\d+")
 SIGNED = re.compile(r"[+-]?\d{1,30}")
 FEW = 10  # numbers that may be classes
@@ -46,6 +46,11 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
     feature, kind = dataset.features[column], dataset.with_format("arrow")[:][column].type
     if isinstance(feature, ClassLabel):
         _check_names(feature.names, where)
+        if len(feature.names) < 2:
+            raise UsageError(
+                f"Expected two classes or more in the column {column!r} of {where}, but it declares "
+                f"{listed(feature.names) or 'none'}."
+            )
         return tuple(feature.names)
     words = _words(dataset, column)
     if None in words:
@@ -55,13 +60,15 @@ def class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
         _warn_of_whole(words, where)
         return ()
     if not any(is_kind(kind) for is_kind in CLASSES):
+        several = (
+            " Several labels at once (multi-label) have no single true class." if pa.types.is_nested(kind) else ""
+        )
         raise UsageError(
-            f"Expected one class or number in the column {column!r} of {where}, but it holds {kind}. Several "
-            "labels at once (multi-label) have no single true class."
+            f"Expected one class or number in the column {column!r} of {where}, but it holds {kind}.{several}"
         )
     counts = Counter(word for word in words if word is not None)
     _check_odd(words, counts, where)
-    if all(map(NUMBER.fullmatch, counts)) and not all(name.removeprefix("-").isdigit() for name in counts):
+    if all(map(NUMBER.fullmatch, counts)) and not all(name.lstrip("+-").isdigit() for name in counts):
         _warn_of_whole(words, where)
         return ()
     names = tuple(sorted(counts, key=int if all(map(WHOLE.fullmatch, counts)) else None))

@@ -90,7 +90,12 @@ def load_config(model: str | ModelSource) -> PreTrainedConfig:
 
 
 def load_model(
-    model: str | ModelSource, task: TextTask, seed: int, *, ignore_mismatched_sizes: bool = False
+    model: str | ModelSource,
+    task: TextTask,
+    seed: int,
+    *,
+    ignore_mismatched_sizes: bool = False,
+    trained: bool = False,
 ) -> PreTrainedModel:
     """Load an encoder with a fresh classifier for the labels of a task, or with a regression head.
 
@@ -102,9 +107,10 @@ def load_model(
         task: The task.
         seed: Seed of the head, and of all random numbers drawn afterwards.
         ignore_mismatched_sizes: Replace a head for another number of labels by a fresh one.
+        trained: Refuse a model that has no head yet, since it will not be trained.
 
     Raises:
-        UsageError: If it cannot be loaded.
+        UsageError: If it cannot be loaded, or has no head although it should be `trained`.
     """
     if task.regression:
         head: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
@@ -118,6 +124,8 @@ def load_model(
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         network, found = kind.from_pretrained(folder, **options, **head, **kwargs)
         _check_pretrained(network, found)
+        if trained:
+            _check_trained(found)
         if found["mismatched_keys"] and not ignore_mismatched_sizes:
             raise ValueError(
                 f"its head is for another number of labels than {head['num_labels']}; --ignore_mismatched_sizes "
@@ -138,11 +146,15 @@ def load_trained(model: str | ModelSource) -> PreTrainedModel:
     def load(folder: Any, **kwargs: Any) -> PreTrainedModel:
         kind = AutoModelForSequenceClassification
         network, found = kind.from_pretrained(folder, output_loading_info=True, **kwargs)
-        if missing := sorted(found["missing_keys"]):
-            raise ValueError(f"it was never trained as a classifier: it has no {', '.join(missing[:3])}.")
+        _check_trained(found)
         return network
 
     return _with_padding(_load(load, model), model)
+
+
+def _check_trained(found: Mapping[str, Any]) -> None:
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"it was never trained as a classifier: it has no {', '.join(missing[:3])}.")
 
 
 def _with_padding(network: PreTrainedModel, model: str | ModelSource) -> PreTrainedModel:

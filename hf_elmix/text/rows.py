@@ -150,9 +150,13 @@ def checked_rows(dataset: Dataset, task: TextTask, where: str, *, labelled: bool
         raise UsageError(f"Expected rows in {where}, but it is empty.")
     for column in task.columns:
         kind = getattr(dataset.features[column], "dtype", dataset.features[column])
-        empty = dataset.with_format("arrow")[:][column].null_count
-        if kind not in ("string", "large_string") or empty:
-            raise UsageError(f"Expected text in the column {column!r} of {where}, but got {kind}, {empty} rows empty.")
+        if kind not in ("string", "large_string"):
+            raise UsageError(f"Expected text in the column {column!r} of {where}, but got {kind}.")
+        empty = np.flatnonzero(dataset.with_format("arrow")[:][column].is_null())
+        if len(empty):
+            raise UsageError(
+                f"Expected text in the column {column!r} of {where}, but row {empty[0]} has none ({len(empty)} rows)."
+            )
     if labelled:
         _check_labels(np.asarray(dataset.with_format("arrow")[:]["label"]), task, where)
     return dataset

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GPT2Config,
     GPT2Model,
     TokenizersBackend,
@@ -24,6 +26,7 @@ from glue_runs import finetune as module
 from glue_runs.arguments import DataArguments
 from glue_runs.finetune import finetune as run
 from glue_runs.flags import parse
+from glue_runs.pocket.encoder import encoder_path
 from glue_runs.tasks import GLUE_TASKS, TASKS
 from hf_elmix import MixedLossTrainer, UsageError
 from hf_elmix.text.metrics import check_metric
@@ -79,8 +82,19 @@ def test_trains_evaluates_and_writes_run_glues_files(glue, encoder, tmp_path):
     assert answer["label"] in ("unacceptable", "acceptable")
 
 
-def test_only_evaluation(glue, encoder, tmp_path):
-    assert finetune(words(glue, encoder, tmp_path / "out", "--do_eval")) == 0
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> str:
+    """The small encoder with a head for CoLA, as if it had been fine-tuned."""
+    folder, encoder = tmp_path_factory.mktemp("classifier"), str(encoder_path())
+    names = dict(enumerate(("unacceptable", "acceptable")))
+    model = AutoModelForSequenceClassification.from_pretrained(encoder, id2label=names)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    return str(folder)
+
+
+def test_only_evaluation(glue, classifier, tmp_path):
+    assert finetune(words(glue, classifier, tmp_path / "out", "--do_eval")) == 0
     assert (tmp_path / "out/eval_results.json").exists()
     assert not (tmp_path / "out/train_results.json").exists()
 
@@ -219,6 +233,7 @@ def test_any_dataset_without_rows_to_evaluate(glue, good_rows, encoder, tmp_path
     answers = predicted(tmp_path / "out/predict_results_glue.txt")
     right = np.mean([int(answer) == row["label"] for answer, row in zip(answers, rows, strict=True)])
     assert read(tmp_path / "out/predict_results.json")["predict_accuracy"] == pytest.approx(right)
+    line[1] = str(tmp_path / "out")
     with pytest.raises(UsageError, match="--validation_split_name"):
         finetune([*line, "--do_eval", "--output_dir", str(tmp_path / "other")])
     scored = [*line, "--do_eval", "--validation_split_name", "test", "--output_dir", str(tmp_path / "other")]
@@ -415,7 +430,12 @@ def test_files_of_others_are_not_overwritten(glue, encoder, tmp_path, name):
         (["--report_to", "nope"], "nope"),
         (["--max_seq_length", "0"], "--max_seq_length to be 1 or more, but got 0"),
         (["--metric_for_best_model="], "to be one of loss, loss_el"),
-        (["--metric_for_best_model", "eval_f1"], "loss, loss_el, combined_score, accuracy, matthews_correlation"),
+        (["--metric_for_best_model", "eval_f1"], "loss, loss_el, accuracy, matthews_correlation"),
+        (["--metric_for_best_model", "loss_el", "--mixing", "none"], "loss, accuracy, matthews_correlation"),
+        (["--text_column_delimiter", " "], "Expected --task_name or --text_column_delimiter, but got both"),
+        (["--max_predict_samples", "5"], "--max_predict_samples has no effect here: it needs --do_predict"),
+        (["--hub_model_id", "me/mine"], "--hub_model_id has no effect here: it needs --push_to_hub"),
+        (["--class_weights", "1", "2", "--do_eval"], "--class_weights has no effect here: it needs --do_train"),
         (["--do_predict"], "task cola in .* to have the split 'test'"),
     ],
 )
@@ -425,14 +445,45 @@ def test_mistakes(glue, encoder, tmp_path, more, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_rows_are_summarised(glue, encoder, tmp_path, capsys):
-    finetune(words(glue, encoder, tmp_path / "out", "--do_eval"))
+def test_a_model_without_a_head_is_not_scored(glue, encoder, classifier, tmp_path):
+    """Its predictions would be random."""
+    new = tmp_path / "new.csv"
+    new.write_text("text\nthe dog sleeps\n")
+    line = [
+        "--model_name_or_path",
+        encoder,
+        "--test_file",
+        str(new),
+        "--do_predict",
+        "--output_dir",
+        str(tmp_path / "x"),
+    ]
+    for mistake in (words(glue, encoder, tmp_path / "x", "--do_eval"), line):
+        with pytest.raises(UsageError, match="Expected a model that was trained as a classifier, but .* was not"):
+            finetune(mistake)
+    folder = shutil.copytree(classifier, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: part for name, part in weights.items() if "classifier" not in name}, folder / "model.safetensors")
+    with pytest.raises(UsageError, match="it was never trained as a classifier: it has no classifier.bias"):
+        finetune(words(glue, str(folder), tmp_path / "x", "--do_eval"))
+
+
+def test_the_epoch_with_the_smallest_error_is_the_best(glue, encoder, tmp_path):
+    words_ = words(glue, encoder, tmp_path / "out", "--metric_for_best_model")
+    assert parse([*words_, "eval_loss_el"])[2].greater_is_better is False
+    assert parse([*words_, "mse"])[2].greater_is_better is False
+    assert parse([*words_, "accuracy"])[2].greater_is_better is True
+    assert parse([*words_, "mse", "--greater_is_better", "true"])[2].greater_is_better is True
+
+
+def test_the_rows_are_summarised(glue, classifier, tmp_path, capsys):
+    finetune(words(glue, classifier, tmp_path / "out", "--do_eval"))
     expected = "cola: 12 validation rows; text from sentence; label: unacceptable, acceptable"
     assert expected in capsys.readouterr().out
 
 
-def test_the_model_it_starts_from_is_not_overwritten(glue, encoder, tmp_path):
-    folder = shutil.copytree(encoder, tmp_path / "model")
+def test_the_model_it_starts_from_is_not_overwritten(glue, classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "model")
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="holds a model"):
         finetune(words(glue, str(folder), folder))
@@ -471,8 +522,8 @@ def test_the_scores_of_both_sets_of_mnli(glue, good_rows, encoder, tmp_path):
     assert "the Trainer's own loss" in text
 
 
-def test_a_run_that_trains_nothing_writes_no_card(glue, encoder, tmp_path):
-    finetune(words(glue, encoder, tmp_path / "out", "--do_eval"))
+def test_a_run_that_trains_nothing_writes_no_card(glue, classifier, tmp_path):
+    finetune(words(glue, classifier, tmp_path / "out", "--do_eval"))
     assert not (tmp_path / "out/README.md").exists()
 
 

@@ -6,6 +6,7 @@ from transformers import EvalPrediction
 
 from glue_runs.metrics import GlueMetric, with_combined_score
 from glue_runs.tasks import TASKS
+from hf_elmix.errors import UsageError
 
 
 def test_predicting_only_one_class_is_not_an_error():
@@ -14,7 +15,7 @@ def test_predicting_only_one_class_is_not_an_error():
 
 
 def test_unknown_task():
-    with pytest.raises(KeyError, match="Expected one of cola"):
+    with pytest.raises(UsageError, match="cola.*, but got 'snli'"):
         GlueMetric("snli")
 
 

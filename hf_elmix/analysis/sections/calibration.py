@@ -101,7 +101,12 @@ def _answers(pairs: Pairs, baseline: str, shown: Sequence[str]) -> list[str]:
         label, verdicts = method_label(str(method)), []
         for when, name in zip(WHEN, ("as trained", "after temperature scaling"), strict=True):
             row = pairs["ece", when].loc[method]
-            better = "better than" if row["high"] < 0 else "not significantly different from"
+            unknown = (
+                "measured in too few runs to compare with"
+                if np.isnan(row["low"])
+                else "not significantly different from"
+            )
+            better = "better than" if row["high"] < 0 else unknown
             gain = difference_text(row, PERCENT, unit=" points")
             verdicts.append(
                 f"{'worse than' if row['low'] > 0 else better} {base} {name} (ECE {number(PERCENT * row['value'])} % "

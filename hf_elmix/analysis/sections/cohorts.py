@@ -112,7 +112,7 @@ def _answer(row: Any, baseline: str) -> str:
     """Say whether a method corrects more of the rows that are near the boundary for both than the baseline does."""
     label, base = method_label(str(row.Index)), method_label(baseline)
     than = f"of the rows near the boundary than {base} does"
-    if row.equal == row.pairs:
+    if row.better == row.worse == 0:
         start = f"{label} corrects as many of the rows near the boundary as {base} does"
     elif row.low > 0:
         start = f"{label} corrects more {than}"
@@ -123,7 +123,9 @@ def _answer(row: Any, baseline: str) -> str:
     else:
         start = f"{label} is not significantly different from {base} in how many rows near the boundary it corrects"
     gain = difference_text(row, PERCENT, unit=" points")
-    of_them = f" (more in {row.better:.0f}, fewer in {row.worse:.0f})" if row.pairs > 1 else ""
+    units = int(row.better + row.equal + row.worse)  # tasks, by their means, where several have seeds
+    tasks = f" of {units} tasks" if units < row.pairs else ""
+    of_them = f" (more in {row.better:.0f}{tasks}, fewer in {row.worse:.0f})" if units > 1 else ""
     blocks = f"{counted(int(row.pairs), 'block')}{of_them}"
     text = (
         f"{start}: of those near it for both, {number(PERCENT * row.share)} % end correct under {label} and "
@@ -186,9 +188,10 @@ def _near(near: pd.DataFrame, baseline: str) -> Table:
     caption = (
         "rows: which rows near the boundary are compared. blocks: those in which both methods have such rows. end "
         f"correct, under {base}: percentage of these rows that are correct at the end, mean over the blocks. "
-        "difference: in points, with its 95 % interval. more/equal/fewer: number of blocks. sign p: two-sided p-value "
-        "of the sign test. Rows near for both are the same for the two methods. If each has its own, those of one may "
-        f"be easier. Rows selected because {base} was incorrect favour any other method."
+        "difference: in points, with its 95 % interval. more/equal/fewer: number of tasks, by their means over seeds, "
+        "or of blocks of a single task. sign p: two-sided p-value of the sign test. Rows near for both are the same "
+        "for the two methods. If each has its own, those of one may be easier. Rows selected because "
+        f"{base} was incorrect favour any other method."
     )
     header = ["method", "rows", "blocks", "number", "end correct", f"under {base}", "difference", "95 % interval"]
     return Table("moves", "Rows near the boundary", caption, [*header, "more/equal/fewer", "sign p"], rows)

@@ -54,7 +54,7 @@ def _settings(runs_df: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 def _flat(text: str) -> dict[str, str]:
     try:
-        values = json.loads(text)
+        values = json.loads(str(text))
     except (ValueError, RecursionError):  # a file of scores may have a column of that name
         values = text
     flat: dict[str, str] = {}

@@ -115,8 +115,14 @@ def _losses(runs_df: pd.DataFrame) -> dict[str, str]:
     """The string of each method's loss, if the runs have settings."""
     try:
         known = runs_df.dropna(subset="settings").groupby("method")["settings"].first()
-        return {str(method): json.loads(settings)["loss"] for method, settings in known.items()}
-    except (KeyError, TypeError, ValueError):  # a file of scores, which may have another column of that name
+        found = {str(method): json.loads(settings)["loss"] for method, settings in known.items()}
+        return {method: loss for method, loss in found.items() if isinstance(loss, str)}
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # a file of scores, which may have another column of that name
         return {}
 
 
@@ -175,7 +181,8 @@ def _comparison(results: StudyResults, method: str) -> str:
     else:
         start = f"{label} is not significantly different from {base}"
     gain = difference_text(row, results.scale, unit=" points")
-    gains = results.gains_df.xs(method, level="method")["difference"].dropna()
+    # Rounded, so that means are equal which differ only in the order of additions.
+    gains = results.gains_df.xs(method, level="method")["difference"].dropna().round(12)
     ties = f", equal on {equal}" if (equal := int((gains == 0).sum())) else ""
     higher = f"{int((gains > 0).sum())} of {counted(len(gains), 'task')}"
     return f"{start}: {gain}, higher on {higher}{ties}."
@@ -377,7 +384,7 @@ def _conover(results: StudyResults) -> Table:
         friedman = p_equals(results.friedman.pvalue)
         caption += f"They are meaningful only if Friedman's test is significant (here {friedman})."
     else:
-        caption += "Ranks cannot be tested with one task."
+        caption += f"Ranks cannot be tested over {results.ranked_blocks}."
     caption += results.selection
     return Table("conover", "Pairwise tests of ranks", caption, ["method", *map(method_label, results.shown)], rows)
 

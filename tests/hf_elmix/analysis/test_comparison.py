@@ -121,10 +121,17 @@ def test_without_seeds_the_interval_is_over_tasks(paper_tables):
 def test_a_task_with_one_seed_gets_the_mean_variance_of_the_others():
     gains = {"x": [0.1, 0.2, 0.3], "y": [0.5, 0.1], "z": [0.3]}
     row = compare(grid(gains), "ce").loc["a"]
-    spreads = [variance(gains["x"]), variance(gains["y"])]
-    parts = [3 * spreads[0] / 36, 2 * spreads[1] / 36, mean(spreads) / 36]
+    parts = [(3 + 1 / 2) * variance(gains["x"]) / 36, (2 + 1 / 2) * variance(gains["y"]) / 36]
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2)
     assert row["high"] - row["low"] == pytest.approx(2 * stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts)))
+
+
+def test_two_seeds_of_one_task_have_one_degree_of_freedom():
+    """Six further tasks have a single seed: one variance was estimated, from two numbers."""
+    gains = {"x": [0.1, 0.2], **{name: [0.15] for name in "abcdef"}}
+    row = compare(grid(gains), "ce").loc["a"]
+    error = math.sqrt((2 + 6) * variance(gains["x"]) / 64)
+    assert row["high"] - row["low"] == pytest.approx(2 * stats.t.ppf(0.975, 1) * error)
 
 
 def test_no_variance_to_measure():

@@ -251,6 +251,19 @@ def test_cells_may_be_quoted_and_the_index_of_pandas_has_no_name(tmp_path):
         assert runs_df["Unnamed: 0"].tolist() == ["0", "1"]
 
 
+def test_an_index_of_pandas_is_no_trap(tmp_path):
+    table = pd.DataFrame({"task": ["a", "b"], "method": ["0,0.5", "ce"], "seed": [0, 0], "score": [1.0, 2.0]})
+    table.set_axis([3, 3]).to_parquet(tmp_path / "repeated.parquet")
+    table.set_index(["task", "seed"]).to_parquet(tmp_path / "index.parquet")
+    for name in ("repeated", "index"):
+        assert read_scores(tmp_path / f"{name}.parquet")["score"].tolist() == [1, 2]
+
+
+def test_an_empty_cell_is_no_name(tmp_path):
+    with pytest.raises(UsageError, match="Expected a method in each row of .*, but row 2 has none"):
+        read_scores(write(tmp_path / "scores.csv", "task,method,score\ncola,ce,0.5\ncola, ,0.6\n"))
+
+
 def test_seeds_of_any_study_are_numbers_or_else_texts(tmp_path):
     text = "experiment,method,score,seed\na,ce,1,10\na,ce,2,9\n"
     assert read_scores(write(tmp_path / "scores.csv", text))["seed"].tolist() == [9, 10]

@@ -311,3 +311,13 @@ def test_the_border_is_below_alpha():
     pvalues = pd.DataFrame([[1, 0.05], [0.05, 1]], list("ab"), list("ab"))
     assert groups(pvalues, ["b", "a"]) == [("b", "a")]
     assert groups(pvalues, ["b", "a"], alpha=0.06) == [("b",), ("a",)]
+
+
+def test_means_that_differ_by_rounding_alone_tie():
+    """0.7 and 0.1 have the mean of 0.4 and 0.4, but not to the last bit."""
+    scores = pd.DataFrame(
+        {"ce": [0.7, 0.1, 0.5], "0": [0.4, 0.4, 0.6]}, pd.MultiIndex.from_tuples([("a", 0), ("a", 1), ("b", 0)])
+    )
+    means = independent_blocks(scores)
+    assert means.loc["a", "ce"] != means.loc["a", "0"]
+    assert mean_rank(means).to_dict() == {"ce": 1.75, "0": 1.25}

@@ -103,7 +103,7 @@ def test_splits(names, given, test, found):
         (
             {"train": {"text": ["a", "b"], "y": [0, 1]}},
             {},
-            "'label' or 'labels' in mine, but it has text, y",
+            "'label' or 'labels' or 'fine_label' in mine, but it has text, y",
         ),
         ({"train": {"text": ["a", "b"], "y": [0, 1]}}, {"label_column": "z"}, "a column 'z' in mine"),
         ({"train": {"a": ["a"], "b": ["b"], "c": ["c"], "label": [1]}}, {}, "has a, b, c .*--text_column_names"),
@@ -114,7 +114,8 @@ def test_splits(names, given, test, found):
             {"text_columns": "text,label"},
             "'label' is given for both",
         ),
-        ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "1 rows empty"),
+        ({"train": {"text": ["a", None], "label": [0, 1]}}, {}, "row 1 has none"),
+        ({"train": {"id": ["t1", "t2"], "text": ["a", "b"], "Label_Name": ["no", "yes"]}}, {}, "a column 'label'"),
         (
             {"train": {"text": ["a", "b"], "label": [0, 1]}},
             {"text_delimiter": " "},

@@ -102,7 +102,7 @@ def test_label_out_of_range(glue, good_rows, label, split):
     assert "0 to 1 (unacceptable, acceptable)" in message
 
 
-@pytest.mark.parametrize(("value", "message"), [(None, "got string, 1 rows empty"), (7, "got int64")])
+@pytest.mark.parametrize(("value", "message"), [(None, "row 3 has none (1 rows)"), (7, "got int64")])
 def test_text_that_is_none(glue, good_rows, value, message):
     rows = good_rows("cola")
     for row in rows[3:4] if value is None else rows:

@@ -59,6 +59,19 @@ def test_the_answer(record, share, start):
     assert ("minimum detectable effect is " in said) == ("not significantly" in start)
 
 
+def test_several_tasks_are_counted_by_their_means(record):
+    runs = {
+        RunKey(task, method, seed): 0.3 + 0.2 * (method == "0" and task == "a")
+        for task in "abc"
+        for method in ("ce", "0")
+        for seed in (0, 1)
+    }
+    readers = {key: lambda share=share: {"": ends(share)} for key, share in runs.items()}
+    results = StudyResults(runs_table([record(k.task, k.method, k.seed, 0.5) for k in runs]), predictions=readers)
+    (said,) = answers(results)
+    assert "over 6 blocks (more in 1 of 3 tasks, fewer in 0) and" in said
+
+
 def test_a_single_block_does_not_decide(record):
     (said,) = answers(results_of(record, {"ce": [0.25], "0": [0.5]}))
     assert said == (
