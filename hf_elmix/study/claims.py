@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from hf_elmix.study.schema import Claim, parse
 from hf_elmix.study.spec import Block
 
 __all__ = ["Claims", "claim_name"]
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Claims:
@@ -75,9 +78,13 @@ class Claims:
         about = self._file(name, ".json")
         if local_path(self.folder) is None or not (about.exists() or about.is_symlink()):
             return None
-        with self.hold(name) as free:
-            if free:
-                return None  # left behind by a process that was killed
+        try:
+            with self.hold(name) as free:
+                if free:
+                    return None  # left behind by a process that was killed
+        except OSError as error:
+            if error.errno not in UNWRITABLE:  # where nothing can be tried, the claim counts
+                raise
         try:
             values = parse(Claim, read_bytes(about))
         except (OSError, ValueError):

@@ -280,11 +280,11 @@ def remove(path: UPath) -> None:
 
 
 def unlink(path: UPath) -> None:
-    """Delete a file."""
+    """Delete a file, if it is there."""
     if local_path(path) is not None:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process may have been faster
         return
-    with as_storage_error(path):
+    with as_storage_error(path), suppress(FileNotFoundError):
         path.fs.rm_file(path.path)  # `path.unlink` would take brackets for a pattern
 
 

@@ -15,14 +15,17 @@ __all__ = ["device_name", "software"]
 
 PACKAGES = ("hf-elmix", "torch", "transformers", "accelerate", "datasets", "tokenizers", "pytorchcv")
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 
 @cache
 def software() -> dict[str, Any]:
     """Versions of Python and packages, git commit, and the number of threads of this process."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    here = _git("rev-parse", "--show-toplevel") == str(CHECKOUT)  # else the package lies in a repository of others
+    status = _git("status", "--porcelain", "--untracked-files=no") if here else None
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") if here else None,
         "dirty": None if status is None else bool(status),
         "threads": torch.get_num_threads(),
     }
@@ -42,7 +45,7 @@ def _version(package: str) -> str | None:
 
 def _git(*words: str) -> str | None:
     """Output of a git command in the checkout of this file, or None without git or a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), *words]
+    command = ["git", "-C", str(CHECKOUT), *words]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import tempfile
 import time
 import traceback
@@ -34,8 +35,9 @@ from hf_elmix.training.precision import has_accelerator
 from hf_elmix.training.trainer import MixedLossTrainer
 from hf_elmix.training.whole_evaluation import with_whole_evaluation
 
-__all__ = ["build_trainer", "check_study", "fields_of", "run_branch", "scores_of"]
+__all__ = ["build_trainer", "check_study", "error_text", "fields_of", "run_branch", "scores_of"]
 
+LOSS = re.compile(r"(^|_)loss(_ce|_el)?$")  # among the names in a log
 CALLBACKS = (DefaultFlowCallback, MixingCallback, CohortCallback)  # a checkpoint holds their state
 
 # With these arguments, training that continues from a checkpoint differs from uninterrupted training.
@@ -86,11 +88,17 @@ def run_branch(
     except Exception as error:  # Any other error is the result of the run; the other runs continue.
         if storage_fault(error) is not None:
             raise
-        text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
+        text = error_text(error)
         return Outcome(branch, tuple(training.record(key, "failed", error=text) for key in branch.keys))
     finally:
         if shows_bars:
             logging.enable_progress_bar()
+
+
+def error_text(error: Exception) -> str:
+    """What a record says of an error: its text, which may hold names of files that are not UTF-8, and its end."""
+    text = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-3)}"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_study(study: Study, store: Store) -> None:
@@ -138,7 +146,7 @@ def scores_of(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     scores = {}
     for name, by_step in sorted(series.items()):
         epochs = list(by_step.values())
-        best = (min if "loss" in name else max)(epochs)
+        best = (min if LOSS.search(name) else max)(epochs)
         scores[name] = {"last": epochs[-1], "best": best, "epochs": epochs, "steps": list(by_step)}
     return scores
 
@@ -158,7 +166,10 @@ def build_trainer(
         }
     )
     trainer_class = with_whole_evaluation(trainer_for(method.loss))
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # a batch spread over several would change the training
     trainer = trainer_class(args=args, loss=method.loss, **inputs.trainer)
+    trainer.trusts_checkpoints = True
     trainer.remove_callback(PrinterCallback)
     if inputs.prepare is not None:
         inputs.prepare(trainer)
@@ -172,7 +183,7 @@ def fields_of(task: Task, history: Sequence[Mapping[str, Any]]) -> dict[str, Any
     if missing := [name for name in wanted if name not in scores]:
         error = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {', '.join(scores)}."
         return {"status": "failed", "scores": scores, "error": error}
-    losses = [value for log in history for name, value in log.items() if "loss" in name]
+    losses = [value for log in history for name, value in log.items() if LOSS.search(name)]
     status = "done" if all(map(math.isfinite, losses)) else "diverged"
     training = [{name: log[name] for name in TRAINING if name in log} for log in history if "loss" in log]
     return {"status": status, "scores": scores, "training": training}
@@ -223,6 +234,9 @@ class _Training:
         """Build a Trainer for the branch, with an untrained model."""
         method = self.methods[self.branch.methods[0]]
         trainer, provenance = build_trainer(self.study, self.task, method, self.branch.seed, scratch)
+        if self.keep_models and not hasattr(trainer.accelerator.unwrap_model(trainer.model), "save_pretrained"):
+            kind = type(trainer.model).__name__
+            raise UsageError(f"Expected a model that can be kept, with save_pretrained, but got {kind}. Keep none.")
         if self.cohorts:
             trainer.add_callback(CohortCallback())
         provenance = {**self.provenance, **provenance}

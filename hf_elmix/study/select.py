@@ -42,6 +42,13 @@ class Select:
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
             raise UsageError(f"Expected the name of a metric, but got {self.metric!r}.")
+        if self.metric.startswith("eval_"):
+            raise UsageError(
+                f"Expected the name of a metric as `compute_metrics` gives it, but got {self.metric!r}. Leave out "
+                "'eval_'."
+            )
+        if self.metric == "loss" or self.metric.endswith("_loss"):
+            raise UsageError(f"Expected a metric of which more is better, but got {self.metric!r}. Negate it.")
         if self.epoch not in ("last", "best"):
             raise UsageError(f"Expected the epoch to be 'last' or 'best', but got {self.epoch!r}.")
         for name in ("chosen_on", "scored_on"):

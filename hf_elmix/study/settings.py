@@ -101,7 +101,15 @@ def _settings(study: Study, record: RunRecord, declared: Mapping[str, Any] | Non
     task = next(task for task in study.tasks if task.name == record.key.task)
     name = record.key.method
     method = next((method for method in study.candidates if method.name == name), None)
-    return study.settings(task, method or Method(name, **(declared or {}).get(name, {})))
+    if method is not None:
+        return study.settings(task, method)
+    # The text of a loss is not parsed: a custom one may be known only where it was trained.
+    known = (declared or {}).get(name, {})
+    arguments = {**study.arguments, **known["arguments"]} if known else record.settings["arguments"]
+    return {
+        **study.settings(task, study.candidates[0]),
+        **{"loss": known.get("loss", record.settings["loss"]), "arguments": arguments},
+    }
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ A *task* is data, a model and a score to be maximised. A *method* is a loss with
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -51,6 +52,7 @@ __all__ = [
 
 Block = tuple[str, int]  # task and seed
 
+OWN_ARGUMENTS = frozenset(("seed", "output_dir", "resume_from_checkpoint"))  # of training, which a study sets
 RESERVED = (".locks", ".segments", "study.json")  # what a study writes beside the folders of its tasks
 
 
@@ -177,6 +179,7 @@ class Study:
     arguments: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(map(operator.index, self.seeds)))  # NumPy's are no JSON
         tasks, methods = ([part.name for part in parts] for parts in (self.tasks, self.candidates))
         for kind, names in {"task": tasks, "method": methods, "seed": self.seeds}.items():
             for name, count in Counter(names).most_common(1):
@@ -187,16 +190,22 @@ class Study:
         if outside := [seed for seed in self.seeds if not 0 <= seed <= MAX_SEED]:
             raise UsageError(f"Expected seeds from 0 to {MAX_SEED}, but got {outside[0]}.")
         for method in self.methods:
-            if RunKey("", method.name, 0) != RunKey("", method.name, 0).reported:
+            self._check_method(method)
+
+    def _check_method(self, method: Method) -> None:
+        if " [" in method.name:
+            raise UsageError(
+                f"Expected the name of a method without brackets, which are for sweeps, but got {method.name!r}."
+            )
+        for given in (self.arguments, method.arguments, *method.sweep):
+            if own := sorted(OWN_ARGUMENTS.intersection(given)):
+                raise UsageError(f"Expected training arguments without {own[0]!r}, which a study sets. Leave it out.")
+        for select in (task.select for task in self.tasks if method.sweep):
+            if select.scored_on is not None and select.chosen_on is None:
                 raise UsageError(
-                    f"Expected the name of a method without brackets, which are for sweeps, but got {method.name!r}."
+                    f"Expected an evaluation set to choose the best candidate of {method.name!r} on, but got only "
+                    f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
                 )
-            for select in (task.select for task in self.tasks if method.sweep):
-                if select.scored_on is not None and select.chosen_on is None:
-                    raise UsageError(
-                        f"Expected an evaluation set to choose the best candidate of {method.name!r} on, but got only "
-                        f"{select.scored_on!r}, which is scored. Name one with Select(..., chosen_on=...)."
-                    )
 
     @cached_property
     def candidates(self) -> tuple[Method, ...]:

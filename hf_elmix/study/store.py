@@ -58,6 +58,7 @@ OWN = (DECLARATION, "comparison.json", "report")  # and names that begin with a 
 MODEL = "model"
 MODEL_FILES = (  # what `save_pretrained` of models and tokenizers writes
     *("*config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "*.model"),
+    "README.md",  # of models that are not of transformers
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.j*"),
     *("vocab.*", "merges.txt", "bpe.codes"),
 )

@@ -137,10 +137,11 @@ class Tracking:
             for part in hparams(config, {}):
                 tracker.writer.file_writer.add_summary(part)
             return tracker
-        group = f"{self.store.folder.name}/{key.task}/{key.method}"
+        folder = self.store.folder.absolute()  # two studies in folders of one name are two
+        group = f"{folder.name}/{key.task}/{key.method}"
         run = f"{group}/seed{key.seed}"
-        options = _replacing(name, self.store.folder.name, run, str(self.store.folder))
-        tracker = kind(self.store.folder.name, name=run, group=group, config=config, **options)
+        options = _replacing(name, folder.name, run, str(folder))
+        tracker = kind(folder.name, name=run, group=group, config=config, **options)
         # Outside of this context, so that the trackers do not end the run that they started last.
         contextvars.copy_context().run(tracker.start)
         return tracker

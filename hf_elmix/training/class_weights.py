@@ -43,7 +43,8 @@ def parse_class_weights(given: ClassWeights | None, rows: Any, label: str, class
         weights = torch.empty(0)
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
         raise UsageError(
-            f"Expected class_weights to be {BALANCED!r} or a number above 0 for each class, but got {given}."
+            f"Expected class_weights to be {BALANCED!r} or a number for each class, 0 or more and one above, but "
+            f"got {given}."
         )
     if classes is not None and len(weights) != classes:
         raise UsageError(f"Expected {classes} class_weights, one for each class, but got {len(weights)}.")
@@ -76,4 +77,7 @@ def _labels(rows: Any, label: str) -> Tensor:
     labels = torch.cat([torch.as_tensor(part).reshape(-1) for part in column])
     if labels.is_floating_point():
         raise UsageError(f"Expected the column {name!r} to hold class ids to count, but it holds floats.")
-    return labels[labels != -100].long()
+    labels = labels[labels != -100].long()
+    if len(labels) and labels.min() < 0:
+        raise UsageError(f"Expected class ids from 0 in the column {name!r}, but got {labels.min()}.")
+    return labels

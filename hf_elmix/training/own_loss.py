@@ -125,20 +125,29 @@ def try_labels(
     with _undisturbed(model), torch.set_grad_enabled(gradients):
         given = model(**inputs, **{name: labels})
     loss = loss_of(given)
+    logits: Tensor | None = None
+    gradient: Tensor | None = None
+    absent: UsageError | None = None
+    try:
+        logits = logits_of(given)
+        gradient = None if loss is None else _gradient(loss, logits)
+        logits = logits.detach()
+    except UsageError as error:  # a fused kernel returns the loss only
+        absent = error
+    router = router_loss(model, given)
+    router = router.detach() if isinstance(router, Tensor) else router
+    loss = None if loss is None else loss.detach().mean()
+    del given  # and its graph, before another forward pass takes as much memory
     withheld = None
     with _undisturbed(model), torch.set_grad_enabled(gradients), suppress(*ABSENT):  # hooks may rely on gradients
         withheld = logits_of(model(**inputs)).detach()
-    try:
-        logits = logits_of(given)
-    except UsageError:
-        if loss is None or withheld is None:
-            raise
-        logits = withheld  # a fused kernel returns the loss only
+    logits = withheld if logits is None else logits
+    if logits is None or (absent is not None and loss is None):
+        raise absent or AssertionError("there are logits")
     needed = withheld is None or not _close(withheld, logits)
     if loss is None:
         return LabelUse(needed)
-    own = _Own(loss.detach().mean(), logits.detach(), _gradient(loss, logits), router_loss(model, given))
-    del given, loss, logits  # and the graph, before the cross entropy takes as much memory
+    own = _Own(loss, logits, gradient, router)
     return _compared(own, labels, inputs.get("shift_labels"), needed, weight, "" if replace else _name(model))
 
 

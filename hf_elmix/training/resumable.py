@@ -80,15 +80,24 @@ class CheckedResume(_Base):
     """Put before a Trainer, refuses a checkpoint with the state of another optimizer or scheduler than the Trainer's.
 
     PyTorch loads such a state without a word, and then fails, or trains on with fresh or misplaced moments.
+
+    Attributes:
+        trusts_checkpoints: Whether none is checked. A study verifies each file itself, and also goes on from weights
+            that are not finite: each run that shares them has diverged.
     """
+
+    trusts_checkpoints = False
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            if checkpoint is not None and not (sharded or self.trusts_checkpoints):
                 _check_optimizer(self.optimizer)
                 skips = self.accelerator.scaler is not None  # steps whose gradients overflow
                 _check_scheduler(self.lr_scheduler, 1 if skips else _state_in(Path(checkpoint)).global_step)
+        except torch.OutOfMemoryError:
+            raise
         except UNFIT as error:
             raise UsageError(
                 f"Cannot continue from {checkpoint!r}: its optimizer or scheduler is not that of this run "
@@ -224,8 +233,8 @@ def _shown(value: Any) -> str:
 
 
 def _step(checkpoint: Path) -> int | None:
-    number = checkpoint.name.removeprefix("checkpoint-")
-    return int(number) if number.isdecimal() and checkpoint.is_dir() else None
+    _, prefix, number = checkpoint.name.rpartition("checkpoint-")
+    return int(number) if prefix and number.isdecimal() and checkpoint.is_dir() else None
 
 
 def _state_in(checkpoint: Path) -> TrainerState:
@@ -289,7 +298,7 @@ def _changed_file(checkpoint: Path) -> str | None:
 def _json_in(path: Path) -> Any:
     """What a JSON file holds; a ValueError says that it cannot be read."""
     try:
-        return json.loads(read_regular(path))
+        return json.loads(read_regular(path.resolve()))  # files of a cache are links
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"its {path.name} cannot be read ({in_one_line(error).rstrip('.')})") from error
 

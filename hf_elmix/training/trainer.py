@@ -167,7 +167,8 @@ class MixedLossMixin(CheckedResume, _Base):
         """
         given: Any = resume_from_checkpoint
         checkpoint = get_last_checkpoint(self.args.output_dir) if given is True else given
-        if checkpoint and Path(checkpoint).is_dir() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        unchecked = self.trusts_checkpoints or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if checkpoint and Path(checkpoint).is_dir() and not unchecked:
             check_checkpoint(Path(checkpoint), {}, processes=0)  # of another number of processes is well
         return super().train(given, *args, **kwargs)
 

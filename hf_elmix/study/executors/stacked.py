@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from hf_elmix.losses.schedules import CROSS_ENTROPY
 from hf_elmix.study.executors.local import BranchProgress, Logs, Progress, Take, run_in_process
 from hf_elmix.study.files import storage_fault, to_json
 from hf_elmix.study.provenance import software
-from hf_elmix.study.runner import build_trainer, fields_of
+from hf_elmix.study.runner import build_trainer, error_text, fields_of
 from hf_elmix.study.schema import Record, parse
 from hf_elmix.study.shared_prefixes import Branch, Outcome
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task
@@ -150,8 +149,7 @@ def _errors_of(keys: Iterable[RunKey], errors: dict[RunKey, str]) -> Iterator[No
     except Exception as failure:
         if storage_fault(failure) is not None:
             raise
-        text = f"{type(failure).__name__}: {failure}\n{traceback.format_exc(limit=-3)}"
-        errors.update(dict.fromkeys(keys, text))
+        errors.update(dict.fromkeys(keys, error_text(failure)))
 
 
 def _part_of(progress: Progress, number: int, parts: int) -> Progress:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from filelock import FileLock
 
 from hf_elmix.study.claims import claim_name
 from hf_elmix.study.store import Store
@@ -27,6 +29,16 @@ def test_a_claim_is_exclusive_until_it_ends(store):
     assert store.claims.holder("a seed0") is None
     with store.claims.hold("a seed0") as later:
         assert later
+
+
+def test_a_claim_in_a_folder_that_may_only_be_read_counts(store, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with store.claims.hold("a seed0"):
+        monkeypatch.setattr(FileLock, "acquire", refused)
+        assert store.claims.holder("a seed0") == f"process {os.getpid()} on {socket.gethostname()}"
+        monkeypatch.undo()
 
 
 def test_a_claim_ends_with_an_error(store):

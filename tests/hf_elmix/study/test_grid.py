@@ -55,6 +55,18 @@ def study(
     )
 
 
+def custom(logits: Any, labels: Any) -> Any:
+    return (labels - logits[:, 0]).abs()
+
+
+def test_a_study_goes_on_without_a_method_whose_loss_is_a_function(tmp_path, record_of):
+    """Only its name is in the declaration, and nobody registered it."""
+    run = StubRun(record_of)
+    whole, part = study("a", ("ce", Method("mine", loss=custom))), study("a", ("ce", "0"))
+    run_grid(whole, Store(tmp_path), run)
+    assert run_grid(part, Store(tmp_path), run) == {"done": 4}
+
+
 def stub_outcome(study: Study, store: Store, branch: Branch, record: Callable[[RunKey], RunRecord]) -> Outcome:
     """What `run_branch` gives, without training anything; checkpoints are real ones."""
     methods = {method.name: method.loss for method in study.methods}

@@ -20,6 +20,11 @@ def test_software_says_versions_commit_and_threads():
     assert said["threads"] == torch.get_num_threads()
 
 
+def test_a_repository_that_only_contains_the_package_is_not_its_checkout(monkeypatch):
+    monkeypatch.setattr(provenance, "CHECKOUT", Path(provenance.__file__).parent)
+    assert software.__wrapped__()["commit"] is software.__wrapped__()["dirty"] is None
+
+
 def test_software_without_git_and_without_a_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))

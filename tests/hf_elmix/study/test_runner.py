@@ -26,7 +26,7 @@ from hf_elmix.study.checkpoints import MANIFEST, Checkpoints
 from hf_elmix.study.grid import run_grid
 from hf_elmix.study.provenance import software
 from hf_elmix.study.resume import PauseCallback
-from hf_elmix.study.runner import run_branch, scores_of
+from hf_elmix.study.runner import fields_of, run_branch, scores_of
 from hf_elmix.study.shared_prefixes import Branch, Outcome, cost, plan
 from hf_elmix.study.spec import Method, RunKey, RunRecord, Study, Task, TrainerInputs
 from hf_elmix.study.store import Store
@@ -294,6 +294,61 @@ def test_a_loss_that_is_nan_becomes_a_diverged_record(toy, train):
     record = train(poisoned)
     assert (record.status, record.error, record.cost["steps_trained"]) == ("diverged", None, 20)
     assert math.isnan(record.scores["loss"]["last"])
+
+
+def test_runs_that_share_training_that_diverges_have_all_diverged(toy, tmp_path):
+    """The methods share their first 10 of 20 steps, and continue from weights that are not finite."""
+
+    def poisoned(seed: int) -> TrainerInputs:
+        made = toy.inputs(seed)
+        with torch.no_grad():
+            made.trainer["model"].head.weight.fill_(float("nan"))
+        return made
+
+    store = Store(tmp_path)
+    counts = run_grid(toy.study(poisoned, "0", "0@0 0.5@0.5", "0@0 0.3@0.5"), store, run_branch)
+    assert counts == {"diverged": 3}
+    assert sum(record.cost["steps_inherited"] for record in store.records()) == 20
+
+
+def test_names_that_only_sound_like_a_loss_are_scores(toy):
+    log = {"step": 1, "eval_loss": 0.5, "eval_glossary_accuracy": 0.3, "eval_lossless": float("nan")}
+    later = {"step": 2, "eval_loss": 0.4, "eval_glossary_accuracy": 0.2, "eval_lossless": 0.1, "eval_note": "loss"}
+    scores = scores_of([log, later])
+    assert scores["glossary_accuracy"]["best"] == 0.3
+    assert scores["loss"]["best"] == 0.4
+    (task,) = toy.study(None, "ce", select="glossary_accuracy").tasks
+    assert fields_of(task, [log, later])["status"] == "done"
+
+
+def test_a_model_that_cannot_be_kept_is_refused_before_it_is_trained(toy, tmp_path):
+    def plain(seed: int) -> TrainerInputs:
+        made = toy.inputs(seed)
+        inner = made.trainer["model"]
+
+        class Plain(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+                return {"logits": self.inner(input_ids).logits}
+
+        made.trainer["model"] = Plain()
+        return made
+
+    store = Store(tmp_path)
+    run_grid(toy.study(plain, "ce"), store, run_branch, keep="models")
+    (record,) = store.records()
+    assert "Expected a model that can be kept, with save_pretrained, but got Plain. Keep none." in record.error
+    assert record.cost["steps_trained"] == 0
+
+
+def test_an_error_with_the_name_of_a_file_that_is_not_utf8(toy, train):
+    def broken(seed: int) -> TrainerInputs:
+        raise ValueError("caf\udce9.txt")
+
+    assert "caf\\udce9.txt" in train(broken).error
 
 
 def test_a_loss_that_is_nan_while_it_trains_is_not_hidden_by_a_finite_evaluation(toy, train):

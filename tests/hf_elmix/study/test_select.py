@@ -231,3 +231,16 @@ def test_candidates_share_what_they_have_in_common(toy, store):
     run_grid(study, store, run_branch)
     records = {record.key.method: record for record in store.records()}
     assert [records[f"0,0.5 [learning_rate={rate}]"].cost["steps_inherited"] for rate in (0.1, 0.01)] == [19, 19]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("eval_accuracy", "Leave out 'eval_'"),
+        ("loss", "of which more is better"),
+        ("test_loss", "of which more is bett"),
+    ],
+)
+def test_metrics_that_no_evaluation_gives_or_that_should_be_small_are_refused(metric, message):
+    with pytest.raises(UsageError, match=message):
+        Select(metric)

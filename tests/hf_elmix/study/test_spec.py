@@ -4,6 +4,7 @@ import json
 from dataclasses import FrozenInstanceError
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,3 +211,16 @@ def test_to_dict_is_a_copy(record_of):
     record = record_of(RunKey("a", "ce", 0))
     record.to_dict()["scores"]["accuracy"]["last"] = 99
     assert record.scores["accuracy"]["last"] == 0.5
+
+
+def test_what_a_study_sets_itself_and_brackets_in_names_are_refused():
+    task = Task("a", "accuracy", lambda seed: TrainerInputs({}))
+    for methods, arguments, message in (
+        ([Method("ce")], {"seed": 5}, "without 'seed', which a study sets"),
+        ([Method("ce", {"output_dir": "x"})], {}, "without 'output_dir'"),
+        ([Method("a [b] c", loss="ce")], {}, "without brackets"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Study((task,), tuple(methods), (0,), arguments)
+    study = Study((task,), (Method("ce"),), tuple(np.arange(2)), {})
+    assert json.dumps(study.seeds) == "[0, 1]"

@@ -92,11 +92,11 @@ def test_from_a_command_line(kit, tmp_path):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("even", "'balanced' or a number above 0 for each class, but got even"),
+        ("even", "'balanced' or a number for each class, 0 or more and one above, but got even"),
         ([1.0, 2.0], "Expected 3 class_weights, one for each class, but got 2"),
-        ([1.0, -1.0, 1.0], "a number above 0"),
-        ([1.0, float("nan"), 1.0], "a number above 0"),
-        ([0, 0, 0], "a number above 0"),
+        ([1.0, -1.0, 1.0], "0 or more and one above"),
+        ([1.0, float("nan"), 1.0], "0 or more and one above"),
+        ([0, 0, 0], "0 or more and one above"),
     ],
 )
 def test_other_weights_are_refused(kit, weights, message):

@@ -214,6 +214,17 @@ def test_the_state_of_another_step_is_refused(run):
             check_checkpoint(run / "checkpoint-3", SETTINGS)
 
 
+def test_a_checkpoint_of_links_is_a_checkpoint(run, tmp_path):
+    """As the cache of the Hub holds it; a copy under another name is one, too."""
+    checkpoint = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for name in (checkpoint.name, "2024"):
+        linked = tmp_path / name
+        linked.mkdir()
+        for path in checkpoint.iterdir():
+            (linked / path.name).symlink_to(path)
+        check_checkpoint(linked, {}, processes=0)
+
+
 def test_nearest_good_checkpoint_may_be_farther_away_or_missing(run):
     for step in (2, 3):
         (run / f"checkpoint-{step}" / "optimizer.pt").unlink()
