@@ -87,6 +87,8 @@ IMAGES = (
     "--use_cpu --output_dir runs"
 )
 
+FURTHER = {"reviews": "five LSTMs on reviews", "images": "ResNet20 on a part of CIFAR-100"}
+
 
 def take_over(study: str, *folders: Path) -> pd.DataFrame:
     """The records of a study as a table: of text from one or more folders, of the others from one folder."""
@@ -271,10 +273,20 @@ def caption(tables: dict[str, pd.DataFrame]) -> str:
         f"*Points of accuracy above cross entropy (CE), with 95 % intervals. On {count} UCI tables, {seeds} seeds "
         f"each, the mixed loss F = 0-0.5 gains {mixed[0]} with a linear classifier and {mixed[1]} with a hidden "
         f"layer. CE with learning rates scaled to the same gradient area (`{RESCALED}`) gains {rescaled[0]} and "
-        f"{rescaled[1]}, so step size alone may explain it. Of {len(said)} comparisons on text, {decided} a gain. "
-        "Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
+        f"{rescaled[1]}, so step size alone may explain it. {_further(tables)}Of {len(said)} comparisons on text, {decided} a "
+        "gain. Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
     )
     return "\n".join(textwrap.wrap(text, 119, break_on_hyphens=False, break_long_words=False))
+
+
+def _further(tables: dict[str, pd.DataFrame]) -> str:
+    """A sentence for each of these studies that has been taken over, with a space behind it."""
+    said = ""
+    for study, title in FURTHER.items():
+        if study in tables:
+            gain = compare(percent_of(study, tables[study]), "ce").loc["0-0.5"]
+            said += f"With {title} ({tables[study]['seed'].nunique()} seeds) the mixed loss gains {difference_text(gain, 1)}. "
+    return said
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -311,7 +323,7 @@ def overview_rows(tables: dict[str, pd.DataFrame]) -> list[tuple[str, dict[str, 
     for name, model, scores in comparisons(tables["text"]):
         (found,) = (row for row in verdicts(looks(scores, COMPARED), COMPARED).itertuples() if row.Index == "0-0.5")
         rows.append((f"{name}, {model}", {"0-0.5": found._asdict()}))
-    for study, title in (("reviews", "reviews, five LSTMs"), ("images", "CIFAR-100 (part), ResNet20")):
+    for study, title in FURTHER.items():
         if study in tables:
             rows.append((title, {"0-0.5": compare(percent_of(study, tables[study]), "ce").loc["0-0.5"]}))
     return rows
