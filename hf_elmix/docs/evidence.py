@@ -273,8 +273,8 @@ def caption(tables: dict[str, pd.DataFrame]) -> str:
         f"*Points of accuracy above cross entropy (CE), with 95 % intervals. On {count} UCI tables, {seeds} seeds "
         f"each, the mixed loss F = 0-0.5 gains {mixed[0]} with a linear classifier and {mixed[1]} with a hidden "
         f"layer. CE with learning rates scaled to the same gradient area (`{RESCALED}`) gains {rescaled[0]} and "
-        f"{rescaled[1]}, so step size alone may explain it. {_further(tables)}Of {len(said)} comparisons on text, {decided} a "
-        "gain. Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
+        f"{rescaled[1]}, so step size alone may explain it. {_further(tables)}Of {len(said)} comparisons on text, "
+        f"{decided} a gain. Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
     )
     return "\n".join(textwrap.wrap(text, 119, break_on_hyphens=False, break_long_words=False))
 
@@ -285,7 +285,8 @@ def _further(tables: dict[str, pd.DataFrame]) -> str:
     for study, title in FURTHER.items():
         if study in tables:
             gain = compare(percent_of(study, tables[study]), "ce").loc["0-0.5"]
-            said += f"With {title} ({tables[study]['seed'].nunique()} seeds) the mixed loss gains {difference_text(gain, 1)}. "
+            seeds = tables[study]["seed"].nunique()
+            said += f"With {title} ({seeds} seeds) the mixed loss gains {difference_text(gain, 1)}. "
     return said
 
 
