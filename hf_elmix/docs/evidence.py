@@ -268,13 +268,15 @@ def caption(tables: dict[str, pd.DataFrame]) -> str:
     mixed, rescaled = ([difference_text(pairs[m].loc[name], 1) for m in MODELS] for name in ("0-0.5", RESCALED))
     said = [verdicts(looks(scores, COMPARED), COMPARED).loc["0-0.5"] for *_, scores in comparisons(tables["text"])]
     better = sum(row["verdict"] == "better" for row in said)
+    wide = [name for name, row in overview_rows(tables) for found in row.values() if not np.isfinite(found["high"])]
+    unknown = " Open circles: no interval yet." * bool(wide)
     decided = f"{better} {'shows' if better == 1 else 'show'}"
     text = (
         f"*Points of accuracy above cross entropy (CE), with 95 % intervals. On {count} UCI tables, {seeds} seeds "
         f"each, the mixed loss F = 0-0.5 gains {mixed[0]} with a linear classifier and {mixed[1]} with a hidden "
         f"layer. CE with learning rates scaled to the same gradient area (`{RESCALED}`) gains {rescaled[0]} and "
         f"{rescaled[1]}, so step size alone may explain it. {_further(tables)}Of {len(said)} comparisons on text, "
-        f"{decided} a gain. Open circles: no interval yet. [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
+        f"{decided} a gain.{unknown} [Does it work?](hf_elmix/docs/pages/does_it_work.md)*"
     )
     return "\n".join(textwrap.wrap(text, 119, break_on_hyphens=False, break_long_words=False))
 
