@@ -231,7 +231,7 @@ def _print_verdict(found: Comparison, args: argparse.Namespace) -> None:
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(found)
     ends = {
         "decided": "nothing is left to decide.",
-        "no_scores": f"nobody has scores of what is not decided; elmix status {args.output_dir} says why.",
+        "no_scores": f"what is not decided has no scores; elmix status {args.output_dir} says why.",
         "max_seeds": f"--max_seeds {args.max_seeds} is reached; a larger one continues.",
         "budget": f"--budget {args.budget} is used up; the same command continues.",
         "failed": f"a run failed; elmix status {args.output_dir} says why, and --retry_failed repeats it.",

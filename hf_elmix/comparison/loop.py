@@ -117,8 +117,8 @@ def _check_same(study: Study, store: Store, rules: Rules) -> None:
     before, _ = read_comparison(store)
     if before is None:
         return
-    ours, theirs = {rules.baseline, *rules.methods}, {before.baseline: None, **dict.fromkeys(before.methods)}
-    if before.baseline != rules.baseline or set(theirs) - ours:
+    ours = {rules.baseline, *rules.methods}
+    if before.baseline != rules.baseline or set(before.methods) - ours:
         raise UsageError(
             f"Expected the methods that were compared in {str(store.folder)!r}, the baseline {before.baseline} and "
             f"{', '.join(before.methods)}, but got {rules.baseline} and {', '.join(rules.methods)}. Name them all, or "

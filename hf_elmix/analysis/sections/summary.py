@@ -112,17 +112,12 @@ def describe_loss(loss: str) -> str:
 
 
 def _losses(runs_df: pd.DataFrame) -> dict[str, str]:
-    """The string of each method's loss, if the runs have settings."""
+    """The string of each method's loss, if the runs have settings; a file of scores may have any column of that name."""
     try:
         known = runs_df.dropna(subset="settings").groupby("method")["settings"].first()
         found = {str(method): json.loads(settings)["loss"] for method, settings in known.items()}
         return {method: loss for method, loss in found.items() if isinstance(loss, str)}
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ):  # a file of scores, which may have another column of that name
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
 
 

@@ -284,27 +284,27 @@ def test_an_interrupt_ends_the_run_without_a_record(train):
         train(progress=stop)
 
 
-def test_a_loss_that_is_nan_becomes_a_diverged_record(toy, train):
+@pytest.fixture
+def poisoned(toy) -> Callable[[int], TrainerInputs]:
+    """Inputs with a model whose weights are not finite."""
+
     def poisoned(seed: int) -> TrainerInputs:
         made = toy.inputs(seed)
         with torch.no_grad():
             made.trainer["model"].head.weight.fill_(float("nan"))
         return made
 
+    return poisoned
+
+
+def test_a_loss_that_is_nan_becomes_a_diverged_record(poisoned, train):
     record = train(poisoned)
     assert (record.status, record.error, record.cost["steps_trained"]) == ("diverged", None, 20)
     assert math.isnan(record.scores["loss"]["last"])
 
 
-def test_runs_that_share_training_that_diverges_have_all_diverged(toy, tmp_path):
+def test_runs_that_share_training_that_diverges_have_all_diverged(toy, poisoned, tmp_path):
     """The methods share their first 10 of 20 steps, and continue from weights that are not finite."""
-
-    def poisoned(seed: int) -> TrainerInputs:
-        made = toy.inputs(seed)
-        with torch.no_grad():
-            made.trainer["model"].head.weight.fill_(float("nan"))
-        return made
-
     store = Store(tmp_path)
     counts = run_grid(toy.study(poisoned, "0", "0@0 0.5@0.5", "0@0 0.3@0.5"), store, run_branch)
     assert counts == {"diverged": 3}
