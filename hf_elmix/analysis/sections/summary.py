@@ -112,7 +112,7 @@ def describe_loss(loss: str) -> str:
 
 
 def _losses(runs_df: pd.DataFrame) -> dict[str, str]:
-    """The string of each method's loss, if the runs have settings; a file of scores may have any column of that name."""
+    """The string of each method's loss, if the runs have settings; a file of scores may have other ones."""
     try:
         known = runs_df.dropna(subset="settings").groupby("method")["settings"].first()
         found = {str(method): json.loads(settings)["loss"] for method, settings in known.items()}
