@@ -66,7 +66,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         "what batches are padded to: nothing (free), their longest row, a multiple of 16 tokens, --max_seq_length"
     )
     add("--padding", choices=PADDINGS, default=PADDINGS[0], help=padding)
-    add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.MIXINGS)
+    executors = ("local", "stacked", "ray")
+    add_arguments(parser, seeds=protocol.SEEDS, losses=protocol.MIXINGS, executors=executors)
 
 
 def _study(args: argparse.Namespace) -> int:

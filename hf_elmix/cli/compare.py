@@ -174,8 +174,8 @@ def _check_kind(args: argparse.Namespace, name: str, kind: str) -> None:
     for flag, wanted in {"max_seq_length": TEXT, "image_size": IMAGES, "image_column_name": IMAGES}.items():
         if getattr(args, flag) and kind != wanted:
             raise UsageError(f"--{flag} has no effect here: {name} is {kind}. Leave it out.")
-    if args.executor == "stacked" and kind != TABLE:
-        raise UsageError(f"--executor stacked is for tables, but {name} is {kind}. Leave it out.")
+    if args.executor == "stacked" and kind == IMAGES:
+        raise UsageError(f"--executor stacked takes tables and text, but {name} is {kind}. Leave it out.")
     args.executor = args.executor or ("stacked" if kind == TABLE else "local")
 
 

@@ -189,7 +189,7 @@ def precision_arguments(
     known = [] if args.overwrite else [found for folder in folders if (found := _precision_of(folder))]
     kept = known[0] if known else None
     if args.precision == AUTO and args.executor == "stacked":
-        chosen, sentence = "fp32", "Precision: fp32, in which stacks are trained"
+        chosen, sentence = "fp32", "Precision: fp32, the default of stacks"
     else:
         chosen, sentence = choose_precision(args.precision, kept)
     print(printable(sentence), file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vjp, vmap
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.losses.base import CrossEntropyFunction, FunctionLoss, Loss
@@ -44,6 +45,8 @@ class StackedModel:
             the learning rate.
         rates: The learning rate of each run.
         max_grad_norm: Norm to which the gradient of each run is clipped, if above 0.
+        randomness: ``same``: models with dropout are taken, and all runs draw the same numbers; ``error``: they are
+            refused.
 
     Raises:
         UsageError: If `vmap` does not take the model, or the optimizer is another.
@@ -57,8 +60,9 @@ class StackedModel:
         optimizer: torch.optim.Optimizer,
         rates: Sequence[float],
         max_grad_norm: float = 0.0,
+        randomness: str = "error",
     ) -> None:
-        self.base = models[0].train()
+        self.base, self.randomness = models[0].train(), randomness
         self.rows, self.labels, self.max_grad_norm = dict(rows), labels, max_grad_norm
         params, buffers = stack_module_state(list(models))
         trained = {name for name, parameter in self.base.named_parameters() if parameter.requires_grad}
@@ -73,7 +77,7 @@ class StackedModel:
         self._check()
 
     def step(self, batches: Tensor, losses: Objective, factor: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Take one optimizer step with every run.
+        """Take one optimizer step with every run, each on a batch of its own.
 
         Args:
             batches: Rows of each run's batch, shape (R, B).
@@ -85,6 +89,33 @@ class StackedModel:
             of it, the losses of its samples, (runs, B).
         """
         gradients, log_p, others = self._gradients(batches, losses)
+        self._update(gradients, factor)
+        return log_p, others
+
+    def step_together(
+        self, batch: dict[str, Tensor], labels: Tensor, losses: Objective, factor: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Take one optimizer step with every run, all on the same batch.
+
+        Args:
+            batch: Inputs of the models by name, each with a leading axis of B rows.
+            labels: Their class ids, shape (B,).
+            losses: The loss of each run.
+            factor: By what the learning rate of each run is multiplied, shape (R,).
+
+        Returns:
+            What `step` returns.
+        """
+        index = labels.expand(len(self.rates), -1).unsqueeze(-1)
+        with torch.no_grad():
+            *gradients, log_p, others = self._derivatives(
+                self.params, batch, None, index, losses.parts, losses.alpha, losses.beta
+            )
+        self._update(gradients, factor)
+        return log_p, others
+
+    def _update(self, gradients: list[Tensor], factor: Tensor) -> None:
+        """Take an optimizer step."""
         if not self._laid_out:
             # In the memory order of their gradients, parameters are updated in one pass; else it jumps.
             pairs = zip(self.params.items(), gradients, strict=True)
@@ -93,7 +124,6 @@ class StackedModel:
         if self.max_grad_norm > 0:
             clip_gradients(gradients, self.max_grad_norm)
         self.optimizer.step(list(self.params.values()), gradients, self.rates * factor)
-        return log_p, others
 
     def logits(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The logits of all runs for the same rows, shape (R, rows, C)."""
@@ -128,23 +158,38 @@ class StackedModel:
             batch = {name: x.index_select(0, rows).unflatten(0, shape) for name, x in self.rows.items()}
             labels = self.labels.index_select(0, rows).view(*shape, 1)
             params = dict(zip(self.params, values, strict=True))
-            logits, pull, *_ = vjp(lambda params: self._forward(params, batch, 0), params)
-            slopes, log_p, others = _slopes(parts, logits, labels, alpha, beta)
-            (gradients,) = pull(slopes / shape[1])
-            return [*gradients.values(), log_p, others]
+            return self._derivatives(params, batch, 0, labels, parts, alpha, beta)
 
         return step
+
+    def _derivatives(
+        self,
+        params: dict[str, Tensor],
+        batch: dict[str, Tensor],
+        axis: int | None,
+        labels: Tensor,
+        parts: tuple[Part, ...],
+        alpha: Tensor,
+        beta: Tensor,
+    ) -> list[Any]:
+        """The gradients of the parameters, and what `step` returns; labels have the shape (R, B, 1)."""
+        logits, pull, *_ = vjp(lambda params: self._forward(params, batch, axis), params)
+        slopes, log_p, others = _slopes(parts, logits, labels, alpha, beta)
+        (gradients,) = pull(slopes / labels.shape[1])
+        return [*gradients.values(), log_p, others]
 
     def _forward(self, params: dict[str, Tensor], batch: dict[str, Tensor], axis: int | None) -> Tensor:
         """Logits (R, B, C) of inputs that each run has its own of (`axis` 0) or all share (None)."""
 
         def forward(params: dict[str, Tensor], frozen: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-            return logits_of(functional_call(self.base, {**params, **frozen}, (), batch))
+            logits = logits_of(functional_call(self.base, {**params, **frozen}, (), batch))
+            return logits.to(torch.promote_types(logits.dtype, torch.float32))  # as accelerate does under autocast
 
-        return vmap(forward, in_dims=(0, 0, axis))(params, self.frozen, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap would loop over runs for other attention kernels of a CPU
+            return vmap(forward, in_dims=(0, 0, axis), randomness=self.randomness)(params, self.frozen, batch)
 
     def _check(self) -> None:
-        """Refuse a model that does not give the logits of one row, or draws random numbers."""
+        """Refuse a model that does not give the logits of one row, or draws random numbers where it must not."""
         row = {name: values[:1] for name, values in self.rows.items()}
         try:
             shape = self._forward(self.params, row, None).shape

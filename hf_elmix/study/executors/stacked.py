@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -40,9 +40,10 @@ __all__ = ["Stack", "check_stackable", "run_stack", "run_stacked"]
 FOLLOWED = {
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last", "data_seed", "use_cpu"),
-    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 }
 LARGEST = 2**25  # parameters in one batched model; their gradients and the optimizer's state take as much each
+GPU_BYTES = 32  # of free memory on a GPU for each parameter: the above in float32, and as much for what is computed
 KEPT = 256  # steps whose losses are kept before they are added up
 EVERY = 0.5  # seconds between two reports of progress
 
@@ -133,7 +134,11 @@ def run_stack(study: Study, store: Store, stack: Stack, progress: Progress, *, k
         parts = list(_batches(runs))
         for number, part in enumerate(parts):
             with _errors_of([run.key for run in part], errors):
-                _Training(part, _part_of(progress, number, len(parts))).train()
+                kind = _TextTraining if _reads_text(part[0].trainer) else _Training
+                training = kind(part, _part_of(progress, number, len(parts)))
+                # The cache of cast weights would outlive the step that they belong to.
+                with torch.autocast(training.device.type, torch.bfloat16, part[0].trainer.args.bf16, False):
+                    training.train()
     seconds = round((time.perf_counter() - start) / len(stack.keys), 3)
     trained = {run.key: run for run in runs}
     records = tuple(_record(study, stack, key, trained.get(key), errors.get(key), seconds) for key in stack.keys)
@@ -228,8 +233,15 @@ def _runs(study: Study, stack: Stack, scratch: Path) -> list[_Run]:
             trainers[key.seed, alike] = build_trainer(study, task, method, key.seed, scratch)
         trainer, provenance = trainers[key.seed, alike]
         rate = trainer.args.learning_rate if rate is None else float(rate)
-        runs.append(_Run(key, method, trainer, rate, provenance, (*alike, id(trainer.train_dataset))))
+        seed = key.seed if _reads_text(trainer) else None
+        runs.append(_Run(key, method, trainer, rate, provenance, (*alike, id(trainer.train_dataset), seed)))
     return runs
+
+
+def _reads_text(trainer: MixedLossTrainer) -> bool:
+    """Whether the rows of a Trainer are tokens."""
+    rows: Any = trainer.train_dataset
+    return "input_ids" in rows[0]
 
 
 def _batches(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
@@ -243,12 +255,16 @@ def _batches(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
     for _, group in groupby(sorted(runs, key=order), key=lambda run: run.alike):
         alike = list(group)
         size = sum(parameter.numel() for parameter in alike[0].model.parameters())
-        most = max(1, LARGEST // max(1, size))
+        device = alike[0].trainer.args.device
+        largest = torch.cuda.mem_get_info(device)[0] // GPU_BYTES if device.type == "cuda" else LARGEST
+        most = max(1, largest // max(1, size))
         yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
 class _Training:
-    """The training of the runs of one batched model."""
+    """The training of the runs of one batched model, each of which has its own order of rows."""
+
+    randomness = "error"  # models with dropout are refused: runs of several seeds cannot draw the same numbers
 
     def __init__(self, runs: list[_Run], progress: Progress) -> None:
         self.runs, self.progress = runs, progress
@@ -256,7 +272,6 @@ class _Training:
         self.device = trainer.args.device
         self.loaders = {run.key.seed: _loader(run.trainer) for run in runs}
         loader = self.loaders[runs[0].key.seed]
-        rows, labels = _tensors(loader, self.device)
         self.steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
         self.steps_in_epoch = len(loader)
         trainer.create_optimizer_and_scheduler(self.steps)
@@ -265,12 +280,11 @@ class _Training:
         self.rate_at = trainer.lr_scheduler.lr_lambdas[0]
         assert trainer.optimizer is not None, "it has been created"
         models, rates = [run.model for run in runs], [run.rate for run in runs]
-        self.model = StackedModel(models, rows, labels, trainer.optimizer, rates, trainer.args.max_grad_norm)
+        rows, norm = self._rows(loader), trainer.args.max_grad_norm
+        self.model = StackedModel(models, *rows, trainer.optimizer, rates, norm, self.randomness)
         given = trainer.eval_dataset
         sets = {f"eval_{name}": part for name, part in given.items()} if isinstance(given, dict) else {"eval": given}
-        self.evaluated = {
-            name: _tensors(trainer.get_eval_dataloader(part), self.device) for name, part in sets.items()
-        }
+        self.evaluated = {name: self._evaluated(part) for name, part in sets.items()}
         self.changes = {0}.union(*(run.method.loss.changes(self.steps) for run in runs))
         self.kept: list[tuple[Tensor, list[Tensor]]] = []
         self.sums = torch.zeros(3, len(runs), device=self.device)  # of loss, cross entropy and expectation loss
@@ -280,10 +294,10 @@ class _Training:
         step, epoch, reported = 0, 0, time.monotonic()
         while step < self.steps:
             begin = step
-            for batches in self._order(epoch).split(self.trainer.args.train_batch_size, dim=1):
+            for batch in self._batches(epoch):
                 if step == min(self.steps, begin + self.steps_in_epoch):
                     break
-                self._step(batches, step)
+                self._step(batch, step)
                 step += 1
                 if (now := time.monotonic()) > reported + EVERY:
                     reported = now
@@ -294,15 +308,33 @@ class _Training:
             run.steps = step
         self.progress(step, self.steps)
 
-    def _order(self, epoch: int) -> Tensor:
-        """The rows of an epoch in the order of each run, shape (runs, rows)."""
+    def _rows(self, loader: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """The rows and labels of which batches are made."""
+        return _tensors(loader, self.device)
+
+    def _batches(self, epoch: int) -> Iterable[Any]:
+        """The batches of an epoch: the rows of each run, shape (runs, B)."""
         orders = {}
         for seed, loader in self.loaders.items():
             loader.set_epoch(epoch)
             orders[seed] = torch.tensor([row for batch in loader.batch_sampler for row in batch], device=self.device)
-        return torch.stack([orders[run.key.seed] for run in self.runs])
+        order = torch.stack([orders[run.key.seed] for run in self.runs])
+        return order.split(self.trainer.args.train_batch_size, dim=1)
 
-    def _step(self, batches: Tensor, step: int) -> None:
+    def _advance(self, batch: Any, objective: Objective, factor: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """One optimizer step on a batch (see `StackedModel.step`)."""
+        return self.model.step(batch, objective, factor)
+
+    def _evaluated(self, rows: Any) -> Any:
+        """What `_logits` reads of an evaluation set."""
+        return _tensors(self.trainer.get_eval_dataloader(rows), self.device)
+
+    def _logits(self, evaluated: Any) -> tuple[Tensor, Tensor]:
+        """Logits of an evaluation set, shape (runs, rows, C), and its labels."""
+        rows, labels = evaluated
+        return self.model.logits(rows), labels
+
+    def _step(self, batch: Any, step: int) -> None:
         """One optimizer step; with complement entropy, a second one on the same batches."""
         if step in self.changes:
             self._add_up()
@@ -312,11 +344,12 @@ class _Training:
             self.second = Objective(losses, self.device) if twice else None
             self.factors = torch.tensor([loss.learning_rate_factor for loss in losses], device=self.device)
         factor = self.factors * self.rate_at(step)
-        if self.kept and (len(self.kept) == KEPT or self.kept[0][0].shape != batches.shape):
+        terms = self._advance(batch, self.objective, factor)
+        if self.kept and (len(self.kept) == KEPT or self.kept[0][0].shape != terms[0].shape):
             self._add_up()
-        self.kept.append(self.model.step(batches, self.objective, factor))
+        self.kept.append(terms)
         if self.second is not None:
-            self.model.step(batches, self.second, factor)
+            self._advance(batch, self.second, factor)
 
     def _add_up(self) -> None:
         """Add the losses of the kept steps to the sums of the epoch."""
@@ -338,13 +371,12 @@ class _Training:
             logged = run.loss(step - 1, self.steps).logged()
             values = {"loss": loss, **logged, "loss_ce": ce, "loss_el": el, "learning_rate": rate}
             run.history.append({**values, "epoch": step / self.steps_in_epoch, "step": step})
-        for name, (rows, labels) in self.evaluated.items():
-            for run, scores in zip(self.runs, self._scores(rows, labels), strict=True):
+        for name, evaluated in self.evaluated.items():
+            for run, scores in zip(self.runs, self._scores(*self._logits(evaluated)), strict=True):
                 run.history.append({f"{name}_{metric}": value for metric, value in scores.items()} | {"step": step})
 
-    def _scores(self, rows: Mapping[str, Tensor], labels: Tensor) -> Iterator[dict[str, float]]:
+    def _scores(self, logits: Tensor, labels: Tensor) -> Iterator[dict[str, float]]:
         """The metrics of each run on evaluation rows, as the Trainer computes them."""
-        logits = self.model.logits(rows)
         index = labels.expand(len(self.runs), -1)
         ce = F.cross_entropy(logits.flatten(0, 1), index.flatten(), reduction="none").view_as(index)
         losses, els = (values.mean(-1).tolist() for values in (ce, -(-ce).expm1()))
@@ -356,15 +388,51 @@ class _Training:
             yield {"loss": loss, "loss_el": el, **metrics}
 
 
+class _TextTraining(_Training):
+    """The training of runs of one seed on text, all on the batches that their Trainer reads.
+
+    A batch is padded to its longest text, and encoders have dropout. Runs of one seed read the same batches and draw
+    the same random numbers, so each of them draws what it would alone.
+    """
+
+    randomness = "same"
+
+    def train(self) -> None:
+        """See `_Training.train`; the random numbers begin as those of the Trainer do."""
+        self.loader = _loader(self.trainer)
+        super().train()
+
+    def _rows(self, loader: Any) -> tuple[dict[str, Tensor], Tensor]:
+        return _tensors(loader, self.device, 1)
+
+    def _batches(self, epoch: int) -> Iterable[Any]:
+        self.loader.set_epoch(epoch)
+        return self.loader
+
+    def _advance(self, batch: Any, objective: Objective, factor: Tensor) -> tuple[Tensor, list[Tensor]]:
+        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        return self.model.step_together(inputs, batch["labels"], objective, factor)
+
+    def _evaluated(self, rows: Any) -> Any:
+        return rows
+
+    def _logits(self, evaluated: Any) -> tuple[Tensor, Tensor]:
+        logits, labels = [], []
+        for batch in self.trainer.get_eval_dataloader(evaluated):
+            labels.append(batch.pop("labels"))
+            logits.append(self.model.logits(batch))
+        return torch.cat(logits, dim=1), torch.cat(labels)
+
+
 def _loader(trainer: MixedLossTrainer) -> Any:
     """The loader of the training rows, whose order depends on the seed that was set last."""
     set_seed(trainer.args.seed)
     return trainer.get_train_dataloader()
 
 
-def _tensors(loader: Any, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """All rows of a loader as tensors by name, each with a leading axis of rows, and their labels."""
-    batch = loader.collate_fn([loader.dataset[row] for row in range(len(loader.dataset))])
+def _tensors(loader: Any, device: torch.device, count: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Rows of a loader (all, or the first) as tensors by name, with a leading axis of rows, and their labels."""
+    batch = loader.collate_fn([loader.dataset[row] for row in range(count or len(loader.dataset))])
     tensors = {name: values.to(device) for name, values in batch.items()}
     labels = tensors.pop("labels")
     if labels.dim() != 1 or labels.is_floating_point() or labels.min() < 0:

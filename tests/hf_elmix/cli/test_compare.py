@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from datasets import Dataset
+from PIL import Image
 
 from hf_elmix.cli.main import main
 
@@ -17,6 +19,8 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "numbers.csv").write_text("text,label\n" + "a film,0.5\na song,1.5\n" * 5)
     numbers = [f"{k},{k % 7},{k % 2}" for k in range(40)]
     (tmp_path / "table.csv").write_text("\n".join(["age,size,label", *numbers]) + "\n")
+    images = {"image": [Image.new("RGB", (8, 8), (row, 0, 0)) for row in range(20)], "label": [0, 1] * 10}
+    Dataset.from_dict(images).to_parquet(tmp_path / "images.parquet")
     (tmp_path / "one.csv").write_text("text,label\n" + "a film,up\n" * 5)
     return tmp_path
 
@@ -58,8 +62,8 @@ def test_files_to_a_verdict(files, encoder, capsys):
         ),
         (["--train_file", "train.csv", "--method", "wd:weight_decay=0"], "'ce' and 'wd' have the same loss (ce)"),
         (
-            ["--train_file", "train.csv", "--executor", "stacked"],
-            "stacked is for tables, but train is text",
+            ["--train_file", "images.parquet", "--executor", "stacked"],
+            "--executor stacked takes tables and text, but images is images",
         ),
         (["--train_file", "table.csv"], "Expected --model_name_or_path to be linear or hidden for a table"),
         (["--train_file", "table.csv", "--max_seq_length", "9"], "--max_seq_length has no effect here: table is a ta"),

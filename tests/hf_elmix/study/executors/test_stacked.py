@@ -242,10 +242,10 @@ def test_each_task_is_a_stack_and_every_branch_gets_its_outcome():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"bf16": True}, "bf16=True"), ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2")],
+    [({"fp16": True}, "fp16=True"), ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2")],
 )
 def test_arguments_that_a_stack_does_not_follow_are_refused(arguments, message):
-    check_stackable(study_of(Method("ce"), fp16=False, **MOMENTUM))
+    check_stackable(study_of(Method("ce"), bf16=True, **MOMENTUM))
     with pytest.raises(UsageError, match=f"{message}. Type --executor local"):
         check_stackable(study_of(Method("ce"), **arguments))
     with pytest.raises(UsageError, match=message):
