@@ -10,17 +10,21 @@ from pathlib import Path
 
 __all__ = ["prepare_process", "usable_cores"]
 
+SPINS = "3000"  # turns of a loop before a thread sleeps; ten times as many are too many beside a busy process
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
 
 
 def prepare_process() -> None:
     """Make training fast in this process; call it before PyTorch is loaded. What the user has set stays.
 
-    Threads wait without spinning: if they spin for one that another process keeps from running, a busy machine is many
-    times slower. Freed memory stays with the process: glibc returns large blocks to the system, so that each step gets
+    A thread that waits for another spins for some microseconds and then sleeps. If it spun on while another process
+    keeps that one from running, a busy machine would be many times slower; if it slept at once, an idle one would lose
+    a third of its speed with a small encoder. Freed memory stays with the process: glibc returns large blocks to the system, so that each step gets
     its gradients page by page anew, a tenth of its time with a small encoder.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        # The first is what other OpenMP libraries than GNU's understand.
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": SPINS}
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         with suppress(OSError, AttributeError):  # a system with another C library
             libc = ctypes.CDLL(None)

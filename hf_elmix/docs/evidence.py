@@ -1,8 +1,9 @@
 """What the page *Does it work?* says of the studies of tables, text, reviews and images, from their records.
 
-    python hf_elmix/docs/evidence.py tables RUNS     # take over the records of: elmix study tables --output_dir RUNS
+    python hf_elmix/docs/evidence.py tables RUNS ... # take over the records of: elmix study tables --output_dir RUNS
     python hf_elmix/docs/evidence.py uci121 DATA     # the sizes of the tables that it was given
     python hf_elmix/docs/evidence.py text RUNS ...   # the same for: elmix compare --output_dir RUNS, one or more
+    python hf_elmix/docs/evidence.py glue RUNS ...   # the same with --sweep, one folder for each task
     python hf_elmix/docs/evidence.py reviews RUNS    # the same for: elmix study reviews --output_dir RUNS
     python hf_elmix/docs/evidence.py images RUNS     # the same for the study that IMAGES names
     python hf_elmix/docs/evidence.py                 # write the page's numbers and figures again
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ from hf_elmix.reviews.protocol import ARCHITECTURES, LOSSES
 from hf_elmix.study.spec import RunKey, RunRecord, Select
 from hf_elmix.study.store import Store
 from hf_elmix.tables.data import read_tables
+from hf_elmix.tables.protocol import LEARNING_RATES
 
 DOCS = Path(__file__).parent
-STUDIES = ("tables", "uci121", "text", "reviews", "images")
+STUDIES = ("tables", "uci121", "glue", "text", "reviews", "images")
 RECORDS = {study: DOCS / "evidence" / f"{study}.parquet" for study in STUDIES}
 PAGE, README = DOCS / "pages" / "does_it_work.md", DOCS.parents[1] / "README.md"
 FIGURES = DOCS / "pages" / "figures"
@@ -87,19 +89,26 @@ IMAGES = (
     "--use_cpu --output_dir runs"
 )
 
-FURTHER = {"reviews": "five LSTMs on reviews", "images": "ResNet20 on a part of CIFAR-100"}
+ON_TEXT = ("ce", "0", "0,0.5", "0-0.5", RESCALED, "focal:gamma=2")
+
+FURTHER = {
+    "glue": "seven tasks of GLUE, bert-tiny-splade",
+    "reviews": "five LSTMs on reviews",
+    "images": "ResNet20 on a part of CIFAR-100",
+}
 
 
 def take_over(study: str, *folders: Path) -> pd.DataFrame:
-    """The records of a study as a table: of text from one or more folders, of the others from one folder."""
+    """The records of a study as a table: of text and tables from one or more folders, of the others from one."""
     if study == "text":
         return pd.concat([comparison(folder) for folder in folders], ignore_index=True)
+    if study == "glue":
+        return pd.concat([candidates(folder) for folder in folders], ignore_index=True)
+    if study == "tables":
+        parts = [compact(folder / model).assign(model=model) for folder in folders for model in MODELS]
+        return pd.concat(parts).astype(dict.fromkeys(("task", "method", "status", "model"), "category"))
     (runs,) = folders
-    if study == "uci121":
-        return properties(runs)
-    if study != "tables":
-        return compact(runs)
-    return pd.concat([compact(runs / model).assign(model=model) for model in MODELS]).astype({"model": "category"})
+    return properties(runs) if study == "uci121" else compact(runs)
 
 
 def properties(folder: Path) -> pd.DataFrame:
@@ -133,10 +142,27 @@ def comparison(folder: Path) -> pd.DataFrame:
     store, results = Store(folder), read_study(Store(folder))
     if results.rules != COMPARED:
         raise SystemExit(f"Expected a comparison of {', '.join(COMPARED.methods)} with ce in {folder}.")
-    command = re.sub(r" --(output_dir|workers) \S+", "", store.declaration()["commands"][0])
     model = next(iter(store.records())).settings["model"].rpartition("/")[2]
     scores = results.scores.stack().rename("score").reset_index()
-    return scores.assign(command=command, model=model)[["command", "task", "model", "method", "seed", "score"]]
+    return scores.assign(command=command_of(store), model=model)[
+        ["command", "task", "model", "method", "seed", "score"]
+    ]
+
+
+def candidates(folder: Path) -> pd.DataFrame:
+    """One row for each run of a comparison with a sweep: the command, the score, and how many classes it predicts."""
+    store, rows = Store(folder), []
+    for record in store.records():
+        key, seconds = record.key, record.cost["seconds"]
+        classes = record.scores["predicted_classes"]["last"] if record.status == "done" else None
+        rows.append((key.task, key.method, key.seed, record.status, record.score, record.score, classes, seconds))
+    names = ["task", "method", "seed", "status", "validation", "test", "classes", "seconds"]
+    return pd.DataFrame(rows, columns=names).assign(command=command_of(store))
+
+
+def command_of(store: Store) -> str:
+    """The command with which a comparison was begun, without what changes no result."""
+    return re.sub(r" --(output_dir|workers|executor|max_seeds) \S+", "", store.declaration()["commands"][0])
 
 
 def scores_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -151,15 +177,21 @@ def scores_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def percent_of(study: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy in percent by block (task, seed) and method; images have no validation rows to choose on."""
+    """Accuracy in percent by block and method: of tasks of GLUE as means over seeds, of others by task and seed.
+
+    Images have no validation rows to choose on.
+    """
+    if study == "glue":
+        return by_table(scores_of(table))
     if study == "images":
         return 100 * table.pivot(index=["task", "seed"], columns="method", values="test").astype(float)
     return 100 * scores_of(table)
 
 
-def of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The scores of the study of tables with a model, the methods in the paper's order."""
-    return scores_of(table[table["model"] == model])[[*SIX, RESCALED]]
+def of_model(table: pd.DataFrame, model: str, rates: Sequence[float] = LEARNING_RATES) -> pd.DataFrame:
+    """The scores of the study of tables with a model and a choice of learning rates, methods in the paper's order."""
+    runs = with_rates(table, model)
+    return scores_of(runs[runs["rate"].isin(rates)])[[*SIX, RESCALED]]
 
 
 def by_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -204,31 +236,49 @@ def sentences(scores: pd.DataFrame, model: str) -> str:
 
 def with_rates(table: pd.DataFrame, model: str) -> pd.DataFrame:
     """The runs of the study of tables with a model, with the loss and the learning rate of each."""
-    runs = table[table["model"] == model]
+    return with_rate(table[table["model"] == model])
+
+
+def with_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the loss and the learning rate of each."""
     names = runs["method"].astype(str)
     rates = names.str.extract(r"learning_rate=([^,\]]+)")[0].astype(float)
     return runs.assign(loss=names.str.partition(" [")[0], rate=rates)
 
 
 def rates_table(table: pd.DataFrame, model: str) -> str:
-    """How often each method chooses each learning rate, and its gain over CE where both have it, in Markdown."""
+    """Each method's gain over CE where both choose among all learning rates, and what it chooses, in Markdown."""
     runs = with_rates(table, model)
     valid = runs.dropna(subset="validation")
     chosen = valid.loc[valid.groupby(["task", "loss", "seed"], observed=True)["validation"].idxmax()]
     shares = pd.crosstab(chosen["loss"], chosen["rate"], normalize="index")
     rates = sorted(runs["rate"].unique())
-    gains = {}
-    for rate in rates:
-        scores = runs[runs["rate"] == rate].pivot(index=["task", "seed"], columns="loss", values="test")
-        gains[rate] = compare(by_table(scores), "ce")
+    means = by_table(of_model(table, model, rates))
+    pairs = compare(means, "ce")
     rows = []
     for method in (*SIX, RESCALED):
-        cells = [f"{100 * shares.loc[method, rate]:.0f} %" for rate in rates]
-        if method != "ce":
-            found = [difference_text(gains[rate].loc[method], 1) for rate in rates]
-            cells = [f"{cell}; {gain}" for cell, gain in zip(cells, found, strict=True)]
-        rows.append([method_label(method), *cells])
-    return f"**{MODELS[model]}**:\n\n{markdown_table(['', *[f'at {rate:g}' for rate in rates]], rows)}"
+        gain = "0" if method == "ce" else difference_text(pairs.loc[method], 1)
+        rows.append([method_label(method), gain, *[f"{100 * shares.loc[method, rate]:.0f} %" for rate in rates]])
+    header = ["", "points above CE", *[f"{rate:g}" for rate in rates]]
+    apart = difference_text(compare(means, RESCALED).loc["0-0.5"], 1)
+    return (
+        f"**{MODELS[model]}**, {len(means)} tables:\n\n{markdown_table(header, rows)}\n"
+        f"F = 0-0.5 minus rescaled CE: {apart}."
+    )
+
+
+def fixed_rates(table: pd.DataFrame) -> str:
+    """The gain over CE of the mixed loss and of rescaled CE where all have the same learning rate, in Markdown."""
+    rows: dict[float, list[str]] = {}
+    for model in MODELS:
+        for rate, runs in with_rates(table, model).groupby("rate"):
+            means = by_table(runs.pivot(index=["task", "seed"], columns="loss", values="test"))
+            pairs = compare(means, "ce")
+            found = [difference_text(pairs.loc[name], 1) for name in ("0-0.5", RESCALED)]
+            rows.setdefault(rate, []).extend([number(means["ce"].mean(), 1), *found])
+    columns = ["CE", "F = 0-0.5", "rescaled CE"]
+    header = ["rate", *[f"{name}, {model}" for model in MODELS for name in columns]]
+    return markdown_table(header, [[f"{rate:g}", *cells] for rate, cells in rows.items()])
 
 
 def by_property(table: pd.DataFrame, sizes: pd.DataFrame) -> str:
@@ -328,7 +378,8 @@ def overview_rows(tables: dict[str, pd.DataFrame]) -> list[tuple[str, dict[str, 
         rows.append((f"{name}, {model}", {"0-0.5": found._asdict()}))
     for study, title in FURTHER.items():
         if study in tables:
-            rows.append((title, {"0-0.5": compare(percent_of(study, tables[study]), "ce").loc["0-0.5"]}))
+            pairs = compare(percent_of(study, tables[study]), "ce")
+            rows.append((title, {name: pairs.loc[name] for name in ("0-0.5", RESCALED) if name in pairs.index}))
     return rows
 
 
@@ -401,6 +452,39 @@ def text_section(table: pd.DataFrame) -> str:
     return f"{markdown_table(header, rows)}\n```text\n{commands}\n```"
 
 
+def glue_section(table: pd.DataFrame) -> str:
+    """The section on seven tasks of GLUE: the gains on each of them, and over the tasks."""
+    percent = 100 * scores_of(table)[list(ON_TEXT)]
+    gains, counts = task_gains(percent, "ce"), percent.groupby("task", sort=False).size()
+    rows = [
+        [
+            *(task, str(count), number(percent.loc[task]["ce"].mean())),
+            *(difference_text(gains.loc[task, method], 1) for method in ON_TEXT[1:]),
+        ]
+        for task, count in counts.items()
+    ]
+    means = by_table(percent / 100)
+    over = compare(means, "ce")
+    last = [difference_text(over.loc[method], 1) for method in ON_TEXT[1:]]
+    rows.append(["**mean**", "", number(means["ce"].mean()), *last])
+    apart = difference_text(compare(means, RESCALED).loc["0-0.5"], 1)
+    runs = with_rate(table)
+    chosen = runs.loc[runs.dropna(subset="test").groupby(["task", "loss", "seed"])["test"].idxmax()]
+    largest = runs["rate"].max()
+    share = 100 * (chosen["rate"] == largest).groupby(chosen["loss"]).mean()
+    shares = ", ".join(f"{method_label(method)} {share[method]:.0f} %" for method in ON_TEXT)
+    constant = (chosen["classes"] == 1).groupby(chosen["loss"]).sum()
+    stuck = ", ".join(f"{method_label(method)} {constant[method]}" for method in ON_TEXT)
+    commands = "\n".join(table["command"].unique())
+    header = ["", "seeds", "CE", *map(method_label, ON_TEXT[1:])]
+    return (
+        f"{markdown_table(header, rows)}\n"
+        f"F = 0-0.5 minus rescaled CE, mean of the tasks: {apart}. Share of choices that fall on the largest rate, "
+        f"{largest:g}: {shares}. Of {len(percent)} chosen runs each, so many always predict the same class: {stuck}. "
+        f"{cost(table)}\n\n```text\n{commands}\n```"
+    )
+
+
 def reviews_section(table: pd.DataFrame) -> str:
     """The section on reviews, or nothing before there are records."""
     scores = scores_of(table)[list(LOSSES)]
@@ -455,9 +539,12 @@ def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     scores = {model: of_model(tables["tables"], model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
     page = _with(page, "tables", "\n\n".join(parts))
-    page = _with(page, "rates", "\n".join(rates_table(tables["tables"], model) for model in MODELS))
+    rates = [*[rates_table(tables["tables"], model) for model in MODELS], fixed_rates(tables["tables"])]
+    page = _with(page, "rates", "\n\n".join(rates))
     page = _with(page, "properties", by_property(tables["tables"], tables["uci121"]))
     page = _with(page, "text", text_section(tables["text"]))
+    if "glue" in tables:
+        page = _with(page, "glue", glue_section(tables["glue"]))
     if "reviews" in tables:
         page = _with(page, "reviews", reviews_section(tables["reviews"]))
     if "images" in tables:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_threads.py        # on an idle machine
 
-`elmix` and `glue-runs` let threads wait passively unless OMP_WAIT_POLICY is set; without it, they spin. Both are timed
-in turn, alone and beside endless loops, and the ratio is taken pair by pair. A fair scheduler gives n threads beside b
+`elmix` and `glue-runs` let threads sleep soon unless OMP_WAIT_POLICY is set; without it, they spin for long. Both are
+timed in turn, alone and beside endless loops, and the ratio is taken pair by pair. A fair scheduler gives n threads beside b
 loops on c cores the share c / (n + b) of a core each, so steps should take (n + b) / c times as long, if that is above
 1; for one thread beside one loop on two cores that is 1.
 """
@@ -89,7 +89,7 @@ def main() -> None:
             fair = max(1.0, (threads + loops) / cores)
             slower = f"{ours / alone[threads]:5.2f} times as long as alone, fair is {fair:4.2f}" if loops else ""
             print(
-                f"{loops} loops, {threads} threads: passive {ours:7.2f} s, spinning {spinning:7.2f} s, "
+                f"{loops} loops, {threads} threads: ours {ours:7.2f} s, spinning {spinning:7.2f} s, "
                 f"ratio {ratio:5.3f}   {slower}",
                 flush=True,
             )
