@@ -95,7 +95,7 @@ def test_the_rates_are_those_of_plain_pandas(evidence, table):
                 share = (chosen.xs(loss, level="loss") == rate).mean()
                 assert rows[label][place + 1] == f"{100 * share:.0f} %"
             gain = gain_of(tests[rate].unstack("loss"))
-            assert fixed[f"{rate:g}"][1 + 3 * list(evidence.MODELS).index(model)].startswith(f"{gain} [")
+            assert fixed[f"{rate:g}"][2 + 4 * list(evidence.MODELS).index(model)].startswith(f"{gain} [")
         best = pd.Series([tests.loc[key, rate] for key, rate in chosen.items()], chosen.index)
         assert rows["F = 0-0.5 (ramp)"][0].startswith(f"{gain_of(best.unstack('loss'))} [")
 

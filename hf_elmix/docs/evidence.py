@@ -275,8 +275,8 @@ def fixed_rates(table: pd.DataFrame) -> str:
             means = by_table(runs.pivot(index=["task", "seed"], columns="loss", values="test"))
             pairs = compare(means, "ce")
             found = [difference_text(pairs.loc[name], 1) for name in ("0-0.5", RESCALED)]
-            rows.setdefault(rate, []).extend([number(means["ce"].mean(), 1), *found])
-    columns = ["CE", "F = 0-0.5", "rescaled CE"]
+            rows.setdefault(rate, []).extend([str(len(means)), number(means["ce"].mean(), 1), *found])
+    columns = ["tables", "CE", "F = 0-0.5", "rescaled CE"]
     header = ["rate", *[f"{name}, {model}" for model in MODELS for name in columns]]
     return markdown_table(header, [[f"{rate:g}", *cells] for rate, cells in rows.items()])
 
@@ -495,7 +495,7 @@ def reviews_section(table: pd.DataFrame) -> str:
         "## Reviews\n\n"
         "The paper's five LSTM classifiers on its reviews ([which settings are "
         "ours](paper.md#the-study-of-reviews)): test accuracy in percent, mean ± standard deviation over "
-        f"{count} seeds.\n\n```text\nelmix study reviews --data womens-clothing --output_dir runs\n```\n\n"
+        f"{count} seeds.\n\n```text\nelmix study reviews --data womens-clothing --precision bf16 --output_dir runs\n```\n\n"
         f"{table3(scores)}\n"
         f"Points above CE, mean of the five classifiers with 95 % intervals over seeds ({done} of {len(scores)} "
         f"blocks): {found}. The reviews and their division are always the same, so an interval says nothing of other "
