@@ -19,8 +19,8 @@ def prepare_process() -> None:
 
     A thread that waits for another spins for some microseconds and then sleeps. If it spun on while another process
     keeps that one from running, a busy machine would be many times slower; if it slept at once, an idle one would lose
-    a third of its speed with a small encoder. Freed memory stays with the process: glibc returns large blocks to the system, so that each step gets
-    its gradients page by page anew, a tenth of its time with a small encoder.
+    a third of its speed with a small encoder. Freed memory stays with the process: glibc returns large blocks to the
+    system, so that each step gets its gradients page by page anew, a tenth of its time with a small encoder.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         # The first is what other OpenMP libraries than GNU's understand.

@@ -91,6 +91,8 @@ IMAGES = (
 
 ON_TEXT = ("ce", "0", "0,0.5", "0-0.5", RESCALED, "focal:gamma=2")
 
+REVIEWS = "elmix study reviews --data womens-clothing --precision bf16 --output_dir runs"
+
 FURTHER = {
     "glue": "seven tasks of GLUE, bert-tiny-splade",
     "reviews": "five LSTMs on reviews",
@@ -495,7 +497,7 @@ def reviews_section(table: pd.DataFrame) -> str:
         "## Reviews\n\n"
         "The paper's five LSTM classifiers on its reviews ([which settings are "
         "ours](paper.md#the-study-of-reviews)): test accuracy in percent, mean ± standard deviation over "
-        f"{count} seeds.\n\n```text\nelmix study reviews --data womens-clothing --precision bf16 --output_dir runs\n```\n\n"
+        f"{count} seeds.\n\n```text\n{REVIEWS}\n```\n\n"
         f"{table3(scores)}\n"
         f"Points above CE, mean of the five classifiers with 95 % intervals over seeds ({done} of {len(scores)} "
         f"blocks): {found}. The reviews and their division are always the same, so an interval says nothing of other "

@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_threads.py        # on an idle machine
 
 `elmix` and `glue-runs` let threads sleep soon unless OMP_WAIT_POLICY is set; without it, they spin for long. Both are
-timed in turn, alone and beside endless loops, and the ratio is taken pair by pair. A fair scheduler gives n threads beside b
-loops on c cores the share c / (n + b) of a core each, so steps should take (n + b) / c times as long, if that is above
-1; for one thread beside one loop on two cores that is 1.
+timed in turn, alone and beside endless loops, and the ratio is taken pair by pair. A fair scheduler gives n threads
+beside b loops on c cores the share c / (n + b) of a core each, so steps should take (n + b) / c times as long, if that
+is above 1; for one thread beside one loop on two cores that is 1.
 """
 
 from __future__ import annotations
