@@ -508,7 +508,7 @@ def reviews_section(table: pd.DataFrame) -> str:
 def cost(table: pd.DataFrame) -> str:
     """What the runs of a study took; where they shared a part of training, it is counted once."""
     return (
-        f"The {len(table)} runs took {number(table['seconds'].sum() / 3600, 1)} hours of one core beside other work."
+        f"The {len(table):,} runs took {number(table['seconds'].sum() / 3600, 1)} hours of one core beside other work."
     )
 
 
@@ -540,9 +540,10 @@ def remade(tables: dict[str, pd.DataFrame]) -> dict[Path, str]:
     page = PAGE.read_text(encoding="utf-8")
     scores = {model: of_model(tables["tables"], model) for model in MODELS}
     parts = [f"{table4(scores[model], model)}\n{sentences(scores[model], model)}" for model in MODELS]
-    page = _with(page, "tables", "\n\n".join(parts))
+    common = with_rate(tables["tables"])["rate"].isin(LEARNING_RATES)
+    page = _with(page, "tables", "\n\n".join([*parts, cost(tables["tables"][common])]))
     rates = [*[rates_table(tables["tables"], model) for model in MODELS], fixed_rates(tables["tables"])]
-    page = _with(page, "rates", "\n\n".join(rates))
+    page = _with(page, "rates", "\n\n".join([*rates, cost(tables["tables"][~common])]))
     page = _with(page, "properties", by_property(tables["tables"], tables["uci121"]))
     page = _with(page, "text", text_section(tables["text"]))
     if "glue" in tables:

@@ -9,18 +9,27 @@ import pytest
 from hf_elmix.cli.base import Command, run_program
 from hf_elmix.machine import usable_cores
 
+BOTH = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
-@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_of_a_command_wait_passively_unless_the_user_says_otherwise(given, seen, monkeypatch):
-    """PyTorch reads the variable when it is loaded, which no command has done when it begins."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    told: list[str] = []
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "9"}, {"GOMP_SPINCOUNT": "9"}),
+    ],
+)
+def test_threads_of_a_command_soon_sleep_unless_the_user_says_otherwise(given, seen, monkeypatch):
+    """PyTorch reads the variables when it is loaded, which no command has done when it begins."""
+    for name in BOTH:
+        monkeypatch.setenv(name, given.get(name, ""))  # restored after the test
+        if name not in given:
+            monkeypatch.delenv(name)
+    told: list[dict[str, str]] = []
 
     def run(args) -> int:
-        told.append(os.environ["OMP_WAIT_POLICY"])
+        told.append({name: os.environ[name] for name in BOTH if name in os.environ})
         return 0
 
     assert run_program("me", "Says.", {"go": Command(run, lambda parser: None)}, ["go"]) == 0
