@@ -149,6 +149,7 @@ def test_records_are_taken_over_as_they_are(evidence, tmp_path):
     assert table["test"].isna().tolist()[1::2] == [True, True]
     twice = evidence.take_over("tables", tmp_path, tmp_path)
     assert (len(twice), twice["model"].tolist()) == (8, 2 * table["model"].tolist())
+    assert twice.index.is_unique
 
 
 def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):

@@ -108,7 +108,9 @@ def take_over(study: str, *folders: Path) -> pd.DataFrame:
         return pd.concat([candidates(folder) for folder in folders], ignore_index=True)
     if study == "tables":
         parts = [compact(folder / model).assign(model=model) for folder in folders for model in MODELS]
-        return pd.concat(parts).astype(dict.fromkeys(("task", "method", "status", "model"), "category"))
+        return pd.concat(parts, ignore_index=True).astype(
+            dict.fromkeys(("task", "method", "status", "model"), "category")
+        )
     (runs,) = folders
     return properties(runs) if study == "uci121" else compact(runs)
 
