@@ -59,9 +59,10 @@ class Focal(CrossEntropyFunction):
             )
 
     def of_ce(self, ce: Tensor) -> Tensor:  # noqa: D102
-        # For gamma < 1 the power has an infinite slope at p_y = 1, where the loss and its slope are 0.
         wrong = -(-ce).expm1()
-        return self.alpha * wrong.where(wrong > 0, 1).pow(self.gamma) * ce
+        if self.gamma < 2:  # the power's slope or curvature is infinite at p_y = 1, where the loss and its slope are 0
+            wrong = wrong.where(wrong > 0, 1)
+        return self.alpha * wrong.pow(self.gamma) * ce
 
 
 @dataclass(frozen=True)

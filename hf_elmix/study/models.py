@@ -31,7 +31,7 @@ class StudyModel(nn.Module, PyTorchModelHubMixin):
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """The share of rows whose largest logit is that of their class, and what `class_counts` gives."""
     classes, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    return {"accuracy": float(np.mean(classes == labels)), **class_counts(classes, labels)}
+    return {"accuracy": float(np.count_nonzero(classes == labels) / len(labels)), **class_counts(classes, labels)}
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:

@@ -183,8 +183,9 @@ def fields_of(task: Task, history: Sequence[Mapping[str, Any]]) -> dict[str, Any
     if missing := [name for name in wanted if name not in scores]:
         error = f"UsageError: Expected the evaluation to give {missing[0]!r}, but it gives {', '.join(scores)}."
         return {"status": "failed", "scores": scores, "error": error}
-    losses = [value for log in history for name, value in log.items() if LOSS.search(name)]
-    status = "done" if all(map(math.isfinite, losses)) else "diverged"
+    losses = {name for name in set().union(*history) if LOSS.search(name)}
+    finite = all(math.isfinite(log[name]) for log in history for name in losses & log.keys())
+    status = "done" if finite else "diverged"
     training = [{name: log[name] for name in TRAINING if name in log} for log in history if "loss" in log]
     return {"status": status, "scores": scores, "training": training}
 

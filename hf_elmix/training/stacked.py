@@ -147,10 +147,15 @@ class StackedModel:
         key = batches.shape, losses.parts
         self._uses[key] += 1
         with torch.no_grad():
-            if self._uses[key] == TRACED_AFTER and losses.traceable:
+            # The smaller last batch of an epoch is used too rarely for that.
+            if self._uses[key] == TRACED_AFTER and losses.traceable and not self._is_rare(key):
                 self._steps[key] = _traced(self._step_function(*key), arguments)
             *gradients, log_p, others = (self._steps.get(key) or self._step_function(*key))(*arguments)
         return gradients, log_p, others
+
+    def _is_rare(self, key: Any) -> bool:
+        """Whether a batch of another size is used more often for the same losses."""
+        return any(count > self._uses[key] for (_, parts), count in self._uses.items() if parts == key[1])
 
     def _step_function(self, shape: torch.Size, parts: tuple[Part, ...]) -> Callable[..., Any]:
         def step(*arguments: Tensor) -> list[Any]:
@@ -298,8 +303,12 @@ def _traced(function: Callable[..., Any], arguments: Sequence[Tensor]) -> Callab
     for node in list(graph.graph.nodes):
         shape = getattr(node.meta.get("tensor_meta"), "shape", None)
         of = node.args[0] if node.args and isinstance(node.args[0], Node) else None
-        keeps = node.target in same and of is not None and of.meta["tensor_meta"].shape == shape
-        if keeps or (node.target is aten.mul.Scalar and node.args[1] == 1):
+        keeps = node.target in same
+        if node.target in (aten.mul.Scalar, aten.pow.Tensor_Scalar):
+            keeps = node.args[1] == 1
+        elif node.target is aten.mul.Tensor and of is not None and of.target is aten.ones_like.default:
+            keeps, of = True, node.args[1]
+        if keeps and isinstance(of, Node) and of.meta["tensor_meta"].shape == shape:
             node.replace_all_uses_with(of)
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()

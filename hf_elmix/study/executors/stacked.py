@@ -270,7 +270,8 @@ class _Training:
         self.runs, self.progress = runs, progress
         self.trainer = trainer = runs[0].trainer
         self.device = trainer.args.device
-        self.loaders = {run.key.seed: _loader(run.trainer) for run in runs}
+        trainers = {run.key.seed: run.trainer for run in runs}
+        self.loaders = {seed: _loader(of_seed) for seed, of_seed in trainers.items()}
         loader = self.loaders[runs[0].key.seed]
         self.steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
         self.steps_in_epoch = len(loader)
@@ -381,10 +382,11 @@ class _Training:
         ce = F.cross_entropy(logits.flatten(0, 1), index.flatten(), reduction="none").view_as(index)
         losses, els = (values.mean(-1).tolist() for values in (ce, -(-ce).expm1()))
         reduce, measure = self.trainer.preprocess_logits_for_metrics, self.trainer.compute_metrics
+        outputs = logits.flatten(0, 1)  # of the rows of all runs: the Trainer, too, reduces some rows at a time
+        outputs = outputs if reduce is None else reduce(outputs, index.flatten())
         ids = labels.cpu().numpy()
-        for own, loss, el in zip(logits, losses, els, strict=True):
-            outputs: Any = own if reduce is None else reduce(own, labels)
-            metrics = measure(EvalPrediction(outputs.cpu().numpy(), ids)) if measure is not None else {}
+        for own, loss, el in zip(outputs.unflatten(0, index.shape).cpu().numpy(), losses, els, strict=True):
+            metrics = measure(EvalPrediction(own, ids)) if measure is not None else {}
             yield {"loss": loss, "loss_el": el, **metrics}
 
 

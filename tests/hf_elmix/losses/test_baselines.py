@@ -127,6 +127,14 @@ def test_extreme_logits_stay_finite(name, dtype):
     assert (loss >= 0).all()
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1, 1.5, 2, 3])
+def test_curvature_of_focal_loss_is_finite_where_the_label_is_certain(gamma):
+    logits = torch.tensor([[1e4, 0.0], [0.5, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([0, 0, -100]), gamma=gamma)
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), logits)[0].isfinite().all()
+
+
 def test_limits():
     logits, labels = batch(40)
     ce, el = cross_entropy(logits, labels, reduction="none"), expectation_loss(logits, labels, reduction="none")

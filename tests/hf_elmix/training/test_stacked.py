@@ -62,6 +62,16 @@ def test_a_step_is_that_of_autograd_for_every_loss(monkeypatch, traced):
         torch.testing.assert_close(of_samples[run], loss(logits, ids, reduction="none").detach())
 
 
+def test_the_smaller_last_batch_of_an_epoch_is_not_traced(monkeypatch):
+    monkeypatch.setattr(stacked, "TRACED_AFTER", 2)
+    traced = []
+    monkeypatch.setattr(stacked, "_traced", lambda function, arguments: traced.append(arguments) or function)
+    together, objective = stack_of([Inputs(net(0))]), Objective([parse_loss("ce").at(0, 1)])
+    for rows in torch.arange(ROWS).split(5) * 4:  # four epochs of batches of 5, 5 and 2
+        together.step(rows[None], objective, torch.ones(1))
+    assert [len(rows) for *_, rows, _, _ in traced] == [5]
+
+
 def test_a_custom_function_is_never_traced(monkeypatch):
     monkeypatch.setattr(stacked, "TRACED_AFTER", 1)
 
