@@ -42,7 +42,7 @@ def test_the_texts_say_what_the_records_give(evidence):
 
 def test_the_figures_show_what_the_records_give(evidence, tmp_path):
     tables = evidence.taken_over()
-    for name, figure in (("overview", evidence.overview(tables)), ("tables", evidence.figure(tables["tables"]))):
+    for name, figure in evidence.figures(tables).items():
         figure.savefig(tmp_path / f"{name}.png", dpi=150)
         # Half a point more for all methods changes a picture by 0.005 on average.
         assert same_picture(tmp_path / f"{name}.png", evidence.FIGURES / f"{name}.png", within=0.0005), name
@@ -184,8 +184,9 @@ def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):
     assert said.splitlines()[-3:-1] == [f"elmix compare --train_file {task}.csv" for task in ("rte", "cola")]
     page = evidence.remade({**evidence.taken_over(), "glue": table})[evidence.PAGE]
     assert said in page
-    rows = dict(evidence.overview_rows({**evidence.taken_over(), "glue": table}))
-    found = rows[evidence.FURTHER["glue"]]
+    tables = {**evidence.taken_over(), "glue": table}
+    assert evidence.figures(tables)["glue"].axes[0].get_title() == "Performance profile over 4 blocks"
+    found = dict(evidence.overview_rows(tables))[evidence.FURTHER["glue"]]
     assert found["0-0.5"]["difference"] == pytest.approx(4.5)
     assert found[evidence.RESCALED]["difference"] == pytest.approx(6)
 
