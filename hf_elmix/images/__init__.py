@@ -1,1 +1,1 @@
-"""Classification of pictures: the paper's studies of CIFAR-100, CINIC-10 and ImageNet, for any dataset of pictures."""
+"""Classification of images: the paper's studies of CIFAR-100, CINIC-10 and ImageNet, for any dataset of images."""

@@ -1,4 +1,4 @@
-"""Pictures as the task of a comparison: compared on validation rows; a test set is only scored at the end."""
+"""Images as the task of a comparison: compared on validation rows; a test set is only scored at the end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from hf_elmix.columns import listed
 from hf_elmix.comparison.split import TRAIN, VALIDATION, counted_rows, hold_out, on_validation, with_validation
-from hf_elmix.images.data import Pictures, labelled_rows, picture_sizes, read_pictures
+from hf_elmix.images.data import ImageRows, image_sizes, labelled_rows, read_image_rows
 from hf_elmix.images.recipes import Recipe
 from hf_elmix.images.study import image_task
 from hf_elmix.study.spec import Task, TrainerInputs
 
 __all__ = ["ARGUMENTS", "comparison_task"]
 
-MODEL, LARGEST = "resnet20", 64  # 0.3 M parameters; larger pictures would take minutes for an epoch of some thousand
+MODEL, LARGEST = "resnet20", 64  # 0.3 M parameters; larger images would take minutes for an epoch of some thousand
 RECIPE = Recipe((MODEL,), epochs=20, drops=(), batch=32)
 
-# Those of the paper's recipes, but for fewer pictures, and with a schedule that any method may replace.
+# Those of the paper's recipes, but for fewer images, and with a schedule that any method may replace.
 ARGUMENTS: dict[str, Any] = {**RECIPE.arguments, "lr_scheduler_type": "cosine"}
 
 
@@ -39,7 +39,7 @@ def comparison_task(
     epoch: str = "last",
     resample: bool = False,
 ) -> tuple[Task, str]:
-    """Make the task of a comparison from pictures, and describe it in one line.
+    """Make the task of a comparison from images, and describe it in one line.
 
     Args:
         rows: The splits ``train`` and, if there are any, ``validation`` and ``test`` (see `named_splits`).
@@ -48,7 +48,7 @@ def comparison_task(
         origin: Settings that say where the rows come from.
         image_column: See `read_images`.
         label_column: See `read_images`.
-        size: Height and width to which pictures are cut; by default 64, or none if all have one size up to that.
+        size: Height and width to which images are cut; by default 64, or none if all have one size up to that.
         epoch: Which evaluation counts, ``last`` or ``best``.
         resample: Divide training and validation rows anew for each seed.
 
@@ -57,11 +57,11 @@ def comparison_task(
     """
     model = MODEL if model is None else model
     used, classes = labelled_rows(rows, name, image_column=image_column, label_column=label_column)
-    sizes = picture_sizes(used[TRAIN], name)
+    sizes = image_sizes(used[TRAIN], name)
     if size is None and (len(sizes) > 1 or max(max(each) for each in sizes) > LARGEST):
         size = LARGEST
     divided = with_validation(used)
-    parts = read_pictures(divided, name, size)
+    parts = read_image_rows(divided, name, size)
     select = on_validation("accuracy", epoch, divided)
     task = image_task(name, parts, len(classes), model, RECIPE, select=select)
     task = replace(task, settings={**task.settings, **origin})
@@ -77,7 +77,7 @@ def comparison_task(
     return task, about
 
 
-def _divided_anew(parts: Mapping[str, Pictures], task: Task, seed: int) -> TrainerInputs:
+def _divided_anew(parts: Mapping[str, ImageRows], task: Task, seed: int) -> TrainerInputs:
     """The inputs of a Trainer with training and validation rows that were divided by the seed."""
     sizes = [len(parts[TRAIN]), len(parts[VALIDATION])]
     labels = torch.cat([parts[TRAIN].labels, parts[VALIDATION].labels])
@@ -89,17 +89,17 @@ def _divided_anew(parts: Mapping[str, Pictures], task: Task, seed: int) -> Train
     return made.inputs(seed)
 
 
-def _chosen(parts: list[Pictures], places: list[int]) -> Pictures:
+def _chosen(parts: list[ImageRows], places: list[int]) -> ImageRows:
     """The rows of two splits at places in both together."""
     labels = torch.cat([part.labels for part in parts])[places]
     pixels = [part.pixels for part in parts]
     if all(isinstance(part, Tensor) for part in pixels):
-        return Pictures(torch.cat(pixels)[places], labels, "")  # type: ignore[arg-type]
-    return Pictures(_Places(pixels, places), labels, "")
+        return ImageRows(torch.cat(pixels)[places], labels, "")  # type: ignore[arg-type]
+    return ImageRows(_Places(pixels, places), labels, "")
 
 
 class _Places(Sequence[Tensor]):
-    """Pictures at places in several sequences together, read whenever they are needed."""
+    """Images at places in several sequences together, read whenever they are needed."""
 
     def __init__(self, parts: Sequence[Sequence[Tensor] | Tensor], places: Sequence[int]) -> None:
         self.places = places

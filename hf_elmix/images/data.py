@@ -1,4 +1,4 @@
-"""Read pictures: a dataset with a column of them and a column of classes, decoded once if they fit in memory."""
+"""Read images: a dataset with a column of them and a column of classes, decoded once if they fit in memory."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hf_elmix.comparison.split import HELD_OUT, hold_out
 from hf_elmix.errors import UsageError, in_one_line
 from hf_elmix.text.labels import class_names, with_ids
 
-__all__ = ["Images", "Pictures", "labelled_rows", "picture_sizes", "read_images", "read_pictures"]
+__all__ = ["ImageRows", "Images", "image_sizes", "labelled_rows", "read_image_rows", "read_images"]
 
 EVALUATION = ("validation", "valid", "val", "test")
-MEMORY = 4 * 2**30  # bytes of pictures that are decoded once; more are decoded whenever they are needed
+MEMORY = 4 * 2**30  # bytes of images that are decoded once; more are decoded whenever they are needed
 HELD = "held out"  # split of the training rows that are held out where there is no other
 TOGETHER = 500  # rows that are read from the file together
-SAMPLE = 64  # pictures from whose size that of all of them is estimated
+SAMPLE = 64  # images from whose size that of all of them is estimated
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures of one split, and their classes.
+class ImageRows:
+    """Images of one split, and their classes.
 
     Attributes:
         pixels: Each uint8, (3, H, W), in RGB; one tensor (rows, 3, H, W) if they have one size and fit in memory.
@@ -52,7 +52,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Images:
-    """A dataset of pictures.
+    """A dataset of images.
 
     Attributes:
         name: Its name.
@@ -63,8 +63,8 @@ class Images:
     """
 
     name: str
-    train: Pictures
-    evaluation: Pictures
+    train: ImageRows
+    evaluation: ImageRows
     split: str
     classes: tuple[str, ...]
 
@@ -78,20 +78,20 @@ def read_images(
     label_column: str | None = None,
     size: int | None = None,
 ) -> Images:
-    """The pictures and classes of a dataset.
+    """The images and classes of a dataset.
 
     Args:
         rows: Its splits, as `hf_elmix.text.rows.read_dataset` reads them: ``train``, and one to score.
         name: What to call it.
         split: The split to score; by default ``validation``, ``valid``, ``val`` or ``test``, and if there is none, a
             fifth of the training rows, always the same.
-        image_column: The column of pictures; by default the one that is declared to hold some.
+        image_column: The column of images; by default the one that is declared to hold some.
         label_column: The column of classes; by default ``label``, ``labels`` or ``fine_label``.
-        size: Reduce or enlarge pictures so that their shorter side has this many pixels, and keep the central square.
+        size: Reduce or enlarge images so that their shorter side has this many pixels, and keep the central square.
 
     Raises:
         UsageError: If a split or a column is missing, a label is missing or unknown, there is only one class, or a
-            picture cannot be decoded.
+            image cannot be decoded.
     """
     if "train" not in rows:
         raise UsageError(f"Expected {name} to have the split 'train', but it has only {', '.join(rows)}.")
@@ -104,7 +104,7 @@ def read_images(
     if split is None:
         split = HELD
         parts["train"], parts[split] = hold_out(parts["train"], HELD_OUT, seed=0)
-    read = read_pictures(parts, name, size)
+    read = read_image_rows(parts, name, size)
     return Images(name, read["train"], read[split], split, classes)
 
 
@@ -123,14 +123,14 @@ def labelled_rows(
         UsageError: If a column is missing, a label is missing or unknown, or there is only one class.
     """
     train = rows["train"]
-    pictures, labels = _image_column(train, image_column, name), find_label(train, label_column, name)
-    if pictures == labels:
+    images, labels = _image_column(train, image_column, name), find_label(train, label_column, name)
+    if images == labels:
         raise UsageError(f"Expected images and labels in different columns, but {labels!r} is given for both.")
     classes = class_names(train, labels, f"split 'train' of {name}")
     if not classes:
         raise UsageError(f"Expected classes in the column {labels!r} of {name}, but it holds numbers.")
     parts = DatasetDict(
-        {each: _labelled(part, pictures, labels, classes, _where(each, name)) for each, part in rows.items()}
+        {each: _labelled(part, images, labels, classes, _where(each, name)) for each, part in rows.items()}
     )
     found = set(parts["train"]["label"])
     if len(found) < 2:
@@ -138,39 +138,39 @@ def labelled_rows(
     return parts, classes
 
 
-def read_pictures(rows: DatasetDict, name: str, size: int | None) -> dict[str, Pictures]:
-    """The pictures of each split of `labelled_rows`; for the arguments see `read_images`.
+def read_image_rows(rows: DatasetDict, name: str, size: int | None) -> dict[str, ImageRows]:
+    """The images of each split of `labelled_rows`; for the arguments see `read_images`.
 
     Raises:
-        UsageError: If a picture cannot be decoded.
+        UsageError: If an image cannot be decoded.
     """
-    return {each: _pictures(part, _where(each, name), size) for each, part in rows.items()}
+    return {each: _image_rows(part, _where(each, name), size) for each, part in rows.items()}
 
 
-def picture_sizes(rows: Dataset, name: str) -> set[tuple[int, int]]:
-    """Height and width of some pictures of `labelled_rows`."""
+def image_sizes(rows: Dataset, name: str) -> set[tuple[int, int]]:
+    """Height and width of some images of `labelled_rows`."""
     decoded = _Decoded(rows, name, None)
     shapes = (decoded[row].shape for row in range(0, len(rows), max(1, len(rows) // SAMPLE)))
     return {(shape[1], shape[2]) for shape in shapes}
 
 
 def decode(data: bytes, size: int | None = None) -> Tensor:
-    """A picture in RGB, uint8 (3, H, W), upright, without transparency; see `read_images` for its size."""
+    """An image in RGB, uint8 (3, H, W), upright, without transparency; see `read_images` for its size."""
     with PillowImage.open(io.BytesIO(data)) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of details of the file that have no influence here
-        picture: Any = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-            picture = PillowImage.fromarray((np.asarray(picture, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-        if "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-        picture = picture.convert("RGB")
-        if size is not None and picture.size != (size, size):
-            picture = ImageOps.fit(picture, (size, size), PillowImage.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        image: Any = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            image = PillowImage.fromarray((np.asarray(image, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("RGB")
+        if size is not None and image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), PillowImage.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 class _Decoded(Sequence[Tensor]):
-    """Pictures that are decoded whenever they are needed, or in order."""
+    """Images that are decoded whenever they are needed, or in order."""
 
     def __init__(self, rows: Dataset, where: str, size: int | None) -> None:
         self.rows, self.where, self.size = rows, where, size
@@ -188,7 +188,7 @@ class _Decoded(Sequence[Tensor]):
             yield from map(self._decode, found["row"], found["image"])
 
     def files(self) -> Iterator[bytes]:
-        """What identifies each picture without decoding it: its bytes, or its path, size and time of change."""
+        """What identifies each image without decoding it: its bytes, or its path, size and time of change."""
         for start in range(0, len(self), TOGETHER):
             for cell in self.rows[start : start + TOGETHER]["image"]:
                 yield cell["bytes"] or repr((cell["path"], Path(cell["path"]).stat()[-4:])).encode()
@@ -224,33 +224,33 @@ def _image_column(rows: Dataset, given: str | None, name: str) -> str:
     return wanted[0]
 
 
-def _labelled(rows: Dataset, pictures: str, labels: str, classes: Sequence[str], where: str) -> Dataset:
+def _labelled(rows: Dataset, images: str, labels: str, classes: Sequence[str], where: str) -> Dataset:
     """The rows with only the columns ``image``, not decoded, ``label``, with class ids, and ``row``, their numbers."""
     if not len(rows):
         raise UsageError(f"Expected rows in {where}, but it is empty.")
-    for column in (pictures, labels):
+    for column in (images, labels):
         if column not in rows.column_names:
             raise UsageError(f"Expected a column {column!r} in {where}, but it has {', '.join(rows.column_names)}.")
-    kept = rows.select_columns([pictures, labels]).cast_column(pictures, Image(decode=False))
-    kept = with_ids(kept.rename_columns({pictures: "image", labels: "label"}), "label", classes, where)
+    kept = rows.select_columns([images, labels]).cast_column(images, Image(decode=False))
+    kept = with_ids(kept.rename_columns({images: "image", labels: "label"}), "label", classes, where)
     return kept.add_column("row", list(range(len(rows))))
 
 
-def _pictures(rows: Dataset, where: str, size: int | None) -> Pictures:
+def _image_rows(rows: Dataset, where: str, size: int | None) -> ImageRows:
     decoded = _Decoded(rows, where, size)
     labels = torch.tensor(rows["label"][:])
     sample = [decoded[row].numel() for row in range(0, len(rows), max(1, len(rows) // SAMPLE))]
     if np.mean(sample) * len(rows) > MEMORY:
-        return Pictures(decoded, labels, _digest(labels, decoded.files()))
+        return ImageRows(decoded, labels, _digest(labels, decoded.files()))
     shown = tqdm(decoded, f"Decoding {where}", unit=" images", leave=False, disable=None, delay=1.0)
     pixels: Sequence[Tensor] | Tensor = list(shown)
-    if len({picture.shape for picture in pixels}) == 1:
+    if len({image.shape for image in pixels}) == 1:
         pixels = torch.stack(list(pixels))
-    return Pictures(pixels, labels, _digest(labels, (picture.numpy().tobytes() for picture in pixels)))
+    return ImageRows(pixels, labels, _digest(labels, (image.numpy().tobytes() for image in pixels)))
 
 
-def _digest(labels: Tensor, pictures: Iterator[bytes] | Sequence[bytes]) -> str:
+def _digest(labels: Tensor, images: Iterator[bytes] | Sequence[bytes]) -> str:
     state = hashlib.sha256(labels.numpy().tobytes())
-    for picture in pictures:
-        state.update(picture)
+    for image in images:
+        state.update(image)
     return state.hexdigest()[:16]

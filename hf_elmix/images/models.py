@@ -1,4 +1,4 @@
-"""The architectures of the paper, from pytorchcv, for pictures of any size and any number of classes."""
+"""The architectures of the paper, from pytorchcv, for images of any size and any number of classes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["ImageClassifier"]
 
 
 class ImageClassifier(StudyModel):
-    """A classifier of pictures, with the initial weights of pytorchcv.
+    """A classifier of images, with the initial weights of pytorchcv.
 
     Args:
         classes: C, the number of classes.
         model: Name of an architecture, see `hf_elmix.images.recipes.ARCHITECTURES`.
-        small: Whether pictures are small, as in CIFAR: an architecture that begins by reducing them to a quarter then
+        small: Whether images are small, as in CIFAR: an architecture that begins by reducing them to a quarter then
             begins with a convolution of 3 x 3 that does not.
         dropout: Probability with which a feature before the last layer is dropped.
 
@@ -40,7 +40,7 @@ class ImageClassifier(StudyModel):
         self.network = network
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """The logits (B, C) of pictures (B, 3, H, W)."""
+        """The logits (B, C) of images (B, 3, H, W)."""
         # In this order of memory, convolutions take half as long, on processors as well as on graphics cards.
         return {"logits": self.network(pixel_values.contiguous(memory_format=torch.channels_last))}
 
@@ -55,7 +55,7 @@ def _network(model: str) -> Any:
 
 
 def _small_stem(network: Any) -> nn.Module:
-    """A convolution of 3 x 3 in place of a first block that reduces pictures, with its number of channels."""
+    """A convolution of 3 x 3 in place of a first block that reduces images, with its number of channels."""
     first = next(part for part in network.features.init_block.modules() if isinstance(part, nn.Conv2d))
     convolution = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_uniform_(convolution.weight)

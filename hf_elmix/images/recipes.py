@@ -1,4 +1,4 @@
-"""The paper's recipes for pictures, each value with its source: a section or table of the paper, or *ours*.
+"""The paper's recipes for images, each value with its source: a section or table of the paper, or *ours*.
 
 Importing it is fast, as a command line needs.
 """
@@ -38,18 +38,18 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How models are trained on pictures.
+    """How models are trained on images.
 
     Attributes:
         models: Names of the architectures, see `ARCHITECTURES`.
         epochs: Passes through the training rows.
         drops: Epochs after which the learning rate is divided by ten; with another number of epochs, they move along.
         batch: Training rows in a step.
-        size: Height and width of the pictures in pixels, or None for that of the files.
-        resized_crop: Train on a random part of a picture, enlarged or reduced to `size`, and evaluate on its centre.
-            Otherwise a picture is moved by up to four pixels, and evaluated as it is.
-        rotation: Largest angle by which pictures are turned, in degrees, for models of more than a million parameters.
-        erasing: Probability with which a rectangle of a picture is erased.
+        size: Height and width of the images in pixels, or None for that of the files.
+        resized_crop: Train on a random part of an image, enlarged or reduced to `size`, and evaluate on its centre.
+            Otherwise an image is moved by up to four pixels, and evaluated as it is.
+        rotation: Largest angle by which images are turned, in degrees, for models of more than a million parameters.
+        erasing: Probability with which a rectangle of an image is erased.
         jitter: Largest relative change of brightness, contrast and saturation.
         dropout: Probability with which a feature before the classifier is dropped.
     """
@@ -120,12 +120,12 @@ REGULARIZATION: dict[str, dict[str, float]] = {
 
 
 def recipe_of(name: str, *, regularization: Iterable[str] = (), size: int | None = None) -> Recipe:
-    """A recipe, with further regularization and another size of pictures.
+    """A recipe, with further regularization and another size of images.
 
     Args:
         name: One of `RECIPES`.
         regularization: Names of `REGULARIZATION`.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
 
     Raises:
         UsageError: If a name does not exist, or there is no rotation to leave out.

@@ -1,4 +1,4 @@
-"""Pictures as tasks of a study: rows, an untrained classifier, and everything that a record must state."""
+"""Images as tasks of a study: rows, an untrained classifier, and everything that a record must state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_elmix.errors import UsageError
 from hf_elmix.images.augmentation import augment, centre, draw, erase
-from hf_elmix.images.data import Images, Pictures
+from hf_elmix.images.data import ImageRows, Images
 from hf_elmix.images.models import ImageClassifier
 from hf_elmix.images.recipes import Recipe
 from hf_elmix.losses.registry import expand_losses
@@ -25,36 +25,36 @@ from hf_elmix.study.spec import Method, Select, Study, Task, TrainerInputs
 
 __all__ = ["RecipeCallback", "Rows", "image_task", "images_study"]
 
-LARGE = 10**6  # parameters above which a recipe turns pictures: paper, Recognition in CIFAR100 and CINIC10
-SAMPLE = 10_000  # training pictures whose mean and standard deviation normalize all
+LARGE = 10**6  # parameters above which a recipe turns images: paper, Recognition in CIFAR100 and CINIC10
+SAMPLE = 10_000  # training images whose mean and standard deviation normalize all
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation in PyTorch's script
 
 
 class Rows(Dataset[dict[str, Any]]):
-    """Normalized pictures for a Trainer, (3, H, W) and a class id each, read a batch at a time.
+    """Normalized images for a Trainer, (3, H, W) and a class id each, read a batch at a time.
 
     Args:
-        pictures: The pictures.
+        images: The images.
         recipe: How to change them.
         scale: Mean and standard deviation of each channel, of pixels in [0, 1].
-        seed: Training pictures are changed at random by this seed and their epoch; None for rows to evaluate.
+        seed: Training images are changed at random by this seed and their epoch; None for rows to evaluate.
     """
 
-    def __init__(self, pictures: Pictures, recipe: Recipe, scale: Sequence[Sequence[float]], seed: int | None) -> None:
-        self.pictures, self.recipe, self.seed = pictures, recipe, seed
+    def __init__(self, images: ImageRows, recipe: Recipe, scale: Sequence[Sequence[float]], seed: int | None) -> None:
+        self.images, self.recipe, self.seed = images, recipe, seed
         self.mean, self.spread = (255 * torch.tensor(part)[:, None, None] for part in scale)
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with processes that load rows
         self._numbers: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
         """Several rows at once, as a `DataLoader` asks for them."""
-        pixels: Any = self.pictures.pixels
+        pixels: Any = self.images.pixels
         chosen: Any = pixels[rows] if isinstance(pixels, Tensor) else [pixels[row] for row in rows]
         if not self.recipe.resized_crop and not isinstance(chosen, Tensor):
             chosen = torch.stack(chosen)
@@ -65,7 +65,7 @@ class Rows(Dataset[dict[str, Any]]):
         else:
             size = self.recipe.size if self.recipe.resized_crop else None
             normal = ((chosen if size is None else centre(chosen, size)) - self.mean) / self.spread
-        labels = self.pictures.labels[rows].tolist()
+        labels = self.images.labels[rows].tolist()
         return [{"pixel_values": x, "labels": label} for x, label in zip(normal.float(), labels, strict=True)]
 
     def _drawn(self, seed: int) -> Tensor:
@@ -112,7 +112,7 @@ def images_study(
     models: Iterable[str] = (),
     arguments: Mapping[str, Any] | None = None,
 ) -> Study:
-    """The paper's study of pictures on one dataset, with a task for each architecture.
+    """The paper's study of images on one dataset, with a task for each architecture.
 
     Args:
         images: The dataset.
@@ -124,7 +124,7 @@ def images_study(
             follows that instead of the recipe's drops.
 
     Raises:
-        UsageError: If a loss or an architecture does not exist, or a picture is too small for it.
+        UsageError: If a loss or an architecture does not exist, or an image is too small for it.
     """
     own = {**recipe.arguments, **(arguments or {})}
     shares = () if "lr_scheduler_type" in (arguments or {}) else recipe.shares
@@ -139,7 +139,7 @@ def images_study(
 
 def image_task(
     name: str,
-    parts: Mapping[str, Pictures],
+    parts: Mapping[str, ImageRows],
     classes: int,
     model: str,
     recipe: Recipe,
@@ -147,19 +147,19 @@ def image_task(
     select: Select | str = "accuracy",
     drops: Sequence[Fraction] = (),
 ) -> Task:
-    """Pictures and an architecture as a task.
+    """Images and an architecture as a task.
 
     Args:
         name: Name of the task.
         parts: By split: ``train``, and one or more to evaluate. If these are several, `select` names one of them.
         classes: C, the number of classes.
         model: Name of the architecture.
-        recipe: How training pictures are changed, and which regularization the model gets.
+        recipe: How training images are changed, and which regularization the model gets.
         select: Which number is the score; the only metric is ``accuracy``.
         drops: Shares of all steps after which the learning rate is divided by ten; needs a constant schedule.
 
     Raises:
-        UsageError: If the architecture does not exist, or pictures have different sizes or are too small for it.
+        UsageError: If the architecture does not exist, or images have different sizes or are too small for it.
     """
     _check_sizes(parts, recipe)
     with torch.device("meta"):
@@ -181,7 +181,7 @@ def image_task(
 
 
 def _inputs(
-    parts: Mapping[str, Pictures],
+    parts: Mapping[str, ImageRows],
     classes: int,
     model: str,
     recipe: Recipe,
@@ -202,13 +202,13 @@ def _inputs(
     return TrainerInputs(trainer, {"data_rows": {split: len(part) for split, part in parts.items()}})
 
 
-def _check_sizes(parts: Mapping[str, Pictures], recipe: Recipe) -> None:
-    """Refuse pictures of different sizes in a recipe that leaves their size as it is."""
+def _check_sizes(parts: Mapping[str, ImageRows], recipe: Recipe) -> None:
+    """Refuse images of different sizes in a recipe that leaves their size as it is."""
     if recipe.resized_crop:
         return
     pixels = [part.pixels for part in parts.values()]
     seen = [x if isinstance(x, list) else x[:1] if isinstance(x, Tensor) else _some(x) for x in pixels]
-    sizes = sorted({(picture.shape[2], picture.shape[1]) for part in seen for picture in part})
+    sizes = sorted({(image.shape[2], image.shape[1]) for part in seen for image in part})
     if len(sizes) > 1:
         found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1]))
         raise UsageError(
@@ -218,7 +218,7 @@ def _check_sizes(parts: Mapping[str, Pictures], recipe: Recipe) -> None:
 
 
 def _operations(network: ImageClassifier, shape: Sequence[int], model: str) -> float:
-    """The arithmetic operations of a forward pass of one picture."""
+    """The arithmetic operations of a forward pass of one image."""
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
@@ -232,17 +232,17 @@ def _operations(network: ImageClassifier, shape: Sequence[int], model: str) -> f
 
 
 def _some(pixels: Sequence[Tensor] | Tensor) -> Iterator[Tensor]:
-    """At most about ten thousand of the pictures: enough for a mean, and quick where each must be decoded."""
+    """At most about ten thousand of the images: enough for a mean, and quick where each must be decoded."""
     return (pixels[row] for row in range(0, len(pixels), max(1, len(pixels) // SAMPLE)))
 
 
 def _scale(pixels: Sequence[Tensor] | Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of training pictures, of pixels in [0, 1]."""
+    """Mean and standard deviation of each channel of training images, of pixels in [0, 1]."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.zeros(3, 256, dtype=torch.float64)
-    for picture in _some(pixels):
+    for image in _some(pixels):
         for channel in range(3):
-            counts[channel] += torch.bincount(picture[channel].flatten(), minlength=256)
+            counts[channel] += torch.bincount(image[channel].flatten(), minlength=256)
     shares = counts / counts.sum(1, keepdim=True)
     mean = shares @ levels
     spread = (shares @ levels**2 - mean**2).clamp(min=0).sqrt()

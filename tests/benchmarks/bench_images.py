@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_images.py
 
 In single precision and in bfloat16, each with the usual order of memory and the one that `ImageClassifier` uses; and
-of changing the pictures of a batch.
+of changing the images of a batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pixels, labels = torch.randint(0, 256, (ROWS, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 100, (ROWS,))
     numbers, recipe = draw(0, 0, ROWS), recipe_of("cifar100")
-    print(f"changing {ROWS} pictures: {1000 * seconds(lambda: augment(pixels, numbers, recipe)):.1f} ms")
+    print(f"changing {ROWS} images: {1000 * seconds(lambda: augment(pixels, numbers, recipe)):.1f} ms")
     for bf16 in (False, True):
         for ours in (False, True):
             model = ImageClassifier.seeded(0, 100, "resnet20").train()

@@ -14,7 +14,7 @@ from hf_elmix.study.store import Store
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Twelve pictures in folders of two classes."""
+    """Twelve images in folders of two classes."""
     place = tmp_path_factory.mktemp("data") / "pets"
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -29,7 +29,7 @@ def study(folder: Path, out: Path, *words: str) -> int:
     return main(["study", "images", "--dataset_name", str(folder), "--output_dir", str(out), *words])
 
 
-def test_a_study_of_ones_own_pictures(folder, tmp_path, capsys):
+def test_a_study_of_ones_own_images(folder, tmp_path, capsys):
     few = ("--models", "resnet20", "--losses", "ce", "--seeds", "3", "--num_train_epochs", "2", "--use_cpu")
     more = ("--recipe", "cinic10", "--regularization", "erasing", "dropout", "--cohorts", "--bf16")
     assert study(folder, tmp_path / "runs", *few, *more) == 0
@@ -69,7 +69,7 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys, words, mes
     assert len(said.splitlines()) == 1
 
 
-def test_pictures_of_different_sizes_need_one(folder, tmp_path, capsys):
+def test_images_of_different_sizes_need_one(folder, tmp_path, capsys):
     odd = tmp_path / "odd"
     for name in ("cat", "dog"):
         (odd / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Small generated pictures."""
+"""Small generated images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def generated(rows: int, size: int = 16, seed: int = 0) -> Dataset:
-    """Pictures of three classes, each with a colour of its own."""
+    """Images of three classes, each with a colour of its own."""
     rng = np.random.default_rng(seed)
     labels = [row % 3 for row in range(rows)]
     pixels = [rng.integers(0, 120, (size, size, 3), dtype=np.uint8) for _ in labels]
-    for label, picture in zip(labels, pixels, strict=True):
-        picture[..., label] += 100
-    cells = [{"bytes": png(picture), "path": None} for picture in pixels]
+    for label, image in zip(labels, pixels, strict=True):
+        image[..., label] += 100
+    cells = [{"bytes": png(image), "path": None} for image in pixels]
     features = Features({"image": Image(), "label": ClassLabel(names=["red", "green", "blue"])})
     return Dataset.from_dict({"image": cells, "label": labels}, features=features)
 
 
 @pytest.fixture(scope="session")
-def pictures() -> DatasetDict:
-    """40 pictures to train on and 9 to evaluate, 16 x 16 pixels."""
+def dataset() -> DatasetDict:
+    """40 images to train on and 9 to evaluate, 16 x 16 pixels."""
     return DatasetDict({"train": generated(40), "test": generated(9, seed=1)})

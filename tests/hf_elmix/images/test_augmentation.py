@@ -1,4 +1,4 @@
-"""Changes of pictures, beside Pillow and plain loops."""
+"""Changes of images, beside Pillow and plain loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_elmix.images import augmentation as a
 
 @pytest.fixture
 def batch() -> torch.Tensor:
-    """Four smooth pictures, (4, 3, 16, 16), uint8."""
+    """Four smooth images, (4, 3, 16, 16), uint8."""
     coarse = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
     return torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear").byte()
 
@@ -25,18 +25,18 @@ def numbers(**columns: float) -> torch.Tensor:
     return drawn
 
 
-def pillow(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray(picture.byte().permute(1, 2, 0).numpy())
+def pillow(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.byte().permute(1, 2, 0).numpy())
 
 
-def pixels(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+def pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
 
 
-def test_a_crop_is_the_window_of_a_picture_with_a_black_margin(batch):
+def test_a_crop_is_the_window_of_an_image_with_a_black_margin(batch):
     drawn = a.draw(0, 0, 4)
-    for picture, moved, own in zip(batch, a.crop(batch, drawn), drawn, strict=True):
-        wide = np.pad(picture.numpy(), ((0, 0), (4, 4), (4, 4)))
+    for image, moved, own in zip(batch, a.crop(batch, drawn), drawn, strict=True):
+        wide = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)))
         top, left = int(own[a.TOP] * 9), int(own[a.LEFT] * 9)
         assert np.array_equal(moved.numpy(), wide[:, top : top + 16, left : left + 16])
     assert torch.equal(a.crop(batch, numbers()), batch)  # in the middle
@@ -63,7 +63,7 @@ def test_a_turn_is_pillows(batch, degrees):
     assert (turned[2] - expected)[:, inside, inside].abs().max() <= 2
 
 
-def test_a_turn_of_an_oblong_picture_keeps_its_shape():
+def test_a_turn_of_an_oblong_image_keeps_its_shape():
     wide = torch.zeros(1, 1, 20, 40)
     wide[..., 5:15, 15:25] = 255.0
     turned = a.rotate(wide, torch.tensor([90.0]))

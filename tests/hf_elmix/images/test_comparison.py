@@ -9,8 +9,8 @@ from hf_elmix.images import data
 from hf_elmix.images.comparison import comparison_task
 
 
-def test_pictures_of_three_splits(pictures):
-    task, about = comparison_task(pictures, "colours", origin={"dataset": "colours"})
+def test_images_of_three_splits(dataset):
+    task, about = comparison_task(dataset, "colours", origin={"dataset": "colours"})
     assert about == (
         "colours: images of 16 x 16 pixels; 32 train, 8 validation (held out), 9 test rows; label: red, green, blue; "
         "model resnet20, not pre-trained; score: accuracy, last epoch"
@@ -20,12 +20,12 @@ def test_pictures_of_three_splits(pictures):
     assert (task.select.scored_metric, task.settings["dataset"]) == ("validation_accuracy", "colours")
 
 
-def test_pictures_are_divided_anew_for_every_seed_and_keep_their_labels(pictures):
-    task, _ = comparison_task(DatasetDict(train=pictures["train"]), "colours", origin={}, resample=True, size=8)
+def test_images_are_divided_anew_for_every_seed_and_keep_their_labels(dataset):
+    task, _ = comparison_task(DatasetDict(train=dataset["train"]), "colours", origin={}, resample=True, size=8)
     drawn = []
     for seed in (0, 1):
         given = task.inputs(seed).trainer
-        held_out = given["eval_dataset"].pictures
+        held_out = given["eval_dataset"].images
         assert (len(given["train_dataset"]), len(held_out)) == (32, 8)
         assert held_out.pixels.shape[2:] == (8, 8)
         # Each class has a colour of its own.
@@ -34,18 +34,18 @@ def test_pictures_are_divided_anew_for_every_seed_and_keep_their_labels(pictures
     assert not drawn[0].equal(drawn[1])
 
 
-def test_pictures_that_do_not_fit_in_memory_are_divided_alike(pictures, monkeypatch):
+def test_images_that_do_not_fit_in_memory_are_divided_alike(dataset, monkeypatch):
     inputs = []
     for memory in (data.MEMORY, 1000):
         monkeypatch.setattr(data, "MEMORY", memory)
-        task, _ = comparison_task(DatasetDict(train=pictures["train"]), "colours", origin={}, resample=True)
-        inputs.append(task.inputs(1).trainer["train_dataset"].pictures)
+        task, _ = comparison_task(DatasetDict(train=dataset["train"]), "colours", origin={}, resample=True)
+        inputs.append(task.inputs(1).trainer["train_dataset"].images)
     kept, read = inputs
     assert not isinstance(read.pixels, torch.Tensor)
     assert read.labels.equal(kept.labels)
     assert all(torch.equal(one, other) for one, other in zip(read.pixels, kept.pixels, strict=True))
 
 
-def test_an_architecture_that_does_not_exist(pictures):
+def test_an_architecture_that_does_not_exist(dataset):
     with pytest.raises(UsageError, match="resnet20"):
-        comparison_task(pictures, "colours", "resnet21", origin={})
+        comparison_task(dataset, "colours", "resnet21", origin={})

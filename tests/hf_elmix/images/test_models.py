@@ -28,7 +28,7 @@ def test_networks_have_the_published_numbers_of_parameters():
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
-def test_small_pictures_keep_their_size_to_the_first_stage(model):
+def test_small_images_keep_their_size_to_the_first_stage(model):
     """As for CIFAR: three reductions by two at most, so that 32 x 32 pixels leave 4 x 4, or 8 x 8 after two."""
     with torch.device("meta"):
         network = ImageClassifier(7, model).network

@@ -1,4 +1,4 @@
-"""Studies of pictures: the same bits with shared training, after a kill, in COT; the learning rate; sizes."""
+"""Studies of images: the same bits with shared training, after a kill, in COT; the learning rate; sizes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOSSES = ("0", "0,0.5")  # of 4 x 5 steps, the last differs: inside an epoch tha
 
 
 @pytest.fixture(scope="module")
-def images(pictures):
-    return read_images(pictures, "generated")
+def images(dataset):
+    return read_images(dataset, "generated")
 
 
 def trained(images, folder: Path, *, sharing: bool = True, losses=LOSSES, **arguments) -> dict[str, dict]:
@@ -46,7 +46,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_shared_and_killed_training_gives_the_bits_of_training_alone(images, tmp_path):
-    """Every random change of a picture goes on as if nothing was."""
+    """Every random change of an image goes on as if nothing was."""
     done = []
 
     def killed_after_one(*args, **kwargs):
@@ -99,7 +99,7 @@ def test_a_schedule_of_ones_own_replaces_the_drops(images):
     assert default.settings(default.tasks[0], default.methods[0])["learning_rate_drops"] == ["1/2", "5/6"]
 
 
-def test_pictures_change_with_seed_epoch_and_row_only(images):
+def test_images_change_with_seed_epoch_and_row_only(images):
     make = partial(Rows, images.train, ALL, ((0.5,) * 3, (0.25,) * 3))
     rows, again, other = make(0), make(0), make(1)
     alone = [again[row]["pixel_values"] for row in (5, 2)]
@@ -108,13 +108,13 @@ def test_pictures_change_with_seed_epoch_and_row_only(images):
     rows.epoch.fill_(1)
     assert not torch.equal(rows[5]["pixel_values"], again[5]["pixel_values"])
     evaluated = make(None)
-    picture = images.train.pixels[5] / 255
-    torch.testing.assert_close(evaluated[5]["pixel_values"], (picture - 0.5) / 0.25)
+    image = images.train.pixels[5] / 255
+    torch.testing.assert_close(evaluated[5]["pixel_values"], (image - 0.5) / 0.25)
 
 
-def test_pictures_that_are_decoded_when_needed_are_changed_alike(images, pictures, monkeypatch):
+def test_images_that_are_decoded_when_needed_are_changed_alike(images, dataset, monkeypatch):
     monkeypatch.setattr(data, "MEMORY", 1000)
-    parts = [{"train": each.train, "test": each.evaluation} for each in (images, read_images(pictures, "generated"))]
+    parts = [{"train": each.train, "test": each.evaluation} for each in (images, read_images(dataset, "generated"))]
     for recipe in (ALL, Recipe(("resnet20",), epochs=1, drops=(), size=32, resized_crop=True)):
         kept, decoded = (image_task("task", part, 3, "resnet20", recipe).inputs(0).trainer for part in parts)
         for rows in ("train_dataset", "eval_dataset"):
@@ -122,7 +122,7 @@ def test_pictures_that_are_decoded_when_needed_are_changed_alike(images, picture
             assert all(torch.equal(one["pixel_values"], other["pixel_values"]) for one, other in pairs)
 
 
-def test_pictures_are_normalized(images):
+def test_images_are_normalized(images):
     parts = {"train": images.train, "test": images.train}
     rows = image_task("task", parts, 3, "resnet20", ALL).inputs(0).trainer["eval_dataset"]
     normal = torch.stack([rows[row]["pixel_values"] for row in range(len(rows))])
@@ -143,7 +143,7 @@ def test_processes_that_load_rows_learn_the_epoch(images):
     assert not torch.equal(first[0], second[0])
 
 
-def test_only_large_models_turn_pictures(images):
+def test_only_large_models_turn_images(images):
     parts = {"train": images.train, "test": images.evaluation}
     turned = {
         model: image_task("task", parts, 3, model, recipe_of("cinic10")).settings["images"]["rotation"]
