@@ -171,6 +171,7 @@ def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):
                 settings = {"select": {"metric": "accuracy", "epoch": "last"}}
                 cost = {"seconds": 90.0, "steps_trained": 1, "steps_inherited": 0}
                 store.write(RunRecord(RunKey(task, method, seed), "done", scores, [], settings, {}, cost))
+        store.write(RunRecord(RunKey(task, methods[0], 2), "done", scores, [], settings, {}, cost))  # the only one
     table = evidence.take_over("glue", tmp_path / "one", tmp_path / "two")
     said = evidence.glue_section(table)
     rows = cells_of(said)

@@ -156,14 +156,18 @@ def comparison(folder: Path) -> pd.DataFrame:
 
 
 def candidates(folder: Path) -> pd.DataFrame:
-    """One row for each run of a comparison with a sweep: the command, the score, and how many classes it predicts."""
+    """One row for each run of a comparison with a sweep: the command, the score, and how many classes it predicts.
+
+    Seeds with which not all methods have been trained are left out.
+    """
     store, rows = Store(folder), []
     for record in store.records():
         key, seconds = record.key, record.cost["seconds"]
         classes = record.scores["predicted_classes"]["last"] if record.status == "done" else None
         rows.append((key.task, key.method, key.seed, record.status, record.score, record.score, classes, seconds))
     names = ["task", "method", "seed", "status", "validation", "test", "classes", "seconds"]
-    return pd.DataFrame(rows, columns=names).assign(command=command_of(store))
+    table = pd.DataFrame(rows, columns=names).assign(command=command_of(store))
+    return table[table.groupby("seed")["method"].transform("size") == table["method"].nunique()]
 
 
 def command_of(store: Store) -> str:
