@@ -157,7 +157,7 @@ def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):
     methods = [f"{loss} [learning_rate={rate}]" for loss in evidence.ON_TEXT for rate in (0.1, 0.2)]
     for task, folder in (("rte", tmp_path / "one"), ("cola", tmp_path / "two")):
         store = Store(folder)
-        command = f"elmix compare --train_file {task}.csv --max_seeds 2 --output_dir x --workers 1"
+        command = f"elmix compare --dataset_config_name {task} --max_seeds 2 --output_dir x --workers 1"
         grid = {"tasks": [task], "methods": methods, "seeds": [0, 1]}
         store.declare({"grids": [grid], "methods": {}, "settings": {}, "commands": [command]})
         for place, method in enumerate(methods):
@@ -175,14 +175,14 @@ def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):
     table = evidence.take_over("glue", tmp_path / "one", tmp_path / "two")
     said = evidence.glue_section(table)
     rows = cells_of(said)
-    assert [row[:3] for row in rows] == [["cola", "2", "61.00"], ["rte", "2", "61.00"], ["**mean**", "", "61.00"]]
-    assert [row[5].partition(" ")[0] for row in rows] == ["+6.00", "+3.00", "+4.50"]
+    assert [row[:3] for row in rows[:3]] == [["cola", "2", "61.00"], ["rte", "2", "61.00"], ["mean", "", "61.00"]]
+    assert [row[5].partition(" ")[0] for row in rows[:3]] == ["+6.00", "+3.00", "+4.50"]
     low, high = stats.t.interval(0.95, 1, 4.5, stats.sem([3, 6]))
     assert rows[2][5] == f"+4.50 [{low:.2f}, {high:.2f}]".replace("-", "−")
-    assert "largest rate, 0.2: CE 0 %" in said
     assert "Of 4 chosen runs each, so many always predict the same class: CE 0, F = 0 (constant) 4, " in said
     assert "The 48 runs took 1.2 hours" in said
-    assert said.splitlines()[-3:-1] == [f"elmix compare --train_file {task}.csv" for task in ("rte", "cola")]
+    assert rows[3:5] == [["", "0.1", "0.2"], ["CE", "100 %", "0 %"]]
+    assert said.splitlines()[-3:] == ["```text", "elmix compare --dataset_config_name TASK", "```"]
     page = evidence.remade({**evidence.taken_over(), "glue": table})[evidence.PAGE]
     assert said in page
     tables = {**evidence.taken_over(), "glue": table}

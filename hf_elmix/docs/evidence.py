@@ -3,7 +3,7 @@
     python hf_elmix/docs/evidence.py tables RUNS ... # take over the records of: elmix study tables --output_dir RUNS
     python hf_elmix/docs/evidence.py uci121 DATA     # the sizes of the tables that it was given
     python hf_elmix/docs/evidence.py text RUNS ...   # the same for: elmix compare --output_dir RUNS, one or more
-    python hf_elmix/docs/evidence.py glue RUNS ...   # the same with --sweep, one folder for each task
+    python hf_elmix/docs/evidence.py glue RUNS ...   # the same with --sweep, one folder or more for each task
     python hf_elmix/docs/evidence.py reviews RUNS    # the same for: elmix study reviews --output_dir RUNS
     python hf_elmix/docs/evidence.py images RUNS     # the same for the study that IMAGES names
     python hf_elmix/docs/evidence.py                 # write the page's numbers and figures again
@@ -107,7 +107,9 @@ def take_over(study: str, *folders: Path) -> pd.DataFrame:
     if study == "text":
         return pd.concat([comparison(folder) for folder in folders], ignore_index=True)
     if study == "glue":
-        return pd.concat([candidates(folder) for folder in folders], ignore_index=True)
+        table = pd.concat([candidates(folder) for folder in folders], ignore_index=True)
+        runs, methods = (table.groupby(by)["method"] for by in (["task", "seed"], "task"))
+        return table[runs.transform("size") == methods.transform("nunique")]  # whole seeds only
     if study == "tables":
         parts = [compact(folder / model).assign(model=model) for folder in folders for model in MODELS]
         return pd.concat(parts, ignore_index=True).astype(
@@ -156,18 +158,14 @@ def comparison(folder: Path) -> pd.DataFrame:
 
 
 def candidates(folder: Path) -> pd.DataFrame:
-    """One row for each run of a comparison with a sweep: the command, the score, and how many classes it predicts.
-
-    Seeds with which not all methods have been trained are left out.
-    """
+    """One row for each run of a comparison with a sweep: the command, the score, and how many classes it predicts."""
     store, rows = Store(folder), []
     for record in store.records():
         key, seconds = record.key, record.cost["seconds"]
         classes = record.scores["predicted_classes"]["last"] if record.status == "done" else None
         rows.append((key.task, key.method, key.seed, record.status, record.score, record.score, classes, seconds))
     names = ["task", "method", "seed", "status", "validation", "test", "classes", "seconds"]
-    table = pd.DataFrame(rows, columns=names).assign(command=command_of(store))
-    return table[table.groupby("seed")["method"].transform("size") == table["method"].nunique()]
+    return pd.DataFrame(rows, columns=names).assign(command=command_of(store))
 
 
 def command_of(store: Store) -> str:
@@ -476,16 +474,25 @@ def glue_section(table: pd.DataFrame) -> str:
     means = by_table(percent / 100)
     over = compare(means, "ce")
     last = [difference_text(over.loc[method], 1) for method in ON_TEXT[1:]]
-    rows.append(["**mean**", "", number(means["ce"].mean()), *last])
+    rows.append(["mean", "", number(means["ce"].mean()), *last])
     apart = difference_text(compare(means, RESCALED).loc["0-0.5"], 1)
     runs = with_rate(table)
     chosen = runs.loc[runs.dropna(subset="test").groupby(["task", "loss", "seed"])["test"].idxmax()]
-    largest = runs["rate"].max()
-    share = 100 * (chosen["rate"] == largest).groupby(chosen["loss"]).mean()
-    shares = ", ".join(f"{method_label(method)} {share[method]:.0f} %" for method in ON_TEXT)
+    share = pd.crosstab(chosen["loss"], chosen["rate"], normalize="index").reindex(
+        columns=sorted(runs["rate"].unique())
+    )
+    shares = markdown_table(
+        ["", *[f"{rate:g}" for rate in share]],
+        [[method_label(method), *[f"{100 * x:.0f} %" for x in share.loc[method].fillna(0)]] for method in ON_TEXT],
+    )
     constant = (chosen["classes"] == 1).groupby(chosen["loss"]).sum()
     stuck = ", ".join(f"{method_label(method)} {constant[method]}" for method in ON_TEXT)
-    commands = "\n".join(table["command"].unique())
+    named = [f"--dataset_config_name {task}" for task in counts.index]
+    commands = "\n".join(
+        dict.fromkeys(
+            re.sub("|".join(named), "--dataset_config_name TASK", text) for text in table["command"].unique()
+        )
+    )
     header = ["", "seeds", "CE", *map(method_label, ON_TEXT[1:])]
     return (
         "**The paper's seven tasks of GLUE**, with BERT-tiny (2 layers, 128 wide) for three epochs. For every method "
@@ -493,9 +500,9 @@ def glue_section(table: pd.DataFrame) -> str:
         "table gives the accuracy of CE in percent and points above it, means of the seeds; the last row is the mean "
         "of the tasks, with 95 % intervals over them.\n\n"
         f"{markdown_table(header, rows)}\n"
-        f"F = 0-0.5 minus rescaled CE, mean of the tasks: {apart}. Share of choices that fall on the largest rate, "
-        f"{largest:g}: {shares}. Of {len(percent)} chosen runs each, so many always predict the same class: {stuck}. "
-        f"{cost(table)}\n\n"
+        f"F = 0-0.5 minus rescaled CE, mean of the tasks: {apart}. Of {len(percent)} chosen runs each, so many always "
+        f"predict the same class: {stuck}. {cost(table)} The share of choices that fall on each learning rate:\n\n"
+        f"{shares}\n"
         "![Performance profile on tasks of GLUE](figures/glue.png)\n\n"
         f"*The paper's Fig. 2 from these runs: the share of its {len(percent)} pairs of a task and a seed in which a "
         f"method reaches a share τ of the best score; the higher, the better.*\n\n```text\n{commands}\n```"
