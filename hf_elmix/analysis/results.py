@@ -20,7 +20,7 @@ from hf_elmix.errors import UsageError, not_one_of
 from hf_elmix.plotting import method_label
 from hf_elmix.predictions.class_counts import PREDICTED_CLASSES, constant_accuracy_of
 from hf_elmix.study.spec import RunKey
-from hf_elmix.study.store import Store
+from hf_elmix.study.store import DECLARATION, Store
 
 __all__ = ["StudyResults", "learned", "read_study"]
 THRESHOLDS = 200  # of the profile, at most, at which the bands are computed
@@ -264,9 +264,9 @@ def read_study(store: Store, baseline: str | None = None) -> StudyResults:
     """
     tables = study_tables(store.records(), store.asked())
     if not tables.chosen:
-        raise UsageError(
-            f"Expected a folder of runs, but {str(store.folder)!r} has no records. Give the --output_dir of a study."
-        )
+        studies = sorted(str(path.parent) for path in store.folder.glob(f"*/{DECLARATION}"))
+        hint = f"one of its studies: {', '.join(studies)}" if studies else "the --output_dir of a study"
+        raise UsageError(f"Expected a folder of runs, but {str(store.folder)!r} has no records. Give {hint}.")
     recorded = set(store.with_predictions(tables.chosen.values()))
     readers = {key: partial(store.read_predictions, run) for key, run in tables.chosen.items() if run in recorded}
     rules, test_df = read_comparison(store)

@@ -49,7 +49,8 @@ def _run(args: argparse.Namespace) -> int:
     model. The same command continues a study that was stopped. Flags of transformers.TrainingArguments, such as
     --num_train_epochs, are also accepted; --learning_rate replaces the choice among 0.01, 0.005 and 0.001.
     """
-    losses, arguments = losses_and_arguments(args, PROG, protocol.ARGUMENTS, protocol.LOSSES, args.models)
+    defaults = {"learning_rate": max(protocol.LEARNING_RATES), **protocol.ARGUMENTS}
+    losses, arguments = losses_and_arguments(args, PROG, defaults, protocol.LOSSES, args.models)
     sweep = parse_sweeps(args.sweep, arguments, protocol.ARGUMENTS, PROG)
     check_inputs(args.output_dir, data=args.data)
     from hf_elmix.tables.data import read_tables

@@ -53,7 +53,7 @@ class Focal(CrossEntropyFunction):
     name: ClassVar[str] = "focal"
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0 or not 0 < self.alpha < math.inf:
+        if not 0 <= self.gamma < math.inf or not 0 < self.alpha < math.inf:
             raise UsageError(
                 f"Expected gamma to be 0 or more and alpha above 0, but got gamma={self.gamma}, alpha={self.alpha}."
             )

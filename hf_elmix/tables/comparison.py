@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_elmix.columns import Columns, columns_of, find_label, listed
 from hf_elmix.comparison.split import TRAIN, VALIDATION, counted_rows, on_validation, resampled, with_validation
 from hf_elmix.errors import UsageError
 from hf_elmix.study.spec import Task, TrainerInputs
-from hf_elmix.tables.data import as_numbers, check_labelled, class_ids, feature_values, scaled
+from hf_elmix.tables.data import as_labels, as_numbers, check_labelled, class_ids, feature_values, in_words, scaled
 from hf_elmix.tables.models import TableClassifier
 from hf_elmix.tables.protocol import ARGUMENTS as PAPER
 from hf_elmix.tables.protocol import LEARNING_RATES, MODELS
@@ -97,8 +97,8 @@ def _in_words(columns: Columns) -> str:
 
 def _encoded(rows: DatasetDict, name: str, label: str, columns: Columns) -> tuple[DatasetDict, list[str]]:
     """The splits with the columns ``features`` (I,) and ``label``, a class id, and the names of the classes."""
-    train = _frame(rows[TRAIN])
-    frames = {split: train if split == TRAIN else _frame(part, train) for split, part in rows.items()}
+    train = _frame(rows[TRAIN], label)
+    frames = {split: train if split == TRAIN else _frame(part, label, train) for split, part in rows.items()}
     classes = class_ids(train[label], f"{name} (train)")[1]
     values = {column: sorted(frames[TRAIN][column].dropna().unique()) for column in columns.categories}
     used = DatasetDict()
@@ -107,28 +107,36 @@ def _encoded(rows: DatasetDict, name: str, label: str, columns: Columns) -> tupl
         if absent := [column for column in (label, *columns.numbers, *values) if column not in frame]:
             raise UsageError(f"Expected the columns of {name} (train) in {where}, but it has no {absent[0]!r}.")
         check_labelled(frame[label], where)
-        ids = frame[label].astype(str).map({known: place for place, known in enumerate(classes)})
+        names = pd.Series(in_words(frame[label].to_numpy()))
+        ids = names.map({known: place for place, known in enumerate(classes)})
         if len(unknown := np.flatnonzero(ids.isna())):
             raise UsageError(
                 f"Expected the labels of {where} to be among {listed(classes)}, but row {unknown[0]} has "
-                f"{frame[label][unknown[0]]!r} ({len(unknown)} such rows)."
+                f"{names[unknown[0]]!r} ({len(unknown)} such rows)."
             )
         # A value that the training rows do not have is a row of zeros.
-        encoded = {f"{column}={one}": frame[column] == one for column, known in values.items() for one in known}
-        features = feature_values(frame[list(columns.numbers)].assign(**encoded), where)
+        encoded = [
+            (frame[column] == one).rename(f"{column}={one}") for column, known in values.items() for one in known
+        ]
+        features = feature_values(pd.concat([frame[list(columns.numbers)], *encoded], axis=1), where)
         used[split] = Dataset.from_dict({"features": features, "label": ids.astype(int)})
     return used, classes
 
 
-def _frame(rows: Dataset, like: pd.DataFrame | None = None) -> pd.DataFrame:
+def _frame(rows: Dataset, label: str, like: pd.DataFrame | None = None) -> pd.DataFrame:
     """Columns of text as numbers, if they are such in these rows and those `like` them; declared classes by name."""
     frame = rows.to_pandas()
     for name, feature in rows.features.items():
         if isinstance(feature, ClassLabel):
             frame[name] = [None if pd.isna(k) or k < 0 else feature.names[int(k)] for k in frame[name]]
-        elif feature.dtype in ("string", "large_string") and (like is None or not _is_text(like.get(name))):
-            frame[name] = as_numbers([None if pd.isna(cell) else cell for cell in frame[name]])
+        elif _is_string(feature) and (like is None or not _is_text(like.get(name))):
+            read = as_labels if name == label else as_numbers
+            frame[name] = read([None if pd.isna(cell) else cell for cell in frame[name]])
     return frame
+
+
+def _is_string(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def _is_text(column: pd.Series | None) -> bool:

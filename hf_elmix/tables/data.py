@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hf_elmix import csv_files, parquet_files
 from hf_elmix.errors import UsageError, in_one_line, not_one_of
 from hf_elmix.tables.protocol import SPLIT_SHARES, SPLITS
 
-__all__ = ["Table", "as_numbers", "class_ids", "feature_values", "read_table", "read_tables"]
+__all__ = ["Table", "as_labels", "as_numbers", "class_ids", "feature_values", "in_words", "read_table", "read_tables"]
 
 LABEL, SPLIT = "label", "split"
 TRUTH = {"true": True, "false": False}
@@ -134,7 +136,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """The columns of a CSV file as numbers or truth values if all cells are such; only an empty cell is missing."""
     header, rows = csv_files.read_table(path)
     columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    return pd.DataFrame({name: as_numbers(cells) for name, cells in zip(header, columns, strict=True)})
+    read = {name: as_labels if name == LABEL else as_numbers for name in header}
+    return pd.DataFrame({name: read[name](cells) for name, cells in zip(header, columns, strict=True)})
 
 
 def as_numbers(cells: Sequence[str | None]) -> pd.Series:
@@ -149,8 +152,14 @@ def as_numbers(cells: Sequence[str | None]) -> pd.Series:
         return column
 
 
+def as_labels(cells: Sequence[str | None]) -> pd.Series:
+    """A column of labels, as `as_numbers`, but as text if several spellings give the same number or truth value."""
+    column, spellings = as_numbers(cells), {cell.strip() for cell in cells if cell}
+    return column if column.nunique() == len(spellings) else pd.Series([cell or None for cell in cells], dtype=object)
+
+
 def _is_split(name: str) -> bool:
-    return name.removeprefix(SPLIT).isdigit() or name == SPLIT
+    return re.fullmatch(f"{SPLIT}[0-9]*", name) is not None
 
 
 def class_ids(labels: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
@@ -166,10 +175,15 @@ def class_ids(labels: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
     check_labelled(labels, where)
     values = labels.to_numpy()
     _check_classes(values, where)
-    ids, names = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
-    if len(names) < 2:
-        raise UsageError(f"Expected two classes or more in {where}, but got {len(names)}.")
-    return ids.astype(np.int64), list(map(str, names))
+    ids, found = pd.factorize(values if values.dtype.kind in "iub" else values.astype(str), sort=True)
+    if len(found) < 2:
+        raise UsageError(f"Expected two classes or more in {where}, but got {len(found)}.")
+    return ids.astype(np.int64), in_words(found)
+
+
+def in_words(labels: np.ndarray) -> list[str]:
+    """The name of the class of each label."""
+    return list(map(str, labels.astype(str)))
 
 
 def check_labelled(labels: pd.Series, where: str) -> None:
@@ -181,6 +195,7 @@ def check_labelled(labels: pd.Series, where: str) -> None:
 def _check_classes(labels: np.ndarray, where: str) -> None:
     """Refuse labels that are no classes: fractions, lists, several lines, and a class in two spellings."""
     spellings: dict[str, str] = {}
+    normalized = _normalized_number if _are_numbers(labels) else _normalized_text
     for row, label in enumerate(labels.tolist()):
         if isinstance(label, float) and not label.is_integer():
             raise UsageError(f"Expected classes as labels in {where}, but row {row} has the number {label}.")
@@ -189,12 +204,29 @@ def _check_classes(labels: np.ndarray, where: str) -> None:
         name = str(label)
         if "\n" in name or "\r" in name:  # a quotation mark has swallowed rows
             raise UsageError(f"Expected one class in each row of {where}, but row {row} has a line break in it.")
-        other = spellings.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
+        other = spellings.setdefault(normalized(name), name)
         if other != name:
             raise UsageError(
                 f"Expected one spelling of each class in {where}, but row {row} has {name!r}, and other rows have "
                 f"{other!r}. Correct the label."
             )
+
+
+def _are_numbers(labels: np.ndarray) -> bool:
+    try:
+        return bool([_normalized_number(str(label)) for label in labels.tolist()])
+    except InvalidOperation:
+        return False
+
+
+def _normalized_number(name: str) -> str:
+    """What all spellings of a number have in common, such as ``1`` and ``01``."""
+    return str(Decimal(name).normalize())
+
+
+def _normalized_text(name: str) -> str:
+    """What all spellings of a class have in common, such as ``yes`` and ``Yes``."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _warn_of_unseen(labels: np.ndarray, is_training: np.ndarray, path: Path) -> None:

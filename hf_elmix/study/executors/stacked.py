@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EvalPrediction, TrainingArguments, set_seed
+from transformers import EvalPrediction, SchedulerType, TrainingArguments, set_seed
 
 from hf_elmix.errors import UsageError
 from hf_elmix.losses.base import Loss
@@ -42,6 +42,10 @@ FOLLOWED = {
     *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_drop_last", "data_seed", "use_cpu"),
     *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 }
+STACKED = {
+    "optim": ("adamw_torch", "adamw_torch_fused", "sgd"),
+    "lr_scheduler_type": [kind for kind in SchedulerType if kind not in ("reduce_lr_on_plateau", "greedy")],
+}  # values of some of them
 LARGEST = 2**25  # parameters in one batched model; their gradients and the optimizer's state take as much each
 GPU_BYTES = 32  # of free memory on a GPU for each parameter: the above in float32, and as much for what is computed
 KEPT = 256  # steps whose losses are kept before they are added up
@@ -101,7 +105,7 @@ def check_stackable(study: Study) -> None:
     defaults = TrainingArguments.__dataclass_fields__
     for method in study.candidates:
         for name, value in {**study.arguments, **method.arguments}.items():
-            if name not in FOLLOWED and value != defaults[name].default:
+            if value not in STACKED.get(name, [value]) or (name not in FOLLOWED and value != defaults[name].default):
                 raise UsageError(f"Runs cannot be stacked with {name}={value!r}. Type --executor local.")
 
 
@@ -275,12 +279,10 @@ class _Training:
         loader = self.loaders[runs[0].key.seed]
         self.steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
         self.steps_in_epoch = len(loader)
-        trainer.create_optimizer_and_scheduler(self.steps)
-        if not isinstance(trainer.lr_scheduler, LambdaLR):
-            raise UsageError(f"Runs cannot be stacked with lr_scheduler_type={trainer.args.lr_scheduler_type!r}.")
-        self.rate_at = trainer.lr_scheduler.lr_lambdas[0]
-        assert trainer.optimizer is not None, "it has been created"
         models, rates = [run.model for run in runs], [run.rate for run in runs]
+        # By what each learning rate is multiplied at a step, which for some schedules depends on that rate.
+        self.schedules = {rate: self._schedule(rate) for rate in dict.fromkeys(rates)}
+        assert trainer.optimizer is not None, "it has been created with the schedule"
         rows, norm = self._rows(loader), trainer.args.max_grad_norm
         self.model = StackedModel(models, *rows, trainer.optimizer, rates, norm, self.randomness)
         given = trainer.eval_dataset
@@ -289,6 +291,7 @@ class _Training:
         self.changes = {0}.union(*(run.method.loss.changes(self.steps) for run in runs))
         self.kept: list[tuple[Tensor, list[Tensor]]] = []
         self.sums = torch.zeros(3, len(runs), device=self.device)  # of loss, cross entropy and expectation loss
+        self.entropies = torch.zeros(len(runs), device=self.device)  # complement entropy, if there is a second step
 
     def train(self) -> None:
         """Train all runs, and add the logs and evaluations of each epoch to their histories."""
@@ -308,6 +311,21 @@ class _Training:
         for run in self.runs:
             run.steps = step
         self.progress(step, self.steps)
+
+    def _schedule(self, rate: float) -> Callable[[int], float]:
+        """The Trainer's schedule of a learning rate: a factor for each step."""
+        trainer = self.trainer
+        trainer.args.learning_rate, trainer.optimizer, trainer.lr_scheduler = rate, None, None
+        trainer.create_optimizer_and_scheduler(self.steps)
+        if not isinstance(trainer.lr_scheduler, LambdaLR):
+            raise UsageError(f"Runs cannot be stacked with lr_scheduler_type={trainer.args.lr_scheduler_type!r}.")
+        return trainer.lr_scheduler.lr_lambdas[0]
+
+    def _rate_factors(self, step: int) -> Tensor | float:
+        """By what the learning rate of each run is multiplied at a step, shape (R,), or a number for all."""
+        factors = {rate: at(step) for rate, at in self.schedules.items()}
+        first, *others = set(factors.values())
+        return torch.tensor([factors[run.rate] for run in self.runs], device=self.device) if others else first
 
     def _rows(self, loader: Any) -> tuple[dict[str, Tensor], Tensor]:
         """The rows and labels of which batches are made."""
@@ -344,13 +362,14 @@ class _Training:
             self.objective = Objective([CROSS_ENTROPY for _ in losses] if twice else losses, self.device)
             self.second = Objective(losses, self.device) if twice else None
             self.factors = torch.tensor([loss.learning_rate_factor for loss in losses], device=self.device)
-        factor = self.factors * self.rate_at(step)
+        factor = self.factors * self._rate_factors(step)
         terms = self._advance(batch, self.objective, factor)
         if self.kept and (len(self.kept) == KEPT or self.kept[0][0].shape != terms[0].shape):
             self._add_up()
         self.kept.append(terms)
         if self.second is not None:
-            self._advance(batch, self.second, factor)
+            _, (negative,) = self._advance(batch, self.second, factor)
+            self.entropies -= negative.mean(-1)
 
     def _add_up(self) -> None:
         """Add the losses of the kept steps to the sums of the epoch."""
@@ -365,12 +384,14 @@ class _Training:
     def _log(self, begin: int, step: int) -> None:
         """Log an epoch of training, and evaluate."""
         self._add_up()
-        means = (self.sums / (step - begin)).T.tolist()
+        means = (torch.cat([self.sums, self.entropies[None]]) / (step - begin)).T.tolist()
         self.sums.zero_()
-        for run, (loss, ce, el) in zip(self.runs, means, strict=True):
-            rate = run.rate * self.rate_at(step - 1)
+        self.entropies.zero_()
+        for run, (loss, ce, el, entropy) in zip(self.runs, means, strict=True):
+            rate = run.rate * self.schedules[run.rate](step - 1)
             logged = run.loss(step - 1, self.steps).logged()
             values = {"loss": loss, **logged, "loss_ce": ce, "loss_el": el, "learning_rate": rate}
+            values |= {} if self.second is None else {"complement_entropy": entropy}
             run.history.append({**values, "epoch": step / self.steps_in_epoch, "step": step})
         for name, evaluated in self.evaluated.items():
             for run, scores in zip(self.runs, self._scores(*self._logits(evaluated)), strict=True):

@@ -94,7 +94,8 @@ def test_runs_that_a_study_declared_and_that_are_not_there_are_missing(small_stu
         ([], "required: SOURCE"),
         (["nowhere.csv"], "Expected a file of scores or the folder of a study, but 'nowhere.csv' does not exist"),
         (["notes.txt"], "Expected a study's folder or a .csv or .parquet file, but 'notes.txt' is a file"),
-        (["."], "Expected a folder of runs, but '.' has no records. Give the --output_dir of a study"),
+        (["."], "Expected a folder of runs, but '.' has no records. Give one of its studies: damaged"),
+        (["nothing"], "Expected a folder of runs, but 'nothing' has no records. Give the --output_dir of a study"),
         (["scores.csv", "--baseline", "ce"], "the baseline to be one of new, old, but got 'ce'"),
         (["scores.csv", "--basline", "old"], "'--basline'. Did you mean '--baseline'?"),
         (["broken.csv"], "Expected the columns task (or experiment), method and score"),
@@ -108,6 +109,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(record, scores, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     for folder in ("unscored", "damaged"):
         Store(tmp_path / folder).write(record("a", "ce", 0, status="failed"))
+    (tmp_path / "nothing").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "broken.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty.csv").write_text("")

@@ -194,6 +194,7 @@ def test_a_class_with_a_logit_of_minus_infinity_is_left_out():
         (focal_loss, {"gamma": -1}, "gamma to be 0 or more and alpha above 0, but got gamma=-1"),
         (focal_loss, {"alpha": 0}, "alpha=0"),
         (focal_loss, {"gamma": math.nan}, "gamma=nan"),
+        (focal_loss, {"gamma": math.inf}, "gamma=inf"),
         (generalized_cross_entropy, {"q": 1.5}, r"q to be in \[0, 1\], but got 1.5"),
         (generalized_cross_entropy, {"k": 1.0}, r"k to be in \(0, 1\), but got 1.0"),
         (tamed_cross_entropy, {"a": -0.1}, "a to be 0 or more, but got -0.1"),

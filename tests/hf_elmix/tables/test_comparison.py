@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 
 from hf_elmix.errors import UsageError
@@ -67,6 +69,22 @@ def test_columns_are_scaled_before_they_are_rounded():
     assert given["eval_dataset"].features[:, 2].numpy() == pytest.approx(0.1, abs=1e-6)
 
 
+def test_a_category_does_not_replace_a_number_of_its_name():
+    odd = {"colour=red": ["7"] * 49 + ["8"]}
+    task, about = task_of({"train": rows(50, **odd)})
+    assert about.startswith("mine: a table of 4 features (age, colour=red, colour as categories; not used: id)")
+    features = [part.features for part in (task.inputs(0).trainer[name] for name in ("train_dataset", "eval_dataset"))]
+    assert sorted(torch.cat(features)[:, 1].unique().tolist())[0] == pytest.approx(-1 / 7, abs=0.02)
+
+
+def test_columns_of_lists_are_not_used_and_dates_are_classes():
+    days = [datetime(2020, 1, 1), datetime(2020, 1, 2)] * 10
+    odd = {"pairs": [[1, 2]] * 20, "made": [{"a": 1}] * 20, "bought": days}
+    _, about = task_of({"train": rows(20, **odd)})
+    assert "not used: id, pairs, made)" in about
+    assert "bought: 2020-01-01T00:00:00" in about
+
+
 def test_the_training_rows_decide_what_a_column_holds():
     """Of codes such as 01 other rows may happen to have only those that look like numbers."""
     codes = {"code": ["01", "02", "A1", "A2"] * 5, "bought": ["01", "A1"] * 10}
@@ -90,6 +108,8 @@ def test_the_training_rows_decide_what_a_column_holds():
         ({"train": rows(20, age=["30"] * 19 + [None])}, None, "row 19 has nan in the column 'age'"),
         ({"train": rows(20, bought=["yes"] * 20)}, None, r"Expected two classes or more in mine \(train\), but got 1"),
         ({"train": rows(20, bought=["0.5", "1.5"] * 10)}, None, "row 0 has the number 0.5"),
+        ({"train": rows(20, bought=["1", "01"] * 10)}, None, "row 1 has '01', and other rows have '1'"),
+        ({"train": rows(20, bought=[[1], [2]] * 10)}, None, "one class as the label of each row of mine"),
         (
             {"train": rows(20), "test": rows(4, bought=["yes", "no", "perhaps", "no"])},
             None,

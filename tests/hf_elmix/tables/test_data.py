@@ -46,6 +46,13 @@ def test_other_folds_are_not_features(tmp_path):
         read_table(path, split_column="split9")
 
 
+@pytest.mark.parametrize("names", ["0123", ["split\u00b2", "splitter", "2split", "7"]])
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_features_may_have_numbers_as_names(tmp_path, names, ending):
+    rows = pd.DataFrame({**{name: np.arange(10) % 4 for name in names}, "label": [0, 1] * 5, "split": SPLITS})
+    assert read_table(saved(rows, tmp_path / f"mine{ending}")).features["train"].shape == (6, 4)
+
+
 def test_without_a_split_each_class_is_divided_alike_and_always_the_same(tmp_path):
     labels = np.array(["a"] * 200 + ["b"] * 40)
     rows = pd.DataFrame({"x": np.arange(240.0), "label": labels})
@@ -146,6 +153,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name):
         ("x,label\n0.5,1,0\n0.25,0,1\n", "line 2 has 3 cells, and the header 2"),
         ('x,label\n1,"a\n2,b\n3,c\n4,"\n5,a\n', "row 0 has a line break in it"),
         ("x\0,label\n1,0\n2,1\n", "line 1 has a NUL character"),
+        ("x,label\n1,01\n2,2\n3,1\n", "row 2 has '1', and other rows have '01'"),
+        ("x,label\n1,1e0\n2,1\n3,2\n", "row 1 has '1', and other rows have '1e0'"),
+        ("x,label\n1,true\n2,True\n3,false\n", "row 1 has 'True', and other rows have 'true'"),
         (frame().to_csv(), "a name for each column of bad.csv"),
         (
             frame(x=[1, "?"] * 5).to_csv(index=False),
@@ -157,6 +167,11 @@ def test_a_csv_file_is_read_as_it_is_written(tmp_path, text, message):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_table(tmp_path / "bad.csv")
+
+
+def test_codes_of_a_csv_file_are_classes(tmp_path):
+    rows = frame(label=["1E2", "100", "A", "1.0", "1"] * 2)
+    assert read_table(saved(rows, tmp_path / "mine.csv")).classes == 5
 
 
 def test_words_of_a_csv_file_are_classes(tmp_path):

@@ -141,17 +141,28 @@ def same_fields(record: RunRecord, fields: dict[str, Any]) -> None:
         assert record.scores[name]["epochs"] == pytest.approx(values["epochs"], abs=1e-5)
     assert len(record.training) == len(fields["training"])
     for here, there in zip(record.training, fields["training"], strict=True):
-        there = {name: value for name, value in there.items() if name not in ("grad_norm", "complement_entropy")}
+        there = {name: value for name, value in there.items() if name != "grad_norm"}
         assert here == pytest.approx(there, abs=1e-5)
 
 
-def test_candidates_have_their_own_learning_rates_and_arguments(weights, store):
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.005}},
+        {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.005}},
+    ],
+)
+def test_candidates_have_their_own_learning_rates_and_arguments(weights, store, schedule):
+    """Some schedules multiply each learning rate by a factor of its own."""
     sweep = ({"learning_rate": 0.1}, {"learning_rate": 0.01}, {"weight_decay": 0.5})
-    study = study_of(Method("0-0.5", sweep=sweep), seeds=(5,), **MOMENTUM)
-    run_stack(study, store, stack_of(study), lambda *_: None)
-    for key in study.runs():
-        for name, value in alone(study, key)[0].items():
+    study = study_of(Method("0-0.5", sweep=sweep), seeds=(5,), **{**MOMENTUM, **schedule})
+    records = run_stack(study, store, stack_of(study), lambda *_: None).records
+    for key, record in zip(study.runs(), records, strict=True):
+        state, fields = alone(study, key)
+        for name, value in state.items():
             torch.testing.assert_close(weights[key][name], value, rtol=0, atol=1e-5)
+        same_fields(record, fields)
 
 
 def test_a_stack_that_is_too_large_is_split(weights, store, monkeypatch):
@@ -242,7 +253,12 @@ def test_each_task_is_a_stack_and_every_branch_gets_its_outcome():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"fp16": True}, "fp16=True"), ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2")],
+    [
+        ({"fp16": True}, "fp16=True"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=2"),
+        ({"optim": "adagrad"}, "optim='adagrad'"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type='reduce_lr_on_plateau'"),
+    ],
 )
 def test_arguments_that_a_stack_does_not_follow_are_refused(arguments, message):
     check_stackable(study_of(Method("ce"), bf16=True, **MOMENTUM))
