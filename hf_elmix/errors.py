@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def in_one_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question to append to an error message if `word` resembles a known one, else an empty string."""
+    """A hint to append to an error message if `word` resembles a known one or consists of some, else nothing."""
     names = {name.lower(): name for name in map(str, known)}
+    one = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))  # some names have a comma
+    if names and re.fullmatch(f"({one})([, ]+({one}))+", word.lower()):
+        return f" Type them as separate words: {' '.join(names[part] for part in re.findall(one, word.lower()))}."
     close = difflib.get_close_matches(word.lower(), names, n=1)
     return f" Did you mean {names[close[0]]!r}?" if close else ""
 

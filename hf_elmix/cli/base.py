@@ -192,13 +192,27 @@ def run_program(prog: str, description: str, commands: Commands, argv: Sequence[
             if rest and (args.command.more is None or not rest[0].startswith("-")):
                 args.parser.refuse(rest[0], words)
             args.rest, args.typed = rest, shlex.join([prog, *words])
-            return args.command.run(args)
+            code = args.command.run(args)
+            sys.stdout.flush()
+            return code
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_FAILED
         message, code = _last_words(error, prog, command or Command)
         if code == EXIT_INTERRUPTED:
             print(file=sys.stderr)  # past the ^C
     print(printable(message), file=sys.stderr)
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads the output has ended, such as ``head``; the rest of the output is then discarded."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return True
+    return False
 
 
 def _named(words: Sequence[str], commands: Commands) -> Command | None:

@@ -36,12 +36,16 @@ def _run(args: argparse.Namespace) -> int:
     """
     from hf_elmix.analysis.formats import to_markdown
     from hf_elmix.diagnostics.cohort_plots import plot_ridgeline, plot_sankey
+    from hf_elmix.predictions.cohorts import start_of
     from hf_elmix.predictions.records import read_predictions
 
     if not 0 < args.threshold < 1:
         raise UsageError(f"Expected --threshold to be between 0 and 1, but got {args.threshold}.")
     drawings: list[Callable[..., Any]] = []
-    for name, seen in read_predictions(args.run).items():
+    sets = read_predictions(args.run)
+    for seen in sets.values():
+        start_of(seen, args.start)  # refuses one that does not exist
+    for name, seen in sets.items():
         print(to_markdown(_table(name, seen, args.threshold)))
         drawings.append(partial(plot_sankey, seen, threshold=args.threshold, start=args.start))
         drawings.append(partial(plot_ridgeline, seen, threshold=args.threshold))

@@ -73,9 +73,11 @@ def add_arguments(
 ) -> None:
     """Add the arguments of every study, with default seeds and losses."""
     add = parser.add_argument_group("loss", "Each task is trained with each loss and each seed.").add_argument
-    schedules = f"schedules of the mixed loss (default without --losses: {' '.join(losses)})"
-    add("--mixings", nargs="+", metavar="MIXING", help=schedules)
-    losses_help = f"any losses, added to --mixings, such as {EXAMPLES}; table4: the six methods of the paper's Table 4"
+    add("--mixings", nargs="+", metavar="MIXING", help="schedules of the mixed loss, added to --losses")
+    losses_help = (
+        f"any losses, such as {EXAMPLES}; table4: the six methods of the paper's Table 4 (default without --mixings: "
+        f"{' '.join(losses)})"
+    )
     add("--losses", nargs="+", metavar="LOSS", help=losses_help)
     add = parser.add_argument_group("runs").add_argument
     add("--seeds", nargs="+", type=whole_number(0, MAX_SEED), default=seeds, metavar="SEED", help="random seeds")
@@ -102,7 +104,7 @@ def add_execution(
     The first executor is the default one, unless the command chooses, as it says in the text `chosen`.
     """
     add = parser.add_argument_group("execution").add_argument
-    how = "how runs are trained" + ("; stacked: all runs of a task as one batched model" * ("stacked" in executors))
+    how = "how runs are trained" + ("; stacked: many runs as one batched model" * ("stacked" in executors))
     how += f" (default: {chosen})" if chosen else ""
     add("--executor", choices=executors, default=None if chosen else executors[0], help=how)
     workers = "number of local processes; each gets one GPU, if available; auto: one for each GPU, else for each core"

@@ -116,11 +116,13 @@ def start_of(predictions: Predictions, start: float | None = None) -> int:
         Index of the point; the earlier one of two that are equally near.
 
     Raises:
-        UsageError: If there is only one point.
+        UsageError: If there is only one point, or the epoch is not within the training.
     """
     if len(predictions.steps) < 2:
         raise UsageError("Expected predictions at two points of training or more, but got one.")
     steps, epochs = predictions.steps, predictions.epochs
+    if start is not None and not 0 <= start < epochs[-1]:
+        raise UsageError(f"Expected the start to be an epoch before the last, {epochs[-1]:g}, but got {start:g}.")
     distances = steps - START * steps[-1] if start is None else epochs - start
     return int(np.abs(distances[:-1]).argmin())
 

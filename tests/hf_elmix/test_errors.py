@@ -31,4 +31,6 @@ def test_a_users_mistake_is_a_value_error():
 def test_a_name_outside_a_closed_list():
     error = not_one_of("the task", ["CoLA", "mrpc"], "cloa")
     assert str(error) == "Expected the task to be one of CoLA, mrpc, but got 'cloa'. Did you mean 'CoLA'?"
+    words = not_one_of("the task", ["cola", "0,0.5", "0-0.5"], "cola,0,0.5, 0-0.5")
+    assert str(words).endswith("but got 'cola,0,0.5, 0-0.5'. Type them as separate words: cola 0,0.5 0-0.5.")
     assert ", … (99 in all), but got 'x'." in str(not_one_of("it", map(str, range(99)), "x"))

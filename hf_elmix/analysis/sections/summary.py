@@ -171,8 +171,10 @@ def _comparison(results: StudyResults, method: str) -> str:
         start = f"{label} is significantly better than {base}"
     elif row["high"] < 0:
         start = f"{label} is significantly worse than {base}"
-    elif pd.isna(row["low"]):
+    elif pd.isna(row["low"]) and row["pairs"] == 1:
         start = f"{label} and {base} have only one block in common"
+    elif pd.isna(row["low"]):
+        start = f"The difference between {label} and {base} does not vary, in too few blocks for an interval"
     else:
         start = f"{label} is not significantly different from {base}"
     gain = difference_text(row, results.scale, unit=" points")
@@ -187,6 +189,8 @@ def _detectable(results: StudyResults, method: str) -> str:
     """Say which difference the study could have detected, and how many seeds would detect that of the best method."""
     row, scale = results.pairs_df.loc[method], results.scale
     effect = row["minimum_detectable_effect"]
+    if not effect and pd.isna(row["low"]):
+        return "The minimum detectable effect is unknown, because too few differences were measured that do not vary."
     if pd.isna(effect):
         return "The minimum detectable effect is unknown, because no variance could be measured."
     if not effect:

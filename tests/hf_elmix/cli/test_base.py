@@ -55,6 +55,18 @@ def test_a_command_that_ends_by_itself_has_its_own_code_and_says_nothing(capsys)
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_reader_that_ends_early_is_no_error():
+    program = (
+        "import sys; from hf_elmix.cli.base import Command, run_program\n"
+        "talk = Command(lambda args: print('x' * 10**6) or 0, lambda parser: None)\n"
+        "sys.exit(run_program('me', 'Talks.', {'go': talk}, ['go']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def run_calling(function, *arguments) -> int:
     return run_program("me", "Calls.", {"go": Command(lambda args: function(*arguments), lambda parser: None)}, ["go"])
 

@@ -106,7 +106,9 @@ def test_the_start_is_the_papers_share_of_the_training(predictions):
     assert start_of(predictions(5, points=6)) == 4  # 4.67 epochs: epoch 5
     assert start_of(predictions(5, points=2)) == 0
     assert start_of(predictions(5, points=6), 2.4) == 1
-    assert start_of(predictions(5, points=6), 100) == 4  # never the end itself
+    assert start_of(predictions(5, points=6), 5.9) == 4  # never the end itself
+    with pytest.raises(UsageError, match="an epoch before the last, 6, but got 100"):
+        start_of(predictions(5, points=6), 100)
     with pytest.raises(UsageError, match="at two points"):
         start_of(predictions(5, points=1))
 

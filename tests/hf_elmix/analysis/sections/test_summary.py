@@ -108,9 +108,19 @@ def test_one_block_has_no_variance():
 
 
 def test_differences_that_never_vary():
-    sentences = verdict(study({"x": [[0.25, 0.25]]}))
+    sentences = verdict(study({"x": [[0.25] * 6]}))
     assert sentences[0].startswith("x is significantly better than CE: +25.00 points [25.00, 25.00]")
     assert sentences[1] == "The differences do not vary at all, so any true difference would have been detected."
+
+
+@pytest.mark.parametrize("gains", [[[0.25, 0.25]], [[0.25] * 5], [[0.25, 0.25], [0.25, 0.25]], [[0.25], [0.25]]])
+def test_few_differences_that_do_not_vary_show_nothing(gains):
+    """Scores on few rows are rounded, so that a few differences can be equal by chance."""
+    sentences = verdict(study({"x": gains}))
+    assert sentences[0].startswith(
+        "The difference between x and CE does not vary, in too few blocks for an interval: +25.00 points, higher on "
+    )
+    assert sentences[1].startswith("The minimum detectable effect is unknown")
 
 
 def test_one_method():
