@@ -59,8 +59,8 @@ def compare(scores: pd.DataFrame, baseline: str, level: float = 0.95) -> pd.Data
           study of a single task: in how many blocks);
         - ``difference``: mean of method minus baseline, and ``low``, ``high``: its t interval. The variance is that
           between the seeds of a task, so the interval covers other seeds on the same tasks, with the degrees of
-          freedom of Welch and Satterthwaite. If no task has a second seed, it is the variance between tasks. If there
-          is no variance, the interval is missing for fewer than five further seeds (or tasks), as after rounding;
+          freedom of Welch and Satterthwaite. If no task has a second seed, it is the variance between tasks. If fewer
+          than six gains are equal, and not 0, there is no interval: rounding may have made them so;
         - ``task_low``, ``task_high``: t interval of the mean over tasks, which covers other tasks like these; missing
           for a single task. With equally many seeds per task, it is that of a mixed model with random effects of
           tasks and of seeds within them;
@@ -184,17 +184,14 @@ def _compare_pairs(gains: pd.Series, level: float) -> dict[str, float]:
     several = len(means) > 1
     units = means if several else gains.round(12)
     better, worse = int((units > 0).sum()), int((units < 0).sum())
-    # Few equal differences can be due to rounding: half of all pairs may be equal, and then these happen too often.
-    coincides = lambda count: 0.5**count > 1 - level  # noqa: E731
     spread = stats.t.ppf((1 + level) / 2, len(means) - 1) * means.sem() if several else np.nan
-    if not spread and coincides(len(means) - 1):
-        spread = np.nan
     sizes, variances = _task_variances(gains)
     reach = np.nan
     if not np.isnan(variances).any():
         error, freedom = _standard_error(variances, sizes)
         reach = error * stats.t.ppf((1 + level) / 2, freedom) if error else 0.0
-        if not error and coincides(int((sizes - 1).sum()) or len(sizes) - 1):
+        # A few gains can be equal because scores are rounded: this often, if half of all pairs of gains are.
+        if not error and gains.any() and 0.5 ** (int((sizes - 1).sum()) or len(sizes) - 1) > 1 - level:
             reach = np.nan
     unequal = units[units != 0]
     return {

@@ -189,12 +189,8 @@ def _detectable(results: StudyResults, method: str) -> str:
     """Say which difference the study could have detected, and how many seeds would detect that of the best method."""
     row, scale = results.pairs_df.loc[method], results.scale
     effect = row["minimum_detectable_effect"]
-    if not effect and pd.isna(row["low"]):
-        return "The minimum detectable effect is unknown, because too few differences were measured that do not vary."
-    if pd.isna(effect):
+    if pd.isna(effect) or not effect:
         return "The minimum detectable effect is unknown, because no variance could be measured."
-    if not effect:
-        return "The differences do not vary at all, so any true difference would have been detected."
     pair = results.scores[[results.baseline, method]]
     per_task = pair.dropna().groupby(level=0).size()
     seeds = f"{counted(int(per_task.median()), 'seed')} per task"

@@ -139,8 +139,14 @@ def test_no_variance_to_measure():
     assert row["difference"] == pytest.approx(0.1)
     assert math.isnan(row["low"])
     assert math.isnan(row["high"])
-    constant = compare(grid({"x": [0.25, 0.25], "y": [0.25, 0.25]}), "ce").loc["a"]
-    assert (constant["low"], constant["high"]) == (0.25, 0.25)
+    for gains, interval in (
+        ({"x": [0.25, 0.25], "y": [0.25, 0.25]}, (NAN, NAN)),
+        ({"x": [0.25] * 5}, (NAN, NAN)),
+        ({"x": [0.25] * 6}, (0.25, 0.25)),
+        ({"x": [0.0, 0.0], "y": [0.0, 0.0]}, (0, 0)),
+    ):
+        constant = compare(grid(gains), "ce").loc["a"]
+        np.testing.assert_array_equal((constant["low"], constant["high"]), interval)
     nothing = compare(pd.DataFrame({"ce": [0.5, NAN], "a": [NAN, 0.5]}), "ce").loc["a"]
     assert nothing["pairs"] == 0
     assert all(math.isnan(nothing[name]) for name in ("difference", "low", "high", "improvement"))

@@ -32,7 +32,8 @@ def test_a_file_of_scores_becomes_a_page(scores, capsys):
     shown = capsys.readouterr()
     assert shown.err == ""
     assert shown.out.startswith(
-        "new is significantly better than old: +2.00 points [2.00, 2.00], higher on 2 of 2 tasks.\n"
+        "The difference between new and old does not vary, in too few blocks for an interval: +2.00 points, higher on "
+        "2 of 2 tasks.\n"
     )
     path = scores.parent / "report" / "report.html"
     assert shown.out.endswith(f"tables and data: {path}\nOpen it: file://{path}\n")
