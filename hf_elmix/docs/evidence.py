@@ -96,7 +96,7 @@ ON_TEXT = ("ce", "0", "0,0.5", "0-0.5", RESCALED, "focal:gamma=2")
 REVIEWS = "elmix study reviews --data womens-clothing --precision bf16 --output_dir runs"
 
 FURTHER = {
-    "glue": "seven tasks of GLUE, bert-tiny-splade",
+    "glue": "BERT-tiny on seven tasks of GLUE",
     "reviews": "five LSTMs on reviews",
     "images": "ResNet20 on a part of CIFAR-100",
 }
@@ -487,6 +487,11 @@ def glue_section(table: pd.DataFrame) -> str:
     )
     constant = (chosen["classes"] == 1).groupby(chosen["loss"]).sum()
     stuck = ", ".join(f"{method_label(method)} {constant[method]}" for method in ON_TEXT)
+    where = ", ".join(sorted(set(chosen.loc[chosen["classes"] == 1, "task"]))) or "none"
+    tried = runs.groupby("rate")["task"].agg(lambda tasks: sorted(set(tasks)))
+    only = "".join(
+        f" {rate:g} was tried on {', '.join(tasks)} only." for rate, tasks in tried.items() if len(tasks) < len(counts)
+    )
     named = [f"--dataset_config_name {task}" for task in counts.index]
     commands = "\n".join(
         dict.fromkeys(
@@ -501,7 +506,8 @@ def glue_section(table: pd.DataFrame) -> str:
         "of the tasks, with 95 % intervals over them.\n\n"
         f"{markdown_table(header, rows)}\n"
         f"F = 0-0.5 minus rescaled CE, mean of the tasks: {apart}. Of {len(percent)} chosen runs each, so many always "
-        f"predict the same class: {stuck}. {cost(table)} The share of choices that fall on each learning rate:\n\n"
+        f"predict the same class: {stuck} (tasks: {where}). {cost(table)}{only} The share of choices that fall on "
+        "each learning rate:\n\n"
         f"{shares}\n"
         "![Performance profile on tasks of GLUE](figures/glue.png)\n\n"
         f"*The paper's Fig. 2 from these runs: the share of its {len(percent)} pairs of a task and a seed in which a "
