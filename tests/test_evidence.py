@@ -179,7 +179,7 @@ def test_the_tasks_of_glue_are_those_of_scipy(evidence, tmp_path):
     assert [row[5].partition(" ")[0] for row in rows[:3]] == ["+6.00", "+3.00", "+4.50"]
     low, high = stats.t.interval(0.95, 1, 4.5, stats.sem([3, 6]))
     assert rows[2][5] == f"+4.50 [{low:.2f}, {high:.2f}]".replace("-", "−")
-    assert "Of 4 chosen runs each, so many always predict the same class: CE 0, F = 0 (constant) 4, " in said
+    assert "Of 4 chosen runs each, so many always predict the same class: CE: 0; F = 0 (constant): 4; " in said
     assert "(tasks: cola, rte)" in said
     assert "The 48 runs took 1.2 hours" in said
     assert rows[3:5] == [["", "0.1", "0.2"], ["CE", "100 %", "0 %"]]

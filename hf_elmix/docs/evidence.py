@@ -486,7 +486,7 @@ def glue_section(table: pd.DataFrame) -> str:
         [[method_label(method), *[f"{100 * x:.0f} %" for x in share.loc[method].fillna(0)]] for method in ON_TEXT],
     )
     constant = (chosen["classes"] == 1).groupby(chosen["loss"]).sum()
-    stuck = ", ".join(f"{method_label(method)} {constant[method]}" for method in ON_TEXT)
+    stuck = "; ".join(f"{method_label(method)}: {constant[method]}" for method in ON_TEXT)
     where = ", ".join(sorted(set(chosen.loc[chosen["classes"] == 1, "task"]))) or "none"
     tried = runs.groupby("rate")["task"].agg(lambda tasks: sorted(set(tasks)))
     only = "".join(
@@ -510,7 +510,7 @@ def glue_section(table: pd.DataFrame) -> str:
         "each learning rate:\n\n"
         f"{shares}\n"
         "![Performance profile on tasks of GLUE](figures/glue.png)\n\n"
-        f"*The paper's Fig. 2 from these runs: the share of its {len(percent)} pairs of a task and a seed in which a "
+        f"*The paper's Fig. 2 from these runs: the share of the {len(percent)} pairs of a task and a seed in which a "
         f"method reaches a share τ of the best score; the higher, the better.*\n\n```text\n{commands}\n```"
     )
 
